@@ -1,0 +1,65 @@
+"""jaxsparse: a functional sparsity toolkit for JAX.
+
+  Differentiate at the sparse point; update the dense point.
+
+A method is five choices, each a pure function or plain data:
+
+* a **score** (`magnitude`, `saliency`, `gradient`, `random`, `snip_momentum`)
+  says how much a weight matters;
+* a **pattern** (`unstructured`, `nm`, `block`, `channel`) says which weights
+  live or die together and who competes with whom;
+* a **distribution** (`uniform`, `erk`, `er`, `global_threshold`) shares
+  sparsity among layers;
+* a **schedule** (`one_shot`, `cubic`, ..., `every`) says how much and when;
+* a **flow** (`hard`, `ste`, `sr_ste`, `mdgf`) says what a pruned weight still
+  gives forward and still gets backward.
+
+The first four make a **rule** (`prune`, `prune_and_grow`, `lock`), and
+`sparsify(optimizer, rule, flow)` joins it to any optax optimizer. In the train
+step one line is new, `sparse_params(params, opt_state)`.
+
+True means kept, `None` means dense, `sparsity` is the fraction pruned.
+"""
+
+from jaxsparse.accounting import summary
+from jaxsparse.accounting import Summary
+from jaxsparse.distributions import er
+from jaxsparse.distributions import erk
+from jaxsparse.distributions import global_threshold
+from jaxsparse.distributions import uniform
+from jaxsparse.flows import add_pruned_decay
+from jaxsparse.flows import apply_masks
+from jaxsparse.flows import Flow
+from jaxsparse.flows import gate_gradients
+from jaxsparse.flows import hard
+from jaxsparse.flows import mdgf
+from jaxsparse.flows import project_updates
+from jaxsparse.flows import sr_ste
+from jaxsparse.flows import ste
+from jaxsparse.patterns import block
+from jaxsparse.patterns import channel
+from jaxsparse.patterns import Kept
+from jaxsparse.patterns import nm
+from jaxsparse.patterns import Pattern
+from jaxsparse.patterns import select
+from jaxsparse.patterns import unstructured
+from jaxsparse.rules import lock
+from jaxsparse.rules import prune
+from jaxsparse.rules import prune_and_grow
+from jaxsparse.rules import RuleState
+from jaxsparse.schedules import cosine
+from jaxsparse.schedules import cube
+from jaxsparse.schedules import cubic
+from jaxsparse.schedules import every
+from jaxsparse.schedules import exponential
+from jaxsparse.schedules import linear
+from jaxsparse.schedules import one_shot
+from jaxsparse.scores import gradient
+from jaxsparse.scores import magnitude
+from jaxsparse.scores import random
+from jaxsparse.scores import saliency
+from jaxsparse.scores import snip_momentum
+from jaxsparse.transform import get_masks
+from jaxsparse.transform import sparse_params
+from jaxsparse.transform import SparseState
+from jaxsparse.transform import sparsify

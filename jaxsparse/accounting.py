@@ -1,0 +1,149 @@
+"""What a mask amounts to: a table for people and totals as data."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxsparse import trees
+
+
+class Layer(NamedTuple):
+  """One row of a summary."""
+  path: str
+  shape: tuple[int, ...]
+  pattern: str
+  size: int
+  kept: int
+
+  @property
+  def sparsity(self) -> float:
+    """The fraction pruned."""
+    return 1 - self.kept / self.size if self.size else 0.
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What `summary` returns; `print` it for the table.
+
+  Attributes:
+    layers: a row per parameter.
+  """
+  layers: tuple[Layer, ...]
+
+  @property
+  def size(self) -> int:
+    """The number of all parameters."""
+    return sum(layer.size for layer in self.layers)
+
+  @property
+  def kept(self) -> int:
+    """How many of all parameters are kept."""
+    return sum(layer.kept for layer in self.layers)
+
+  @property
+  def maskable(self) -> int:
+    """How many parameters have a mask."""
+    return sum(l.size for l in self.layers if l.pattern != 'dense')
+
+  @property
+  def sparsity(self) -> float:
+    """The fraction pruned of the parameters that have a mask."""
+    pruned = self.size - self.kept
+    return pruned / self.maskable if self.maskable else 0.
+
+  @property
+  def total_sparsity(self) -> float:
+    """The fraction pruned of all parameters."""
+    return 1 - self.kept / self.size if self.size else 0.
+
+  def __str__(self) -> str:
+    head = ('layer', 'shape', 'pattern', 'sparsity', 'kept', 'of')
+    rows = [(l.path, 'x'.join(map(str, l.shape)) or 'scalar', l.pattern,
+             '-' if l.pattern == 'dense' else f'{l.sparsity:.1%}',
+             f'{l.kept:,}', f'{l.size:,}') for l in self.layers]
+    foot = [
+        ('sparse layers', '', '', f'{self.sparsity:.1%}',
+         f'{self.kept - self.size + self.maskable:,}', f'{self.maskable:,}'),
+        ('all', '', '', f'{self.total_sparsity:.1%}', f'{self.kept:,}',
+         f'{self.size:,}')]
+    widths = [max(len(r[i]) for r in [head, *rows, *foot])
+              for i in range(len(head))]
+    line = '  '.join('-' * w for w in widths)
+
+    def text(row):
+      cells = [c.ljust(w) if i < 3 else c.rjust(w)
+               for i, (c, w) in enumerate(zip(row, widths))]
+      return '  '.join(cells).rstrip()
+    return '\n'.join([text(head), line, *map(text, rows), line,
+                      *map(text, foot)])
+
+
+def _describe(mask: np.ndarray) -> str:
+  """Names the regularity a mask shows, strongest first, from the mask alone."""
+  if mask.all() or not mask.any():
+    return 'all kept' if mask.all() else 'all pruned'
+  if mask.ndim >= 2:
+    for axis, name in ((-1, 'channel(-1)'), (-2, 'channel(-2)')):
+      flat = np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1)
+      if (flat == flat[:, :1]).all():
+        return name
+    rows, columns = mask.shape[-2:]
+    tiles = [(a, b) for a in (32, 16, 8, 4, 2, 1) for b in (32, 16, 8, 4, 2, 1)
+             if rows % a == 0 and columns % b == 0 and a * b > 1]
+    for a, b in sorted(tiles, key=lambda t: -t[0] * t[1]):
+      cut = mask.reshape(-1, rows // a, a, columns // b, b)
+      if (cut == cut[:, :, :1, :, :1]).all():
+        return f'block({a}, {b})'
+    k = rows
+    for m in (4, 8, 16, 32, 64, 128):
+      if k % m == 0 and k >= m:
+        groups = np.moveaxis(mask, -2, -1).reshape(-1, m).sum(-1)
+        if (groups == groups[0]).all():
+          return f'{groups[0]}:{m}'
+  return 'unstructured'
+
+
+def summary(params: Any, masks: Any) -> Summary:
+  """Counts what masks keep, layer by layer.
+
+  The pattern shown is the regularity found in the mask itself (whole channels,
+  blocks, N:M along axis -2), not the one that was asked for.
+
+  Args:
+    params: a tree of weights.
+    masks: the same tree with a bool array, or `None` for dense, at each leaf.
+
+  Returns:
+    A `Summary`: printed, a table; as data, `layers`, `sparsity`, `kept`, ...
+
+  Raises:
+    ValueError: if the trees differ.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'kernel': jnp.ones((4, 2)), 'bias': jnp.ones(2)}
+  >>> masks = {'kernel': jnp.tile(jnp.array([[1], [0], [0], [1]], bool),
+  ...                             (1, 2)), 'bias': None}
+  >>> print(summary(params, masks))
+  layer          shape  pattern      sparsity  kept  of
+  -------------  -----  -----------  --------  ----  --
+  bias           2      dense               -     2   2
+  kernel         4x2    channel(-2)     50.0%     4   8
+  -------------  -----  -----------  --------  ----  --
+  sparse layers                         50.0%     4   8
+  all                                   40.0%     6  10
+  """
+  trees.same_structure(params, masks)
+  layers = []
+  for path, w, mask in trees.align(params, masks):
+    shape = tuple(np.shape(w))
+    size = math.prod(shape)
+    if trees.is_dense(mask):
+      layers.append(Layer(path, shape, 'dense', size, size))
+    else:
+      mask = np.asarray(jax.device_get(mask))
+      layers.append(Layer(path, shape, _describe(mask), size,
+                          int(mask.sum(dtype=np.int64))))
+  return Summary(tuple(layers))

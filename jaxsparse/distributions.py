@@ -1,0 +1,308 @@
+"""Distributions: how sparsity is shared among layers.
+
+A distribution is a function
+
+  sparsities = distribution(scores, patterns, progress)
+
+from a tree of scores and a tree of patterns (`None` for dense leaves in both)
+and the progress in [0, 1] to what `select` takes as its `sparsity`, leaf by
+leaf: plain numbers in a distribution of your own, `Kept` counts here, because
+counts stay exact where a float32 fraction does not.
+
+At progress p a layer of n units that ends with k keeps `round(n - p*(n - k))`.
+A pattern with a sparsity of its own, as `nm(2, 4)` has, keeps it and stands
+outside the layers that share; `min_sparsity` and `max_sparsity` of a pattern
+bound what it gets at the end.
+"""
+
+import math
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse import counts
+from jaxsparse import topk
+from jaxsparse import trees
+from jaxsparse.patterns import Kept
+from jaxsparse.patterns import Pattern
+from jaxsparse.patterns import unit_scores
+
+Distribution = Callable[[Any, Any, jax.typing.ArrayLike], Any]
+
+
+def _check(name: str, sparsity: float) -> None:
+  if not 0 <= sparsity <= 1:
+    raise ValueError(
+        f'{name}(sparsity) takes the fraction pruned, in [0, 1], got '
+        f'{sparsity}. For 90% pruned write {name}(0.9).')
+
+
+def _final_count(units: int, sparsity: float) -> int:
+  return round((1 - sparsity) * units)
+
+
+def _kept(units: int, final: int, progress: jax.typing.ArrayLike) -> Kept:
+  """The count on the way from all units to the final number."""
+  return Kept(counts.remaining(
+      counts.exactly(units), counts.exactly(units - final), progress))
+
+
+def _bounds(pattern: Pattern, units: int) -> tuple[int, int]:
+  """The fewest and the most units a layer may keep at the end."""
+  return (_final_count(units, pattern.max_sparsity),
+          _final_count(units, pattern.min_sparsity))
+
+
+def _leaf_by_leaf(scores: Any, patterns: Any, finals: dict[str, int],
+                  progress: jax.typing.ArrayLike) -> Any:
+  """Kept counts from the final number of units in a group of each leaf.
+
+  Leaves without an entry in `finals` have a pattern with its own sparsity.
+  """
+  def kept(path, score, pattern):
+    _, units = pattern.sizes(score.shape)
+    final = finals.get(path)
+    if final is None:
+      final = _final_count(units, pattern.sparsity)
+    return _kept(units, final, progress)
+  return trees.map_with_path(kept, scores, patterns)
+
+
+def uniform(sparsity: float | None = None) -> Distribution:
+  """The same sparsity in every layer.
+
+  Args:
+    sparsity: the fraction of each group pruned, in [0, 1]. `None` if every
+      pattern has its own.
+
+  Returns:
+    A distribution.
+
+  Raises:
+    ValueError: if the sparsity is outside [0, 1], or missing for a pattern.
+  """
+  if sparsity is not None:
+    _check('uniform', sparsity)
+
+  def distribution(scores, patterns, progress):
+    finals = {}
+    for path, score, pattern in trees.align(scores, patterns):
+      if pattern.sparsity is not None:
+        continue
+      if sparsity is None:
+        raise ValueError(
+            f'{path}: {pattern} has no sparsity of its own. Write '
+            'prune(..., distribution=jaxsparse.uniform(0.9)), or give the '
+            'pattern one: unstructured(sparsity=0.9).')
+      _, units = pattern.sizes(score.shape)
+      fewest, most = _bounds(pattern, units)
+      finals[path] = min(max(_final_count(units, sparsity), fewest), most)
+    return _leaf_by_leaf(scores, patterns, finals, progress)
+  return distribution
+
+
+def erk(sparsity: float, power: float = 1.0) -> Distribution:
+  """Erdos-Renyi-kernel: density falls with a layer's size.
+
+  density_l = epsilon * (sum(shape_l) / prod(shape_l))^power
+
+  with one epsilon for all layers, such that `round((1 - sparsity) * weights)`
+  weights are kept in total at the end: exactly for single weights, as near as
+  whole units allow otherwise. Layers that would be denser than 1 (or than their
+  bounds) are held there and epsilon is solved again.
+
+  Args:
+    sparsity: the fraction of all weights that share, pruned.
+    power: 1 for the paper's, 0 for the same density everywhere.
+
+  Returns:
+    A distribution.
+
+  Raises:
+    ValueError: if the sparsity is outside [0, 1].
+
+  References:
+    Evci et al., `Rigging the Lottery: Making All Tickets Winners
+    <https://arxiv.org/abs/1911.11134>`_, 2020
+  """
+  _check('erk', sparsity)
+  return _erdos_renyi(
+      sparsity, lambda shape: (sum(shape) / math.prod(shape))**power)
+
+
+def er(sparsity: float) -> Distribution:
+  """Erdos-Renyi: `erk` with `(in + out) / (in * out)`, kernel size left out.
+
+  Args:
+    sparsity: the fraction of all weights that share, pruned.
+
+  Returns:
+    A distribution.
+
+  Raises:
+    ValueError: if the sparsity is outside [0, 1].
+
+  References:
+    Mocanu et al., `Scalable Training of Artificial Neural Networks with
+    Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
+  """
+  _check('er', sparsity)
+
+  def raw(shape):
+    last = shape[-2:]
+    return sum(last) / math.prod(last)
+  return _erdos_renyi(sparsity, raw)
+
+
+def _erdos_renyi(sparsity: float, raw: Callable[[tuple[int, ...]], float]
+                 ) -> Distribution:
+  def distribution(scores, patterns, progress):
+    rows = [
+        (path, score.shape, pattern)
+        for path, score, pattern in trees.align(scores, patterns)
+        if pattern.sparsity is None and score.size]
+    finals = _solve(rows, sparsity, raw)
+    return _leaf_by_leaf(scores, patterns, finals, progress)
+  return distribution
+
+
+def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
+           raw: Callable[[tuple[int, ...]], float]) -> dict[str, int]:
+  """Final units per group of each layer, with the total exact."""
+  weights = {path: math.prod(shape) for path, shape, _ in rows}
+  budget = _final_count(sum(weights.values()), sparsity)
+  units, bounds = {}, {}
+  for path, shape, pattern in rows:
+    _, units[path] = pattern.sizes(shape)
+    bounds[path] = _bounds(pattern, units[path])
+  # Densities, from the layers that are at a bound and those still free.
+  held, wanted = {}, {path: raw(shape) for path, shape, _ in rows}
+  while wanted:
+    rest = budget - sum(d * weights[p] for p, d in held.items())
+    mass = sum(r * weights[p] for p, r in wanted.items())
+    density = {p: max(rest, 0) / mass * r for p, r in wanted.items()}
+    over = {p: hi / units[p] for p, (_, hi) in bounds.items()
+            if p in wanted and density[p] > hi / units[p]}
+    under = {p: lo / units[p] for p, (lo, _) in bounds.items()
+             if p in wanted and density[p] < lo / units[p]}
+    if not over and not under:
+      break
+    # Hold the side that is further off; the other may come free again.
+    excess = sum((density[p] - d) * weights[p] for p, d in over.items())
+    lack = sum((d - density[p]) * weights[p] for p, d in under.items())
+    held.update(over if excess >= lack else under)
+    wanted = {p: r for p, r in wanted.items() if p not in held}
+  densities = {**held, **(density if wanted else {})}
+  # Whole units, then what rounding left over to the largest remainders.
+  exact = {p: densities[p] * units[p] for p in units}
+  finals = {p: min(max(math.floor(e + 1e-9), bounds[p][0]), bounds[p][1])
+            for p, e in exact.items()}
+  left = budget - sum(n * weights[p] // units[p] for p, n in finals.items())
+  for p in sorted(finals, key=lambda p: finals[p] - exact[p]):
+    step = weights[p] // units[p]
+    room = bounds[p][1] - finals[p]
+    more = min(max(left // step, 0), 1, room)
+    finals[p], left = finals[p] + more, left - more * step
+  for p in finals:  # Anything a bound refused goes wherever there is room.
+    step = weights[p] // units[p]
+    more = min(max(left // step, 0), bounds[p][1] - finals[p])
+    finals[p], left = finals[p] + more, left - more * step
+  return finals
+
+
+def global_threshold(sparsity: float) -> Distribution:
+  """One threshold over all layers: the lowest scores go, wherever they are.
+
+  Keeps exactly `round((1 - sparsity) * units)` units over all layers that share
+  (ties go to the earlier layer, then to the lower index), by counting scores
+  above candidate thresholds: no sort, no concatenation. A layer that a bound
+  holds back leaves its share to the others.
+
+  Args:
+    sparsity: the fraction of all units that share, pruned.
+
+  Returns:
+    A distribution.
+
+  Raises:
+    ValueError: if the sparsity is outside [0, 1] or a pattern's groups are
+      smaller than its weight.
+  """
+  _check('global_threshold', sparsity)
+
+  def distribution(scores, patterns, progress):
+    rows = []
+    for path, score, pattern in trees.align(scores, patterns):
+      if pattern.sparsity is not None or not score.size:
+        continue
+      if pattern.sizes(score.shape)[0] > 1:
+        raise ValueError(
+            f'{path}: the units of {pattern} compete in groups, not across '
+            'layers. Give it a sparsity of its own, or use uniform.')
+      rows.append((path, unit_scores(score, pattern), pattern))
+    own = {} if not rows else _cut(rows, sparsity, progress)
+
+    def kept(path, score, pattern):
+      if path in own:
+        return own[path]
+      _, units = pattern.sizes(score.shape)
+      final = _final_count(units, pattern.sparsity or 0.)
+      return _kept(units, final, progress)
+    return trees.map_with_path(kept, scores, patterns)
+  return distribution
+
+
+def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
+         progress: jax.typing.ArrayLike) -> dict[str, Kept]:
+  """Shares one exact number of kept units among layers, by their scores."""
+  paths, xs, patterns = zip(*rows)
+  dtype = xs[0].dtype
+  for x in xs[1:]:
+    dtype = jnp.promote_types(dtype, x.dtype)
+  xs = [x.astype(dtype) for x in xs]
+  size = sum(x.size for x in xs)
+  bounds = [_bounds(p, x.size) for p, x in zip(patterns, xs)]
+  final = min(max(_final_count(size, sparsity), sum(lo for lo, _ in bounds)),
+              sum(hi for _, hi in bounds))
+  # On the way to the end a bound is as far on its own way.
+  low, high = ([_kept(x.size, b[i], progress).count
+                for x, b in zip(xs, bounds)] for i in (0, 1))
+  k = _kept(size, final, progress).count
+
+  def layer_counts(key):
+    return [
+        counts.Count(*(v.reshape(()) for v in counts.total(
+            topk.at_least(x, key), tuple(range(x.ndim))))) for x in xs]
+
+  def clipped(layers):
+    return [counts.minimum(counts.maximum(c, lo), hi)
+            for c, lo, hi in zip(layers, low, high)]
+
+  def sum_(layers):
+    out = layers[0]
+    for c in layers[1:]:
+      out = counts.add(out, c)
+    return out
+
+  bracket = topk.start(dtype, size)
+  bracket = bracket._replace(below=sum_(high), above=sum_(low))
+  found = topk.search(lambda key: sum_(clipped(layer_counts(key))), k, bracket,
+                      topk.guess(xs, k, size))
+  raw_below, raw_above = layer_counts(found.lo), layer_counts(found.hi)
+  below, above = clipped(raw_below), clipped(raw_above)
+  left = counts.subtract(k, sum_(above))
+  out = {}
+  for i, (path, x) in enumerate(zip(paths, xs)):
+    extra = counts.minimum(left, counts.subtract(below[i], above[i]))
+    left = counts.subtract(left, extra)
+    n = counts.add(above[i], extra)
+    # A layer at a bound has a threshold of its own, still to be found.
+    here = topk.Bracket(found.lo, found.hi, raw_below[i], raw_above[i])
+    usable = (counts.less_equal(raw_above[i], n)
+              & counts.less_equal(n, raw_below[i]))
+    bracket = jax.tree.map(
+        lambda a, b, usable=usable: jnp.where(usable, a, b), here,
+        topk.start(dtype, x.size))
+    out[path] = Kept(n, bracket)
+  return out

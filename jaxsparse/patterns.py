@@ -1,0 +1,402 @@
+"""Patterns: which weights live or die together, and who competes with whom.
+
+A pattern is plain data made of two tilings. The first cuts a weight into
+**units**, which are kept or pruned as a whole; the second cuts the grid of
+units into **groups**, inside which units compete for a fixed number of places.
+
+| pattern | unit | group |
+|---|---|---|
+| `unstructured()` | one weight | the whole weight |
+| `nm(2, 4)` | one weight | 4 neighbours along the contraction axis |
+| `block((4, 4))` | a 4 x 4 tile of the last two axes | the whole weight |
+| `channel(-1)` | everything at one index of the axis | the whole weight |
+
+Every mask of the library is made by `select`. True means kept.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from jaxsparse import counts
+from jaxsparse import topk
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+  """Tile sizes by axis (negative axes count from the end), and for the rest.
+
+  `rest` is the tile size of every axis that is not listed: 1, or `None` for
+  the whole axis.
+  """
+  sizes: tuple[tuple[int, int], ...] = ()
+  rest: int | None = None
+
+  def tile(self, shape: tuple[int, ...], what: str = '') -> tuple[int, ...]:
+    """The tile's shape for an array of `shape`; raises if it does not tile."""
+    tile = [n if self.rest is None else self.rest for n in shape]
+    for axis, size in self.sizes:
+      if not -len(shape) <= axis < len(shape):
+        raise ValueError(
+            f'{what} needs axis {axis}, but the weight has shape {shape}. Give '
+            'it a rule of its own, or make it dense: {regex: None}.')
+      if shape[axis] % size:
+        fits = [d for d in range(2, shape[axis] + 1) if shape[axis] % d == 0]
+        raise ValueError(
+            f'{what} needs axis {axis} to be a multiple of {size}, but the '
+            f'weight has shape {shape}, with {shape[axis]} there. Use another '
+            f'group size (one of {fits[:8]}), another axis, or make it dense: '
+            '{regex: None}.')
+      tile[axis] = size
+    return tuple(tile)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+  """What `unstructured`, `nm`, `block` and `channel` return; plain data.
+
+  Attributes:
+    name: how the pattern is written, for tables and errors.
+    unit: the tiling of the weight into units.
+    group: the tiling of the grid of units into groups.
+    reduce: how the scores of a unit's members become the unit's: 'sum', 'mean'
+      or 'max'.
+    sparsity: the fraction pruned, in [0, 1]; `None` leaves it to the
+      distribution.
+    min_sparsity: a distribution gives this layer no less,
+    max_sparsity: and no more.
+  """
+  name: str
+  unit: Tiling
+  group: Tiling
+  reduce: str = 'sum'
+  sparsity: float | None = None
+  min_sparsity: float = 0.
+  max_sparsity: float = 1.
+
+  def __post_init__(self):
+    for field in ('sparsity', 'min_sparsity', 'max_sparsity'):
+      value = getattr(self, field)
+      if value is not None and not 0. <= value <= 1.:
+        raise ValueError(
+            f'{self.name}: {field} is the fraction pruned and must lie in '
+            f'[0, 1], got {value}.')
+    if self.min_sparsity > self.max_sparsity:
+      raise ValueError(
+          f'{self.name}: min_sparsity={self.min_sparsity} is above '
+          f'max_sparsity={self.max_sparsity}.')
+    if self.reduce not in ('sum', 'mean', 'max'):
+      raise ValueError(
+          f"{self.name}: reduce must be 'sum', 'mean' or 'max', got "
+          f'{self.reduce!r}.')
+
+  def __str__(self) -> str:
+    return self.name
+
+  def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the grid of units."""
+    unit = self.unit.tile(shape, f'unit of {self.name}')
+    return tuple(n // t for n, t in zip(shape, unit))
+
+  def group_tile(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a group, counted in units."""
+    return self.group.tile(self.grid(shape), f'group of {self.name}')
+
+  def sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many groups there are, and how many units each has."""
+    group = math.prod(self.group_tile(shape))
+    return math.prod(self.grid(shape)) // max(group, 1), group
+
+
+class Kept(NamedTuple):
+  """An exact answer of a distribution: how many units every group keeps.
+
+  Attributes:
+    count: the number of units, beyond float precision.
+    bracket: where the threshold was already found, or `None`; it saves
+      `select` the search.
+  """
+  count: counts.Count
+  bracket: topk.Bracket | None = None
+
+
+def _options(name: str, **options) -> dict:
+  """Puts the options that were set into the pattern's name."""
+  shown = [f'{k}={v}' for k, v in options.items()
+           if v not in (None, {'min_sparsity': 0., 'max_sparsity': 1.,
+                               'reduce': 'sum'}.get(k))]
+  inner = ', '.join(filter(None, [name[name.index('(') + 1:-1]] + shown))
+  return dict(options, name=f'{name[:name.index("(")]}({inner})')
+
+
+def unstructured(*, sparsity: float | None = None, min_sparsity: float = 0.,
+                 max_sparsity: float = 1.) -> Pattern:
+  """Single weights that compete within the whole weight.
+
+  Args:
+    sparsity: the fraction pruned; `None` leaves it to the distribution.
+    min_sparsity: the least a distribution may prune here.
+    max_sparsity: the most a distribution may prune here.
+
+  Returns:
+    A pattern for weights of any shape.
+
+  >>> import jax.numpy as jnp
+  >>> select(jnp.array([3., 1., 2., 4.]), unstructured(), 0.5)
+  Array([ True, False, False,  True], dtype=bool)
+  """
+  return Pattern(unit=Tiling(rest=1), group=Tiling(), **_options(
+      'unstructured()', sparsity=sparsity, min_sparsity=min_sparsity,
+      max_sparsity=max_sparsity))
+
+
+def nm(n: int, m: int, *, axis: int = -2) -> Pattern:
+  """N of every M neighbours along an axis are kept: N:M sparsity.
+
+  The pattern brings its own sparsity, `1 - n / m`; while a schedule is under
+  way, each group keeps `round((1 - progress * sparsity) * m)`.
+
+  Args:
+    n: how many of each group are kept, `0 <= n <= m`.
+    m: the size of a group; must divide the axis.
+    axis: the contraction axis, where hardware needs the pattern: -2 (default)
+      of Flax's `[..., in, out]` kernels and `HWIO` convolutions. PyTorch's
+      `[out, in]` weights have it at -1.
+
+  Returns:
+    A pattern for weights that have the axis.
+
+  Raises:
+    ValueError: if n and m are no such pattern.
+
+  References:
+    Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
+    From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021
+
+  >>> import jax.numpy as jnp
+  >>> w = jnp.array([[1.], [-3.], [2.], [0.]])
+  >>> select(jnp.abs(w), nm(2, 4))[:, 0]
+  Array([False,  True,  True, False], dtype=bool)
+  """
+  if not (isinstance(n, int) and isinstance(m, int) and 0 <= n <= m and m > 0):
+    raise ValueError(
+        f'nm(n, m) keeps n of every m and needs integers 0 <= n <= m, got '
+        f'nm({n}, {m}). 2:4 is nm(2, 4).')
+  where = '' if axis == -2 else f', axis={axis}'
+  return Pattern(f'nm({n}, {m}{where})', Tiling(rest=1),
+                 Tiling(((axis, m),), rest=1), sparsity=1 - n / m)
+
+
+def block(shape: tuple[int, ...], *, sparsity: float | None = None,
+          reduce: str = 'sum', min_sparsity: float = 0.,
+          max_sparsity: float = 1.) -> Pattern:
+  """Blocks over the trailing axes that live or die together.
+
+  Args:
+    shape: the block, aligned to the last axes: `(4, 4)` cuts `[in, out]`
+      kernels and the `IO` of `HWIO`; `(1, 16)` runs along the output axis.
+    sparsity: the fraction of blocks pruned; `None` leaves it to the
+      distribution.
+    reduce: a block's score is the 'sum' (default), 'mean' or 'max' of its
+      members'.
+    min_sparsity: the least a distribution may prune here.
+    max_sparsity: the most a distribution may prune here.
+
+  Returns:
+    A pattern for weights whose last axes are multiples of the block.
+
+  References:
+    Narang et al., `Block-Sparse Recurrent Neural Networks
+    <https://arxiv.org/abs/1711.02782>`_, 2017 (there with 'max')
+
+  >>> import jax.numpy as jnp
+  >>> select(jnp.array([[1., 2., 9., 0.]]), block((1, 2)), 0.5)
+  Array([[False, False,  True,  True]], dtype=bool)
+  """
+  shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+  if not shape or not all(isinstance(s, int) and s > 0 for s in shape):
+    raise ValueError(
+        f'block(shape) needs a tuple of positive sizes, got {shape}. Write '
+        'e.g. block((4, 4)) or block((1, 16)).')
+  sizes = tuple((i - len(shape), s) for i, s in enumerate(shape))
+  return Pattern(unit=Tiling(sizes, rest=1), group=Tiling(), **_options(
+      f'block({shape})', sparsity=sparsity, reduce=reduce,
+      min_sparsity=min_sparsity, max_sparsity=max_sparsity))
+
+
+def channel(axis: int = -1, *, sparsity: float | None = None,
+            reduce: str = 'sum', min_sparsity: float = 0.,
+            max_sparsity: float = 1.) -> Pattern:
+  """Whole slices along an axis: output channels, neurons or input features.
+
+  Args:
+    axis: -1 (default) for the output units of `[..., in, out]`, -2 for the
+      input features.
+    sparsity: the fraction of channels pruned; `None` leaves it to the
+      distribution.
+    reduce: a channel's score is the 'sum' (default), 'mean' or 'max' of its
+      members'.
+    min_sparsity: the least a distribution may prune here.
+    max_sparsity: the most a distribution may prune here.
+
+  Returns:
+    A pattern for weights that have the axis.
+
+  References:
+    Li et al., `Pruning Filters for Efficient ConvNets
+    <https://arxiv.org/abs/1608.08710>`_, 2017
+
+  >>> import jax.numpy as jnp
+  >>> select(jnp.array([[1., 5.], [2., 5.]]), channel(-1), 0.5)
+  Array([[False,  True],
+         [False,  True]], dtype=bool)
+  """
+  return Pattern(
+      unit=Tiling(((axis, 1),), rest=None), group=Tiling(), **_options(
+          f'channel({axis})', sparsity=sparsity, reduce=reduce,
+          min_sparsity=min_sparsity, max_sparsity=max_sparsity))
+
+
+def _split(x: jax.Array, tile: tuple[int, ...]) -> jax.Array:
+  """`[a, b] -> [a / s, s, b / t, t]`, one axis at a time.
+
+  A reshape that splits several axes at once is not accepted for explicitly
+  sharded arrays.
+  """
+  for axis in reversed(range(x.ndim)):
+    outer = x.shape[axis] // max(tile[axis], 1)
+    x = x.reshape(
+        x.shape[:axis] + (outer, tile[axis]) + x.shape[axis + 1:])
+  return x
+
+
+def _join(x: jax.Array) -> jax.Array:
+  """The inverse of `_split`."""
+  for axis in range(x.ndim // 2):
+    x = x.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 2:])
+  return x
+
+
+def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
+  """One score per unit, in the shape of the grid of units.
+
+  Sums and means are taken in float32 or wider.
+  """
+  if not jnp.issubdtype(scores.dtype, jnp.floating):
+    raise ValueError(
+        f'Scores must be floating, got {scores.dtype}. Write e.g. '
+        'scores.astype(jnp.float32).')
+  unit = pattern.unit.tile(scores.shape, f'unit of {pattern}')
+  if math.prod(unit) == 1:
+    return scores
+  x = _split(scores, unit)
+  axes = tuple(range(1, x.ndim, 2))
+  if pattern.reduce == 'max':
+    return x.max(axes)
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).sum(axes)
+  return x / math.prod(unit) if pattern.reduce == 'mean' else x
+
+
+def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
+               kept: Kept) -> jax.Array:
+  """Marks the kept units on the grid of units of a weight of `shape`."""
+  tile = pattern.group_tile(shape)
+  long = [a for a, t in enumerate(tile) if t > 1]
+  whole = tile == units.shape
+  x = units if whole else _split(units, tile)
+  axes = tuple(range(x.ndim)) if whole else tuple(range(1, x.ndim, 2))
+
+  if kept.bracket is not None and (
+      kept.bracket.lo.dtype.itemsize != x.dtype.itemsize):
+    x = x.astype(jnp.float32)  # A search over mixed dtypes was made in this.
+
+  def general(x):
+    return topk.keep_highest(x, kept.count, axes, kept.bracket)
+
+  if len(long) != 1 or whole:
+    return general(x) if whole else _join(general(x))
+  axis, size = 2 * long[0] + 1, tile[long[0]]
+
+  def few(x):
+    return topk.keep_highest_of_few(x, kept.count.lo, axis)
+
+  if size < 16:
+    return _join(few(x))
+  # At 1:16 an argmax is eight times as fast as comparing all pairs.
+  return _join(lax.cond(
+      (kept.count.hi == 0) & (kept.count.lo == 1),
+      lambda x: topk.keep_best(x, axis), few if size == 16 else general, x))
+
+
+def spread(mask: jax.Array, pattern: Pattern, shape: tuple[int, ...]
+           ) -> jax.Array:
+  """From units to weights: repeats each unit's entry over its members."""
+  unit = pattern.unit.tile(shape)
+  if math.prod(unit) == 1:
+    return mask
+  mask = mask.reshape(tuple(s for n in mask.shape for s in (n, 1)))
+  full = tuple(s for n, t in zip(mask.shape[::2], unit) for s in (n, t))
+  return _join(jnp.broadcast_to(mask, full))
+
+
+def kept_count(units: int, sparsity: float | jax.Array) -> counts.Count:
+  """`round((1 - sparsity) * units)`, halves to even; exact also if traced."""
+  if isinstance(sparsity, (int, float)):
+    return counts.exactly(round((1 - sparsity) * units))
+  everything = counts.exactly(units)
+  return counts.remaining(everything, everything, sparsity)
+
+
+def select(scores: jax.Array, pattern: Pattern,
+           sparsity: float | jax.Array | Kept | None = None) -> jax.Array:
+  """The mask that keeps the units with the highest scores.
+
+  Each group keeps exactly `round((1 - sparsity) * units)` (halves to even) of
+  its units. Ties go to the lower index; NaN is pruned before anything else,
+  -inf included (which counts as the lowest finite number in N:M groups).
+  Nothing is sorted, and a sharded array stays where it is.
+
+  Args:
+    scores: floating array of any shape, e.g. `jnp.abs(w)`.
+    pattern: what lives or dies together, and who competes with whom.
+    sparsity: the fraction pruned, a number in [0, 1] or a traced scalar (read
+      as float32), or the `Kept` of a distribution. `None` takes the pattern's
+      own.
+
+  Returns:
+    A bool array of the shape of `scores`, True where kept.
+
+  Raises:
+    ValueError: if the pattern does not tile the shape, the sparsity is outside
+      [0, 1] or missing.
+
+  >>> import jax.numpy as jnp
+  >>> w = jnp.array([[4., 1.], [-3., 2.], [0., 5.], [1., -6.]])
+  >>> select(jnp.abs(w), nm(2, 4)).astype(int)
+  Array([[1, 0],
+         [1, 0],
+         [0, 1],
+         [0, 1]], dtype=int32)
+  """
+  if sparsity is None:
+    sparsity = pattern.sparsity
+  if sparsity is None:
+    raise ValueError(
+        f'{pattern} has no sparsity of its own. Write e.g. '
+        'select(scores, pattern, 0.9), where 0.9 is the fraction pruned.')
+  if isinstance(sparsity, (int, float)) and not 0 <= sparsity <= 1:
+    raise ValueError(
+        'sparsity is the fraction pruned and must lie in [0, 1], got '
+        f'{sparsity}. For 90% pruned write 0.9.')
+  units = unit_scores(scores, pattern)
+  if units.size == 0:
+    return jnp.ones(scores.shape, bool)
+  if not isinstance(sparsity, Kept):
+    _, size = pattern.sizes(scores.shape)
+    sparsity = Kept(kept_count(size, sparsity))
+  mask = keep_units(units, pattern, scores.shape, sparsity)
+  return spread(mask, pattern, scores.shape)

@@ -1,0 +1,346 @@
+"""Rules: when masks change, and to what.
+
+A rule is an `optax.GradientTransformation` whose "updates" are masks:
+
+  state = rule.init(params)                       # state.masks: already valid
+  masks, state = rule.update(grads, state, params, updates=updates)
+
+`params` are the weights where `grads` were taken and `updates` what the
+optimizer is about to add; the masks belong to `params + updates`. Everything
+a mask needs is computed inside one `lax.cond`, so a step on which no mask
+changes pays nothing for it.
+"""
+
+from typing import Any, Callable, Mapping, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import counts
+from jaxsparse import distributions
+from jaxsparse import patterns as patterns_lib
+from jaxsparse import schedules
+from jaxsparse import scores as scores_lib
+from jaxsparse import trees
+from jaxsparse.patterns import Kept
+from jaxsparse.patterns import Pattern
+
+Rule = optax.GradientTransformationExtraArgs
+Patterns = Mapping[str, Pattern | None]
+
+
+class RuleState(NamedTuple):
+  """The state of `prune`, `prune_and_grow` and `lock`.
+
+  Attributes:
+    count: the number of updates made, int32.
+    masks: like the params: bool arrays, or `None` where dense.
+    scores: the states of the rule's scores.
+  """
+  count: jax.Array
+  masks: Any
+  scores: Any
+
+
+def resolve(patterns: Patterns, params: Any) -> Any:
+  """The pattern of every parameter, or `None`; checks that each one fits.
+
+  Args:
+    patterns: regular expressions for whole paths, such as `'.*/kernel'`, to
+      patterns or `None` for dense. The first full match wins.
+    params: any pytree of arrays.
+
+  Returns:
+    A tree like `params`.
+
+  Raises:
+    ValueError: naming the rule that matches nothing, or the parameter that a
+      pattern does not fit and why.
+  """
+  for regex, pattern in patterns.items():
+    if pattern is not None and not isinstance(pattern, Pattern):
+      raise ValueError(
+          f'Rule {regex!r} must map to a pattern or None, got {pattern!r}. '
+          'Write e.g. {".*/kernel": jaxsparse.nm(2, 4)}.')
+
+  def check(path, w, pattern):
+    if pattern is not None:
+      try:
+        pattern.sizes(jnp.shape(w))
+      except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    return pattern
+  return trees.map_with_path(check, params, trees.match_rules(patterns, params))
+
+
+def _sparse_only(tree: Any, like: Any) -> Any:
+  """`tree` with `None` in place of every leaf that is dense in `like`."""
+  if tree is None:
+    return None
+  return jax.tree.map(
+      lambda x, l: None if trees.is_dense(l) else x, tree, like)
+
+
+def _initial_scores(score: Any, params: Any) -> Any:
+  """Scores without gradients, or `None` if the score needs them."""
+  try:
+    return score.update(None, score.init(params), params)[0]
+  except Exception as error:
+    raise ValueError(
+        'A rule scores the initial params with grads=None, and the score '
+        f'failed on that ({error}). A score that needs gradients returns '
+        '(None, state) then; nothing is pruned until the first update.'
+    ) from error
+
+
+def _select(scores: Any, patterns: Any, kept: Any) -> Any:
+  return jax.tree.map(patterns_lib.select, scores, patterns, kept,
+                      is_leaf=lambda x: isinstance(x, Kept))
+
+
+def _all_kept(params: Any) -> Any:
+  return jax.tree.map(lambda w: jnp.ones_like(w, dtype=bool), params)
+
+
+def _after(params: Any, updates: Any) -> Any:
+  """The params as `optax.apply_updates` will make them."""
+  return params if updates is None else optax.apply_updates(params, updates)
+
+
+def _cond(due: bool | jax.Array, new: Callable[[], Any], old: Any) -> Any:
+  """`new()` if due; decided while tracing where that is known."""
+  if isinstance(due, bool):
+    return new() if due else old
+  return lax.cond(due, new, lambda: old)
+
+
+def prune(patterns: Patterns, *, score: optax.GradientTransformation | None
+          = None, distribution: distributions.Distribution | None = None,
+          schedule: schedules.Schedule | None = None,
+          when: schedules.When | None = None) -> Rule:
+  """Makes masks from scores: keep the highest, prune the rest.
+
+  Whenever `when(step)` holds, and when the schedule reaches its end, masks are
+  made anew for the params after that step. A weight that was pruned comes back
+  if its score says so; with `hard` it is zero and its magnitude does not.
+
+  Args:
+    patterns: regular expressions for parameter paths to patterns; see
+      `resolve`.
+    score: what weights compete by; `magnitude()` by default.
+    distribution: how sparsity is shared among layers; by default every pattern
+      brings its own.
+    schedule: the share of the final sparsity by step; all at once by default.
+    when: at which steps masks are made; at every step by default.
+
+  Returns:
+    A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
+
+  Raises:
+    ValueError: from `init`, see `resolve`; or if a sparsity is missing.
+
+  >>> import jax.numpy as jnp
+  >>> rule = prune({'.*/kernel': patterns_lib.nm(2, 4)})
+  >>> params = {'mlp': {'kernel': jnp.arange(4.)[:, None], 'bias': jnp.ones(1)}}
+  >>> masks = rule.init(params).masks
+  >>> print(masks['mlp']['kernel'][:, 0], masks['mlp']['bias'])
+  [False False  True  True] None
+  """
+  score = optax.with_extra_args_support(score or scores_lib.magnitude())
+  distribution = distribution or distributions.uniform()
+  schedule = schedule or schedules.one_shot()
+  when = when or schedules.every(1)
+
+  def masks_for(scores, shapes, progress):
+    return _select(scores, shapes, distribution(scores, shapes, progress))
+
+  def init(params):
+    shapes = resolve(patterns, params)
+    sparse = _sparse_only(params, shapes)
+    scores = _initial_scores(score, sparse)
+    everything = _all_kept(sparse)
+    masks = everything if scores is None else _cond(
+        when(0), lambda: masks_for(scores, shapes, schedule(0)), everything)
+    # A distribution that does not suit the patterns says so now, not later.
+    jax.eval_shape(lambda s: masks_for(s, shapes, schedule(0)), sparse)
+    return RuleState(jnp.zeros((), jnp.int32), masks, score.init(sparse))
+
+  def update(grads, state, params=None, *, updates=None, **extra_args):
+    shapes = resolve(patterns, params)
+    step = state.count + 1
+    due = when(step)
+    if due is not True:
+      due = due | ((schedule(step) >= 1) & (schedule(state.count) < 1))
+    grads, point, updates = (
+        _sparse_only(tree, shapes) for tree in (grads, params, updates))
+
+    def scored():
+      return score.update(grads, state.scores, _after(point, updates),
+                          point=point, **extra_args)
+
+    masks = _cond(
+        due, lambda: masks_for(scored()[0], shapes, schedule(step)),
+        state.masks)
+    return masks, RuleState(step, masks, scored()[1])
+
+  return Rule(init, update)
+
+
+def prune_and_grow(
+    patterns: Patterns, *, sparsity: float | distributions.Distribution,
+    grow: optax.GradientTransformation,
+    when: schedules.When | None = None,
+    fraction: float | Callable[[jax.Array], Any] = 0.3,
+    drop: optax.GradientTransformation | None = None,
+    init: optax.GradientTransformation | None = None) -> Rule:
+  """Dynamic sparse training: drop some weights, grow as many elsewhere.
+
+  In each group with `nnz` active units, whenever `when(step)` holds: the
+  `nnz - floor(fraction * nnz)` active units with the highest drop score stay,
+  and the places left go to the highest grow scores among all others, those just
+  dropped included. The number of active units never changes.
+
+  With `hard`, grown weights start at zero with zero moments. RigL is
+  `grow=gradient()` with a cosine fraction, SET `grow=random(seed)` with a
+  constant one.
+
+  Args:
+    patterns: regular expressions for parameter paths to patterns; see
+      `resolve`.
+    sparsity: the fraction pruned in every layer, or a distribution such as
+      `erk(0.9)`.
+    grow: the score by which units are grown.
+    when: at which steps; every 100 by default.
+    fraction: the share of active units replaced, a number or an optax schedule;
+      clipped to [0, 1].
+    drop: the score by which active units stay; `magnitude()` by default.
+    init: the score of the first masks; `random(0)` by default, as in the
+      papers. Give `random(seed)` for other topologies.
+
+  Returns:
+    A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
+
+  Raises:
+    ValueError: from `init`, see `resolve`; or if a sparsity is missing.
+
+  References:
+    Evci et al., `Rigging the Lottery: Making All Tickets Winners
+    <https://arxiv.org/abs/1911.11134>`_, 2020;
+    Mocanu et al., `Scalable Training of Artificial Neural Networks with
+    Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
+  """
+  drop, grow, first = (optax.with_extra_args_support(s) for s in (
+      drop or scores_lib.magnitude(), grow, init or scores_lib.random(0)))
+  when = when or schedules.every(100)
+  distribution = sparsity if callable(sparsity) else (
+      distributions.uniform(sparsity))
+
+  def init_fn(params):
+    shapes = resolve(patterns, params)
+    sparse = _sparse_only(params, shapes)
+    scores = _initial_scores(first, sparse)
+    if scores is None:
+      raise ValueError(
+          'prune_and_grow(init=...) needs a score that does without gradients, '
+          'such as random(seed) or magnitude().')
+    masks = _select(scores, shapes, distribution(scores, shapes, 1.))
+    return RuleState(jnp.zeros((), jnp.int32), masks,
+                     (drop.init(sparse), grow.init(sparse)))
+
+  def update(grads, state, params=None, *, updates=None, **extra_args):
+    shapes = resolve(patterns, params)
+    step = state.count + 1
+    grads, point, updates = (
+        _sparse_only(tree, shapes) for tree in (grads, params, updates))
+
+    def scored(score, score_state):
+      return score.update(grads, score_state, _after(point, updates),
+                          point=point, **extra_args)
+
+    def exchange():
+      share = jnp.clip(jnp.asarray(
+          fraction(step) if callable(fraction) else fraction, jnp.float32),
+                       0., 1.)
+      dropped, grown = (scored(s, t)[0]
+                        for s, t in zip((drop, grow), state.scores))
+      return jax.tree.map(
+          lambda d, g, mask, pattern: _exchange(d, g, mask, pattern, share),
+          dropped, grown, _sparse_only(state.masks, shapes), shapes)
+
+    masks = _cond(when(step), exchange, state.masks)
+    return masks, RuleState(step, masks, tuple(
+        scored(s, t)[1] for s, t in zip((drop, grow), state.scores)))
+
+  return Rule(init_fn, update)
+
+
+def _exchange(drop: jax.Array, grow: jax.Array, mask: jax.Array,
+              pattern: Pattern, share: jax.Array) -> jax.Array:
+  """One drop and one growth on the grid of units of one weight."""
+  shape, tile = mask.shape, pattern.group_tile(mask.shape)
+  if mask.size == 0:
+    return mask
+  active = patterns_lib.unit_scores(mask.astype(jnp.float32), pattern) > 0
+  drop, grow = (_finite(patterns_lib.unit_scores(s, pattern))
+                for s in (drop, grow))
+  # Every group of a mask made by `select` has the same number of active units.
+  first = active[tuple(slice(t) for t in tile)]
+  nnz = counts.total(first, tuple(range(first.ndim)))
+  nnz = counts.Count(*(v.reshape(()) for v in nnz))
+  kept = counts.subtract(nnz, counts.floor_of(nnz, share))
+  stay = patterns_lib.keep_units(
+      jnp.where(active, drop, -jnp.inf), pattern, shape, Kept(kept))
+  new = patterns_lib.keep_units(
+      jnp.where(stay, jnp.inf, grow), pattern, shape, Kept(nnz))
+  return patterns_lib.spread(new, pattern, shape)
+
+
+def _finite(x: jax.Array) -> jax.Array:
+  """Scores strictly between the infinities, which mark who is not asked.
+
+  NaN becomes the lowest number, infinite gradients the highest.
+  """
+  limits = jnp.finfo(x.dtype)
+  x = jnp.clip(x, limits.min / 2, limits.max / 2)
+  return jnp.where(jnp.isnan(x), limits.min / 2, x)
+
+
+def lock(patterns: Patterns | None = None) -> Rule:
+  """Pattern lock: what is zero now stays zero.
+
+  Masks are taken from the params at `init` and never change. A unit is alive if
+  any of its weights is nonzero. A parameter that is zero throughout, such as a
+  bias before training, was not pruned and is left free.
+
+  Args:
+    patterns: regular expressions for parameter paths to patterns, to lock whole
+      units; by default every single weight of every parameter.
+
+  Returns:
+    A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
+
+  Raises:
+    ValueError: from `init`, see `resolve`.
+
+  >>> import jax.numpy as jnp
+  >>> print(lock().init({'kernel': jnp.array([0., 2.])}).masks['kernel'])
+  [False  True]
+  """
+  def capture(w, pattern):
+    alive = patterns_lib.unit_scores((w != 0).astype(jnp.float32), pattern) > 0
+    return patterns_lib.spread(alive | ~alive.any(), pattern, w.shape)
+
+  def init(params):
+    shapes = resolve(
+        {'.*': patterns_lib.unstructured()} if patterns is None else patterns,
+        params)
+    masks = jax.tree.map(capture, _sparse_only(params, shapes), shapes)
+    return RuleState(jnp.zeros((), jnp.int32), masks, ())
+
+  def update(grads, state, params=None, *, updates=None, **extra_args):
+    del grads, params, updates, extra_args
+    return state.masks, state._replace(count=state.count + 1)
+
+  return Rule(init, update)

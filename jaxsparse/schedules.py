@@ -1,0 +1,154 @@
+"""Schedules: `step -> progress` in [0, 1], and `step -> whether to act`.
+
+The sparsity at a step is `progress * final sparsity`; a step is the number of
+optimizer updates made so far. Every function here takes Python integers and
+traced arrays. With `p = clip((step - begin) / (end - begin), 0, 1)`:
+
+| schedule | progress | |
+|---|---|---|
+| `one_shot(begin)` | 0, then 1 | |
+| `linear` | `p` | |
+| `cubic` | `1 - (1 - p)^3` | fast at first (Zhu-Gupta) |
+| `cosine` | `1 - cos(pi p / 2)` | slow at first |
+| `exponential` | `(1 - (1 - s)^p) / s` | equal share of what is left |
+| `cube` | `p^3` | slow at first |
+"""
+
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+When = Callable[[jax.typing.ArrayLike], bool | jax.Array]
+
+
+def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
+          ) -> Schedule:
+  if not 0 <= begin < end:
+    raise ValueError(
+        f'A schedule needs 0 <= begin < end, in steps, got begin={begin} and '
+        f'end={end}. To prune at once write one_shot({begin}).')
+
+  def schedule(step):
+    step = jnp.asarray(step)
+    p = (step - begin).astype(jnp.float32) / float(end - begin)
+    # Exactly 0 and 1 outside, whatever the curve rounds to.
+    inside = jnp.clip(curve(jnp.clip(p, 0., 1.)), 0., 1.)
+    return jnp.where(step <= begin, 0., jnp.where(step >= end, 1., inside))
+  return schedule
+
+
+def one_shot(begin: int = 0) -> Schedule:
+  """0 before `begin`, 1 from there on."""
+  return lambda step: jnp.where(jnp.asarray(step) >= begin, 1., 0.)
+
+
+def linear(begin: int, end: int) -> Schedule:
+  """`p`: the same amount at every step.
+
+  Args:
+    begin: the last step with progress 0.
+    end: the first step with progress 1.
+
+  Returns:
+    A schedule.
+
+  Raises:
+    ValueError: unless `0 <= begin < end`.
+
+  >>> print(linear(100, 200)(150))
+  0.5
+  """
+  return _ramp(begin, end, lambda p: p)
+
+
+def cubic(begin: int, end: int) -> Schedule:
+  """`1 - (1 - p)^3`: fast while there is much to prune, then ever slower.
+
+  Args:
+    begin: the last step with progress 0.
+    end: the first step with progress 1.
+
+  Returns:
+    A schedule.
+
+  Raises:
+    ValueError: unless `0 <= begin < end`.
+
+  References:
+    Zhu and Gupta, `To prune, or not to prune
+    <https://arxiv.org/abs/1710.01878>`_, 2017 (with initial sparsity 0)
+
+  >>> print(cubic(0, 100)(50))
+  0.875
+  """
+  return _ramp(begin, end, lambda p: 1. - (1. - p)**3)
+
+
+def cosine(begin: int, end: int) -> Schedule:
+  """`1 - cos(pi p / 2)`, Neural Compressor's 'cos'; see `linear`."""
+  return _ramp(begin, end, lambda p: 1. - jnp.cos(.5 * jnp.pi * p))
+
+
+def cube(begin: int, end: int) -> Schedule:
+  """`p^3`, Neural Compressor's 'cube'; the opposite of `cubic`."""
+  return _ramp(begin, end, lambda p: p**3)
+
+
+def exponential(begin: int, end: int, *, final_sparsity: float) -> Schedule:
+  """`(1 - (1 - s)^p) / s`: each step prunes the same share of what is left.
+
+  Args:
+    begin: the last step with progress 0.
+    end: the first step with progress 1.
+    final_sparsity: `s`, the sparsity at the end, in (0, 1); the curve depends
+      on it.
+
+  Returns:
+    A schedule.
+
+  Raises:
+    ValueError: unless `0 <= begin < end` and `0 < final_sparsity < 1`.
+
+  >>> print(exponential(0, 2, final_sparsity=0.75)(1))  # 50% of 75%
+  0.6666667
+  """
+  if not 0 < final_sparsity < 1:
+    raise ValueError(
+        'exponential needs 0 < final_sparsity < 1, got '
+        f'{final_sparsity}. Write what the distribution has, e.g. 0.9.')
+  return _ramp(begin, end, lambda p: (
+      1. - (1. - final_sparsity)**p) / final_sparsity)
+
+
+def every(n: int, begin: int = 0, end: int | None = None) -> When:
+  """True at steps `begin`, `begin + n`, ... up to `end`.
+
+  `prune` acts at the end of its schedule as well, whatever the phase.
+
+  Args:
+    n: the period in steps.
+    begin: the first step.
+    end: the last step at which it may be true; `None` for no end.
+
+  Returns:
+    A function from step to bool.
+
+  Raises:
+    ValueError: unless `n >= 1` and `begin <= end`.
+
+  >>> [step for step in range(12) if every(4, begin=2, end=9)(step)]
+  [2, 6]
+  """
+  if n < 1 or (end is not None and end < begin):
+    raise ValueError(
+        f'every(n, begin, end) needs n >= 1 and begin <= end, got n={n}, '
+        f'begin={begin}, end={end}.')
+
+  def when(step):
+    if n == 1 and begin == 0 and end is None:
+      return True  # Known while tracing: no branch is compiled.
+    last = True if end is None else step <= end
+    return (step >= begin) & ((step - begin) % n == 0) & last
+  return when

@@ -1,0 +1,169 @@
+"""Scores: how much each weight matters. The lowest are pruned first.
+
+A score is an `optax.GradientTransformation` whose "updates" are scores:
+
+  scores, state = score.update(grads, state, params)
+
+`grads` is the dense gradient at the sparse point, dL/dw~. Rules call a score
+with two habits that a score of your own should know:
+
+* `params` are the weights the mask will belong to, *after* the optimizer's
+  step. The weights where `grads` were taken come as the extra argument `point`
+  (it may be missing; then both are the same).
+* `tx.init` has no gradients and passes `grads=None`. A score that needs them
+  returns `None`, and nothing is pruned until the first update.
+
+Updating the state and making the scores are separate calls, and XLA drops what
+is not used: an accumulator costs one multiply-add a step, anything else nothing
+until a mask is made.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Score = optax.GradientTransformationExtraArgs
+
+
+def _stateless(f) -> Score:
+  """A score that remembers nothing, from `f(grads, params, point)`."""
+  def update(grads, state, params=None, *, point=None, **extra_args):
+    del extra_args
+    return f(grads, params, params if point is None else point), state
+  return Score(lambda params: optax.EmptyState(), update)
+
+
+def magnitude() -> Score:
+  """Scores weights by `|w|`.
+
+  Returns:
+    A score, an `optax.GradientTransformationExtraArgs`.
+
+  References:
+    Han et al., `Learning both Weights and Connections for Efficient Neural
+    Networks <https://arxiv.org/abs/1506.02626>`_, 2015
+
+  >>> import jax.numpy as jnp
+  >>> score = magnitude()
+  >>> w = jnp.array([-2., 1.])
+  >>> scores, _ = score.update(None, score.init(w), w)
+  >>> print(scores)
+  [2. 1.]
+  """
+  return _stateless(
+      lambda grads, params, point: jax.tree.map(jnp.abs, params))
+
+
+def gradient() -> Score:
+  """Scores weights by `|g|`, the dense gradient at the sparse point.
+
+  The growth criterion of RigL.
+
+  Returns:
+    A score.
+
+  References:
+    Evci et al., `Rigging the Lottery: Making All Tickets Winners
+    <https://arxiv.org/abs/1911.11134>`_, 2020
+  """
+  return _stateless(
+      lambda grads, params, point: jax.tree.map(jnp.abs, grads))
+
+
+def saliency() -> Score:
+  """Scores weights by `|w * g|`, the first-order change of the loss (SNIP).
+
+  `w` are the weights where `g` was taken.
+
+  Returns:
+    A score.
+
+  References:
+    Lee et al., `SNIP: Single-shot Network Pruning based on Connection
+    Sensitivity <https://arxiv.org/abs/1810.02340>`_, 2019
+  """
+  return _stateless(lambda grads, params, point: _products(grads, point))
+
+
+def _products(grads: Any, point: Any) -> Any:
+  if grads is None:
+    return None
+  return jax.tree.map(
+      lambda w, g: jnp.abs(w * g.astype(w.dtype)), point, grads)
+
+
+class SnipMomentumState(NamedTuple):
+  """The accumulated scores, a tree like the params."""
+  accumulated: Any
+
+
+def snip_momentum(decay: float = 1.0, scale: float = 0.9) -> Score:
+  """Accumulates the saliency of every step: `S <- decay * S + scale * |w * g|`.
+
+  Args:
+    decay: what is left of the old sum each step. 1.0 and 0.9 are the documented
+      formula; released Neural Compressor code has them the other way around,
+      `snip_momentum(0.9, 1.0)`.
+    scale: the weight of the newest product.
+
+  Returns:
+    A score; its state holds one float per weight, of the weight's dtype.
+
+  References:
+    Intel, `Neural Compressor, pruning criteria
+    <https://github.com/intel/neural-compressor>`_
+
+  >>> import jax.numpy as jnp
+  >>> score = snip_momentum()
+  >>> w = jnp.array([2., 1.])
+  >>> state = score.init(w)
+  >>> for g in (jnp.array([1., -1.]), jnp.array([0., 1.])):
+  ...   scores, state = score.update(g, state, w)
+  >>> print(scores)
+  [1.8 1.8]
+  """
+  def init(params):
+    return SnipMomentumState(jax.tree.map(jnp.zeros_like, params))
+
+  def update(grads, state, params=None, *, point=None, **extra_args):
+    del extra_args
+    if grads is None:
+      return None, state
+    accumulated = jax.tree.map(
+        lambda s, p: decay * s + scale * p, state.accumulated,
+        _products(grads, params if point is None else point))
+    return accumulated, SnipMomentumState(accumulated)
+
+  return Score(init, update)
+
+
+class RandomState(NamedTuple):
+  """How many times scores were drawn."""
+  count: jax.Array
+
+
+def random(seed: int) -> Score:
+  """Scores weights by chance, uniform in [0, 1).
+
+  Args:
+    seed: the same seed gives the same scores, step by step.
+
+  Returns:
+    A score; new numbers at every step.
+  """
+  def init(params):
+    del params
+    return RandomState(jnp.zeros((), jnp.int32))
+
+  def update(grads, state, params=None, **extra_args):
+    del grads, extra_args
+    key = jax.random.fold_in(jax.random.key(seed), state.count)
+    leaves, structure = jax.tree.flatten(params)
+    scores = [
+        jax.random.uniform(jax.random.fold_in(key, i), w.shape)
+        for i, w in enumerate(leaves)]
+    return structure.unflatten(scores), RandomState(state.count + 1)
+
+  return Score(init, update)

@@ -1,0 +1,303 @@
+"""The k highest of every group, exactly and without sorting.
+
+A threshold is found by counting: each round compares all scores with one
+candidate and moves one end of a bracket. Only counts leave a round, so a
+sharded array needs scalar all-reduces and no weight ever moves; the array is
+read about ten times, where a sort moves it for seconds. Candidates
+are ordered by their bits, which makes the search exact for every float type,
+and comparisons are made on the floats themselves: NaN compares false and is
+thereby pruned first, and the two zeros are equal.
+"""
+
+from typing import Callable, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse import counts
+from jaxsparse.counts import Count
+
+_KEYS = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
+
+
+class Bracket(NamedTuple):
+  """Two neighbouring candidates around the k-th highest score, and counts.
+
+  `below` entries are at least `lo`, `above` are at least `hi`, and
+  `above <= k < below` (or `above == k`). `lo` and `hi` are floats as ordered
+  bits, see `_float_of`.
+  """
+  lo: jax.Array
+  hi: jax.Array
+  below: Count
+  above: Count
+
+
+def _ends(dtype) -> tuple[int, int]:
+  """Keys just below -inf ("everything, NaN too") and just above +inf."""
+  bits = np.dtype(_KEYS[jnp.dtype(dtype).itemsize]).itemsize * 8
+  infinity = int(np.array(np.inf, dtype).view(np.dtype(f'uint{bits}')))
+  sign = 1 << (bits - 1)
+  # Negative floats order by the complement of their bits.
+  return (2 * sign - 1 - (infinity | sign)) - 1, (infinity | sign) + 1
+
+
+def _float_of(key: jax.Array, dtype) -> jax.Array:
+  """The float whose place in the order of all floats is `key`."""
+  sign = key.dtype.type(1 << (key.dtype.itemsize * 8 - 1))
+  return lax.bitcast_convert_type(
+      jnp.where(key >= sign, key ^ sign, ~key), dtype)
+
+
+def _key_of(value: jax.Array) -> jax.Array:
+  """The inverse of `_float_of`."""
+  bits = lax.bitcast_convert_type(value, _KEYS[value.dtype.itemsize])
+  sign = bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
+  return jnp.where(bits >= sign, ~bits, bits | sign)
+
+
+def at_least(x: jax.Array, key: jax.Array) -> jax.Array:
+  """Whether each score of `x` is at or above the candidate `key`."""
+  return (x >= _float_of(key, x.dtype)) | (key <= _ends(x.dtype)[0])
+
+
+def start(dtype, size: int, shape: tuple[int, ...] = ()) -> Bracket:
+  """The bracket that knows nothing, for groups of `size` scores."""
+  lo, hi = (jnp.full(shape, end, _KEYS[jnp.dtype(dtype).itemsize])
+            for end in _ends(dtype))
+  return Bracket(
+      lo, hi, counts.exactly(size, shape), counts.exactly(0, shape))
+
+
+class _Trail(NamedTuple):
+  """What interpolation remembers beside the bracket."""
+  low_is_new: jax.Array  # Whether `lo` is the end that moved last.
+  old: jax.Array         # The end that the last move replaced,
+  error: jax.Array       # how far its count was above k,
+  known: jax.Array       # and whether there is one yet.
+
+
+def search(count: Callable[[jax.Array], Count], k: Count, bracket: Bracket,
+           guesses: tuple[jax.Array, ...] = ()) -> Bracket:
+  """Narrows a bracket until the k highest scores are found.
+
+  Afterwards they are all scores at or above `hi`, and as many of those between
+  `lo` and `hi` (which are equal) as are missing. Candidates come from inverse
+  quadratic interpolation on the counts where that can be trusted and from
+  halving where not (Chandrupatla, "A new hybrid quadratic/bisection algorithm
+  for finding the zero of a nonlinear function without using derivatives",
+  1997); what is decided is decided by exact counts.
+
+  Args:
+    count: gives how many scores are at least a candidate.
+    k: how many to keep, in the shape of the bracket's arrays.
+    bracket: where to start.
+    guesses: candidates to try first.
+
+  Returns:
+    The final bracket.
+  """
+  # Where k is everything there is nothing to find: `lo` is already right.
+  everything = counts.less_equal(bracket.below, k)
+  bracket = bracket._replace(
+      hi=jnp.where(everything, bracket.lo, bracket.hi),
+      above=counts.where(everything, bracket.below, bracket.above))
+
+  def is_open(b: Bracket) -> jax.Array:
+    return (b.hi > b.lo + 1) & ~counts.less_equal(k, b.above)
+
+  def error(c: Count) -> jax.Array:
+    return jnp.where(
+        counts.less_equal(k, c), counts.to_float(counts.subtract(c, k)),
+        -counts.to_float(counts.subtract(k, c)))
+
+  def narrow(b: Bracket, trail: _Trail, key: jax.Array):
+    c = count(key)
+    inside = is_open(b) & (key > b.lo) & (key < b.hi)
+    high = counts.less_equal(c, k)
+    up, down = inside & ~high, inside & high
+    trail = _Trail(
+        jnp.where(inside, up, trail.low_is_new),
+        jnp.where(up, b.lo, jnp.where(down, b.hi, trail.old)),
+        jnp.where(up, error(b.below),
+                  jnp.where(down, error(b.above), trail.error)),
+        trail.known | inside)
+    b = Bracket(
+        jnp.where(up, key, b.lo), jnp.where(down, key, b.hi),
+        counts.where(up, c, b.below), counts.where(down, c, b.above))
+    return b, trail
+
+  def candidate(b: Bracket, trail: _Trail) -> jax.Array:
+    ends = (b.lo, error(b.below)), (b.hi, error(b.above))
+    (x1, f1), (x2, f2) = (
+        (jnp.where(trail.low_is_new, p, q), jnp.where(trail.low_is_new, f, g))
+        for (p, f), (q, g) in (ends, ends[::-1]))
+    x3, f3 = trail.old, trail.error
+    # Ratios of distances and of errors, as in the paper's notation.
+    xi = _ratio(_difference(x1, x2), _difference(x3, x2))
+    phi = _ratio(f1 - f2, f3 - f2)
+    trusted = trail.known & (phi**2 < xi) & ((1. - phi)**2 < 1. - xi)
+    quadratic = (
+        _ratio(f1, f2 - f1) * _ratio(f3, f2 - f3)
+        + _ratio(_difference(x3, x1), _difference(x2, x1))
+        * _ratio(f1, f3 - f1) * _ratio(f2, f3 - f2))
+    t = jnp.where(trusted, quadratic, .5)  # From the newest end to the other.
+    t = jnp.clip(jnp.where(trail.low_is_new, t, 1. - t), 0., 1.)
+    width = b.hi - b.lo
+    jump = jnp.where(trusted, (t * width.astype(t.dtype)).astype(width.dtype),
+                     width // 2)
+    return b.lo + jnp.clip(jump, 1, jnp.maximum(width, 2) - 1)
+
+  zero = jnp.zeros_like(error(k))
+  trail = _Trail(zero > 0, bracket.lo, zero, zero > 0)
+  for guess in guesses:
+    bracket, trail = narrow(bracket, trail, guess)
+  return lax.while_loop(
+      lambda carry: is_open(carry[0]).any(),
+      lambda carry: narrow(*carry, candidate(*carry)), (bracket, trail))[0]
+
+
+def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
+  """`a - b` of two unsigned keys as a float."""
+  return jnp.where(a >= b, (a - b).astype(jnp.float32),
+                   -(b - a).astype(jnp.float32))
+
+
+def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+  """`a / b`, with 0 for a division by zero."""
+  return jnp.where(b == 0, 0., a / jnp.where(b == 0, 1., b))
+
+
+def guess(xs: list[jax.Array], k: Count, size: int) -> tuple[jax.Array, ...]:
+  """Two candidates that are likely close around the k-th highest of `xs`.
+
+  They are quantiles of an evenly spaced sample of about 2^14 scores, three
+  standard errors to either side. Sampling by strides keeps a sharded array
+  where it is; only the sample moves.
+  """
+  def sample(x: jax.Array) -> jax.Array:
+    surplus = size >> 14
+    strides = [1] * x.ndim
+    for axis in sorted(range(x.ndim), key=lambda a: -x.shape[a]):
+      strides[axis] = max(1, min(surplus, x.shape[axis] >> 4))
+      surplus //= strides[axis]
+    part = x[tuple(slice(None, None, s) for s in strides)]
+    return replicated(part).reshape(-1)
+
+  values = jnp.concatenate([sample(x) for x in xs])
+  values = jnp.sort(_without_nan(values))
+  m = values.size
+  share = counts.to_float(k) / size
+  error = 3. * jnp.sqrt(m * share * (1. - share)) + 1.
+  ranks = (1. - share) * m + jnp.stack([-error, error])
+  low, high = values[jnp.clip(ranks.astype(jnp.int32), 0, m - 1)]
+  return _key_of(low), _key_of(high) + 1
+
+
+def replicated(x: jax.Array) -> jax.Array:
+  """Undoes an explicit sharding, which some operations do not accept."""
+  sharding = jax.typeof(x).sharding
+  if any(part is not None for part in sharding.spec):
+    return jax.sharding.reshard(
+        x, jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec()))
+  return x
+
+
+def _first(ties: jax.Array, quota: Count, axes: tuple[int, ...]) -> jax.Array:
+  """The first `quota` true entries of `ties` in index order along `axes`.
+
+  Axis by axis: counts along one axis tell at which index the quota ends, and
+  the next axis is looked at within that index only.
+  """
+  within = jnp.bool_(True)   # Equal to the last kept index so far.
+  before = jnp.bool_(False)  # Lexicographically before it.
+  for axis in axes:
+    rest = tuple(a for a in axes if a != axis)
+    here = counts.total(ties & within, rest)
+    running = lax.associative_scan(counts.add, here, axis=axis)
+    full = counts.less_equal(running, quota)
+    # What the indices that fit entirely use up: the highest running count.
+    fits = counts.where(full, running, counts.exactly(0))
+    hi = fits.hi.max(axis, keepdims=True)
+    used = Count(hi, jnp.where(fits.hi == hi, fits.lo, 0).max(
+        axis, keepdims=True))
+    index = full.sum(axis, dtype=jnp.int32, keepdims=True)
+    iota = lax.broadcasted_iota(
+        jnp.int32, tuple(n if a == axis else 1
+                         for a, n in enumerate(ties.shape)), axis)
+    before = before | (within & (iota < index))
+    within = within & (iota == index)
+    quota = counts.subtract(quota, used)
+  return ties & before
+
+
+def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...],
+                 bracket: Bracket | None = None) -> jax.Array:
+  """Marks the k highest of each group; ties go to the lower index.
+
+  Args:
+    x: floating scores. NaN counts as lower than everything.
+    k: how many to keep in each group; its arrays broadcast against `x`
+      with `axes` of size 1.
+    axes: the axes along which entries compete, in index order.
+    bracket: a narrower start, from a search over more than this array.
+
+  Returns:
+    A bool array of the shape of `x`.
+  """
+  groups = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+  size = int(np.prod([x.shape[a] for a in axes], dtype=object))
+  k, bracket = jax.tree.map(
+      lambda v: jnp.broadcast_to(v, groups), (k, bracket))
+  guesses = ()
+  if bracket is None:
+    bracket = start(x.dtype, size, groups)
+    if size == x.size and size >= 2**16:
+      guesses = tuple(g.reshape(groups) for g in guess([x], Count(
+          *(v.reshape(()) for v in k)), size))
+  found = search(lambda key: counts.total(at_least(x, key), axes), k, bracket,
+                 guesses)
+  above = at_least(x, found.hi)
+  between = at_least(x, found.lo) & ~above
+  quota = counts.subtract(k, found.above)
+  some = (quota.hi | quota.lo) > 0
+  return above | lax.cond(
+      some.any(), lambda t: _first(t, quota, axes),
+      lambda t: jnp.zeros_like(t), between)
+
+
+def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
+  """`keep_highest` along one short axis, by comparing all pairs.
+
+  An entry is kept if fewer than `k` others beat it. XLA makes one fusion of it
+  without a temporary; the work grows with the square of the axis.
+  """
+  x, n = _without_nan(x), x.shape[axis]
+  mine, other = jnp.expand_dims(x, axis + 1), jnp.expand_dims(x, axis)
+  i, j = (lax.broadcasted_iota(
+      jnp.int32, tuple(n if a == b else 1 for b in range(x.ndim + 1)), a)
+          for a in (axis, axis + 1))
+  beaten = (other > mine) | ((other == mine) & (j < i))
+  return beaten.sum(axis + 1, dtype=jnp.uint8) < jnp.asarray(k, jnp.uint8)
+
+
+def keep_best(x: jax.Array, axis: int) -> jax.Array:
+  """`keep_highest` with k = 1: an argmax within chunks, then among them."""
+  x, n = _without_nan(x), x.shape[axis]
+  chunk = max(c for c in range(1, min(n, 16) + 1) if n % c == 0)
+  x = x.reshape(x.shape[:axis] + (n // chunk, chunk) + x.shape[axis + 1:])
+  inner = jnp.argmax(x, axis + 1, keepdims=True)
+  outer = jnp.argmax(x.max(axis + 1, keepdims=True), axis, keepdims=True)
+  i, j = (lax.broadcasted_iota(
+      inner.dtype, tuple(x.shape[a] if a == b else 1 for b in range(x.ndim)), a)
+          for a in (axis, axis + 1))
+  kept = (i == outer) & (j == inner)
+  return kept.reshape(kept.shape[:axis] + (n,) + kept.shape[axis + 2:])
+
+
+def _without_nan(x: jax.Array) -> jax.Array:
+  """NaN becomes -inf and -inf the lowest finite number: an order for all."""
+  lowest = jnp.finfo(x.dtype).min
+  return jnp.where(jnp.isnan(x), -jnp.inf, jnp.maximum(x, lowest))

@@ -1,0 +1,186 @@
+"""`sparsify`: a rule and a flow around any optax optimizer.
+
+  differentiate at the sparse point; update the dense point
+
+One update gates the dense gradient (`flow.before`), lets the inner optimizer
+make updates, changes them (`flow.after`), and asks the rule for the masks of
+`params + updates`. If the flow is hard, updates then land pruned weights on
+zero under those masks. So `state.masks` always belongs to the params that the
+caller holds, and no hook outside optax is needed.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import flows
+from jaxsparse import trees
+
+
+class SparseState(NamedTuple):
+  """The state of `sparsify`; only arrays.
+
+  Attributes:
+    rule: the rule's state, which holds the masks and the step.
+    gain: what pruned weights give in the next forward pass, a float32 scalar,
+      or `None` if the flow is hard and pruned weights are zero already.
+    before: the state of the flow's gradient transform,
+    inner: of the inner optimizer,
+    after: and of the flow's transform of updates.
+  """
+  rule: Any
+  gain: jax.Array | None
+  before: Any
+  inner: Any
+  after: Any
+
+  @property
+  def masks(self) -> Any:
+    """Like the params: bool arrays, True where kept, or `None` for dense."""
+    return self.rule.masks
+
+
+def sparsify(inner: optax.GradientTransformation,
+             rule: optax.GradientTransformation,
+             flow: flows.Flow | None = None
+             ) -> optax.GradientTransformationExtraArgs:
+  """Makes an optimizer train sparse.
+
+  The train step takes the gradient at `sparse_params(params, opt_state)`:
+
+    sparse = jaxsparse.sparse_params(params, opt_state)
+    loss, grads = jax.value_and_grad(loss_fn)(sparse, batch)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+
+  With a hard flow and a rule that prunes at step 0 the params are still dense
+  before the first update; `params = apply_masks(params, get_masks(opt_state))`
+  starts at the sparse point.
+
+  Args:
+    inner: any optax optimizer; extra arguments of `update` reach it. Give
+      `optax.chain(clip, sparsify(...))` what should see the gradient first.
+    rule: `prune(...)`, `prune_and_grow(...)`, `lock()` or a rule of your own.
+    flow: what pruned weights still give and get; `hard()` by default.
+
+  Returns:
+    An optax transformation with a `SparseState`.
+
+  Raises:
+    ValueError: from `update` if params are missing; from `init` if a pattern
+      does not fit a parameter.
+
+  >>> import jax.numpy as jnp
+  >>> from jaxsparse import rules
+  >>> tx = sparsify(optax.sgd(1.), rules.lock())
+  >>> w = jnp.array([0., 2.])
+  >>> state = tx.init(w)
+  >>> updates, state = tx.update(jnp.ones(2), state, w)
+  >>> print(optax.apply_updates(w, updates))
+  [0. 1.]
+  """
+  flow = flows.hard() if flow is None else flow
+  inner, rule, before, after = (
+      optax.with_extra_args_support(t)
+      for t in (inner, rule, flow.before, flow.after))
+  project = flows.project_updates()
+
+  def gain_at(count):
+    return None if flow.gain is None else flows.gain_at(flow.gain, count)
+
+  def init(params):
+    return SparseState(
+        rule.init(params), gain_at(jnp.zeros((), jnp.int32)),
+        before.init(params), inner.init(params), after.init(params))
+
+  def update(grads, state, params=None, **extra_args):
+    if params is None:
+      raise ValueError(
+          'sparsify needs the params: write tx.update(grads, opt_state, '
+          'params).')
+    old = state.masks
+    gated, before_state = before.update(grads, state.before, params, masks=old)
+    updates, inner_state = inner.update(
+        gated, state.inner, params, **extra_args)
+    updates, after_state = after.update(
+        updates, state.after, params, masks=old)
+    masks, rule_state = rule.update(
+        grads, state.rule, params, updates=updates, **extra_args)
+    if flow.gain is None and masks is not old:
+      updates, _ = project.update(updates, project.init(params), params,
+                                  masks=masks)
+      inner_state = _forget_grown(inner, inner_state, params, old, masks)
+    return updates, SparseState(
+        rule_state, gain_at(rule_state.count), before_state, inner_state,
+        after_state)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _forget_grown(inner: Any, inner_state: Any, params: Any, old: Any,
+                  new: Any) -> Any:
+  """Zeroes whatever the optimizer remembers of weights that just grew.
+
+  State leaves of another shape than their weight, such as adafactor's factored
+  moments, mix weights and are left alone.
+  """
+  grown = trees.map_masked(lambda w, n, o: n & ~o, params, new, old)
+
+  def forget(moment, grew):
+    if grew is None or jnp.shape(moment) != grew.shape:
+      return moment
+    return jnp.where(grew, jnp.zeros_like(moment), moment)
+  return optax.tree_map_params(inner, forget, inner_state, grown)
+
+
+def _state_of(opt_state: Any) -> SparseState:
+  states = [
+      s for s in jax.tree.leaves(
+          opt_state, is_leaf=lambda s: isinstance(s, SparseState))
+      if isinstance(s, SparseState)]
+  if len(states) != 1:
+    raise ValueError(
+        f'Expected one SparseState in the optimizer state, found '
+        f'{len(states)}. Wrap the optimizer once: tx = jaxsparse.sparsify('
+        'optax.adam(1e-3), rule), opt_state = tx.init(params).')
+  return states[0]
+
+
+def get_masks(opt_state: Any) -> Any:
+  """The masks in an optimizer state, however deep `sparsify` sits in it.
+
+  Args:
+    opt_state: the state of `sparsify` or of anything around it (`optax.chain`,
+      `optax.MultiSteps`, `optax.inject_hyperparams`, ...).
+
+  Returns:
+    A tree like the params: bool arrays, True where kept, `None` where dense.
+
+  Raises:
+    ValueError: unless there is exactly one `SparseState`.
+  """
+  return _state_of(opt_state).masks
+
+
+def sparse_params(params: Any, opt_state: Any) -> Any:
+  """The weights that the forward pass sees.
+
+  `w * (m + a * (1 - m))` with the flow's current gain `a`; the params
+  themselves, at no cost, if the flow is hard.
+
+  Args:
+    params: the params that `opt_state` belongs to.
+    opt_state: the state of `sparsify` or of anything around it.
+
+  Returns:
+    A tree like `params`. Differentiate there, evaluate there.
+
+  Raises:
+    ValueError: unless there is exactly one `SparseState`.
+  """
+  state = _state_of(opt_state)
+  if state.gain is None:
+    return params
+  return flows.apply_masks(params, state.masks, state.gain)

@@ -1,0 +1,139 @@
+"""Paths, regex rules and the tree habits that every other room relies on.
+
+Three conventions hold everywhere:
+
+* parameters come **first** in every `jax.tree.map`, masks after them, so that
+  `None` in a mask tree ("dense") arrives as a value instead of a structure
+  error;
+* a leaf's path is its keys joined with '/', as in `'encoder/0/mlp/kernel'`.
+  The trailing `.value` that Flax's NNX variables and Linen's partitioning
+  boxes add is dropped, so the same regex serves all of them;
+* a tree without leaves maps to itself: `optax.tree_map_params` calls `init`
+  with such a placeholder.
+"""
+
+import difflib
+import re
+from typing import Any, Callable, Mapping
+
+import jax
+import optax
+
+PyTree = Any
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+  """Joins the keys of a leaf into a path such as `'mlp/0/kernel'`."""
+  last = keys[-1] if len(keys) > 1 else None
+  if isinstance(last, jax.tree_util.GetAttrKey) and last.name == 'value':
+    keys = keys[:-1]
+  names = []
+  for key in keys:
+    for attribute in ('key', 'name', 'idx'):
+      if hasattr(key, attribute):
+        names.append(str(getattr(key, attribute)))
+        break
+    else:
+      names.append(str(key))
+  return '/'.join(names)
+
+
+def paths(tree: PyTree) -> list[str]:
+  """The path of every leaf, in the order of `jax.tree.leaves`.
+
+  >>> paths({'mlp': {'bias': 0., 'kernel': 1.}, 'head': [2.]})
+  ['head/0', 'mlp/bias', 'mlp/kernel']
+  """
+  return [path_of(k) for k, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def map_with_path(f: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+  """`jax.tree.map` whose function gets the path of the leaf first."""
+  return jax.tree_util.tree_map_with_path(
+      lambda keys, *leaves: f(path_of(keys), *leaves), tree, *rest)
+
+
+def align(params: PyTree, *rest: PyTree) -> list[tuple[Any, ...]]:
+  """Leaves side by side: `[(path, param, other, ...), ...]`, `None` included.
+
+  `rest` must have the structure of `params`; where `params` has a leaf, a tree
+  of `rest` may have `None`.
+  """
+  rows = []
+  map_with_path(lambda *row: rows.append(row), params, *rest)
+  return rows
+
+
+def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
+  """Raises a `ValueError` that names the two structures if they differ."""
+  try:
+    jax.tree.map(lambda *_: None, params, masks)
+  except ValueError as error:
+    raise ValueError(
+        f'`{name}` must have the structure of the parameters, with a bool '
+        'array or None at every parameter. Got parameters '
+        f'{paths(params)} and {name} {paths(masks)}. Write e.g. '
+        '`masks = jaxsparse.get_masks(opt_state)`.') from error
+
+
+def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
+  """The value of the first rule whose regex fully matches each leaf's path.
+
+  Args:
+    rules: maps regular expressions to values; order matters, first match wins.
+      A leaf that no rule matches gets `None`.
+    tree: any pytree.
+
+  Returns:
+    A tree of the structure of `tree` holding values of `rules` or `None`.
+
+  Raises:
+    ValueError: if a rule matches no leaf (it would silently do nothing), or
+      is not a regular expression. A rule that only ever loses to an earlier one
+      counts as used, so a trailing catch-all `'.*'` is always fine.
+
+  >>> match_rules({'.*/kernel': 'sparse', '.*': None},
+  ...             {'mlp': {'kernel': 0., 'bias': 0.}})
+  {'mlp': {'bias': None, 'kernel': 'sparse'}}
+  """
+  compiled = {}
+  for regex in rules:
+    try:
+      compiled[regex] = re.compile(regex)
+    except (re.error, TypeError) as error:
+      raise ValueError(
+          f'Rule {regex!r} is not a regular expression ({error}). Paths are '
+          "joined with '/', write e.g. '.*/kernel'.") from error
+  names = paths(tree)
+  for regex, pattern in compiled.items():
+    if names and not any(pattern.fullmatch(name) for name in names):
+      near = difflib.get_close_matches(regex, names, n=3, cutoff=0.3)
+      raise ValueError(
+          f'Rule {regex!r} matches no parameter, so it would do nothing. A '
+          "regex must match the whole path, parts joined with '/'. "
+          f'Paths near it: {near or names[:5]}; all paths: {names}.')
+
+  def lookup(path: str, _):
+    for regex, pattern in compiled.items():
+      if pattern.fullmatch(path):
+        return rules[regex]
+    return None
+
+  return map_with_path(lookup, tree)
+
+
+def is_dense(mask: Any) -> bool:
+  """Whether a mask leaf means "not sparse": `None` or a node optax masked."""
+  return mask is None or isinstance(mask, optax.MaskedNode)
+
+
+def map_masked(f: Callable[..., Any], params: PyTree, masks: PyTree,
+               *rest: PyTree, dense: Callable[..., Any] = lambda *_: None
+               ) -> PyTree:
+  """Maps `f(param, mask, ...)` over sparse leaves and `dense(param, ...)` over
+  the others."""
+  same_structure(params, masks)
+  return jax.tree.map(
+      lambda w, m, *others: (
+          dense(w, *others) if is_dense(m) else f(w, m, *others)),
+      params, masks, *rest)
