@@ -15,6 +15,7 @@ Every mask of the library is made by `select`. True means kept.
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -398,5 +399,11 @@ def select(scores: jax.Array, pattern: Pattern,
   if not isinstance(sparsity, Kept):
     _, size = pattern.sizes(scores.shape)
     sparsity = Kept(kept_count(size, sparsity))
-  mask = keep_units(units, pattern, scores.shape, sparsity)
-  return spread(mask, pattern, scores.shape)
+  return _select(units, sparsity, pattern, scores.shape)
+
+
+# Jitted so that equal layers are compiled once, outside of jit and within.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _select(units: jax.Array, kept: Kept, pattern: Pattern,
+            shape: tuple[int, ...]) -> jax.Array:
+  return spread(keep_units(units, pattern, shape, kept), pattern, shape)

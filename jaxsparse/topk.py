@@ -150,13 +150,17 @@ def search(count: Callable[[jax.Array], Count], k: Count, bracket: Bracket,
                      width // 2)
     return b.lo + jnp.clip(jump, 1, jnp.maximum(width, 2) - 1)
 
+  def body(carry):
+    i, b, trail = carry
+    key = candidate(b, trail)
+    for j, known in enumerate(guesses):
+      key = jnp.where(i == j, known, key)
+    return i + 1, *narrow(b, trail, key)
+
   zero = jnp.zeros_like(error(k))
   trail = _Trail(zero > 0, bracket.lo, zero, zero > 0)
-  for guess in guesses:
-    bracket, trail = narrow(bracket, trail, guess)
-  return lax.while_loop(
-      lambda carry: is_open(carry[0]).any(),
-      lambda carry: narrow(*carry, candidate(*carry)), (bracket, trail))[0]
+  return lax.while_loop(lambda carry: is_open(carry[1]).any(), body,
+                        (jnp.int32(0), bracket, trail))[1]
 
 
 def _difference(a: jax.Array, b: jax.Array) -> jax.Array:

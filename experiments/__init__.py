@@ -1,0 +1,1 @@
+"""Trains small models dense and sparse; start reading at `train.py`."""

@@ -1,0 +1,97 @@
+"""Checkpoints of a run: params, optimizer state and, inside it, the masks.
+
+A checkpoint is a directory `<step>` that holds what Orbax wrote, `state`, and
+the digests by which a damaged or foreign one is found out before it is read.
+It appears whole or not at all, whenever the run is killed.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+PyTree = Any
+
+_KEEP = 2
+_STATE, _DIGESTS, _PARTIAL = 'state', 'digests.json', 'partial'
+
+
+def save(directory: pathlib.Path, step: int, state: PyTree):
+  """Saves the state after `step` updates and drops all but two checkpoints."""
+  partial = directory.absolute() / _PARTIAL
+  shutil.rmtree(partial, ignore_errors=True)  # A killed run may leave one.
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(partial / _STATE, state)
+  (partial / _DIGESTS).write_text(json.dumps({
+      'files': _files_digest(partial / _STATE), 'shapes': _shapes(state)}))
+  partial.rename(directory / str(step))
+  for old in _steps(directory)[:-_KEEP]:
+    shutil.rmtree(directory / str(old))
+
+
+def restore(directory: pathlib.Path, state: PyTree) -> tuple[int, PyTree]:
+  """Returns the last step saved and its state, or 0 and the state given.
+
+  Args:
+    directory: where `save` put the checkpoints of the run, if there are any.
+    state: a new state, which says what the saved one has to look like.
+
+  Raises:
+    ValueError: if the checkpoint is damaged, or of another model or method.
+  """
+  saved = _steps(directory)
+  if not saved:
+    return 0, state
+  path = directory.absolute() / str(saved[-1])
+  try:
+    digests = json.loads((path / _DIGESTS).read_text())
+    damaged = digests['files'] != _files_digest(path / _STATE)
+  except (OSError, ValueError, KeyError, TypeError):
+    damaged = True
+  if damaged:
+    raise ValueError(
+        f'checkpoint {path} is damaged: its files are not those that were '
+        'saved. Remove it to go on from an older one.')
+  theirs, ours = digests['shapes'], _shapes(state)
+  for leaf in sorted({*theirs, *ours}):
+    if theirs.get(leaf) != ours.get(leaf):
+      raise ValueError(
+          f'checkpoint {path} is of another model or method: {leaf} is '
+          f'{theirs.get(leaf)} there and {ours.get(leaf)} here.')
+  with ocp.StandardCheckpointer() as checkpointer:
+    return saved[-1], checkpointer.restore(path / _STATE, state)
+
+
+def digest(tree: PyTree) -> str:
+  """Returns a hash of every leaf's path, type, shape and bits."""
+  sha = hashlib.sha256(json.dumps(_shapes(tree)).encode())
+  for leaf in jax.tree.leaves(tree):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    sha.update(np.asarray(leaf).tobytes())
+  return sha.hexdigest()
+
+
+def _shapes(tree):
+  return {jax.tree_util.keystr(path): f'{leaf.dtype}{list(leaf.shape)}'
+          for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _files_digest(path):
+  sha = hashlib.sha256()
+  for file in sorted(path.rglob('*')):
+    if file.is_file():
+      sha.update(f'{file.relative_to(path)} {file.stat().st_size}\n'.encode())
+      sha.update(file.read_bytes())
+  return sha.hexdigest()
+
+
+def _steps(directory):
+  if not directory.is_dir():
+    return []
+  return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())

@@ -1,0 +1,79 @@
+"""Turns work directories into a table: mean accuracy with its 95% interval.
+
+  python -m experiments.compare runs/*
+
+Runs whose configs differ in the seed alone share a row. The interval is
+Student's t of the mean over seeds; a single run has none.
+"""
+
+import collections
+import json
+import pathlib
+import sys
+from typing import Sequence
+
+import numpy as np
+from scipy import stats
+
+from experiments import metrics
+from experiments import workdir as workdirs
+
+
+def table(workdirs_: Sequence[str]) -> str:
+  """Returns the table of the runs in these directories.
+
+  Raises:
+    ValueError: if one of them holds no run that has ended.
+  """
+  configs, groups = {}, collections.defaultdict(list)
+  for name in workdirs_:
+    path = pathlib.Path(name)
+    config = workdirs.read_config(path).to_dict()
+    rows = metrics.read(path / workdirs.METRICS)
+    if not rows or rows[-1]['step'] != config['steps']:
+      raise ValueError(f'the run in {path} has not ended')
+    del config['seed']
+    key = json.dumps(config, sort_keys=True)
+    configs[key] = config
+    groups[key].append(rows[-1])
+
+  lines = [('runs', 'sparsity', 'accuracy', 'config')]
+  for key, rows in groups.items():
+    accuracy = [100 * row['accuracy'] for row in rows]
+    sparsity = np.mean([100 * row['sparsity'] for row in rows])
+    lines.append((str(len(rows)), f'{sparsity:.1f}%', _interval(accuracy),
+                  _label(configs[key], configs.values())))
+  widths = [max(map(len, column)) for column in zip(*lines)]
+  return '\n'.join(
+      '  '.join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
+      for line in lines)
+
+
+def _interval(values):
+  mean = f'{np.mean(values):.1f}%'
+  if len(values) == 1:
+    return mean
+  half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+  return f'{mean} +- {half:.1f}'
+
+
+def _label(config, configs):
+  """The method, and whatever else tells this config from the others."""
+  differing = [
+      f'{key}={value}' for key, value in config.items()
+      if key != 'method' and any(
+          other.get(key, value) != value for other in configs)]
+  return ' '.join([config['method'], *differing])
+
+
+def main(argv: Sequence[str]):
+  if not argv:
+    sys.exit('error: which runs? python -m experiments.compare runs/*')
+  try:
+    print(table(argv))
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

@@ -1,0 +1,26 @@
+"""What every config starts from: a narrow MLP on the handwritten digits."""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns a config that still lacks a method."""
+  config = ml_collections.ConfigDict()
+  config.method = ''  # A name from experiments/methods.py.
+  config.sparse = config_dict.placeholder(str)  # Regex; None: the model's own.
+
+  config.dataset = 'digits'
+  config.model = 'mlp'  # Or 'resnet', 'vit'.
+  config.width = config_dict.placeholder(int)  # None: the model's own.
+  config.init_from = config_dict.placeholder(str)  # The --workdir of a run.
+
+  config.steps = 2_000
+  config.batch_size = 128
+  config.learning_rate = 3e-3
+  config.weight_decay = 0.5
+  config.seed = 0
+
+  config.log_every = 50
+  config.save_every = 500
+  return config

