@@ -44,7 +44,7 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation
 
   def init(params=None):
     params = new_params if params is None else params
-    opt_state = tx.init(params)
+    opt_state = jax.jit(tx.init)(params)  # Op by op it takes seconds.
     if jaxsparse.sparse_params(params, opt_state) is params:
       # The params are the sparse point themselves (the `hard` flow), so masks
       # that hold from the first step on have to be applied to them.

@@ -143,3 +143,9 @@ def sum_wide(rows: jax.Array, axes: tuple[int, ...]) -> Count:
       rows & 0xFF, (rows >> 8) & 0xFF, rows >> 16))
   b1 += b0 >> 8
   return Count(b2 + (b1 >> 8), ((b1 & 0xFF) << 8) + (b0 & 0xFF))
+
+
+def sum_counts(a: Count, axes: tuple[int, ...]) -> Count:
+  """The sum of up to 2^24 counts."""
+  lo, hi = (sum_wide(word, axes) for word in (a.lo, a.hi))
+  return Count(lo.hi + (hi.hi << 16) + hi.lo, lo.lo)

@@ -218,22 +218,26 @@ def _first(ties: jax.Array, quota: Count, axes: tuple[int, ...]) -> jax.Array:
   within = jnp.bool_(True)   # Equal to the last kept index so far.
   before = jnp.bool_(False)  # Lexicographically before it.
   for axis in axes:
-    rest = tuple(a for a in axes if a != axis)
-    here = counts.total(ties & within, rest)
-    running = lax.associative_scan(counts.add, here, axis=axis)
-    full = counts.less_equal(running, quota)
-    # What the indices that fit entirely use up: the highest running count.
-    fits = counts.where(full, running, counts.exactly(0))
-    hi = fits.hi.max(axis, keepdims=True)
-    used = Count(hi, jnp.where(fits.hi == hi, fits.lo, 0).max(
-        axis, keepdims=True))
-    index = full.sum(axis, dtype=jnp.int32, keepdims=True)
+    size = ties.shape[axis]
+    here = counts.total(ties & within, tuple(a for a in axes if a != axis))
     iota = lax.broadcasted_iota(
-        jnp.int32, tuple(n if a == axis else 1
-                         for a, n in enumerate(ties.shape)), axis)
+        jnp.int32, tuple(size if a == axis else 1 for a in range(ties.ndim)),
+        axis)
+
+    def used(index, here=here, iota=iota, axis=axis):
+      return counts.sum_counts(
+          counts.where(iota < index, here, counts.exactly(0)), (axis,))
+
+    # The most leading indices that fit: the bits of that number, high to low.
+    def step(i, index, used=used, size=size):
+      more = index + (1 << (size.bit_length() - 1 - i))
+      fits = (more <= size) & counts.less_equal(used(more), quota)
+      return jnp.where(fits, more, index)
+    index = lax.fori_loop(
+        0, size.bit_length(), step, jnp.zeros_like(quota.lo, jnp.int32))
+    quota = counts.subtract(quota, used(index))
     before = before | (within & (iota < index))
     within = within & (iota == index)
-    quota = counts.subtract(quota, used)
   return ties & before
 
 

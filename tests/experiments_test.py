@@ -32,6 +32,9 @@ from experiments.configs import default
 from flax import nnx
 import jaxsparse
 
+# The config files are loaded by ml_collections.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
+
 _ROOT = pathlib.Path(__file__).parent.parent
 _CONFIGS = sorted(
     path for path in (_ROOT / 'experiments' / 'configs').glob('*.py')
@@ -73,6 +76,14 @@ def _launch(monkeypatch, *args):
   with pytest.raises(SystemExit) as exit_:
     app.run(train.main, flags_parser=train.parse)
   return exit_.value.code
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _promotion():
+  """Optax and Flax promote dtypes and ranks, as users' code will."""
+  with (jax.numpy_dtype_promotion('standard'),
+        jax.numpy_rank_promotion('allow')):
+    yield
 
 
 @pytest.fixture(scope='module', name='finished')
@@ -138,36 +149,48 @@ def test_lock_keeps_the_zeros_of_another_run(finished, tmp_path):
 # Resumption.
 
 
-def test_run_killed_at_any_step_ends_bit_identical(tmp_path):
-  overrides = ['--config.steps=600', '--config.log_every=5',
-               '--config.save_every=40', '--config.every=10']
-  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-  process = _python(_command('rigl_90', whole, *overrides))
-  output, errors = process.communicate()
-  assert process.returncode == 0, errors
+def test_killed_run_ends_bit_identical(tmp_path):
+  settings = dict(steps=400, log_every=5, save_every=40, every=10)
+  config = _config('rigl_90', **settings)
+  whole = train.train(config, str(tmp_path / 'whole'))
 
-  for rows in (3, 37):  # Before the first checkpoint, and between two others.
-    process = _python(_command('rigl_90', killed, *overrides))
-    while len(metrics.read(killed / 'metrics.jsonl')) < rows:
-      assert process.poll() is None, process.communicate()
-      time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert rows <= len(metrics.read(killed / 'metrics.jsonl')) < 120
+  killed = tmp_path / 'killed'
+  process = _python(_command('rigl_90', killed, *(
+      f'--config.{key}={value}' for key, value in settings.items())))
+  log = killed / 'metrics.jsonl'
+  while len(metrics.read(log)) < 21:  # Step 105: past two checkpoints.
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.001)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  assert 21 <= len(metrics.read(log)) < 80
+  start, _ = checkpoints.restore(
+      killed / 'checkpoints', _run(config).init(None))
+  assert 80 <= start < 400
 
-  process = _python(_command('rigl_90', killed, *overrides))
-  resumed_output, errors = process.communicate()
-  assert process.returncode == 0, errors
-  assert resumed_output.count('\nstep') < output.count('\nstep')  # It went on.
-  assert ((whole / 'metrics.jsonl').read_bytes()
-          == (killed / 'metrics.jsonl').read_bytes())
-  states = []
-  for path in (whole, killed):
-    run = _run(workdirs.read_config(path))
-    states.append(checkpoints.restore(path / 'checkpoints', run.init(None)))
-  assert states[0][0] == states[1][0] == 600
-  assert checkpoints.digest(states[0][1]) == checkpoints.digest(states[1][1])
+  resumed = train.train(config, str(killed))
+  assert checkpoints.digest(resumed.state) == checkpoints.digest(whole.state)
+  assert log.read_bytes() == (tmp_path / 'whole/metrics.jsonl').read_bytes()
+  saved = [checkpoints.restore(path / 'checkpoints', whole.state)
+           for path in (tmp_path / 'whole', killed)]
+  assert saved[0][0] == saved[1][0] == 400
+  assert checkpoints.digest(saved[0][1]) == checkpoints.digest(saved[1][1])
+
+
+def test_run_killed_before_its_first_checkpoint_starts_again(
+    finished, tmp_path):
+  config, path, result = finished
+  copy = tmp_path / 'run'
+  copy.mkdir()
+  shutil.copy(path / 'config.json', copy)
+  (copy / 'checkpoints' / 'partial' / 'state').mkdir(parents=True)
+  lines = (path / 'metrics.jsonl').read_text()
+  (copy / 'metrics.jsonl').write_text(lines[:len(lines) // 2])
+  again = train.train(config, str(copy))
+  assert checkpoints.digest(again.state) == checkpoints.digest(result.state)
+  assert (copy / 'metrics.jsonl').read_text() == lines
+  assert not (copy / 'checkpoints' / 'partial').exists()
 
 
 def test_metrics_after_the_checkpoint_are_dropped(tmp_path):

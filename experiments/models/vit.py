@@ -43,7 +43,7 @@ class ViT(nnx.Module):
     self.patches = nnx.Conv(1, width, (_PATCH, _PATCH), strides=_PATCH,
                             rngs=rngs)
     self.positions = nnx.Param(
-        0.2 * jax.random.normal(rngs.params(), (_TOKENS, width)))
+        0.2 * jax.random.normal(rngs.params(), (1, _TOKENS, width)))
     self.blocks = nnx.List([Block(width, rngs=rngs) for _ in range(2)])
     self.norm = nnx.LayerNorm(width, rngs=rngs)
     self.head = nnx.Linear(width, 10, rngs=rngs)
