@@ -257,10 +257,10 @@ def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
          progress: jax.typing.ArrayLike) -> dict[str, Kept]:
   """Shares one exact number of kept units among layers, by their scores."""
   paths, xs, patterns = zip(*rows)
+  if len({x.dtype for x in xs}) > 1:  # float32 holds all narrower ones.
+    widest = max(x.dtype.itemsize for x in xs)
+    xs = [x.astype(jnp.float64 if widest == 8 else jnp.float32) for x in xs]
   dtype = xs[0].dtype
-  for x in xs[1:]:
-    dtype = jnp.promote_types(dtype, x.dtype)
-  xs = [x.astype(dtype) for x in xs]
   size = sum(x.size for x in xs)
   bounds = [_bounds(p, x.size) for p, x in zip(patterns, xs)]
   final = min(max(_final_count(size, sparsity), sum(lo for lo, _ in bounds)),

@@ -147,8 +147,8 @@ def project_updates() -> Transform:
   """
   def project(count, m, u, w):
     del count
-    # The wider of the two dtypes holds -w exactly.
-    dtype = jnp.promote_types(u.dtype, w.dtype)
+    # -w must be exact: in the weight's dtype, or a wider one of the update.
+    dtype = u.dtype if u.dtype.itemsize > w.dtype.itemsize else w.dtype
     return jnp.where(m, u.astype(dtype), -w.astype(dtype))
   return _masked('project_updates', project, of_step=False)
 

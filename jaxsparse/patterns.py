@@ -298,7 +298,8 @@ def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
   axes = tuple(range(1, x.ndim, 2))
   if pattern.reduce == 'max':
     return x.max(axes)
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).sum(axes)
+  x = x.astype(max(x.dtype, jnp.dtype(jnp.float32),
+                   key=lambda d: d.itemsize)).sum(axes)
   return x / math.prod(unit) if pattern.reduce == 'mean' else x
 
 

@@ -1,0 +1,236 @@
+"""Rules: when masks change, to what, and what goes wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse
+from jaxsparse import rules
+
+_FREE = {'.*kernel': jaxsparse.unstructured()}
+
+
+def _params(seed=0, shape=(16, 8)):
+  return {'a': {'kernel': jax.random.normal(jax.random.key(seed), shape),
+                'bias': jnp.zeros(shape[-1])}}
+
+
+def _grads(seed):
+  return _params(seed + 100)
+
+
+def _kept(masks):
+  return int(masks['a']['kernel'].sum())
+
+
+def _advance(rule, steps, params=None, grads=_grads):
+  """The masks before and after each of `steps` updates of fixed params."""
+  params = params or _params()
+  state = rule.init(params)
+  update = jax.jit(lambda g, s: rule.update(g, s, params)[1])
+  history = [state.masks]
+  for i in range(steps):
+    state = update(grads(i), state)
+    history.append(state.masks)
+  return history
+
+
+def test_prune_follows_schedule_and_period():
+  rule = jaxsparse.prune(
+      _FREE, distribution=jaxsparse.uniform(0.5),
+      schedule=jaxsparse.linear(2, 10), when=jaxsparse.every(4))
+  kept = [_kept(m) for m in _advance(rule, 12)]
+  half = lambda p: round(128 - p * 64)
+  assert kept == [128] * 4 + [half(2 / 8)] * 4 + [half(6 / 8)] * 2 + [64] * 3
+
+
+def test_final_sparsity_is_reached_at_the_end_of_the_schedule_off_phase():
+  rule = jaxsparse.prune(
+      _FREE, distribution=jaxsparse.uniform(0.9),
+      schedule=jaxsparse.cubic(0, 7), when=jaxsparse.every(5))
+  kept = [_kept(m) for m in _advance(rule, 8)]
+  assert kept[6] > kept[7] == round((1 - 0.9) * 128) == kept[8]
+
+
+def test_one_shot_pruning_waits_for_when():
+  rule = jaxsparse.prune(
+      _FREE, distribution=jaxsparse.uniform(0.75),
+      when=jaxsparse.every(3, begin=3))
+  assert [_kept(m) for m in _advance(rule, 4)] == [128, 128, 128, 32, 32]
+
+
+def test_masks_belong_to_params_plus_updates():
+  params, updates = _params(0), _params(1)
+  rule = jaxsparse.prune({'.*kernel': jaxsparse.nm(2, 4)})
+  masks, _ = rule.update(
+      _grads(0), rule.init(params), params, updates=updates)
+  after = optax.apply_updates(params, updates)
+  np.testing.assert_array_equal(
+      masks['a']['kernel'], rule.init(after).masks['a']['kernel'])
+
+
+def test_saliency_waits_for_gradients_and_uses_the_point_they_were_taken_at():
+  params, grads, updates = _params(0), _grads(3), _params(5)
+  rule = jaxsparse.prune(_FREE, score=jaxsparse.saliency(),
+                         distribution=jaxsparse.uniform(0.5))
+  state = rule.init(params)
+  assert state.masks['a']['kernel'].all()
+  masks, _ = rule.update(grads, state, params, updates=updates)
+  scores = np.abs(np.asarray(params['a']['kernel'])
+                  * np.asarray(grads['a']['kernel'])).ravel()
+  expected = np.zeros(128, bool)
+  expected[np.argsort(-scores, kind='stable')[:64]] = True
+  np.testing.assert_array_equal(masks['a']['kernel'].ravel(), expected)
+
+
+def test_snip_momentum_accumulates_between_prunings():
+  params = _params(0)
+  rule = jaxsparse.prune(
+      _FREE, score=jaxsparse.snip_momentum(), when=jaxsparse.every(4, begin=4),
+      distribution=jaxsparse.uniform(0.5))
+  masks = _advance(rule, 4, params)[-1]
+  w = np.asarray(params['a']['kernel'], np.float64)
+  total = sum(0.9 * np.abs(w * np.asarray(_grads(i)['a']['kernel']))
+              for i in range(4)).ravel()
+  expected = np.zeros(128, bool)
+  expected[np.argsort(-total, kind='stable')[:64]] = True
+  np.testing.assert_array_equal(masks['a']['kernel'].ravel(), expected)
+
+
+def test_a_score_of_ones_own_sees_the_new_params():
+  seen = []
+
+  def update(grads, state, params=None):
+    seen.append(params)
+    return jax.tree.map(jnp.abs, params), state
+  rule = jaxsparse.prune(
+      _FREE, distribution=jaxsparse.uniform(0.5),
+      score=optax.GradientTransformation(
+          lambda params: optax.EmptyState(), update))
+  params, updates = _params(0), _params(1)
+  rule.update(_grads(0), rule.init(params), params, updates=updates)
+  np.testing.assert_array_equal(
+      seen[-1]['a']['kernel'],
+      params['a']['kernel'] + updates['a']['kernel'])
+  assert seen[-1]['a']['bias'] is None  # Dense parameters are not scored.
+
+
+def test_a_score_that_fails_without_gradients_is_a_taught_error():
+  bad = optax.GradientTransformation(
+      lambda params: optax.EmptyState(),
+      lambda g, s, p=None: (jax.tree.map(jnp.abs, g['a']), s))
+  rule = jaxsparse.prune(_FREE, score=bad,
+                         distribution=jaxsparse.uniform(0.5))
+  with pytest.raises(ValueError, match='grads=None'):
+    rule.init(_params())
+
+
+def _numpy_exchange(mask, drop, grow, share):
+  """Drop and growth of one flat weight, by stable sorting."""
+  nnz = mask.sum()
+  n = int(np.floor(np.float32(share) * nnz))
+  score = np.where(mask, drop, -np.inf)
+  stay = np.zeros(mask.size, bool)
+  stay[np.argsort(-score, kind='stable')[:nnz - n]] = True
+  score = np.where(stay, -np.inf, grow)
+  new = stay.copy()
+  new[np.argsort(-score, kind='stable')[:n]] = True
+  return new
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('kind', ['plain', 'ties', 'huge'])
+def test_prune_and_grow_is_the_exact_exchange(dtype, kind):
+  params = jax.tree.map(lambda x: x.astype(dtype), _params(0))
+  grads = jax.tree.map(lambda x: x.astype(dtype), _grads(1))
+  if kind == 'ties':
+    params, grads = (jax.tree.map(jnp.round, t) for t in (params, grads))
+  if kind == 'huge':
+    grads = jax.tree.map(
+        lambda g: jnp.where(g > 1, jnp.inf, g * jnp.asarray(1e37, dtype)),
+        grads)
+  rule = jaxsparse.prune_and_grow(
+      _FREE, sparsity=0.7, grow=jaxsparse.gradient(), fraction=0.3,
+      when=jaxsparse.every(1))
+  state = rule.init(params)
+  params = jaxsparse.apply_masks(params, state.masks)
+  masks, _ = jax.jit(rule.update)(grads, state, params)
+  flat = lambda tree: np.asarray(
+      tree['a']['kernel'].astype(jnp.float32), np.float64).ravel()
+  old = flat(state.masks).astype(bool)
+  grow = np.minimum(np.abs(flat(grads)), 1e38)  # Infinite ones are all equal.
+  expected = _numpy_exchange(old, np.abs(flat(params)), grow, 0.3)
+  np.testing.assert_array_equal(flat(masks).astype(bool), expected)
+  assert old.sum() == expected.sum() == round((1 - 0.7) * 128)
+  assert (old != expected).any()
+
+
+def test_growth_of_blocks_keeps_blocks_whole():
+  rule = jaxsparse.prune_and_grow(
+      {'.*kernel': jaxsparse.block((4, 2))}, sparsity=0.5,
+      grow=jaxsparse.gradient(), fraction=0.5, when=jaxsparse.every(1))
+  for masks in _advance(rule, 3):
+    cut = np.asarray(masks['a']['kernel']).reshape(4, 4, 4, 2)
+    assert (cut == cut[:, :1, :, :1]).all() and cut[:, 0, :, 0].sum() == 8
+
+
+def test_topologies_differ_by_seed_and_agree_for_one():
+  def topology(seed):
+    return np.asarray(jaxsparse.prune_and_grow(
+        _FREE, sparsity=0.5, grow=jaxsparse.gradient(),
+        init=jaxsparse.random(seed)).init(_params()).masks['a']['kernel'])
+  assert (topology(1) == topology(1)).all()
+  assert (topology(1) != topology(2)).any()
+
+
+def test_init_score_of_prune_and_grow_must_do_without_gradients():
+  rule = jaxsparse.prune_and_grow(
+      _FREE, sparsity=0.5, grow=jaxsparse.gradient(),
+      init=jaxsparse.saliency())
+  with pytest.raises(ValueError, match='random'):
+    rule.init(_params())
+
+
+def test_lock_keeps_zeros_and_leaves_untouched_biases_free():
+  params = _params()
+  params['a']['kernel'] = params['a']['kernel'].at[:8].set(0.)
+  masks = jaxsparse.lock().init(params).masks
+  np.testing.assert_array_equal(
+      masks['a']['kernel'], np.arange(16)[:, None].repeat(8, 1) >= 8)
+  assert masks['a']['bias'].all()
+
+
+def test_a_locked_block_is_alive_if_any_weight_is_even_if_they_cancel():
+  w = jnp.zeros((4, 4)).at[0, 0].set(1.).at[0, 1].set(-1.)
+  masks = jaxsparse.lock({'w': jaxsparse.block((2, 2))}).init({'w': w}).masks
+  expected = np.zeros((4, 4), bool)
+  expected[:2, :2] = True
+  np.testing.assert_array_equal(masks['w'], expected)
+
+
+@pytest.mark.parametrize('patterns, message', [
+    ({'.*kernel': jaxsparse.nm(2, 6)}, 'a/kernel.*multiple of 6.*16'),
+    ({'.*': jaxsparse.nm(2, 4)}, 'a/bias.*axis -2'),
+    ({'.*kernel': 'nm(2, 4)'}, 'pattern or None'),
+    ({'.*kernle': jaxsparse.nm(2, 4)}, 'a/kernel'),
+    ({'.*kernel': jaxsparse.unstructured()}, 'a/kernel.*uniform'),
+])
+def test_patterns_that_do_not_fit_are_taught_errors(patterns, message):
+  with pytest.raises(ValueError, match=message):
+    jaxsparse.prune(patterns).init(_params())
+
+
+def test_a_missing_sparsity_is_told_before_the_first_pruning_step():
+  rule = jaxsparse.prune(_FREE, when=jaxsparse.every(5, begin=5))
+  with pytest.raises(ValueError, match='uniform'):
+    rule.init(_params())
+
+
+def test_first_match_wins_and_none_is_dense():
+  shapes = rules.resolve(
+      {'a/kernel': None, '.*kernel': jaxsparse.nm(1, 4)},
+      {**_params(), 'b': {'kernel': jnp.ones((4, 4))}})
+  assert shapes['a']['kernel'] is None
+  assert shapes['b']['kernel'] == jaxsparse.nm(1, 4)

@@ -1,0 +1,205 @@
+"""`sparsify`: how a rule, a flow and an optimizer work together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse
+from tests import methods
+
+_FREE = {'.*kernel': jaxsparse.unstructured()}
+_NM = jaxsparse.prune({'.*kernel': jaxsparse.nm(2, 4)})
+
+
+def _params():
+  return {'kernel': jax.random.normal(jax.random.key(0), (16, 8)),
+          'bias': jnp.ones(8)}
+
+
+def _ones(params):
+  return jax.tree.map(jnp.ones_like, params)
+
+
+def test_sparse_params_is_free_when_hard():
+  tx = methods.wrap(optax.adam(1e-3), _NM, jaxsparse.hard())
+  params = _params()
+  assert jaxsparse.sparse_params(params, tx.init(params)) is params
+
+
+def test_hard_is_the_default_flow():
+  tx, params = jaxsparse.sparsify(optax.sgd(0.1), _NM), _params()
+  updates, state = tx.update(_ones(params), tx.init(params), params)
+  params = optax.apply_updates(params, updates)
+  np.testing.assert_array_equal(
+      params['kernel'] != 0, jaxsparse.get_masks(state)['kernel'])
+
+
+def test_weight_decay_and_momentum_cannot_move_a_locked_weight():
+  params = _params()
+  params['kernel'] = jnp.where(params['kernel'] > 0, params['kernel'], 0.)
+  tx = methods.wrap(
+      optax.adamw(0.1, weight_decay=0.1), jaxsparse.lock(), jaxsparse.hard())
+  zeros = np.asarray(params['kernel']) == 0
+  state = tx.init(params)
+  for _ in range(3):
+    updates, state = tx.update(_ones(params), state, params)
+    params = optax.apply_updates(params, updates)
+  np.testing.assert_array_equal(np.asarray(params['kernel']) == 0, zeros)
+
+
+def test_a_stale_momentum_does_not_bring_a_pruned_weight_back():
+  """A kept weight has the smallest magnitude; a pruned one still has speed."""
+  params = {'kernel': jnp.array([[5.], [4.], [.1], [.2]])}
+  tx = methods.wrap(
+      optax.sgd(1., momentum=0.9),
+      jaxsparse.prune(_FREE, distribution=jaxsparse.uniform(0.5),
+                      when=jaxsparse.every(2, begin=2)), jaxsparse.hard())
+  state = tx.init(params)
+  for g in ([0., 0., 1., 1.], [0., 3.9, 0., 0.], [0., 0., 0., 0.],
+            [0., 0., 0., 0.]):
+    updates, state = tx.update(
+        {'kernel': jnp.array(g)[:, None]}, state, params)
+    params = optax.apply_updates(params, updates)
+    mask = np.asarray(jaxsparse.get_masks(state)['kernel'])
+    assert not np.asarray(params['kernel'])[~mask].any()
+    assert mask.all() or mask.sum() == 2
+
+
+def test_gain_is_that_of_the_next_forward_pass():
+  flow = jaxsparse.mdgf(lambda t: 1. - t.astype(jnp.float32) / 4.)
+  tx, params = jaxsparse.sparsify(optax.sgd(0.), _NM, flow), _params()
+  state = tx.init(params)
+  for t in range(6):
+    expected = max(1 - t / 4, 0)
+    assert float(state.gain) == expected
+    sparse = jaxsparse.sparse_params(params, state)
+    mask = np.asarray(state.masks['kernel'])
+    np.testing.assert_allclose(
+        sparse['kernel'], np.asarray(params['kernel']) * np.where(mask, 1., expected),
+        rtol=1e-6)
+    _, state = tx.update(_ones(params), state, params)
+
+
+def test_extra_arguments_reach_the_inner_optimizer():
+  seen = []
+
+  def update(updates, state, params=None, *, value, **extra_args):
+    seen.append(value)
+    return updates, state
+  inner = optax.GradientTransformationExtraArgs(
+      lambda params: optax.EmptyState(), update)
+  tx, params = jaxsparse.sparsify(inner, _NM), _params()
+  tx.update(_ones(params), tx.init(params), params, value=7)
+  assert seen == [7]
+
+
+def test_grown_moments_are_forgotten_and_kept_ones_are_not():
+  params = _params()
+  tx = methods.wrap(
+      optax.adam(1e-2), jaxsparse.prune_and_grow(
+          {'kernel': jaxsparse.unstructured()}, sparsity=0.5, fraction=0.5,
+          grow=jaxsparse.random(3), when=jaxsparse.every(1)),
+      jaxsparse.hard())
+  state = tx.init(params)
+  # As if every weight had a history.
+  state = state._replace(inner=optax.tree_map_params(
+      tx, lambda m: m, state)._asdict()['inner'])
+  dirty = jax.tree.map(
+      lambda x: x + 1. if x.dtype == jnp.float32 else x, state.inner)
+  state = state._replace(inner=dirty)
+  old = np.asarray(state.masks['kernel'])
+  _, state = tx.update(_ones(params), state, params)
+  new = np.asarray(state.masks['kernel'])
+  grown = new & ~old
+  assert grown.any()
+  moments = state.inner[0]
+  for moment in (moments.mu['kernel'], moments.nu['kernel']):
+    assert not np.asarray(moment)[grown].any()
+    assert np.asarray(moment)[new & old].all()
+
+
+def test_params_are_required():
+  tx, params = jaxsparse.sparsify(optax.sgd(0.1), _NM), _params()
+  with pytest.raises(ValueError, match='tx.update.grads, opt_state, params'):
+    tx.update(_ones(params), tx.init(params))
+
+
+@pytest.mark.parametrize('state', [
+    lambda p: optax.adam(1e-3).init(p),
+    lambda p: [jaxsparse.sparsify(optax.sgd(1.), _NM).init(p)] * 2])
+def test_finding_the_state_fails_clearly(state):
+  with pytest.raises(ValueError, match='Wrap the optimizer once'):
+    jaxsparse.get_masks(state(_params()))
+
+
+def test_state_survives_optax_partition():
+  params = _params()
+  tx = optax.partition(
+      {'sparse': methods.wrap(optax.adam(1e-2), _NM, jaxsparse.ste()),
+       'dense': methods._standard(optax.sgd(1e-2))},
+      {'kernel': 'sparse', 'bias': 'dense'})
+  state = tx.init(params)
+  updates, state = tx.update(_ones(params), state, params)
+  params = optax.apply_updates(params, updates)
+  sparse = jaxsparse.sparse_params(params, state)
+  assert int((sparse['kernel'] != 0).sum()) == 64
+  np.testing.assert_array_equal(sparse['bias'], params['bias'])
+
+
+def test_the_train_step_works_under_scan_and_vmap():
+  params = _params()
+  tx = methods.wrap(optax.adam(1e-2), _NM, jaxsparse.sr_ste())
+
+  def step(carry, _):
+    params, state = carry
+    grads = jaxsparse.sparse_params(params, state)
+    updates, state = tx.update(grads, state, params)
+    return (optax.apply_updates(params, updates), state), None
+
+  def run(scale):
+    start = jax.tree.map(lambda w: w * scale, params)
+    (end, state), _ = jax.lax.scan(
+        step, (start, tx.init(start)), length=3)
+    return end, state.masks
+  ends, masks = jax.jit(jax.vmap(run))(jnp.array([1., 2.]))
+  one, mask = run(jnp.float32(2.))
+  np.testing.assert_allclose(ends['kernel'][1], one['kernel'], rtol=1e-6)
+  np.testing.assert_array_equal(masks['kernel'][1], mask['kernel'])
+
+
+def test_a_linen_model_trains_with_regexes_on_its_paths():
+  from flax import linen as nn
+
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(4, name='out')(nn.relu(nn.Dense(16, name='hidden')(x)))
+
+  x = jax.random.normal(jax.random.key(0), (8, 16))
+  with jax.numpy_dtype_promotion('standard'):
+    model = Net()
+    params = model.init(jax.random.key(1), x)['params']
+    tx = jaxsparse.sparsify(
+        optax.adam(1e-2), jaxsparse.prune({'hidden/kernel':
+                                           jaxsparse.nm(2, 4)}))
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+      def loss_fn(p):
+        return jnp.mean((model.apply({'params': p}, x) - 1.)**2)
+      loss, grads = jax.value_and_grad(loss_fn)(
+          jaxsparse.sparse_params(params, state))
+      updates, state = tx.update(grads, state, params)
+      return optax.apply_updates(params, updates), state, loss
+
+    losses = []
+    for _ in range(20):
+      params, state, loss = step(params, state)
+      losses.append(float(loss))
+  assert losses[-1] < 0.5 * losses[0]
+  groups = np.asarray(params['hidden']['kernel'] != 0).reshape(4, 4, 16)
+  assert (groups.sum(1) == 2).all()
+  assert jaxsparse.get_masks(state)['out']['kernel'] is None
