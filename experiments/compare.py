@@ -10,7 +10,7 @@ import collections
 import json
 import pathlib
 import sys
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats

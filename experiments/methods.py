@@ -9,8 +9,7 @@ import ml_collections
 import optax
 
 import jaxsparse
-from experiments import models
-from experiments import names
+from experiments import models, names
 
 Config = ml_collections.ConfigDict
 Optimizer = optax.GradientTransformationExtraArgs

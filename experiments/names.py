@@ -1,7 +1,8 @@
 """Looks names up in tables, and helps with a misspelt one."""
 
 import difflib
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 
 def lookup(table: Mapping[str, Any], name: str, *, kind: str) -> Any:

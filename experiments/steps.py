@@ -1,16 +1,16 @@
 """The three things a run computes: a new state, a train step, a measurement."""
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from flax import nnx
 
 import jaxsparse
-from experiments import data
-from experiments import models
+from experiments import data, models
 
 PyTree = Any
 

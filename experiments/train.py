@@ -15,20 +15,13 @@ import pathlib
 import sys
 from typing import Any, NamedTuple
 
-from absl import app
-from absl import flags
-from absl import logging
 import ml_collections
-from ml_collections import config_flags
 import tqdm
+from absl import app, flags, logging
+from ml_collections import config_flags
 
 import jaxsparse
-from experiments import checkpoints
-from experiments import data
-from experiments import methods
-from experiments import metrics
-from experiments import report
-from experiments import steps
+from experiments import checkpoints, data, methods, metrics, report, steps
 from experiments import workdir as workdirs
 
 _CONFIG = config_flags.DEFINE_config_file(

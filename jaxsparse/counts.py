@@ -23,11 +23,11 @@ class Count(NamedTuple):
   lo: jax.Array
 
 
-def exactly(n: int, shape: tuple[int, ...] = ()) -> Count:
+def exactly(n: int) -> Count:
   """The count that is the Python integer `n`."""
   if not 0 <= n < 2**48:
     raise ValueError(f'Expected a count in [0, 2**48), got {n}.')
-  return Count(jnp.full(shape, n >> 16, _U32), jnp.full(shape, n & _LOW, _U32))
+  return Count(jnp.array(n >> 16, _U32), jnp.array(n & _LOW, _U32))
 
 
 def add(a: Count, b: Count) -> Count:

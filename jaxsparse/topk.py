@@ -9,6 +9,7 @@ and comparisons are made on the floats themselves: NaN compares false and is
 thereby pruned first, and the two zeros are equal.
 """
 
+import math
 from typing import Callable, NamedTuple
 
 import jax
@@ -63,12 +64,11 @@ def at_least(x: jax.Array, key: jax.Array) -> jax.Array:
   return (x >= _float_of(key, x.dtype)) | (key <= _ends(x.dtype)[0])
 
 
-def start(dtype, size: int, shape: tuple[int, ...] = ()) -> Bracket:
+def start(dtype, size: int) -> Bracket:
   """The bracket that knows nothing, for groups of `size` scores."""
-  lo, hi = (jnp.full(shape, end, _KEYS[jnp.dtype(dtype).itemsize])
+  lo, hi = (jnp.array(end, _KEYS[jnp.dtype(dtype).itemsize])
             for end in _ends(dtype))
-  return Bracket(
-      lo, hi, counts.exactly(size, shape), counts.exactly(0, shape))
+  return Bracket(lo, hi, counts.exactly(size), counts.exactly(0))
 
 
 class _Trail(NamedTuple):
@@ -247,8 +247,7 @@ def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...],
 
   Args:
     x: floating scores. NaN counts as lower than everything.
-    k: how many to keep in each group; its arrays broadcast against `x`
-      with `axes` of size 1.
+    k: how many to keep in each group; of scalars.
     axes: the axes along which entries compete, in index order.
     bracket: a narrower start, from a search over more than this array.
 
@@ -256,15 +255,21 @@ def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...],
     A bool array of the shape of `x`.
   """
   groups = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-  size = int(np.prod([x.shape[a] for a in axes], dtype=object))
-  k, bracket = jax.tree.map(
-      lambda v: jnp.broadcast_to(v, groups), (k, bracket))
+  size = math.prod(x.shape[a] for a in axes)
+  whole = size == x.size
   guesses = ()
   if bracket is None:
-    bracket = start(x.dtype, size, groups)
-    if size == x.size and size >= 2**16:
-      guesses = tuple(g.reshape(groups) for g in guess([x], Count(
-          *(v.reshape(()) for v in k)), size))
+    bracket = start(x.dtype, size)
+    if whole and size >= 2**16:  # Below that a sample saves nothing.
+      guesses = guess([x], k, size)
+
+  def per_group(v):
+    v = jnp.broadcast_to(v, groups)
+    # Explicitly sharded groups: laid out as `x` is.
+    return v if whole else v + jnp.zeros_like(
+        lax.slice(x, (0,) * x.ndim, groups), v.dtype)
+
+  k, bracket, guesses = jax.tree.map(per_group, (k, bracket, guesses))
   found = search(lambda key: counts.total(at_least(x, key), axes), k, bracket,
                  guesses)
   above = at_least(x, found.hi)

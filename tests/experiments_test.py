@@ -11,29 +11,30 @@ import subprocess
 import sys
 import time
 
-from absl import app
-from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from experiments import checkpoints
-from experiments import compare
-from experiments import data
-from experiments import methods
-from experiments import metrics
-from experiments import models
-from experiments import names
-from experiments import steps
-from experiments import train
-from experiments import workdir as workdirs
-from experiments.configs import default
+from absl import app, flags
 from flax import nnx
+
 import jaxsparse
+from experiments import (
+  checkpoints,
+  compare,
+  data,
+  methods,
+  metrics,
+  models,
+  names,
+  steps,
+  train,
+)
+from experiments.configs import default
 
 # The config files are loaded by ml_collections.
-pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:the load_module:DeprecationWarning')
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _CONFIGS = sorted(
@@ -78,12 +79,29 @@ def _launch(monkeypatch, *args):
   return exit_.value.code
 
 
+_SETTINGS = {
+    # Optax does not work with what conftest.py asks of the library.
+    'jax_numpy_dtype_promotion': 'standard',
+    'jax_numpy_rank_promotion': 'allow',
+    # These tests compile much and run little.
+    'jax_disable_most_optimizations': True,
+    'jax_persistent_cache_min_compile_time_secs': 0,
+}
+
+
 @pytest.fixture(scope='module', autouse=True)
-def _promotion():
-  """Optax and Flax promote dtypes and ranks, as users' code will."""
-  with (jax.numpy_dtype_promotion('standard'),
-        jax.numpy_rank_promotion('allow')):
+def _settings(tmp_path_factory):
+  """Sets the settings for the tests below, other processes included."""
+  settings = {**_SETTINGS, 'jax_compilation_cache_dir': str(
+      tmp_path_factory.mktemp('cache'))}
+  before = {name: jax.config.values[name] for name in settings}
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    for name, value in settings.items():
+      jax.config.update(name, value)
+      monkeypatch.setenv(name.upper(), str(value))
     yield
+  for name, value in before.items():
+    jax.config.update(name, value)
 
 
 @pytest.fixture(scope='module', name='finished')
@@ -221,13 +239,17 @@ def _run(config):
   return steps.create(config, methods.create(config))
 
 
-@pytest.mark.parametrize('path', _CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', [
+    # Convolutions take long to compile.
+    pytest.param(path, marks=[pytest.mark.slow] * ('resnet' in path.stem))
+    for path in _CONFIGS], ids=lambda path: path.stem)
 def test_every_config_takes_a_step(path):
   config = _config(path.stem, batch_size=4, width=16)
   dataset = data.load(config.dataset)
   run = _run(config)
-  state = run.init(None)
-  after, loss = run.train(state, dataset.train, 1)
+  state = after = run.init(None)
+  for step in (1, 2):  # The learning rate of the first is zero.
+    after, loss = run.train(after, dataset.train, step)
   assert np.isfinite(loss)
   assert checkpoints.digest(after.params) != checkpoints.digest(state.params)
 
@@ -236,8 +258,9 @@ def test_every_config_takes_a_step(path):
 def test_every_config_says_its_command_and_accuracy(path):
   doc = ast.get_docstring(ast.parse(path.read_text()))
   command = ' '.join(doc.replace('\\\n', '').split())
-  assert (f'python -m experiments.train --config=experiments/configs/{path.name}'
-          f' --workdir=runs/{path.stem}') in command
+  assert ('python -m experiments.train '
+          f'--config=experiments/configs/{path.name} '
+          f'--workdir=runs/{path.stem}') in command
   assert 'mean of 3 seeds' in doc
 
 

@@ -1,7 +1,7 @@
 """A multilayer perceptron, narrow enough for sparsity to cost accuracy."""
 
-from flax import nnx
 import jax
+from flax import nnx
 
 
 class MLP(nnx.Module):

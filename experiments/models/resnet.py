@@ -1,7 +1,7 @@
 """ResNet-8 with group norm, which keeps no running averages."""
 
-from flax import nnx
 import jax
+from flax import nnx
 
 _GROUPS = 8
 

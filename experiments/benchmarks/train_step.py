@@ -1,0 +1,100 @@
+"""What sparsity adds to an optimizer step, in time and memory.
+
+  python -m experiments.benchmarks.train_step
+
+One Adam step on 10 million parameters, without a model: gradients come in,
+params and state go out and are donated, as in any train step. Ratios are
+against plain Adam in the same run.
+"""
+
+import functools
+from typing import Any, Callable
+
+from absl import app
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxsparse
+from experiments.benchmarks import timing
+
+_PATTERNS = {'.*': jaxsparse.unstructured()}
+_GRADUAL = functools.partial(
+    jaxsparse.prune, _PATTERNS, distribution=jaxsparse.uniform(0.9),
+    schedule=jaxsparse.cubic(0, 10**6))
+
+
+def _tree() -> dict[str, jax.Array]:
+  rng = np.random.default_rng(0)
+  return {f'layer_{i}': jnp.asarray(
+      rng.standard_normal((1024, 1024), np.float32)) for i in range(10)}
+
+
+def _step(tx: optax.GradientTransformation) -> Callable[..., Any]:
+  """The part of a train step that follows the backward pass.
+
+  The straight-through flows mask the weights for the next forward pass as well,
+  so that pass is counted here.
+  """
+  def step(params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+  def masked(params, state, grads):
+    params, state = step(params, state, grads)
+    return params, state, jaxsparse.sparse_params(params, state)
+  return step, masked
+
+
+def _methods() -> dict[str, tuple[optax.GradientTransformation, bool, str]]:
+  """name -> (optimizer, whether the forward weights are made, goal)."""
+  adam, sparsify = optax.adam(1e-3), jaxsparse.sparsify
+  one_shot = jaxsparse.prune(
+      _PATTERNS, distribution=jaxsparse.uniform(0.9),
+      when=jaxsparse.every(1, begin=0, end=0))
+  del one_shot
+  return {
+      'plain Adam': (adam, False, ''),
+      'hard, pattern locked': (
+          sparsify(adam, jaxsparse.lock()), False, '<= 1.10'),
+      'hard, gradual, no mask update': (
+          sparsify(adam, _GRADUAL(when=jaxsparse.every(10**5))), False, ''),
+      'hard, gradual, mask update': (
+          sparsify(adam, _GRADUAL()), False, ''),
+      'STE 2:4': (
+          sparsify(adam, jaxsparse.prune({'.*': jaxsparse.nm(2, 4)}),
+                   jaxsparse.ste()), True, '<= 2'),
+      'SR-STE 2:4': (
+          sparsify(adam, jaxsparse.prune({'.*': jaxsparse.nm(2, 4)}),
+                   jaxsparse.sr_ste()), True, ''),
+  }
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  print(timing.describe(), '\n')
+  grads = jax.tree.map(lambda w: .1 * w, _tree())
+  functions, peaks, goals = {}, {}, {}
+  for name, (tx, forward, goal) in _methods().items():
+    params = _tree()
+    if name == 'hard, pattern locked':
+      params = jax.tree.map(
+          lambda w: jnp.where(jnp.abs(w) > 1.6, w, 0.), params)
+    step = jax.jit(_step(tx)[forward], donate_argnums=(0, 1))
+    held = [params, jax.jit(tx.init)(params)]
+    peaks[name] = timing.peak_megabytes(step.lower(*held, grads).compile())
+
+    def run(step=step, held=held):
+      held[:], rest = (out := step(*held, grads))[:2], out[2:]
+      return held, rest
+    functions[name], goals[name] = run, goal
+  times = timing.interleaved(functions)
+  plain = times['plain Adam'], peaks['plain Adam']
+  timing.print_table(
+      ['10.5M params', 'ms', 'x plain Adam', 'goal', 'more peak memory, MB'],
+      [[name, ms, ms / plain[0], goals[name], peaks[name] - plain[1]]
+       for name, ms in times.items()])
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,148 @@
+"""Schedules: their formulas, their ends and when to act."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsparse import schedules
+
+_BEGIN, _END = 100, 350
+_CURVES = {
+    'linear': (schedules.linear, lambda p: p),
+    'cubic': (schedules.cubic, lambda p: 1 - (1 - p)**3),
+    'cosine': (schedules.cosine, lambda p: 1 - np.cos(np.pi * p / 2)),
+    'cube': (schedules.cube, lambda p: p**3),
+    'exponential': (
+        lambda begin, end: schedules.exponential(
+            begin, end, final_sparsity=.9),
+        lambda p: (1 - .1**p) / .9),
+    'nearly dense': (
+        lambda begin, end: schedules.exponential(
+            begin, end, final_sparsity=.001),
+        lambda p: (1 - .999**p) / .001),
+}
+# float32 loses up to 2^-24 / 0.001 of 'nearly dense'.
+_TOLERANCE = {'nearly dense': 1e-4}
+
+
+@pytest.fixture(params=_CURVES, name='curve')
+def _curve(request):
+  make, formula = _CURVES[request.param]
+  return make, formula, _TOLERANCE.get(request.param, 1e-6)
+
+
+def test_progress_is_the_formula(curve):
+  make, formula, tolerance = curve
+  steps = np.arange(0, 500, 7)
+  p = np.clip((steps - _BEGIN) / (_END - _BEGIN), 0., 1.)
+  schedule = make(_BEGIN, _END)
+  got = jax.jit(jax.vmap(schedule))(jnp.asarray(steps))
+  np.testing.assert_allclose(got, formula(p), atol=tolerance)
+  for step in (0, 100, 101, 225, 349, 350, 1000):
+    p = min(max((step - _BEGIN) / (_END - _BEGIN), 0.), 1.)
+    np.testing.assert_allclose(schedule(step), formula(p), atol=tolerance)
+
+
+@pytest.mark.parametrize('begin, end', [
+    (0, 1), (0, 3), (7, 1000), (999, 1234), (0, 2**24 + 1), (2**30, 2**31 - 2)])
+def test_progress_is_exactly_0_up_to_begin_and_1_from_end_on(
+    curve, begin, end):
+  schedule = curve[0](begin, end)
+  traced = jax.jit(schedule)
+  for step in {0, max(begin - 1, 0), begin}:
+    assert float(schedule(step)) == float(traced(jnp.int32(step))) == 0.
+  for step in (end, end + 1, 2**31 - 1):
+    assert float(schedule(step)) == float(traced(jnp.int32(step))) == 1.
+
+
+def test_progress_never_falls_and_stays_in_0_and_1(curve):
+  progress = np.asarray(
+      jax.jit(jax.vmap(curve[0](10, 3010)))(jnp.arange(3100)))
+  assert ((0 <= progress) & (progress <= 1)).all()
+  assert (np.diff(progress) >= 0).all()
+
+
+def test_progress_is_a_float32_scalar(curve):
+  schedule = curve[0](2, 9)
+  for step in (5, np.int64(5), jnp.int32(5), jnp.uint32(5), jnp.int16(5)):
+    got = schedule(step)
+    assert got.shape == () and got.dtype == jnp.float32
+    assert got == schedule(5)
+
+
+def test_unsigned_steps_before_begin_have_no_progress(curve):
+  assert jax.jit(curve[0](5, 9))(jnp.uint32(3)) == 0.
+
+
+@pytest.mark.parametrize('begin', [0, 1, 1000])
+def test_one_shot_is_all_or_nothing(begin):
+  schedule = schedules.one_shot(begin)
+  for f in (schedule, jax.jit(schedule)):
+    if begin:
+      assert f(0) == 0. and f(begin - 1) == 0.
+    assert f(begin) == 1. and f(begin + 1) == 1.
+  assert schedules.one_shot()(0) == 1.
+
+
+def test_cubic_is_fast_first_and_cube_slow_first():
+  middle = 50
+  assert schedules.cubic(0, 100)(middle) == .875
+  assert schedules.cube(0, 100)(middle) == .125
+  assert schedules.linear(0, 100)(middle) == .5
+
+
+def test_exponential_prunes_the_same_share_each_step():
+  schedule = schedules.exponential(0, 4, final_sparsity=.9375)
+  density = [1 - .9375 * float(schedule(step)) for step in range(5)]
+  np.testing.assert_allclose(density, [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16],
+                             rtol=1e-5)
+
+
+@pytest.mark.parametrize('begin, end', [(5, 5), (6, 5), (-1, 5)])
+def test_a_ramp_that_does_not_rise_is_an_error(curve, begin, end):
+  with pytest.raises(
+      ValueError, match=rf'(?s)0 <= begin < end.*begin={begin}.*end={end}'):
+    curve[0](begin, end)
+
+
+@pytest.mark.parametrize('sparsity', [0., 1., -.5, 90, float('nan')])
+def test_exponential_needs_a_sparsity_inside_0_and_1(sparsity):
+  with pytest.raises(
+      ValueError, match=rf'(?s)0 < final_sparsity < 1.*{sparsity}'):
+    schedules.exponential(0, 10, final_sparsity=sparsity)
+
+
+# When.
+
+
+@pytest.mark.parametrize('n, begin, end', [
+    (1, 0, None), (1, 3, None), (1, 0, 5), (1, 3, 7), (4, 0, None), (4, 2, 9),
+    (4, 2, 10), (5, 5, 5), (100, 0, 30), (7, 40, None)])
+def test_every_is_true_at_its_phase(n, begin, end):
+  when = schedules.every(n, begin=begin, end=end)
+  last = 31 if end is None else min(end, 31)
+  want = [step for step in range(32) if step in range(begin, last + 1, n)]
+  assert [step for step in range(32) if when(step)] == want
+  traced = jax.jit(lambda step: jnp.asarray(when(step)))
+  assert [step for step in range(32) if traced(jnp.int32(step))] == want
+  assert [step for step in range(32) if when(jnp.uint32(step))] == want
+
+
+def test_every_step_is_known_while_tracing():
+  seen = []
+  jax.jit(lambda step: seen.append(schedules.every(1)(step)) or step)(0)
+  assert seen == [True] and seen[0] is True
+  assert schedules.every(1)(17) is True
+
+
+def test_every_traced_is_one_bool():
+  got = jax.eval_shape(schedules.every(4, end=9), jnp.int32(4))
+  assert got.shape == () and got.dtype == bool
+
+
+@pytest.mark.parametrize('n, begin, end', [(0, 0, None), (-3, 0, 5), (2, 5, 3)])
+def test_every_without_a_period_is_an_error(n, begin, end):
+  with pytest.raises(
+      ValueError, match=rf'(?s)n >= 1.*n={n}.*begin={begin}.*end={end}'):
+    schedules.every(n, begin=begin, end=end)

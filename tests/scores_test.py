@@ -1,0 +1,204 @@
+"""Scores by hand, their state, and what they do without gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsparse import scores
+
+_ALL = {
+    'magnitude': scores.magnitude, 'gradient': scores.gradient,
+    'saliency': scores.saliency, 'snip_momentum': scores.snip_momentum,
+    'random': lambda: scores.random(0)}
+_OF_GRADIENTS = ('gradient', 'saliency', 'snip_momentum')
+
+
+def params_of(dtype='float32'):
+  return {'mlp': {'kernel': jnp.asarray([[-2., 1.], [0., 4.]], dtype),
+                  'bias': jnp.asarray([.5, -.5], dtype)},
+          'head': [jnp.asarray([[-3.]], dtype)]}
+
+
+def grads_of(dtype='float32'):
+  return {'mlp': {'kernel': jnp.asarray([[.5, -2.], [3., -1.]], dtype),
+                  'bias': jnp.asarray([0., 8.], dtype)},
+          'head': [jnp.asarray([[-.25]], dtype)]}
+
+
+def table(kernel, bias, head):
+  return {'mlp': {'kernel': np.array(kernel, np.float32),
+                  'bias': np.array(bias, np.float32)},
+          'head': [np.array(head, np.float32)]}
+
+
+def agree(got, want, **tolerance):
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      np.asarray(a, np.float32), b, **tolerance), got, want)
+
+
+_BY_HAND = {
+    'magnitude': table([[2, 1], [0, 4]], [.5, .5], [[3]]),
+    'gradient': table([[.5, 2], [3, 1]], [0, 8], [[.25]]),
+    'saliency': table([[1, 2], [0, 4]], [0, 4], [[.75]]),
+    'snip_momentum': table([[.9, 1.8], [0, 3.6]], [0, 3.6], [[.675]])}
+
+
+@pytest.mark.parametrize('name', _BY_HAND)
+def test_scores_by_hand(name):
+  score, params = _ALL[name](), params_of()
+  got, _ = score.update(grads_of(), score.init(params), params)
+  agree(got, _BY_HAND[name], rtol=1e-6)
+  got, _ = jax.jit(score.update)(grads_of(), score.init(params), params)
+  agree(got, _BY_HAND[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', _BY_HAND)
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_scores_keep_the_dtype_of_the_weight(name, dtype):
+  score, params = _ALL[name](), params_of(dtype)
+  state = score.init(params)
+  got, state = score.update(grads_of(dtype), state, params)
+  got, state = score.update(grads_of(dtype), state, params)
+  assert {w.dtype for w in jax.tree.leaves(got)} == {jnp.dtype(dtype)}
+  assert {w.dtype for w in jax.tree.leaves(state)} <= {jnp.dtype(dtype)}
+  if name != 'snip_momentum':
+    agree(got, _BY_HAND[name])  # Powers of two: exact.
+
+
+@pytest.mark.parametrize('name', ['saliency', 'snip_momentum'])
+def test_products_take_gradients_of_another_dtype(name):
+  score, params = _ALL[name](), params_of('bfloat16')
+  got, state = score.update(grads_of(), score.init(params), params)
+  assert {w.dtype for w in jax.tree.leaves((got, state))} == {
+      jnp.dtype('bfloat16')}
+  agree(got, _BY_HAND[name], rtol=2.**-7)
+
+
+@pytest.mark.parametrize('name', ['saliency', 'snip_momentum'])
+def test_products_are_taken_where_the_gradient_was(name):
+  score, point = _ALL[name](), params_of()
+  params = jax.tree.map(lambda w: w * 100. + 7., point)
+  got, _ = score.update(grads_of(), score.init(params), params, point=point)
+  agree(got, _BY_HAND[name], rtol=1e-6)
+
+
+def test_magnitude_is_of_the_weights_the_mask_is_for():
+  params = params_of()
+  point = jax.tree.map(lambda w: w * 100., params)
+  score = scores.magnitude()
+  got, _ = score.update(grads_of(), score.init(params), params, point=point)
+  agree(got, _BY_HAND['magnitude'])
+
+
+@pytest.mark.parametrize('name', _OF_GRADIENTS)
+def test_scores_of_gradients_are_none_without_gradients(name):
+  score, params = _ALL[name](), params_of()
+  state = score.init(params)
+  got, after = score.update(None, state, params)
+  assert got is None
+  jax.tree.map(np.testing.assert_array_equal, after, state)
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize('name', ['magnitude', 'random'])
+def test_other_scores_need_no_gradients(name):
+  score, params = _ALL[name](), params_of()
+  got, _ = score.update(None, score.init(params), params)
+  assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, params)
+
+
+@pytest.mark.parametrize('name', _ALL)
+def test_scores_ignore_extra_arguments_they_do_not_know(name):
+  score, params = _ALL[name](), params_of()
+  score.update(grads_of(), score.init(params), params, masks=None, value=3.)
+
+
+@pytest.mark.parametrize('name', _ALL)
+def test_scores_keep_none_leaves_and_empty_trees(name):
+  score = _ALL[name]()
+  for params in ({}, {'a': None, 'b': jnp.ones(3)}):
+    got, _ = score.update(params, score.init(params), params)
+    assert jax.tree.structure(got) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize('name', _ALL)
+def test_states_hold_arrays_of_constant_type(name):
+  score, params = _ALL[name](), params_of()
+  state = score.init(params)
+  assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+  _, after = score.update(grads_of(), state, params)
+  assert jax.tree.structure(state) == jax.tree.structure(after)
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after)):
+    assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
+
+
+@pytest.mark.parametrize('decay, scale', [(1., .9), (.9, 1.), (.5, .25)])
+def test_snip_momentum_accumulates_every_step(decay, scale):
+  rng = np.random.default_rng(0)
+  score, params = scores.snip_momentum(decay, scale), params_of()
+  state, want = score.init(params), jax.tree.map(np.zeros_like, params)
+  for step in range(6):
+    point = jax.tree.map(lambda w: rng.standard_normal(w.shape), params)
+    grads = jax.tree.map(lambda w: rng.standard_normal(w.shape), params)
+    want = jax.tree.map(
+        lambda s, w, g: decay * s + scale * np.abs(w * g), want, point, grads)
+    f32 = lambda tree: jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), tree)
+    got, state = score.update(f32(grads), state, params, point=f32(point))
+    agree(got, jax.tree.map(np.float32, want), rtol=1e-5)
+    agree(state.accumulated, jax.tree.map(np.float32, want), rtol=1e-5)
+
+
+def test_snip_momentum_defaults_are_the_documented_formula():
+  score, w = scores.snip_momentum(), jnp.ones(1)
+  state = score.init(w)
+  for _ in range(3):
+    got, state = score.update(w, state, w)
+  np.testing.assert_allclose(got, [2.7], rtol=1e-6)
+
+
+def random_steps(seed, params, steps=3):
+  score = scores.random(seed)
+  state, drawn = score.init(params), []
+  for _ in range(steps):
+    got, state = score.update(None, state, params)
+    drawn.append(jax.tree.map(np.asarray, got))
+  return drawn
+
+
+def equal(a, b):
+  return all(jax.tree.leaves(jax.tree.map(lambda x, y: (x == y).all(), a, b)))
+
+
+def test_random_repeats_by_seed_and_changes_by_step():
+  params = {'a': jnp.ones((3, 4)), 'b': [jnp.ones(12), jnp.ones((2, 6))]}
+  first, again, other = (random_steps(s, params) for s in (7, 7, 8))
+  for x, y, z in zip(first, again, other):
+    assert equal(x, y) and not equal(x, z)
+  assert not equal(first[0], first[1]) and not equal(first[1], first[2])
+
+
+def test_random_differs_among_leaves_and_entries():
+  params = {'a': jnp.ones((3, 4)), 'b': jnp.ones((3, 4))}
+  drawn = random_steps(0, params, 1)[0]
+  values = np.concatenate([drawn['a'].ravel(), drawn['b'].ravel()])
+  assert len(set(values.tolist())) == 24
+
+
+def test_random_is_uniform_in_0_and_1():
+  drawn = random_steps(0, jnp.ones((100, 100)), 1)[0]
+  assert drawn.dtype == np.float32
+  assert 0 <= drawn.min() and drawn.max() < 1
+  counts, _ = np.histogram(drawn, 10, (0, 1))
+  assert (np.abs(counts - 1000) < 150).all()
+
+
+def test_random_ignores_the_weights_and_jit():
+  params = params_of()
+  score = scores.random(3)
+  state = score.init(params)
+  a, _ = score.update(None, state, params)
+  b, _ = jax.jit(score.update)(
+      grads_of(), state, jax.tree.map(lambda w: w * 2., params))
+  assert equal(a, b)
