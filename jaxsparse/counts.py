@@ -62,27 +62,36 @@ def to_float(a: Count) -> jax.Array:
   return a.hi.astype(jnp.float32) * 65536. + a.lo.astype(jnp.float32)
 
 
-def _multiply(a: Count, fraction: jax.Array) -> tuple[Count, jax.Array]:
-  """`a * fraction` as its integer part and its fraction in units of 2^-32.
+def _multiply(a: Count, fraction: jax.Array
+              ) -> tuple[Count, jax.Array, jax.Array]:
+  """`a * fraction`: its integer part, and how the rest compares to a half.
 
-  Schoolbook multiplication in 16-bit digits. `fraction` is read as a fixed
-  point number with 32 bits after the point, which loses nothing of a float32
-  above 2^-8 and less than 2^-32 below it.
+  Schoolbook multiplication in 16-bit digits. `fraction` in [0, 1] is read as a
+  fixed point number with 64 bits after the point, all of a float32 above 2^-40.
+
+  Returns:
+    The integer part, whether the rest is above a half, and whether it is one.
   """
-  scaled = jnp.clip(jnp.asarray(fraction, jnp.float32), 0., 1.) * 65536.
-  s1 = jnp.floor(scaled)
-  s0 = jnp.floor((scaled - s1) * 65536.)
-  digits = [jnp.zeros_like(a.lo + s1.astype(_U32)) for _ in range(6)]
+  rest = jnp.clip(jnp.asarray(fraction, jnp.float32), 0., 1.)
+  places = []  # Digits after the point; the first may be 65536, for 1.
+  for _ in range(4):
+    rest = rest * 65536.
+    places.append(jnp.floor(rest).astype(_U32))
+    rest = rest - jnp.floor(rest)
+  digits = [jnp.zeros_like(a.lo + places[0]) for _ in range(8)]
   for i, x in enumerate((a.lo, a.hi & _LOW, a.hi >> 16)):
-    for j, y in enumerate((s0.astype(_U32), s1.astype(_U32))):
+    for j, y in enumerate(reversed(places)):
       product = x * y  # At most 65535 * 65536, below 2^32.
       digits[i + j] += product & _LOW
       digits[i + j + 1] += product >> 16
-  for i in range(5):
+  for i in range(7):
     digits[i + 1] += digits[i] >> 16
     digits[i] &= _LOW
-  whole = Count(digits[3] + (digits[4] << 16), digits[2])
-  return whole, (digits[1] << 16) + digits[0]
+  whole = Count(digits[5] + (digits[6] << 16), digits[4])
+  more = (digits[0] | digits[1] | digits[2]) > 0
+  top = digits[3]
+  return (whole, (top > 0x8000) | ((top == 0x8000) & more),
+          (top == 0x8000) & ~more)
 
 
 def floor_of(a: Count, fraction: jax.Array) -> Count:
@@ -92,10 +101,9 @@ def floor_of(a: Count, fraction: jax.Array) -> Count:
 
 def remaining(a: Count, part: Count, fraction: jax.Array) -> Count:
   """`round(a - part * fraction)`, halves to even; asks for `part <= a`."""
-  whole, rest = _multiply(part, fraction)
+  whole, above, half = _multiply(part, fraction)
   kept = subtract(a, whole)
-  half = jnp.uint32(1 << 31)
-  down = (rest > half) | ((rest == half) & (kept.lo % 2 == 1))
+  down = above | (half & (kept.lo % 2 == 1))
   return subtract(kept, Count(jnp.zeros_like(kept.hi), down.astype(_U32)))
 
 
@@ -143,9 +151,3 @@ def sum_wide(rows: jax.Array, axes: tuple[int, ...]) -> Count:
       rows & 0xFF, (rows >> 8) & 0xFF, rows >> 16))
   b1 += b0 >> 8
   return Count(b2 + (b1 >> 8), ((b1 & 0xFF) << 8) + (b0 & 0xFF))
-
-
-def sum_counts(a: Count, axes: tuple[int, ...]) -> Count:
-  """The sum of up to 2^24 counts."""
-  lo, hi = (sum_wide(word, axes) for word in (a.lo, a.hi))
-  return Count(lo.hi + (hi.hi << 16) + hi.lo, lo.lo)

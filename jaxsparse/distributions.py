@@ -63,8 +63,8 @@ def _leaf_by_leaf(scores: Any, patterns: Any, finals: dict[str, int],
   def kept(path, score, pattern):
     _, units = pattern.sizes(score.shape)
     final = finals.get(path)
-    if final is None:
-      final = _final_count(units, pattern.sparsity)
+    if final is None:  # A sparsity of its own, or no weights at all.
+      final = _final_count(units, pattern.sparsity or 0.)
     return _kept(units, final, progress)
   return trees.map_with_path(kept, scores, patterns)
 
@@ -127,8 +127,10 @@ def erk(sparsity: float, power: float = 1.0) -> Distribution:
     <https://arxiv.org/abs/1911.11134>`_, 2020
   """
   _check('erk', sparsity)
-  return _erdos_renyi(
-      sparsity, lambda shape: (sum(shape) / math.prod(shape))**power)
+
+  def raw(shape):
+    return (sum(shape) / math.prod(shape))**power
+  return _erdos_renyi(sparsity, raw)
 
 
 def er(sparsity: float) -> Distribution:
@@ -159,7 +161,7 @@ def _erdos_renyi(sparsity: float, raw: Callable[[tuple[int, ...]], float]
                  ) -> Distribution:
   def distribution(scores, patterns, progress):
     rows = [
-        (path, score.shape, pattern)
+        (path, score.shape or (1,), pattern)
         for path, score, pattern in trees.align(scores, patterns)
         if pattern.sparsity is None and score.size]
     finals = _solve(rows, sparsity, raw)
@@ -204,9 +206,14 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
     room = bounds[p][1] - finals[p]
     more = min(max(left // step, 0), 1, room)
     finals[p], left = finals[p] + more, left - more * step
-  for p in finals:  # Anything a bound refused goes wherever there is room.
+  smallest = min((p for p in finals if finals[p] < bounds[p][1]),
+                 key=lambda p: weights[p] // units[p], default=None)
+  # What bounds refused goes wherever there is room, large units first; the
+  # last, smallest ones round to the nearest total.
+  for p in sorted(finals, key=lambda p: -(weights[p] // units[p])):
     step = weights[p] // units[p]
-    more = min(max(left // step, 0), bounds[p][1] - finals[p])
+    near = left + (step - 1) // 2 if p == smallest else left
+    more = min(max(near // step, 0), bounds[p][1] - finals[p])
     finals[p], left = finals[p] + more, left - more * step
   return finals
 
@@ -265,9 +272,11 @@ def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
   bounds = [_bounds(p, x.size) for p, x in zip(patterns, xs)]
   final = min(max(_final_count(size, sparsity), sum(lo for lo, _ in bounds)),
               sum(hi for _, hi in bounds))
-  # On the way to the end a bound is as far on its own way.
-  low, high = ([_kept(x.size, b[i], progress).count
-                for x, b in zip(xs, bounds)] for i in (0, 1))
+  # No layer ever has less than its fewest; on the way to its most it is as far
+  # as all the others.
+  low = [counts.exactly(fewest) for fewest, _ in bounds]
+  high = [_kept(x.size, most, progress).count
+          for x, (_, most) in zip(xs, bounds)]
   k = _kept(size, final, progress).count
 
   def layer_counts(key):
@@ -285,24 +294,21 @@ def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
       out = counts.add(out, c)
     return out
 
-  bracket = topk.start(dtype, size)
-  bracket = bracket._replace(below=sum_(high), above=sum_(low))
+  bracket = topk.start(dtype, size)._replace(
+      below=sum_(high), above=sum_(low))
+  # Rounding leaf by leaf may differ from rounding the total.
+  k = counts.minimum(counts.maximum(k, bracket.above), bracket.below)
   found = topk.search(lambda key: sum_(clipped(layer_counts(key))), k, bracket,
                       topk.guess(xs, k, size))
-  raw_below, raw_above = layer_counts(found.lo), layer_counts(found.hi)
-  below, above = clipped(raw_below), clipped(raw_above)
+  raw = layer_counts(found.lo), layer_counts(found.hi)
+  below, above = (clipped(layers) for layers in raw)
   left = counts.subtract(k, sum_(above))
   out = {}
   for i, (path, x) in enumerate(zip(paths, xs)):
     extra = counts.minimum(left, counts.subtract(below[i], above[i]))
     left = counts.subtract(left, extra)
-    n = counts.add(above[i], extra)
-    # A layer at a bound has a threshold of its own, still to be found.
-    here = topk.Bracket(found.lo, found.hi, raw_below[i], raw_above[i])
-    usable = (counts.less_equal(raw_above[i], n)
-              & counts.less_equal(n, raw_below[i]))
-    bracket = jax.tree.map(
-        lambda a, b, usable=usable: jnp.where(usable, a, b), here,
-        topk.start(dtype, x.size))
-    out[path] = Kept(n, bracket)
+    # A layer with bounds may have ended at another threshold: `select` looks.
+    here = None if bounds[i] != (0, x.size) else topk.Bracket(
+        found.lo, found.hi, raw[0][i], raw[1][i])
+    out[path] = Kept(counts.add(above[i], extra), here)
   return out

@@ -101,7 +101,7 @@ class Pattern:
   def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the grid of units."""
     unit = self.unit.tile(shape, f'unit of {self.name}')
-    return tuple(n // t for n, t in zip(shape, unit))
+    return tuple(n // max(t, 1) for n, t in zip(shape, unit))
 
   def group_tile(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a group, counted in units."""
@@ -118,11 +118,11 @@ class Kept(NamedTuple):
 
   Attributes:
     count: the number of units, beyond float precision.
-    bracket: where the threshold was already found, or `None`; it saves
-      `select` the search.
+    found: the finished search for the threshold, if the distribution made it
+      (over several layers, say); `select` then cuts there.
   """
   count: counts.Count
-  bracket: topk.Bracket | None = None
+  found: topk.Bracket | None = None
 
 
 def _options(name: str, **options) -> dict:
@@ -296,8 +296,8 @@ def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
     return scores
   x = _split(scores, unit)
   axes = tuple(range(1, x.ndim, 2))
-  if pattern.reduce == 'max':
-    return x.max(axes)
+  if pattern.reduce == 'max':  # A NaN makes its unit NaN, as in a sum.
+    return jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))
   x = x.astype(max(x.dtype, jnp.dtype(jnp.float32),
                    key=lambda d: d.itemsize)).sum(axes)
   return x / math.prod(unit) if pattern.reduce == 'mean' else x
@@ -309,15 +309,17 @@ def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
   tile = pattern.group_tile(shape)
   long = [a for a, t in enumerate(tile) if t > 1]
   whole = tile == units.shape
+  if kept.found is not None:  # Its keys tell in which float it was made.
+    units = topk.as_searched(units, kept.found)
   x = units if whole else _split(units, tile)
   axes = tuple(range(x.ndim)) if whole else tuple(range(1, x.ndim, 2))
 
-  if kept.bracket is not None and (
-      kept.bracket.lo.dtype.itemsize != x.dtype.itemsize):
-    x = x.astype(jnp.float32)  # A search over mixed dtypes was made in this.
 
   def general(x):
-    return topk.keep_highest(x, kept.count, axes, kept.bracket)
+    if kept.found is None:
+      return topk.keep_highest(x, kept.count, axes)
+    return topk.cut_at(
+        x, kept.found, counts.subtract(kept.count, kept.found.above), axes)
 
   if len(long) != 1 or whole:
     return general(x) if whole else _join(general(x))
@@ -359,7 +361,7 @@ def select(scores: jax.Array, pattern: Pattern,
 
   Each group keeps exactly `round((1 - sparsity) * units)` (halves to even) of
   its units. Ties go to the lower index; NaN is pruned before anything else,
-  -inf included (which counts as the lowest finite number in N:M groups).
+  -inf included (in N:M groups -inf and the lowest finite number may tie).
   Nothing is sorted, and a sharded array stays where it is.
 
   Args:
@@ -394,9 +396,10 @@ def select(scores: jax.Array, pattern: Pattern,
     raise ValueError(
         'sparsity is the fraction pruned and must lie in [0, 1], got '
         f'{sparsity}. For 90% pruned write 0.9.')
-  units = unit_scores(scores, pattern)
-  if units.size == 0:
+  if scores.size == 0:
+    pattern.sizes(scores.shape)
     return jnp.ones(scores.shape, bool)
+  units = unit_scores(scores, pattern)
   if not isinstance(sparsity, Kept):
     _, size = pattern.sizes(scores.shape)
     sparsity = Kept(kept_count(size, sparsity))

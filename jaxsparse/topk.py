@@ -64,6 +64,13 @@ def at_least(x: jax.Array, key: jax.Array) -> jax.Array:
   return (x >= _float_of(key, x.dtype)) | (key <= _ends(x.dtype)[0])
 
 
+def as_searched(x: jax.Array, found: Bracket) -> jax.Array:
+  """`x` in the wider float that a search over mixed dtypes was made in."""
+  wide = {4: jnp.float32, 8: jnp.float64}
+  size = found.lo.dtype.itemsize
+  return x if x.dtype.itemsize == size else x.astype(wide[size])
+
+
 def start(dtype, size: int) -> Bracket:
   """The bracket that knows nothing, for groups of `size` scores."""
   lo, hi = (jnp.array(end, _KEYS[jnp.dtype(dtype).itemsize])
@@ -209,75 +216,80 @@ def replicated(x: jax.Array) -> jax.Array:
   return x
 
 
-def _first(ties: jax.Array, quota: Count, axes: tuple[int, ...]) -> jax.Array:
-  """The first `quota` true entries of `ties` in index order along `axes`.
+def first(ties: jax.Array, quota: Count, axes: tuple[int, ...]) -> jax.Array:
+  """The first `quota` true entries of each group in index order.
 
-  Axis by axis: counts along one axis tell at which index the quota ends, and
-  the next axis is looked at within that index only.
+  The same search, now for the place of the last one. Places are 32 bits; in a
+  larger group first the row, then the place within that row.
   """
-  within = jnp.bool_(True)   # Equal to the last kept index so far.
-  before = jnp.bool_(False)  # Lexicographically before it.
-  for axis in axes:
-    size = ties.shape[axis]
-    here = counts.total(ties & within, tuple(a for a in axes if a != axis))
-    iota = lax.broadcasted_iota(
-        jnp.int32, tuple(size if a == axis else 1 for a in range(ties.ndim)),
-        axis)
-
-    def used(index, here=here, iota=iota, axis=axis):
-      return counts.sum_counts(
-          counts.where(iota < index, here, counts.exactly(0)), (axis,))
-
-    # The most leading indices that fit: the bits of that number, high to low.
-    def step(i, index, used=used, size=size):
-      more = index + (1 << (size.bit_length() - 1 - i))
-      fits = (more <= size) & counts.less_equal(used(more), quota)
-      return jnp.where(fits, more, index)
-    index = lax.fori_loop(
-        0, size.bit_length(), step, jnp.zeros_like(quota.lo, jnp.int32))
-    quota = counts.subtract(quota, used(index))
-    before = before | (within & (iota < index))
-    within = within & (iota == index)
+  size = math.prod(ties.shape[a] for a in axes)
+  levels = [axes] if size < 2**32 - 1 else [axes[:-1], axes[-1:]]
+  before, within = jnp.bool_(False), jnp.bool_(True)
+  for level in levels:
+    n = math.prod(ties.shape[a] for a in level)
+    place = jnp.uint32(n)  # Counted down, so that the first is the highest.
+    for i, a in enumerate(level):
+      stride = math.prod(ties.shape[b] for b in level[i + 1:])
+      place = place - jnp.uint32(stride) * lax.broadcasted_iota(
+          jnp.uint32, tuple(m if a == b else 1
+                            for b, m in enumerate(ties.shape)), a)
+    low, high = (jnp.full_like(quota.lo, end) for end in (0, n + 1))
+    here = ties & within
+    found = search(
+        lambda key, here=here, place=place: counts.total(
+            here & (place >= key), axes), quota,
+        Bracket(low, high, counts.total(here, axes),
+                Count(jnp.zeros_like(low), jnp.zeros_like(low))))
+    before = before | (within & (place >= found.hi))
+    within = within & (place == found.lo)
+    quota = counts.subtract(quota, found.above)
   return ties & before
 
 
-def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...],
-                 bracket: Bracket | None = None) -> jax.Array:
+def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...]) -> jax.Array:
   """Marks the k highest of each group; ties go to the lower index.
 
   Args:
     x: floating scores. NaN counts as lower than everything.
     k: how many to keep in each group; of scalars.
     axes: the axes along which entries compete, in index order.
-    bracket: a narrower start, from a search over more than this array.
 
   Returns:
     A bool array of the shape of `x`.
   """
-  groups = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
   size = math.prod(x.shape[a] for a in axes)
   whole = size == x.size
-  guesses = ()
-  if bracket is None:
-    bracket = start(x.dtype, size)
-    if whole and size >= 2**16:  # Below that a sample saves nothing.
-      guesses = guess([x], k, size)
-
-  def per_group(v):
-    v = jnp.broadcast_to(v, groups)
-    # Explicitly sharded groups: laid out as `x` is.
-    return v if whole else v + jnp.zeros_like(
-        lax.slice(x, (0,) * x.ndim, groups), v.dtype)
-
-  k, bracket, guesses = jax.tree.map(per_group, (k, bracket, guesses))
+  # Below that a sample saves nothing.
+  guesses = guess([x], k, size) if whole and size >= 2**16 else ()
+  k, bracket, guesses = jax.tree.map(
+      lambda v: _per_group(v, x, axes), (k, start(x.dtype, size), guesses))
   found = search(lambda key: counts.total(at_least(x, key), axes), k, bracket,
                  guesses)
+  return cut_at(x, found, counts.subtract(k, found.above), axes)
+
+
+def _per_group(scalar: jax.Array, x: jax.Array, axes: tuple[int, ...]
+               ) -> jax.Array:
+  """One copy of a scalar for each group."""
+  groups = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+  value = jnp.broadcast_to(scalar, groups)
+  if len(axes) == x.ndim:
+    return value
+  # Explicitly sharded groups: laid out as `x` is.
+  return value + jnp.zeros_like(
+      lax.slice(x, (0,) * x.ndim, groups), value.dtype)
+
+
+def cut_at(x: jax.Array, found: Bracket, quota: Count, axes: tuple[int, ...]
+           ) -> jax.Array:
+  """The mask of a finished search: all above, and the first of the ties."""
+  found, quota = jax.tree.map(
+      lambda v: _per_group(v, x, axes), (found, quota))
   above = at_least(x, found.hi)
   between = at_least(x, found.lo) & ~above
-  quota = counts.subtract(k, found.above)
   some = (quota.hi | quota.lo) > 0
   return above | lax.cond(
-      some.any(), lambda t: _first(t, quota, axes),
+      some.any(), lambda t: first(t, quota, axes),
       lambda t: jnp.zeros_like(t), between)
 
 

@@ -13,10 +13,10 @@ from jaxsparse import counts
 _EDGES = sorted({
     n + d for n in (0, 2**8, 2**16, 2**24, 2**31, 2**32, 2**47)
     for d in (-2, -1, 0, 1, 2) if n + d >= 0} | {2**48 - 1, 123456789012})
-# Every float32 here is a multiple of 2^-32: `remaining` loses nothing of it.
 _FRACTIONS = [
     0., 1., .5, .25, .75, .1, .3, .9, 1 / 3, 2 / 3, 2.**-8, 2.**-9, 2.**-16,
-    2.**-31, 2.**-32, 3 * 2.**-32, 1 - 2.**-24, .5 - 2.**-25, .5 + 2.**-24]
+    2.**-31, 2.**-32, 3 * 2.**-33, 1 - 2.**-24, .5 - 2.**-25, .5 + 2.**-24,
+    1e-3, 5e-4, 1e-6, 1e-9]
 
 
 def count_of(values):
@@ -111,7 +111,7 @@ def test_remaining_is_exact_on_random_counts():
   part = [int(rng.integers(0, n + 1)) for n in a]
   # Dyadic fractions of few bits make exact halves common.
   f = np.where(rng.random(4096) < .5, rng.integers(0, 257, 4096) / 256,
-               np.maximum(rng.random(4096), 2.**-8)).astype(np.float32)
+               10**rng.uniform(-10, 0, 4096)).astype(np.float32)
   got = value_of(jax.jit(counts.remaining)(
       count_of(a), count_of(part), jnp.asarray(f)))
   want = [exact_remaining(*row) for row in zip(a, part, f)]
@@ -129,14 +129,12 @@ def test_remaining_of_all_is_zero_and_of_none_is_all():
   assert value_of(counts.remaining(whole, whole, jnp.float32(0))) == _EDGES
 
 
-@pytest.mark.parametrize('fraction', [1e-4, 5e-4, 1e-6, 1e-9, 1e-30])
-def test_remaining_of_a_tiny_fraction_is_near(fraction):
-  a, b = pairs(lambda a, b: a >= b)
+@pytest.mark.parametrize('fraction', [1e-13, 1e-16, 1e-30, 1e-38])
+def test_remaining_of_a_fraction_below_one_unit_is_all(fraction):
+  a, b = pairs(lambda a, b: a >= b and b * fraction < .4)
   got = value_of(
       counts.remaining(count_of(a), count_of(b), jnp.float32(fraction)))
-  exact = Fraction(float(np.float32(fraction)))
-  for x, y, n in zip(a, b, got):
-    assert abs(n - (x - y * exact)) <= Fraction(1, 2) + Fraction(y, 2**32)
+  assert got == list(a)
 
 
 @pytest.mark.parametrize('fraction', [-2e-8, -1., 1 + 1e-6, 3.])
@@ -186,13 +184,6 @@ def test_sum_wide_is_exact_up_to_the_largest_count():
   # 2^24 rows, as many as it takes: no byte's sum overflows.
   rows = jnp.full(2**24, 2**24 - 1, jnp.uint32)
   assert value_of(counts.sum_wide(rows, (0,))) == [2**24 * (2**24 - 1)]
-
-
-def test_sum_counts_is_exact():
-  rng = np.random.default_rng(4)
-  values = [int(n) for n in rng.integers(0, 2**38, 1000)]
-  for chosen in (values, [2**47, 2**47 - 1], [2**32 - 1] * 60_000, [0, 0]):
-    assert value_of(counts.sum_counts(count_of(chosen), (0,))) == [sum(chosen)]
 
 
 def test_remaining_holds_where_float32_fails():

@@ -221,12 +221,12 @@ def test_nm_ties_nan_and_infinity_by_hand():
 
 
 @pytest.mark.parametrize('m, groups', [(4, 1), (4, 2), (16, 2), (32, 2)])
-def test_nm_counts_minus_infinity_as_the_lowest_finite_number(m, groups):
+def test_nm_may_tie_minus_infinity_with_the_lowest_finite_number(m, groups):
   x = np.full((groups, m), np.nan, np.float32)
   x[:, :3] = -np.inf, np.finfo(np.float32).min, 1.
-  x = jnp.asarray(x.reshape(-1, 1))
-  index = np.arange(groups * m)[:, None] % m
-  agree(select(x, nm(2, m)), (index == 0) | (index == 2))
+  mask = np.asarray(select(jnp.asarray(x.reshape(-1, 1)), nm(2, m)))
+  for row in mask.reshape(groups, m):
+    assert row[2] and row[0] != row[1] and not row[3:].any()
 
 
 def test_nm_brings_its_own_sparsity():
@@ -384,6 +384,14 @@ def test_traced_counts_are_exact_for_large_layers():
 def test_traced_counts_are_exact_for_tiny_sparsities(n, sparsity):
   got = patterns.kept_count(n, jnp.float32(sparsity))
   assert int(got.hi) * 2**16 + int(got.lo) == keeping(n, sparsity)
+
+
+def test_weights_beyond_32_bits_are_traced():
+  x = jax.ShapeDtypeStruct((48, 2**14, 2**14), jnp.bfloat16)
+  for pattern in (unstructured(), nm(2, 4), channel(0), _PER_LAYER):
+    for s in (.5, jnp.float32(.5)):
+      mask = jax.eval_shape(lambda x: select(x, pattern, s), x)  # noqa: B023
+      assert mask.shape == x.shape and mask.dtype == bool
 
 
 def test_traced_sparsity_is_clipped():
