@@ -98,7 +98,7 @@ def _describe(mask: np.ndarray) -> str:
       if (cut == cut[:, :, :1, :, :1]).all():
         return f'block({a}, {b})'
     k = rows
-    for m in (4, 8, 16, 32, 64, 128):
+    for m in (2, 4, 8, 16, 32, 64, 128):
       if k % m == 0 and k >= m:
         groups = np.moveaxis(mask, -2, -1).reshape(-1, m).sum(-1)
         if (groups == groups[0]).all():

@@ -57,6 +57,18 @@ def maximum(a: Count, b: Count) -> Count:
   return where(less_equal(a, b), b, a)
 
 
+def stack(counts: list[Count]) -> Count:
+  """Single counts as one vector."""
+  return Count(*(jnp.stack([v.reshape(()) for v in words])
+                 for words in zip(*counts)))
+
+
+def sum_few(a: Count) -> Count:
+  """The sum of a vector of up to 2^16 counts."""
+  lo = a.lo.sum(dtype=_U32)
+  return Count(a.hi.sum(dtype=_U32) + (lo >> 16), lo & _LOW)
+
+
 def to_float(a: Count) -> jax.Array:
   """The nearest float32 or so; for estimates and reports only."""
   return a.hi.astype(jnp.float32) * 65536. + a.lo.astype(jnp.float32)

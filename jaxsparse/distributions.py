@@ -19,6 +19,7 @@ import math
 from typing import Any, Callable
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse import counts
@@ -273,42 +274,41 @@ def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
   final = min(max(_final_count(size, sparsity), sum(lo for lo, _ in bounds)),
               sum(hi for _, hi in bounds))
   # No layer ever has less than its fewest; on the way to its most it is as far
-  # as all the others.
-  low = [counts.exactly(fewest) for fewest, _ in bounds]
-  high = [_kept(x.size, most, progress).count
-          for x, (_, most) in zip(xs, bounds)]
+  # as all the others. Vectors over layers: scalars would compile slowly.
+  low = counts.stack([counts.exactly(fewest) for fewest, _ in bounds])
+  high = counts.stack([_kept(x.size, most, progress).count
+                       for x, (_, most) in zip(xs, bounds)])
   k = _kept(size, final, progress).count
 
   def layer_counts(key):
-    return [
-        counts.Count(*(v.reshape(()) for v in counts.total(
-            topk.at_least(x, key), tuple(range(x.ndim))))) for x in xs]
+    return counts.stack([
+        counts.total(topk.at_least(x, key), tuple(range(x.ndim)))
+        for x in xs])
 
   def clipped(layers):
-    return [counts.minimum(counts.maximum(c, lo), hi)
-            for c, lo, hi in zip(layers, low, high)]
-
-  def sum_(layers):
-    out = layers[0]
-    for c in layers[1:]:
-      out = counts.add(out, c)
-    return out
+    return counts.minimum(counts.maximum(layers, low), high)
 
   bracket = topk.start(dtype, size)._replace(
-      below=sum_(high), above=sum_(low))
+      below=counts.sum_few(high), above=counts.sum_few(low))
   # Rounding leaf by leaf may differ from rounding the total.
   k = counts.minimum(counts.maximum(k, bracket.above), bracket.below)
-  found = topk.search(lambda key: sum_(clipped(layer_counts(key))), k, bracket,
-                      topk.guess(xs, k, size))
+  found = topk.search(
+      lambda key: counts.sum_few(clipped(layer_counts(key))), k, bracket,
+      topk.guess(xs, k, size))
   raw = layer_counts(found.lo), layer_counts(found.hi)
   below, above = (clipped(layers) for layers in raw)
-  left = counts.subtract(k, sum_(above))
+  # Ties at the threshold go to the earlier layers.
+  room = lax.associative_scan(counts.add, counts.subtract(below, above))
+  left = counts.subtract(k, counts.sum_few(above))
+  given = counts.minimum(room, left)
+  kept = counts.add(above, counts.subtract(given, counts.Count(
+      *(jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]]) for v in given))))
   out = {}
   for i, (path, x) in enumerate(zip(paths, xs)):
-    extra = counts.minimum(left, counts.subtract(below[i], above[i]))
-    left = counts.subtract(left, extra)
+    one, here_below, here_above = (
+        counts.Count(c.hi[i], c.lo[i]) for c in (kept, *raw))
     # A layer with bounds may have ended at another threshold: `select` looks.
     here = None if bounds[i] != (0, x.size) else topk.Bracket(
-        found.lo, found.hi, raw[0][i], raw[1][i])
-    out[path] = Kept(counts.add(above[i], extra), here)
+        found.lo, found.hi, here_below, here_above)
+    out[path] = Kept(one, here)
   return out

@@ -183,10 +183,10 @@ def nm(n: int, m: int, *, axis: int = -2) -> Pattern:
   >>> select(jnp.abs(w), nm(2, 4))[:, 0]
   Array([False,  True,  True, False], dtype=bool)
   """
-  if not (isinstance(n, int) and isinstance(m, int) and 0 <= n <= m and m > 0):
+  if not (type(n) is type(m) is type(axis) is int and 0 <= n <= m and m > 0):
     raise ValueError(
-        f'nm(n, m) keeps n of every m and needs integers 0 <= n <= m, got '
-        f'nm({n}, {m}). 2:4 is nm(2, 4).')
+        'nm(n, m, axis=-2) keeps n of every m and needs integers 0 <= n <= m, '
+        f'got nm({n!r}, {m!r}, axis={axis!r}). 2:4 is nm(2, 4).')
   where = '' if axis == -2 else f', axis={axis}'
   return Pattern(f'nm({n}, {m}{where})', Tiling(rest=1),
                  Tiling(((axis, m),), rest=1), sparsity=1 - n / m)
@@ -256,6 +256,10 @@ def channel(axis: int = -1, *, sparsity: float | None = None,
   Array([[False,  True],
          [False,  True]], dtype=bool)
   """
+  if type(axis) is not int:
+    raise ValueError(
+        f'channel(axis) needs an integer, got {axis!r}. Output channels are '
+        'channel(-1).')
   return Pattern(
       unit=Tiling(((axis, 1),), rest=None), group=Tiling(), **_options(
           f'channel({axis})', sparsity=sparsity, reduce=reduce,

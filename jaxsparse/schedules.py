@@ -28,7 +28,7 @@ def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
   if not 0 <= begin < end:
     raise ValueError(
         f'A schedule needs 0 <= begin < end, in steps, got begin={begin} and '
-        f'end={end}. To prune at once write one_shot({begin}).')
+        f'end={end}. To prune at once write one_shot({max(begin, 0)}).')
 
   def schedule(step):
     step = jnp.asarray(step)

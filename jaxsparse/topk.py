@@ -3,8 +3,9 @@
 A threshold is found by counting: each round compares all scores with one
 candidate and moves one end of a bracket. Only counts leave a round, so a
 sharded array needs scalar all-reduces and no weight ever moves; the array is
-read about ten times, where a sort moves it for seconds. Candidates
-are ordered by their bits, which makes the search exact for every float type,
+read ten to forty times, where a sort moves it for seconds. Candidates
+are ordered by their bits, which makes the search exact for every float type
+(where the backend flushes subnormal numbers to zero they tie with it),
 and comparisons are made on the floats themselves: NaN compares false and is
 thereby pruned first, and the two zeros are equal.
 """
@@ -200,7 +201,7 @@ def guess(xs: list[jax.Array], k: Count, size: int) -> tuple[jax.Array, ...]:
   values = jnp.concatenate([sample(x) for x in xs])
   values = jnp.sort(_without_nan(values))
   m = values.size
-  share = counts.to_float(k) / size
+  share = counts.to_float(k) / float(size)
   error = 3. * jnp.sqrt(m * share * (1. - share)) + 1.
   ranks = (1. - share) * m + jnp.stack([-error, error])
   low, high = values[jnp.clip(ranks.astype(jnp.int32), 0, m - 1)]
@@ -211,39 +212,10 @@ def replicated(x: jax.Array) -> jax.Array:
   """Undoes an explicit sharding, which some operations do not accept."""
   sharding = jax.typeof(x).sharding
   if any(part is not None for part in sharding.spec):
+    everywhere = jax.sharding.PartitionSpec()
     return jax.sharding.reshard(
-        x, jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec()))
+        x, jax.sharding.NamedSharding(sharding.mesh, everywhere))
   return x
-
-
-def first(ties: jax.Array, quota: Count, axes: tuple[int, ...]) -> jax.Array:
-  """The first `quota` true entries of each group in index order.
-
-  The same search, now for the place of the last one. Places are 32 bits; in a
-  larger group first the row, then the place within that row.
-  """
-  size = math.prod(ties.shape[a] for a in axes)
-  levels = [axes] if size < 2**32 - 1 else [axes[:-1], axes[-1:]]
-  before, within = jnp.bool_(False), jnp.bool_(True)
-  for level in levels:
-    n = math.prod(ties.shape[a] for a in level)
-    place = jnp.uint32(n)  # Counted down, so that the first is the highest.
-    for i, a in enumerate(level):
-      stride = math.prod(ties.shape[b] for b in level[i + 1:])
-      place = place - jnp.uint32(stride) * lax.broadcasted_iota(
-          jnp.uint32, tuple(m if a == b else 1
-                            for b, m in enumerate(ties.shape)), a)
-    low, high = (jnp.full_like(quota.lo, end) for end in (0, n + 1))
-    here = ties & within
-    found = search(
-        lambda key, here=here, place=place: counts.total(
-            here & (place >= key), axes), quota,
-        Bracket(low, high, counts.total(here, axes),
-                Count(jnp.zeros_like(low), jnp.zeros_like(low))))
-    before = before | (within & (place >= found.hi))
-    within = within & (place == found.lo)
-    quota = counts.subtract(quota, found.above)
-  return ties & before
 
 
 def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...]) -> jax.Array:
@@ -282,15 +254,44 @@ def _per_group(scalar: jax.Array, x: jax.Array, axes: tuple[int, ...]
 
 def cut_at(x: jax.Array, found: Bracket, quota: Count, axes: tuple[int, ...]
            ) -> jax.Array:
-  """The mask of a finished search: all above, and the first of the ties."""
+  """The mask of a finished search: all above, and the first of the ties.
+
+  The place of the last tie that is kept is found by the same search, which has
+  nothing to do where none or all of them are. Places are 32 bits; in a larger
+  group first the row is found, then the place within that row.
+  """
   found, quota = jax.tree.map(
       lambda v: _per_group(v, x, axes), (found, quota))
   above = at_least(x, found.hi)
-  between = at_least(x, found.lo) & ~above
-  some = (quota.hi | quota.lo) > 0
-  return above | lax.cond(
-      some.any(), lambda t: first(t, quota, axes),
-      lambda t: jnp.zeros_like(t), between)
+  ties = at_least(x, found.lo) & ~above
+  many = counts.subtract(found.below, found.above)
+  none = jax.tree.map(jnp.zeros_like, many)
+  wide = math.prod(x.shape[a] for a in axes) >= 2**32 - 1
+  kept = above
+  for level in ([axes[:-1], axes[-1:]] if wide else [axes]):
+    n = math.prod(x.shape[a] for a in level)
+    place = _places(x.shape, level)
+    last = search(
+        lambda key, ties=ties, place=place: counts.total(
+            ties & (place >= key), axes), quota,
+        Bracket(none.lo, none.lo + jnp.uint32(n + 1), many, none))
+    kept = kept | (ties & (place >= last.hi))
+    if wide:
+      ties = ties & (place == last.lo)
+      quota = counts.subtract(quota, last.above)
+      many = counts.subtract(last.below, last.above)
+  return kept
+
+
+def _places(shape: tuple[int, ...], axes: tuple[int, ...]) -> jax.Array:
+  """Places in row-major order along `axes`, counted down to 1 at the end."""
+  place = jnp.uint32(math.prod(shape[a] for a in axes))
+  for i, axis in enumerate(axes):
+    stride = math.prod(shape[a] for a in axes[i + 1:])
+    place = place - jnp.uint32(stride) * lax.broadcasted_iota(
+        jnp.uint32, tuple(n if a == axis else 1
+                          for a, n in enumerate(shape)), axis)
+  return place
 
 
 def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:

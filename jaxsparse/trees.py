@@ -12,30 +12,23 @@ Three conventions hold everywhere:
   with such a placeholder.
 """
 
+import collections
 import difflib
 import re
 from typing import Any, Callable, Mapping
 
 import jax
+import numpy as np
 import optax
 
 PyTree = Any
 
 
-def path_of(keys: tuple[Any, ...]) -> str:
-  """Joins the keys of a leaf into a path such as `'mlp/0/kernel'`."""
-  last = keys[-1] if len(keys) > 1 else None
-  if isinstance(last, jax.tree_util.GetAttrKey) and last.name == 'value':
-    keys = keys[:-1]
-  names = []
-  for key in keys:
-    for attribute in ('key', 'name', 'idx'):
-      if hasattr(key, attribute):
-        names.append(str(getattr(key, attribute)))
-        break
-    else:
-      names.append(str(key))
-  return '/'.join(names)
+def _name(key: Any) -> str:
+  for attribute in ('key', 'name', 'idx'):
+    if hasattr(key, attribute):
+      return str(getattr(key, attribute))
+  return str(key)
 
 
 def paths(tree: PyTree) -> list[str]:
@@ -44,13 +37,22 @@ def paths(tree: PyTree) -> list[str]:
   >>> paths({'mlp': {'bias': 0., 'kernel': 1.}, 'head': [2.]})
   ['head/0', 'mlp/bias', 'mlp/kernel']
   """
-  return [path_of(k) for k, _ in jax.tree_util.tree_leaves_with_path(tree)]
+  rows = [keys for keys, _ in jax.tree_util.tree_leaves_with_path(tree)]
+  parents = collections.Counter(keys[:-1] for keys in rows)
+
+  def is_box(keys):  # An attribute `value` without siblings.
+    return (len(keys) > 1 and parents[keys[:-1]] == 1
+            and isinstance(keys[-1], jax.tree_util.GetAttrKey)
+            and keys[-1].name == 'value')
+  return ['/'.join(map(_name, keys[:-1] if is_box(keys) else keys))
+          for keys in rows]
 
 
 def map_with_path(f: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
   """`jax.tree.map` whose function gets the path of the leaf first."""
-  return jax.tree_util.tree_map_with_path(
-      lambda keys, *leaves: f(path_of(keys), *leaves), tree, *rest)
+  names = jax.tree.unflatten(jax.tree.structure(tree), paths(tree))
+  return jax.tree.map(
+      lambda leaf, name, *others: f(name, leaf, *others), tree, names, *rest)
 
 
 def align(params: PyTree, *rest: PyTree) -> list[tuple[Any, ...]]:
@@ -65,15 +67,21 @@ def align(params: PyTree, *rest: PyTree) -> list[tuple[Any, ...]]:
 
 
 def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
-  """Raises a `ValueError` that names the two structures if they differ."""
+  """Raises a `ValueError` that names what differs, a structure or a shape."""
   try:
-    jax.tree.map(lambda *_: None, params, masks)
+    rows = align(params, masks)
   except ValueError as error:
     raise ValueError(
         f'`{name}` must have the structure of the parameters, with a bool '
         'array or None at every parameter. Got parameters '
         f'{paths(params)} and {name} {paths(masks)}. Write e.g. '
         '`masks = jaxsparse.get_masks(opt_state)`.') from error
+  for path, w, m in rows:
+    if not is_dense(m) and getattr(m, 'shape', None) != np.shape(w):
+      raise ValueError(
+          f'{path}: `{name}` must hold None or a bool array of the shape '
+          f'{np.shape(w)} of the parameter, got {m!r:.80}. Write e.g. '
+          '`masks = jaxsparse.get_masks(opt_state)`.')
 
 
 def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:

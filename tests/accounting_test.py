@@ -39,7 +39,7 @@ def test_totals_are_exact():
   assert s.maskable == 24 + 60
   assert s.sparsity == pytest.approx(1 - (kernel + conv) / 84)
   assert s.total_sparsity == pytest.approx(1 - (kernel + conv + 5) / 89)
-  rows = {l.path: l for l in s.layers}
+  rows = {layer.path: layer for layer in s.layers}
   assert set(rows) == {'mlp/kernel', 'mlp/bias', 'conv/0', 'scale'}
   assert rows['mlp/kernel'][1:2] + rows['mlp/kernel'][3:] == (
       (6, 4), 24, kernel)
@@ -52,7 +52,7 @@ def test_totals_are_exact():
 
 def test_rows_are_in_the_order_of_leaves():
   params, masks, _, _ = example()
-  assert [l.path for l in summary(params, masks).layers] == [
+  assert [layer.path for layer in summary(params, masks).layers] == [
       'conv/0', 'mlp/bias', 'mlp/kernel', 'scale']
 
 
@@ -93,8 +93,8 @@ def test_none_leaves_and_empty_weights_are_no_trouble():
 def test_everything_pruned_and_everything_kept():
   s = summary({'a': jnp.ones((4, 4)), 'b': jnp.ones((4, 4))},
               {'a': jnp.zeros((4, 4), bool), 'b': jnp.ones((4, 4), bool)})
-  assert [l.sparsity for l in s.layers] == [1, 0]
-  assert [l.pattern for l in s.layers] == ['all pruned', 'all kept']
+  assert [layer.sparsity for layer in s.layers] == [1, 0]
+  assert [layer.pattern for layer in s.layers] == ['all pruned', 'all kept']
   assert s.sparsity == .5 and s.maskable == 32
 
 

@@ -32,7 +32,7 @@ def value_of(count):
   hi, lo = (np.asarray(word) for word in count)
   assert hi.dtype == lo.dtype == np.uint32
   assert (lo < 2**16).all()
-  return [int(h) * 2**16 + int(l) for h, l in zip(hi.ravel(), lo.ravel())]
+  return [int(h) * 2**16 + int(w) for h, w in zip(hi.ravel(), lo.ravel())]
 
 
 def pairs(condition):

@@ -449,6 +449,16 @@ def test_select_works_inside_scan_and_cond():
   agree(masks[2], np.asarray(masks[1]))
 
 
+@pytest.mark.parametrize('pattern', [
+    unstructured(sparsity=.5), nm(8, 16)], ids=str)
+def test_a_mask_made_inside_a_loss_has_no_gradient_of_its_own(pattern):
+  w = scores_of('normal', (32, 4))
+  mask = select(jnp.abs(w), pattern)
+  got = jax.jit(jax.grad(lambda w: jnp.sum(
+      w * select(jnp.abs(w), pattern).astype(w.dtype))))(w)
+  np.testing.assert_array_equal(got, np.asarray(mask, np.float32))
+
+
 def test_masks_are_deterministic_and_scale_free():
   x = scores_of('normal', (6, 10))
   mask = select(x, unstructured(), .7)

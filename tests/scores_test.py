@@ -139,7 +139,7 @@ def test_snip_momentum_accumulates_every_step(decay, scale):
   rng = np.random.default_rng(0)
   score, params = scores.snip_momentum(decay, scale), params_of()
   state, want = score.init(params), jax.tree.map(np.zeros_like, params)
-  for step in range(6):
+  for _ in range(6):
     point = jax.tree.map(lambda w: rng.standard_normal(w.shape), params)
     grads = jax.tree.map(lambda w: rng.standard_normal(w.shape), params)
     want = jax.tree.map(

@@ -198,27 +198,6 @@ def test_k_may_differ_under_vmap():
     agree(row, highest(scores, k, (0,)), k)
 
 
-@pytest.mark.parametrize('shape, axes', [
-    ((30,), (0,)), ((5, 6), (0, 1)), ((3, 4, 2), (0, 2)), ((2, 3, 4), (1, 2))])
-def test_first_marks_the_quota_in_index_order(shape, axes):
-  rng, n = np.random.default_rng(0), math.prod(shape[a] for a in axes)
-  groups = tuple(1 if a in axes else s for a, s in enumerate(shape))
-  first = jax.jit(topk.first, static_argnums=2)
-  for density in (.1, .5, 1.):
-    ties = rng.random(shape) < density
-    # Groups may differ in their quotas, which are no more than there is.
-    there = ties.sum(axes, keepdims=True)
-    quotas = [there, there // 2, there * 0, (there * rng.random(groups))]
-    for quota in quotas:
-      quota = quota.astype(np.uint32)
-      got = first(jnp.asarray(ties), counts.Count(
-          jnp.zeros(groups, jnp.uint32), jnp.asarray(quota)), axes)
-      flat = np.moveaxis(ties, axes, range(len(axes)))
-      running = flat.reshape(n, -1).cumsum(0).reshape(flat.shape)
-      running = np.moveaxis(running, range(len(axes)), axes)
-      agree(got, ties & (running <= quota))
-
-
 def test_groups_beyond_32_bits_are_traced():
   x = jax.ShapeDtypeStruct((48, 2**14, 2**14), jnp.float32)
   for axes in ((0, 1, 2), (1, 2), (0,)):
