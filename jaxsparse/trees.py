@@ -68,19 +68,23 @@ def align(params: PyTree, *rest: PyTree) -> list[tuple[Any, ...]]:
 
 def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
   """Raises a `ValueError` that names what differs, a structure or a shape."""
+  leaf = jax.tree.structure(0)
   try:
     rows = align(params, masks)
-  except ValueError as error:
+    same = all(is_dense(m) or jax.tree.structure(m) == leaf for *_, m in rows)
+  except ValueError:
+    same = False
+  if not same:
     raise ValueError(
         f'`{name}` must have the structure of the parameters, with a bool '
         'array or None at every parameter. Got parameters '
         f'{paths(params)} and {name} {paths(masks)}. Write e.g. '
-        '`masks = jaxsparse.get_masks(opt_state)`.') from error
+        '`masks = jaxsparse.get_masks(opt_state)`.')
   for path, w, m in rows:
-    if not is_dense(m) and getattr(m, 'shape', None) != np.shape(w):
+    if not is_dense(m) and np.shape(m) != np.shape(w):
       raise ValueError(
-          f'{path}: `{name}` must hold None or a bool array of the shape '
-          f'{np.shape(w)} of the parameter, got {m!r:.80}. Write e.g. '
+          f'{path}: a mask has the shape of its parameter, {np.shape(w)}, got '
+          f'{np.shape(m)}. Write e.g. '
           '`masks = jaxsparse.get_masks(opt_state)`.')
 
 
