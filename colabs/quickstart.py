@@ -160,9 +160,10 @@ plt.show()
 # %% [markdown]
 # ## The masks
 #
-# Rows are inputs, columns are units. Gradual pruning and RigL found by
-# themselves that the border pixels are always empty: whole rows are gone. 2:4
-# has to keep two of every four inputs, whatever they are worth.
+# Black is kept; rows are inputs, columns are units. An empty row is a pixel
+# that the network does without (many at the border never carry ink), an empty
+# column a unit that died. 2:4 has to keep two of every four inputs, whatever
+# they are worth.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(8, 5))

@@ -40,6 +40,7 @@ def _step(tx: optax.GradientTransformation) -> Callable[..., Any]:
   def step(params, state, grads):
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
+
   def masked(params, state, grads):
     params, state = step(params, state, grads)
     return params, state, jaxsparse.sparse_params(params, state)
@@ -49,10 +50,6 @@ def _step(tx: optax.GradientTransformation) -> Callable[..., Any]:
 def _methods() -> dict[str, tuple[optax.GradientTransformation, bool, str]]:
   """name -> (optimizer, whether the forward weights are made, goal)."""
   adam, sparsify = optax.adam(1e-3), jaxsparse.sparsify
-  one_shot = jaxsparse.prune(
-      _PATTERNS, distribution=jaxsparse.uniform(0.9),
-      when=jaxsparse.every(1, begin=0, end=0))
-  del one_shot
   return {
       'plain Adam': (adam, False, ''),
       'hard, pattern locked': (
