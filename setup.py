@@ -18,6 +18,7 @@ _TESTS = _EXPERIMENTS + [
     'hypothesis>=6.100',
     'jupytext>=1.16',
     'pytest>=8.0',
+    'pytest-xdist>=3.5',
 ]
 
 setuptools.setup(

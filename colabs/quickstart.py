@@ -25,13 +25,14 @@
 STEPS = 1_500  # Per method; about ten seconds each on two CPU cores.
 
 # %%
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from flax import nnx
-from sklearn import datasets, model_selection
+from sklearn import datasets
+from sklearn import model_selection
 
 import jaxsparse
 

@@ -7,10 +7,10 @@ Student's t of the mean over seeds; a single run has none.
 """
 
 import collections
+from collections.abc import Sequence
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats

@@ -8,8 +8,9 @@ beyond `configs/default.py`, its own config file sets.
 import ml_collections
 import optax
 
+from experiments import models
+from experiments import names
 import jaxsparse
-from experiments import models, names
 
 Config = ml_collections.ConfigDict
 Optimizer = optax.GradientTransformationExtraArgs

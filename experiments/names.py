@@ -1,7 +1,7 @@
 """Looks names up in tables, and helps with a misspelt one."""
 
-import difflib
 from collections.abc import Mapping
+import difflib
 from typing import Any
 
 

@@ -4,12 +4,15 @@ import pathlib
 from typing import Any
 
 import jax
+from matplotlib import colors
+from matplotlib import figure
+from matplotlib import patches
 import ml_collections
 import numpy as np
-from matplotlib import colors, figure, patches
 
+from experiments import metrics
+from experiments import workdir
 import jaxsparse
-from experiments import metrics, workdir
 from jaxsparse import trees
 
 PyTree = Any

@@ -1,16 +1,18 @@
 """The three things a run computes: a new state, a train step, a measurement."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from flax import nnx
 
+from experiments import data
+from experiments import models
 import jaxsparse
-from experiments import data, models
 
 PyTree = Any
 

@@ -13,16 +13,24 @@ code it was noticed.
 
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
+from absl import app
+from absl import flags
+from absl import logging
 import ml_collections
-import tqdm
-from absl import app, flags, logging
 from ml_collections import config_flags
+import tqdm
 
-import jaxsparse
-from experiments import checkpoints, data, methods, metrics, report, steps
+from experiments import checkpoints
+from experiments import data
+from experiments import methods
+from experiments import metrics
+from experiments import report
+from experiments import steps
 from experiments import workdir as workdirs
+import jaxsparse
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of experiments/configs.')

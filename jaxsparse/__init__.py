@@ -21,8 +21,8 @@ step one line is new, `sparse_params(params, opt_state)`.
 True means kept, `None` means dense, `sparsity` is the fraction pruned.
 """
 
-from jaxsparse.accounting import summary
 from jaxsparse.accounting import Summary
+from jaxsparse.accounting import summary
 from jaxsparse.distributions import er
 from jaxsparse.distributions import erk
 from jaxsparse.distributions import global_threshold
@@ -38,10 +38,8 @@ from jaxsparse.flows import sr_ste
 from jaxsparse.flows import ste
 from jaxsparse.patterns import block
 from jaxsparse.patterns import channel
-from jaxsparse.patterns import Kept
 from jaxsparse.patterns import nm
 from jaxsparse.patterns import Pattern
-from jaxsparse.patterns import select
 from jaxsparse.patterns import unstructured
 from jaxsparse.rules import lock
 from jaxsparse.rules import prune
@@ -59,6 +57,8 @@ from jaxsparse.scores import magnitude
 from jaxsparse.scores import random
 from jaxsparse.scores import saliency
 from jaxsparse.scores import snip_momentum
+from jaxsparse.selection import Kept
+from jaxsparse.selection import select
 from jaxsparse.transform import get_masks
 from jaxsparse.transform import sparse_params
 from jaxsparse.transform import SparseState

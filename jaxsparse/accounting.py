@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -46,7 +47,8 @@ class Summary:
   @property
   def maskable(self) -> int:
     """How many parameters have a mask."""
-    return sum(l.size for l in self.layers if l.pattern != 'dense')
+    return sum(layer.size for layer in self.layers
+               if layer.pattern != 'dense')
 
   @property
   def sparsity(self) -> float:
@@ -61,9 +63,9 @@ class Summary:
 
   def __str__(self) -> str:
     head = ('layer', 'shape', 'pattern', 'sparsity', 'kept', 'of')
-    rows = [(l.path, 'x'.join(map(str, l.shape)) or 'scalar', l.pattern,
-             '-' if l.pattern == 'dense' else f'{l.sparsity:.1%}',
-             f'{l.kept:,}', f'{l.size:,}') for l in self.layers]
+    rows = [(x.path, 'x'.join(map(str, x.shape)) or 'scalar', x.pattern,
+             '-' if x.pattern == 'dense' else f'{x.sparsity:.1%}',
+             f'{x.kept:,}', f'{x.size:,}') for x in self.layers]
     foot = [
         ('sparse layers', '', '', f'{self.sparsity:.1%}',
          f'{self.kept - self.size + self.maskable:,}', f'{self.maskable:,}'),

@@ -16,7 +16,8 @@ bound what it gets at the end.
 """
 
 import math
-from typing import Any, Callable
+from typing import Any
+from typing import Callable
 
 import jax
 from jax import lax
@@ -25,9 +26,9 @@ import jax.numpy as jnp
 from jaxsparse import counts
 from jaxsparse import topk
 from jaxsparse import trees
-from jaxsparse.patterns import Kept
 from jaxsparse.patterns import Pattern
-from jaxsparse.patterns import unit_scores
+from jaxsparse.selection import Kept
+from jaxsparse.selection import unit_scores
 
 Distribution = Callable[[Any, Any, jax.typing.ArrayLike], Any]
 

@@ -18,7 +18,9 @@ The transforms a flow is made of are plain optax: they take `masks` as an extra
 argument and stand in any `optax.chain`.
 """
 
-from typing import Any, Callable, NamedTuple
+from typing import Any
+from typing import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -11,20 +11,11 @@ units into **groups**, inside which units compete for a fixed number of places.
 | `block((4, 4))` | a 4 x 4 tile of the last two axes | the whole weight |
 | `channel(-1)` | everything at one index of the axis | the whole weight |
 
-Every mask of the library is made by `select`. True means kept.
+`selection.select` makes masks from scores and patterns.
 """
 
 import dataclasses
-import functools
 import math
-from typing import NamedTuple
-
-import jax
-from jax import lax
-import jax.numpy as jnp
-
-from jaxsparse import counts
-from jaxsparse import topk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,18 +104,6 @@ class Pattern:
     return math.prod(self.grid(shape)) // max(group, 1), group
 
 
-class Kept(NamedTuple):
-  """An exact answer of a distribution: how many units every group keeps.
-
-  Attributes:
-    count: the number of units, beyond float precision.
-    found: the finished search for the threshold, if the distribution made it
-      (over several layers, say); `select` then cuts there.
-  """
-  count: counts.Count
-  found: topk.Bracket | None = None
-
-
 def _options(name: str, **options) -> dict:
   """Puts the options that were set into the pattern's name."""
   shown = [f'{k}={v}' for k, v in options.items()
@@ -147,6 +126,7 @@ def unstructured(*, sparsity: float | None = None, min_sparsity: float = 0.,
     A pattern for weights of any shape.
 
   >>> import jax.numpy as jnp
+  >>> from jaxsparse import select
   >>> select(jnp.array([3., 1., 2., 4.]), unstructured(), 0.5)
   Array([ True, False, False,  True], dtype=bool)
   """
@@ -179,6 +159,7 @@ def nm(n: int, m: int, *, axis: int = -2) -> Pattern:
     From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021
 
   >>> import jax.numpy as jnp
+  >>> from jaxsparse import select
   >>> w = jnp.array([[1.], [-3.], [2.], [0.]])
   >>> select(jnp.abs(w), nm(2, 4))[:, 0]
   Array([False,  True,  True, False], dtype=bool)
@@ -215,6 +196,7 @@ def block(shape: tuple[int, ...], *, sparsity: float | None = None,
     <https://arxiv.org/abs/1711.02782>`_, 2017 (there with 'max')
 
   >>> import jax.numpy as jnp
+  >>> from jaxsparse import select
   >>> select(jnp.array([[1., 2., 9., 0.]]), block((1, 2)), 0.5)
   Array([[False, False,  True,  True]], dtype=bool)
   """
@@ -252,6 +234,7 @@ def channel(axis: int = -1, *, sparsity: float | None = None,
     <https://arxiv.org/abs/1608.08710>`_, 2017
 
   >>> import jax.numpy as jnp
+  >>> from jaxsparse import select
   >>> select(jnp.array([[1., 5.], [2., 5.]]), channel(-1), 0.5)
   Array([[False,  True],
          [False,  True]], dtype=bool)
@@ -264,154 +247,3 @@ def channel(axis: int = -1, *, sparsity: float | None = None,
       unit=Tiling(((axis, 1),), rest=None), group=Tiling(), **_options(
           f'channel({axis})', sparsity=sparsity, reduce=reduce,
           min_sparsity=min_sparsity, max_sparsity=max_sparsity))
-
-
-def _split(x: jax.Array, tile: tuple[int, ...]) -> jax.Array:
-  """`[a, b] -> [a / s, s, b / t, t]`, one axis at a time.
-
-  A reshape that splits several axes at once is not accepted for explicitly
-  sharded arrays.
-  """
-  for axis in reversed(range(x.ndim)):
-    outer = x.shape[axis] // max(tile[axis], 1)
-    x = x.reshape(
-        x.shape[:axis] + (outer, tile[axis]) + x.shape[axis + 1:])
-  return x
-
-
-def _join(x: jax.Array) -> jax.Array:
-  """The inverse of `_split`."""
-  for axis in range(x.ndim // 2):
-    x = x.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 2:])
-  return x
-
-
-def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
-  """One score per unit, in the shape of the grid of units.
-
-  Sums and means are taken in float32 or wider.
-  """
-  if not jnp.issubdtype(scores.dtype, jnp.floating):
-    raise ValueError(
-        f'Scores must be floating, got {scores.dtype}. Write e.g. '
-        'scores.astype(jnp.float32).')
-  unit = pattern.unit.tile(scores.shape, f'unit of {pattern}')
-  if math.prod(unit) == 1:
-    return scores
-  x = _split(scores, unit)
-  axes = tuple(range(1, x.ndim, 2))
-  if pattern.reduce == 'max':  # A NaN makes its unit NaN, as in a sum.
-    return jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))
-  x = x.astype(max(x.dtype, jnp.dtype(jnp.float32),
-                   key=lambda d: d.itemsize)).sum(axes)
-  return x / math.prod(unit) if pattern.reduce == 'mean' else x
-
-
-def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
-               kept: Kept) -> jax.Array:
-  """Marks the kept units on the grid of units of a weight of `shape`."""
-  tile = pattern.group_tile(shape)
-  long = [a for a, t in enumerate(tile) if t > 1]
-  whole = tile == units.shape
-  if kept.found is not None:  # Its keys tell in which float it was made.
-    units = topk.as_searched(units, kept.found)
-  x = units if whole else _split(units, tile)
-  axes = tuple(range(x.ndim)) if whole else tuple(range(1, x.ndim, 2))
-
-
-  def general(x):
-    if kept.found is None:
-      return topk.keep_highest(x, kept.count, axes)
-    return topk.cut_at(
-        x, kept.found, counts.subtract(kept.count, kept.found.above), axes)
-
-  if len(long) != 1 or whole:
-    return general(x) if whole else _join(general(x))
-  axis, size = 2 * long[0] + 1, tile[long[0]]
-
-  def few(x):
-    return topk.keep_highest_of_few(x, kept.count.lo, axis)
-
-  if size < 16:
-    return _join(few(x))
-  # At 1:16 an argmax is eight times as fast as comparing all pairs.
-  return _join(lax.cond(
-      (kept.count.hi == 0) & (kept.count.lo == 1),
-      lambda x: topk.keep_best(x, axis), few if size == 16 else general, x))
-
-
-def spread(mask: jax.Array, pattern: Pattern, shape: tuple[int, ...]
-           ) -> jax.Array:
-  """From units to weights: repeats each unit's entry over its members."""
-  unit = pattern.unit.tile(shape)
-  if math.prod(unit) == 1:
-    return mask
-  mask = mask.reshape(tuple(s for n in mask.shape for s in (n, 1)))
-  full = tuple(s for n, t in zip(mask.shape[::2], unit) for s in (n, t))
-  return _join(jnp.broadcast_to(mask, full))
-
-
-def kept_count(units: int, sparsity: float | jax.Array) -> counts.Count:
-  """`round((1 - sparsity) * units)`, halves to even; exact also if traced."""
-  if isinstance(sparsity, (int, float)):
-    return counts.exactly(round((1 - sparsity) * units))
-  everything = counts.exactly(units)
-  return counts.remaining(everything, everything, sparsity)
-
-
-def select(scores: jax.Array, pattern: Pattern,
-           sparsity: float | jax.Array | Kept | None = None) -> jax.Array:
-  """The mask that keeps the units with the highest scores.
-
-  Each group keeps exactly `round((1 - sparsity) * units)` (halves to even) of
-  its units. Ties go to the lower index; NaN is pruned before anything else,
-  -inf included (in N:M groups -inf and the lowest finite number may tie).
-  Nothing is sorted, and a sharded array stays where it is.
-
-  Args:
-    scores: floating array of any shape, e.g. `jnp.abs(w)`.
-    pattern: what lives or dies together, and who competes with whom.
-    sparsity: the fraction pruned, a number in [0, 1] or a traced scalar (read
-      as float32), or the `Kept` of a distribution. `None` takes the pattern's
-      own.
-
-  Returns:
-    A bool array of the shape of `scores`, True where kept.
-
-  Raises:
-    ValueError: if the pattern does not tile the shape, the sparsity is outside
-      [0, 1] or missing.
-
-  >>> import jax.numpy as jnp
-  >>> w = jnp.array([[4., 1.], [-3., 2.], [0., 5.], [1., -6.]])
-  >>> select(jnp.abs(w), nm(2, 4)).astype(int)
-  Array([[1, 0],
-         [1, 0],
-         [0, 1],
-         [0, 1]], dtype=int32)
-  """
-  if sparsity is None:
-    sparsity = pattern.sparsity
-  if sparsity is None:
-    raise ValueError(
-        f'{pattern} has no sparsity of its own. Write e.g. '
-        'select(scores, pattern, 0.9), where 0.9 is the fraction pruned.')
-  if isinstance(sparsity, (int, float)) and not 0 <= sparsity <= 1:
-    raise ValueError(
-        'sparsity is the fraction pruned and must lie in [0, 1], got '
-        f'{sparsity}. For 90% pruned write 0.9.')
-  if scores.size == 0:
-    pattern.sizes(scores.shape)
-    return jnp.ones(scores.shape, bool)
-  units = unit_scores(scores, pattern)
-  if not isinstance(sparsity, Kept):
-    _, size = pattern.sizes(scores.shape)
-    sparsity = Kept(kept_count(size, sparsity))
-  return _select(units, sparsity, pattern, scores.shape)
-
-
-# Jitted so that equal layers are compiled once, outside of jit and within.
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _select(units: jax.Array, kept: Kept, pattern: Pattern,
-            shape: tuple[int, ...]) -> jax.Array:
-  return spread(keep_units(units, pattern, shape, kept), pattern, shape)

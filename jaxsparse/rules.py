@@ -11,7 +11,10 @@ a mask needs is computed inside one `lax.cond`, so a step on which no mask
 changes pays nothing for it.
 """
 
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any
+from typing import Callable
+from typing import Mapping
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -23,9 +26,10 @@ from jaxsparse import distributions
 from jaxsparse import patterns as patterns_lib
 from jaxsparse import schedules
 from jaxsparse import scores as scores_lib
+from jaxsparse import selection
 from jaxsparse import trees
-from jaxsparse.patterns import Kept
 from jaxsparse.patterns import Pattern
+from jaxsparse.selection import Kept
 
 Rule = optax.GradientTransformationExtraArgs
 Patterns = Mapping[str, Pattern | None]
@@ -80,7 +84,7 @@ def _sparse_only(tree: Any, like: Any) -> Any:
   if tree is None:
     return None
   return jax.tree.map(
-      lambda x, l: None if trees.is_dense(l) else x, tree, like)
+      lambda x, other: None if trees.is_dense(other) else x, tree, like)
 
 
 def _initial_scores(score: Any, params: Any) -> Any:
@@ -96,7 +100,7 @@ def _initial_scores(score: Any, params: Any) -> Any:
 
 
 def _select(scores: Any, patterns: Any, kept: Any) -> Any:
-  return jax.tree.map(patterns_lib.select, scores, patterns, kept,
+  return jax.tree.map(selection.select, scores, patterns, kept,
                       is_leaf=lambda x: isinstance(x, Kept))
 
 
@@ -282,19 +286,19 @@ def _exchange(drop: jax.Array, grow: jax.Array, mask: jax.Array,
   shape, tile = mask.shape, pattern.group_tile(mask.shape)
   if mask.size == 0:
     return mask
-  active = patterns_lib.unit_scores(mask.astype(jnp.float32), pattern) > 0
-  drop, grow = (_finite(patterns_lib.unit_scores(s, pattern))
+  active = selection.unit_scores(mask.astype(jnp.float32), pattern) > 0
+  drop, grow = (_finite(selection.unit_scores(s, pattern))
                 for s in (drop, grow))
   # Every group of a mask made by `select` has the same number of active units.
   first = active[tuple(slice(t) for t in tile)]
   nnz = counts.total(first, tuple(range(first.ndim)))
   nnz = counts.Count(*(v.reshape(()) for v in nnz))
   kept = counts.subtract(nnz, counts.floor_of(nnz, share))
-  stay = patterns_lib.keep_units(
+  stay = selection.keep_units(
       jnp.where(active, drop, -jnp.inf), pattern, shape, Kept(kept))
-  new = patterns_lib.keep_units(
+  new = selection.keep_units(
       jnp.where(stay, jnp.inf, grow), pattern, shape, Kept(nnz))
-  return patterns_lib.spread(new, pattern, shape)
+  return selection.spread(new, pattern, shape)
 
 
 def _finite(x: jax.Array) -> jax.Array:
@@ -329,8 +333,8 @@ def lock(patterns: Patterns | None = None) -> Rule:
   [False  True]
   """
   def capture(w, pattern):
-    alive = patterns_lib.unit_scores((w != 0).astype(jnp.float32), pattern) > 0
-    return patterns_lib.spread(alive | ~alive.any(), pattern, w.shape)
+    alive = selection.unit_scores((w != 0).astype(jnp.float32), pattern) > 0
+    return selection.spread(alive | ~alive.any(), pattern, w.shape)
 
   def init(params):
     shapes = resolve(

@@ -11,7 +11,8 @@ thereby pruned first, and the two zeros are equal.
 """
 
 import math
-from typing import Callable, NamedTuple
+from typing import Callable
+from typing import NamedTuple
 
 import jax
 from jax import lax

@@ -15,7 +15,9 @@ Three conventions hold everywhere:
 import collections
 import difflib
 import re
-from typing import Any, Callable, Mapping
+from typing import Any
+from typing import Callable
+from typing import Mapping
 
 import jax
 import numpy as np

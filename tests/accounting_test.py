@@ -8,12 +8,13 @@ import pytest
 
 from jaxsparse import accounting
 from jaxsparse import patterns
+from jaxsparse import selection
 from jaxsparse.accounting import summary
 
 
 def mask_of(pattern, shape, sparsity=None, seed=0):
   scores = np.random.default_rng(seed).random(shape, np.float32)
-  return patterns.select(jnp.asarray(scores), pattern, sparsity)
+  return selection.select(jnp.asarray(scores), pattern, sparsity)
 
 
 def described(mask):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxsparse import distributions
-from jaxsparse import patterns
+from jaxsparse import selection
 from jaxsparse import trees
 from jaxsparse.distributions import er
 from jaxsparse.distributions import erk
@@ -35,7 +35,7 @@ def integer(count):
 
 def counts_of(kept):
   """The kept units of each group, leaf by leaf."""
-  is_kept = lambda k: isinstance(k, patterns.Kept)
+  is_kept = lambda k: isinstance(k, selection.Kept)
   return [integer(k.count) for k in jax.tree.leaves(kept, is_leaf=is_kept)]
 
 
@@ -177,7 +177,7 @@ def test_counts_are_plain_sparsities_to_select(make):
   specs = {'a': unstructured(), 'b': unstructured()}
   got = make(.5)(scores, specs, 1.)
   for name in scores:
-    mask = patterns.select(scores[name], specs[name], got[name])
+    mask = selection.select(scores[name], specs[name], got[name])
     assert int(mask.sum()) == integer(got[name].count)
 
 
@@ -386,7 +386,7 @@ def masks_of(sparsity, specs):
   def run(scores, progress):
     kept = distribution(scores, specs, progress)
     masks = trees.map_with_path(
-        lambda path, x, spec, k: patterns.select(x, spec, k),
+        lambda path, x, spec, k: selection.select(x, spec, k),
         scores, specs, kept)
     return masks, jax.tree.map(lambda x, k: k.count, scores, kept)
   return run
@@ -522,5 +522,5 @@ def test_a_distribution_of_ones_own_may_return_numbers():
     return jax.tree.map(lambda x: .5 * progress, scores)
   scores = [scores_of('normal', (6, 10))]
   sparsities = half(scores, [unstructured()], 1.)
-  assert patterns.select(scores[0], unstructured(), sparsities[0]).sum() == 30
+  assert selection.select(scores[0], unstructured(), sparsities[0]).sum() == 30
   assert callable(distributions.Distribution)

@@ -11,26 +11,25 @@ import subprocess
 import sys
 import time
 
+from absl import app
+from absl import flags
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import app, flags
-from flax import nnx
 
-import jaxsparse
-from experiments import (
-  checkpoints,
-  compare,
-  data,
-  methods,
-  metrics,
-  models,
-  names,
-  steps,
-  train,
-)
+from experiments import checkpoints
+from experiments import compare
+from experiments import data
+from experiments import methods
+from experiments import metrics
+from experiments import models
+from experiments import names
+from experiments import steps
+from experiments import train
 from experiments.configs import default
+import jaxsparse
 
 # The config files are loaded by ml_collections.
 pytestmark = pytest.mark.filterwarnings(

@@ -7,7 +7,8 @@ _ROOT = pathlib.Path(__file__).parents[1] / 'jaxsparse'
 _LEVELS = {
     'trees': 0, 'counts': 0,
     'topk': 1, 'scores': 1, 'schedules': 1, 'flows': 1, 'accounting': 1,
-    'patterns': 2,
+    'patterns': 1,
+    'selection': 2,
     'distributions': 3,
     'rules': 4,
     'transform': 5,
@@ -45,8 +46,8 @@ def test_imports_go_down():
 
 
 def test_the_library_needs_only_jax_optax_and_numpy():
-  allowed = {'jax', 'optax', 'numpy', 'jaxsparse', 'collections', 'dataclasses', 'difflib',
-             'functools', 'math', 're', 'typing'}
+  allowed = {'jax', 'optax', 'numpy', 'jaxsparse', 'collections',
+             'dataclasses', 'difflib', 'functools', 'math', 're', 'typing'}
   for path in _ROOT.glob('*.py'):
     roots = {name.split('.')[0] for name in _imports(path)}
     assert roots <= allowed, f'{path.name}: {roots - allowed}'

@@ -77,8 +77,8 @@ def test_gain_is_that_of_the_next_forward_pass():
     sparse = jaxsparse.sparse_params(params, state)
     mask = np.asarray(state.masks['kernel'])
     np.testing.assert_allclose(
-        sparse['kernel'], np.asarray(params['kernel']) * np.where(mask, 1., expected),
-        rtol=1e-6)
+        sparse['kernel'],
+        np.asarray(params['kernel']) * np.where(mask, 1., expected), rtol=1e-6)
     _, state = tx.update(_ones(params), state, params)
 
 

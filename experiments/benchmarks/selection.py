@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxsparse
 from experiments.benchmarks import timing
+import jaxsparse
 
 
 def resnet50_shapes() -> list[tuple[int, ...]]:

@@ -6,7 +6,8 @@ machine where milliseconds do not.
 
 import statistics
 import time
-from typing import Any, Callable
+from typing import Any
+from typing import Callable
 
 import jax
 

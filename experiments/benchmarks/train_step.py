@@ -8,7 +8,8 @@ against plain Adam in the same run.
 """
 
 import functools
-from typing import Any, Callable
+from typing import Any
+from typing import Callable
 
 from absl import app
 import jax
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import jaxsparse
 from experiments.benchmarks import timing
+import jaxsparse
 
 _PATTERNS = {'.*': jaxsparse.unstructured()}
 _GRADUAL = functools.partial(

@@ -4,7 +4,8 @@ import jax
 
 from experiments import names
 from experiments.data import digits
-from experiments.data.digits import Dataset, Split
+from experiments.data.digits import Dataset
+from experiments.data.digits import Split
 
 _LOADERS = {'digits': digits.load}
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import datasets, model_selection
+from sklearn import datasets
+from sklearn import model_selection
 
 _TEST_SIZE = 500
 

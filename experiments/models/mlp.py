@@ -1,7 +1,7 @@
 """A multilayer perceptron, narrow enough for sparsity to cost accuracy."""
 
-import jax
 from flax import nnx
+import jax
 
 
 class MLP(nnx.Module):

@@ -1,7 +1,7 @@
 """ResNet-8 with group norm, which keeps no running averages."""
 
-import jax
 from flax import nnx
+import jax
 
 _GROUPS = 8
 

@@ -4,9 +4,9 @@ Query, key and value come from one `[in, out]` kernel, so that every kernel of
 a block has its contraction axis at -2, where N:M patterns run.
 """
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 _PATCH = 2
 _TOKENS = (8 // _PATCH)**2
