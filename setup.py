@@ -6,7 +6,7 @@ import setuptools
 
 _EXPERIMENTS = [
     'absl-py>=2.1',
-    'flax>=0.11',
+    'flax>=0.12',
     'matplotlib>=3.8',
     'ml_collections>=1.0',
     'orbax-checkpoint>=0.11.20',
@@ -14,7 +14,7 @@ _EXPERIMENTS = [
     'tqdm>=4.66',
 ]
 _TESTS = _EXPERIMENTS + [
-    'chex>=0.1.90',
+    'chex>=0.1.91',
     'hypothesis>=6.100',
     'jupytext>=1.16',
     'pytest>=8.0',
@@ -31,7 +31,7 @@ setuptools.setup(
     license='Apache-2.0',
     packages=setuptools.find_packages(include=['jaxsparse', 'jaxsparse.*']),
     python_requires='>=3.11',
-    install_requires=['jax>=0.7', 'numpy>=1.26', 'optax>=0.2.5'],
+    install_requires=['jax>=0.8', 'numpy>=1.26', 'optax>=0.2.6'],
     extras_require={'experiments': _EXPERIMENTS, 'tests': _TESTS},
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

@@ -196,7 +196,7 @@ def guess(xs: list[jax.Array], k: Count, size: int) -> tuple[jax.Array, ...]:
     for axis in sorted(range(x.ndim), key=lambda a: -x.shape[a]):
       strides[axis] = max(1, min(surplus, x.shape[axis] >> 4))
       surplus //= strides[axis]
-    part = x[tuple(slice(None, None, s) for s in strides)]
+    part = lax.slice(x, (0,) * x.ndim, x.shape, strides)
     return replicated(part).reshape(-1)
 
   values = jnp.concatenate([sample(x) for x in xs])
