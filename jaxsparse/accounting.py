@@ -99,12 +99,13 @@ def _describe(mask: np.ndarray) -> str:
       cut = mask.reshape(-1, rows // a, a, columns // b, b)
       if (cut == cut[:, :, :1, :, :1]).all():
         return f'block({a}, {b})'
-    k = rows
+  for axis in (-2, -1, -3)[:mask.ndim]:
     for m in (2, 4, 8, 16, 32, 64, 128):
-      if k % m == 0 and k >= m:
-        groups = np.moveaxis(mask, -2, -1).reshape(-1, m).sum(-1)
+      if mask.ndim > 1 and mask.shape[axis] % m == 0:
+        groups = np.moveaxis(mask, axis, -1).reshape(-1, m).sum(-1)
         if (groups == groups[0]).all():
-          return f'{groups[0]}:{m}'
+          where = '' if axis == -2 else f', axis {axis}'
+          return f'{groups[0]}:{m}{where}'
   return 'unstructured'
 
 
@@ -112,7 +113,7 @@ def summary(params: Any, masks: Any) -> Summary:
   """Counts what masks keep, layer by layer.
 
   The pattern shown is the regularity found in the mask itself (whole channels,
-  blocks, N:M along axis -2), not the one that was asked for.
+  blocks, N:M), not the one that was asked for.
 
   Args:
     params: a tree of weights.
@@ -137,6 +138,7 @@ def summary(params: Any, masks: Any) -> Summary:
   sparse layers                         50.0%     4   8
   all                                   40.0%     6  10
   """
+  masks = trees.nested_like(params, masks)
   trees.same_structure(params, masks)
   layers = []
   for path, w, mask in trees.align(params, masks):

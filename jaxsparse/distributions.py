@@ -7,7 +7,8 @@ A distribution is a function
 from a tree of scores and a tree of patterns (`None` for dense leaves in both)
 and the progress in [0, 1] to what `select` takes as its `sparsity`, leaf by
 leaf: plain numbers in a distribution of your own, `Kept` counts here, because
-counts stay exact where a float32 fraction does not.
+counts stay exact where a float32 fraction does not. What a distribution says
+is done: one of your own looks at `pattern.sparsity` and the bounds itself.
 
 At progress p a layer of n units that ends with k keeps `round(n - p*(n - k))`.
 A pattern with a sparsity of its own, as `nm(2, 4)` has, keeps it and stands

@@ -138,6 +138,9 @@ def add_pruned_decay(decay: float | Callable[[jax.Array], Any] = 2e-4
 def project_updates() -> Transform:
   """Sets updates so that `params + updates` is exactly zero where pruned.
 
+  Updates of a narrower dtype than their weight are widened to the weight's,
+  because `-w` must be exact.
+
   Returns:
     A transform whose `update` takes `masks`; the last of a chain.
 
@@ -176,8 +179,10 @@ def apply_masks(params: Any, masks: Any, gain: jax.typing.ArrayLike = 0.
   def apply(w, m):
     if isinstance(gain, (int, float)) and gain == 0:
       return jnp.where(m, w, jnp.zeros_like(w))
-    return jnp.where(m, w, w * jnp.asarray(gain, w.dtype))
-  return trees.map_masked(apply, params, masks, dense=lambda w: w)
+    a = jnp.asarray(gain, w.dtype)  # At 0 a NaN stops here.
+    return jnp.where(m, w, jnp.where(a == 0, jnp.zeros_like(w), w * a))
+  return trees.map_masked(
+      apply, params, trees.nested_like(params, masks), dense=lambda w: w)
 
 
 def hard() -> Flow:

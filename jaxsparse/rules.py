@@ -63,6 +63,10 @@ def resolve(patterns: Patterns, params: Any) -> Any:
     ValueError: naming the rule that matches nothing, or the parameter that a
       pattern does not fit and why.
   """
+  if not isinstance(patterns, Mapping):
+    raise ValueError(
+        'Patterns are given by regular expressions for paths, got '
+        f'{patterns!r:.80}. Write e.g. {{".*kernel": jaxsparse.nm(2, 4)}}.')
   for regex, pattern in patterns.items():
     if pattern is not None and not isinstance(pattern, Pattern):
       raise ValueError(
@@ -77,6 +81,13 @@ def resolve(patterns: Patterns, params: Any) -> Any:
         raise ValueError(f'{path}: {error}') from error
     return pattern
   return trees.map_with_path(check, params, trees.match_rules(patterns, params))
+
+
+def _check_functions(**arguments: tuple[Any, str]) -> None:
+  for name, (value, example) in arguments.items():
+    if value is not None and not callable(value):
+      raise ValueError(f'{name} must be a function, got {value!r}. Write e.g. '
+                       f'{name}=jaxsparse.{example}.')
 
 
 def _sparse_only(tree: Any, like: Any) -> Any:
@@ -152,6 +163,9 @@ def prune(patterns: Patterns, *, score: optax.GradientTransformation | None
   >>> print(masks['mlp']['kernel'][:, 0], masks['mlp']['bias'])
   [False False  True  True] None
   """
+  _check_functions(
+      distribution=(distribution, 'uniform(0.9)'),
+      schedule=(schedule, 'cubic(0, 10_000)'), when=(when, 'every(100)'))
   score = optax.with_extra_args_support(score or scores_lib.magnitude())
   distribution = distribution or distributions.uniform()
   schedule = schedule or schedules.one_shot()
@@ -237,6 +251,7 @@ def prune_and_grow(
   """
   drop, grow, first = (optax.with_extra_args_support(s) for s in (
       drop or scores_lib.magnitude(), grow, init or scores_lib.random(0)))
+  _check_functions(when=(when, 'every(100)'))
   when = when or schedules.every(100)
   distribution = sparsity if callable(sparsity) else (
       distributions.uniform(sparsity))

@@ -95,6 +95,10 @@ def _products(grads: Any, point: Any) -> Any:
       lambda w, g: jnp.abs(w * g.astype(w.dtype)), point, grads)
 
 
+def _at_least_float32(dtype: Any) -> Any:
+  return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32
+
+
 class SnipMomentumState(NamedTuple):
   """The accumulated scores, a tree like the params."""
   accumulated: Any
@@ -110,7 +114,8 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9) -> Score:
     scale: the weight of the newest product.
 
   Returns:
-    A score; its state holds one float per weight, of the weight's dtype.
+    A score; its state holds one float32 (or wider) per weight: a narrower sum
+    would soon stop growing.
 
   References:
     Intel, `Neural Compressor, pruning criteria
@@ -126,14 +131,15 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9) -> Score:
   [1.8 1.8]
   """
   def init(params):
-    return SnipMomentumState(jax.tree.map(jnp.zeros_like, params))
+    return SnipMomentumState(jax.tree.map(
+        lambda w: jnp.zeros_like(w, _at_least_float32(w.dtype)), params))
 
   def update(grads, state, params=None, *, point=None, **extra_args):
     del extra_args
     if grads is None:
       return None, state
     accumulated = jax.tree.map(
-        lambda s, p: decay * s + scale * p, state.accumulated,
+        lambda s, p: decay * s + scale * p.astype(s.dtype), state.accumulated,
         _products(grads, params if point is None else point))
     return accumulated, SnipMomentumState(accumulated)
 

@@ -59,6 +59,8 @@ def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
     raise ValueError(
         f'Scores must be floating, got {scores.dtype}. Write e.g. '
         'scores.astype(jnp.float32).')
+  if scores.dtype.itemsize == 1:  # The 8-bit floats.
+    scores = scores.astype(jnp.float32)
   unit = pattern.unit.tile(scores.shape, f'unit of {pattern}')
   if math.prod(unit) == 1:
     return scores

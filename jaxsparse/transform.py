@@ -83,6 +83,10 @@ def sparsify(inner: optax.GradientTransformation,
   [0. 1.]
   """
   flow = flows.hard() if flow is None else flow
+  if not isinstance(flow, flows.Flow):
+    raise ValueError(
+        f'The third argument must be a flow, got {flow!r:.80}. Write e.g. '
+        'sparsify(optax.adam(1e-3), rule, jaxsparse.hard()).')
   inner, rule, before, after = (
       optax.with_extra_args_support(t)
       for t in (inner, rule, flow.before, flow.after))
@@ -92,8 +96,14 @@ def sparsify(inner: optax.GradientTransformation,
     return None if flow.gain is None else flows.gain_at(flow.gain, count)
 
   def init(params):
+    rule_state = rule.init(params)
+    if not hasattr(rule_state, 'masks'):
+      raise ValueError(
+          'The second argument must be a rule, whose state has masks, got '
+          f'the state {type(rule_state).__name__}. Write e.g. '
+          'sparsify(optax.adam(1e-3), jaxsparse.prune(...)).')
     return SparseState(
-        rule.init(params), gain_at(jnp.zeros((), jnp.int32)),
+        rule_state, gain_at(jnp.zeros((), jnp.int32)),
         before.init(params), inner.init(params), after.init(params))
 
   def update(grads, state, params=None, **extra_args):
@@ -109,10 +119,10 @@ def sparsify(inner: optax.GradientTransformation,
         updates, state.after, params, masks=old)
     masks, rule_state = rule.update(
         grads, state.rule, params, updates=updates, **extra_args)
-    if flow.gain is None and masks is not old:
+    if flow.gain is None and masks is not old:  # `lock` never changes them.
       updates, _ = project.update(updates, project.init(params), params,
                                   masks=masks)
-      inner_state = _forget_grown(inner, inner_state, params, old, masks)
+      inner_state = _forget_pruned(inner_state, params, old)
     return updates, SparseState(
         rule_state, gain_at(rule_state.count), before_state, inner_state,
         after_state)
@@ -120,20 +130,33 @@ def sparsify(inner: optax.GradientTransformation,
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _forget_grown(inner: Any, inner_state: Any, params: Any, old: Any,
-                  new: Any) -> Any:
-  """Zeroes whatever the optimizer remembers of weights that just grew.
+def _forget_pruned(inner_state: Any, params: Any, masks: Any) -> Any:
+  """Zeroes what the optimizer remembers of pruned weights.
 
-  State leaves of another shape than their weight, such as adafactor's factored
-  moments, mix weights and are left alone.
+  So a weight that grows back starts without a history, and the masks needed are
+  those the step began with: this fuses with the optimizer's own arithmetic.
+  Whatever has the structure of the params is looked at, which holds for any
+  optax optimizer, masked and partitioned ones included. Leaves of another shape
+  than their weight, such as adafactor's factored moments, mix weights and are
+  left alone.
   """
-  grown = trees.map_masked(lambda w, n, o: n & ~o, params, new, old)
+  structure = jax.tree.structure(params)
 
-  def forget(moment, grew):
-    if grew is None or jnp.shape(moment) != grew.shape:
+  def is_like_params(tree):
+    return jax.tree.structure(tree, is_leaf=trees.is_masked) == structure
+
+  def forget(w, mask, moment):
+    if (trees.is_masked(moment) or jnp.shape(moment) != jnp.shape(w)
+        or not jnp.issubdtype(jnp.result_type(moment), jnp.floating)):
       return moment
-    return jnp.where(grew, jnp.zeros_like(moment), moment)
-  return optax.tree_map_params(inner, forget, inner_state, grown)
+    return jnp.where(mask, moment, jnp.zeros_like(moment))
+
+  def look(tree):
+    if not is_like_params(tree):
+      return tree
+    return trees.map_masked(
+        forget, params, masks, tree, dense=lambda w, moment: moment)
+  return jax.tree.map(look, inner_state, is_leaf=is_like_params)
 
 
 def _state_of(opt_state: Any) -> SparseState:
@@ -143,9 +166,11 @@ def _state_of(opt_state: Any) -> SparseState:
       if isinstance(s, SparseState)]
   if len(states) != 1:
     raise ValueError(
-        f'Expected one SparseState in the optimizer state, found '
-        f'{len(states)}. Wrap the optimizer once: tx = jaxsparse.sparsify('
-        'optax.adam(1e-3), rule), opt_state = tx.init(params).')
+        'Expected one SparseState in the optimizer state, found '
+        f'{len(states)}. Wrap the optimizer once, with a rule for each '
+        'parameter: tx = jaxsparse.sparsify(optax.adam(1e-3), rule), '
+        'opt_state = tx.init(params). A restored checkpoint has one if it was '
+        'restored into the structure of jax.eval_shape(tx.init, params).')
   return states[0]
 
 

@@ -90,6 +90,21 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
           '`masks = jaxsparse.get_masks(opt_state)`.')
 
 
+def nested_like(params: PyTree, masks: PyTree) -> PyTree:
+  """`masks` in the structure of `params`, if only the boxes differ.
+
+  `nnx.Optimizer` keeps its state in variables of another kind than the params.
+  """
+  structure = jax.tree.structure(params)
+  is_none = lambda x: x is None
+  leaves, other = jax.tree.flatten(masks, is_leaf=is_none)
+  if other == structure or len(leaves) != structure.num_leaves:
+    return masks
+  named = jax.tree.unflatten(other, [0] * len(leaves))
+  return (structure.unflatten(leaves) if paths(named) == paths(params)
+          else masks)
+
+
 def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
   """The value of the first rule whose regex fully matches each leaf's path.
 
@@ -136,9 +151,14 @@ def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
   return map_with_path(lookup, tree)
 
 
+def is_masked(leaf: Any) -> bool:
+  """Whether optax put a placeholder where a parameter is another's."""
+  return isinstance(leaf, optax.MaskedNode)
+
+
 def is_dense(mask: Any) -> bool:
   """Whether a mask leaf means "not sparse": `None` or a node optax masked."""
-  return mask is None or isinstance(mask, optax.MaskedNode)
+  return mask is None or is_masked(mask)
 
 
 def map_masked(f: Callable[..., Any], params: PyTree, masks: PyTree,

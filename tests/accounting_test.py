@@ -119,9 +119,10 @@ def test_one_of_two_is_seen(rows):
   assert described(mask_of(patterns.nm(1, 2), (rows, 9))) == '1:2'
 
 
-def test_n_of_m_along_the_output_axis_is_not_claimed():
-  mask = mask_of(patterns.nm(2, 4, axis=-1), (8, 16))
-  assert described(mask) == 'unstructured'
+@pytest.mark.parametrize('axis', [-1, -3])
+def test_n_of_m_along_another_axis_says_so(axis):
+  mask = mask_of(patterns.nm(2, 4, axis=axis), (8, 3, 16))
+  assert described(mask) == f'2:4, axis {axis}'
 
 
 @pytest.mark.parametrize('axis', [-1, -2])

@@ -190,6 +190,14 @@ def test_apply_masks_keeps_dtype_structure_and_dense_leaves():
       out['w'].astype(jnp.float32), np.where(mask, _W, _W / 2))
 
 
+def test_nothing_of_a_pruned_weight_passes_at_gain_zero():
+  params = _params()
+  params['w'] = jnp.where(_masks()['w'], params['w'], jnp.nan)
+  for gain in (0., jnp.float32(0.)):
+    out = jaxsparse.apply_masks(params, _masks(), gain)
+    assert not np.asarray(out['w'])[~np.asarray(_masks()['w'])].any()
+
+
 @pytest.mark.parametrize('transform', [
     jaxsparse.gate_gradients, jaxsparse.add_pruned_decay,
     jaxsparse.project_updates])

@@ -120,6 +120,66 @@ def test_grown_moments_are_forgotten_and_kept_ones_are_not():
     assert np.asarray(moment)[new & old].all()
 
 
+@pytest.mark.parametrize('inner', [
+    optax.masked(optax.adam(.1), {'kernel': True, 'bias': False}),
+    optax.partition({'x': optax.adam(.1), 'y': optax.sgd(.1, momentum=.9)},
+                    {'kernel': 'x', 'bias': 'y'}),
+    optax.flatten(optax.adam(.1)),
+    optax.sm3(.1),
+], ids=['masked', 'partition', 'flatten', 'sm3'])
+def test_optimizers_with_a_state_of_another_shape_stand_inside(inner):
+  params = _params()
+  rule = jaxsparse.prune(_FREE, distribution=jaxsparse.uniform(0.5))
+  tx = methods.wrap(inner, rule, jaxsparse.hard())
+  updates, state = jax.jit(tx.update)(_ones(params), tx.init(params), params)
+  params = optax.apply_updates(params, updates)
+  np.testing.assert_array_equal(params['kernel'] != 0, state.masks['kernel'])
+  assert int(state.masks['kernel'].sum()) == 64
+
+
+def test_nnx_optimizer_keeps_the_state():
+  from flax import nnx
+
+  model = nnx.Linear(16, 8, rngs=nnx.Rngs(0))
+  with jax.numpy_dtype_promotion('standard'):
+    tx = jaxsparse.sparsify(optax.adam(1e-2), jaxsparse.prune(
+        {'kernel': jaxsparse.nm(2, 4)}), jaxsparse.sr_ste())
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+      graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+      sparse = jaxsparse.sparse_params(params, optimizer.opt_state)
+
+      def loss_fn(params):
+        y = nnx.merge(graphdef, params, rest, copy=True)(jnp.ones((1, 16)))
+        return jnp.mean((y - 1.)**2)
+      loss, grads = jax.value_and_grad(loss_fn)(sparse)
+      optimizer.update(model, grads)
+      return loss
+    losses = [float(step(model, optimizer)) for _ in range(10)]
+  assert losses[-1] < losses[0] / 2
+  params = nnx.state(model, nnx.Param)
+  masks = jaxsparse.get_masks(optimizer.opt_state)
+  table = jaxsparse.summary(params, masks)
+  assert table.kept == 64 + 8 and '2:4' in str(table)
+
+
+@pytest.mark.parametrize('build, message', [
+    (lambda: jaxsparse.sparsify(optax.sgd(.1), _NM, jaxsparse.hard),
+     r'jaxsparse.hard\(\)'),
+    (lambda: jaxsparse.sparsify(_NM, optax.sgd(.1)).init(_params()),
+     'must be a rule'),
+    (lambda: jaxsparse.prune(_FREE, distribution=.9), 'uniform'),
+    (lambda: jaxsparse.prune(_FREE, when=100), 'every'),
+    (lambda: jaxsparse.prune(jaxsparse.nm(2, 4)).init(_params()),
+     'regular expressions'),
+])
+def test_arguments_of_the_wrong_kind_are_taught_errors(build, message):
+  with pytest.raises(ValueError, match=message):
+    build()
+
+
 def test_params_are_required():
   tx, params = jaxsparse.sparsify(optax.sgd(0.1), _NM), _params()
   with pytest.raises(ValueError, match='tx.update.grads, opt_state, params'):
