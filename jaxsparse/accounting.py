@@ -87,7 +87,7 @@ def _describe(mask: np.ndarray) -> str:
   """Names the regularity a mask shows, strongest first, from the mask alone."""
   if mask.all() or not mask.any():
     return 'all kept' if mask.all() else 'all pruned'
-  if mask.ndim >= 2:
+  if mask.ndim >= 2 and min(mask.shape[-2:]) > 1:
     for axis, name in ((-1, 'channel(-1)'), (-2, 'channel(-2)')):
       flat = np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1)
       if (flat == flat[:, :1]).all():

@@ -28,6 +28,7 @@ from jaxsparse import counts
 from jaxsparse import topk
 from jaxsparse import trees
 from jaxsparse.patterns import Pattern
+from jaxsparse.selection import final_count
 from jaxsparse.selection import Kept
 from jaxsparse.selection import unit_scores
 
@@ -41,10 +42,6 @@ def _check(name: str, sparsity: float) -> None:
         f'{sparsity}. For 90% pruned write {name}(0.9).')
 
 
-def _final_count(units: int, sparsity: float) -> int:
-  return round((1 - sparsity) * units)
-
-
 def _kept(units: int, final: int, progress: jax.typing.ArrayLike) -> Kept:
   """The count on the way from all units to the final number."""
   return Kept(counts.remaining(
@@ -53,21 +50,25 @@ def _kept(units: int, final: int, progress: jax.typing.ArrayLike) -> Kept:
 
 def _bounds(pattern: Pattern, units: int) -> tuple[int, int]:
   """The fewest and the most units a layer may keep at the end."""
-  return (_final_count(units, pattern.max_sparsity),
-          _final_count(units, pattern.min_sparsity))
+  return (final_count(units, pattern.max_sparsity),
+          final_count(units, pattern.min_sparsity))
 
 
-def _leaf_by_leaf(scores: Any, patterns: Any, finals: dict[str, int],
+def _leaf_by_leaf(scores: Any, patterns: Any, shared: dict[str, int | Kept],
                   progress: jax.typing.ArrayLike) -> Any:
-  """Kept counts from the final number of units in a group of each leaf.
+  """Kept counts for every leaf.
 
-  Leaves without an entry in `finals` have a pattern with its own sparsity.
+  `shared` has what leaves that share get, a `Kept` or the final number of units
+  in a group. A leaf without an entry has a pattern with its own sparsity, or no
+  weights at all.
   """
   def kept(path, score, pattern):
     _, units = pattern.sizes(score.shape)
-    final = finals.get(path)
-    if final is None:  # A sparsity of its own, or no weights at all.
-      final = _final_count(units, pattern.sparsity or 0.)
+    final = shared.get(path)
+    if isinstance(final, Kept):
+      return final
+    if final is None:
+      final = final_count(units, pattern.sparsity or 0.)
     return _kept(units, final, progress)
   return trees.map_with_path(kept, scores, patterns)
 
@@ -100,7 +101,7 @@ def uniform(sparsity: float | None = None) -> Distribution:
             'pattern one: unstructured(sparsity=0.9).')
       _, units = pattern.sizes(score.shape)
       fewest, most = _bounds(pattern, units)
-      finals[path] = min(max(_final_count(units, sparsity), fewest), most)
+      finals[path] = min(max(final_count(units, sparsity), fewest), most)
     return _leaf_by_leaf(scores, patterns, finals, progress)
   return distribution
 
@@ -176,7 +177,7 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
            raw: Callable[[tuple[int, ...]], float]) -> dict[str, int]:
   """Final units per group of each layer, with the total exact."""
   weights = {path: math.prod(shape) for path, shape, _ in rows}
-  budget = _final_count(sum(weights.values()), sparsity)
+  budget = final_count(sum(weights.values()), sparsity)
   units, bounds = {}, {}
   for path, shape, pattern in rows:
     _, units[path] = pattern.sizes(shape)
@@ -251,15 +252,8 @@ def global_threshold(sparsity: float) -> Distribution:
             f'{path}: the units of {pattern} compete in groups, not across '
             'layers. Give it a sparsity of its own, or use uniform.')
       rows.append((path, unit_scores(score, pattern), pattern))
-    own = {} if not rows else _cut(rows, sparsity, progress)
-
-    def kept(path, score, pattern):
-      if path in own:
-        return own[path]
-      _, units = pattern.sizes(score.shape)
-      final = _final_count(units, pattern.sparsity or 0.)
-      return _kept(units, final, progress)
-    return trees.map_with_path(kept, scores, patterns)
+    shared = _cut(rows, sparsity, progress) if rows else {}
+    return _leaf_by_leaf(scores, patterns, shared, progress)
   return distribution
 
 
@@ -273,7 +267,7 @@ def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
   dtype = xs[0].dtype
   size = sum(x.size for x in xs)
   bounds = [_bounds(p, x.size) for p, x in zip(patterns, xs)]
-  final = min(max(_final_count(size, sparsity), sum(lo for lo, _ in bounds)),
+  final = min(max(final_count(size, sparsity), sum(lo for lo, _ in bounds)),
               sum(hi for _, hi in bounds))
   # No layer ever has less than its fewest; on the way to its most it is as far
   # as all the others. Vectors over layers: scalars would compile slowly.

@@ -117,10 +117,15 @@ def spread(mask: jax.Array, pattern: Pattern, shape: tuple[int, ...]
   return _join(jnp.broadcast_to(mask, full))
 
 
+def final_count(units: int, sparsity: float) -> int:
+  """`round((1 - sparsity) * units)`, halves to even, in Python's numbers."""
+  return round((1 - sparsity) * units)
+
+
 def kept_count(units: int, sparsity: float | jax.Array) -> counts.Count:
-  """`round((1 - sparsity) * units)`, halves to even; exact also if traced."""
+  """The same as an exact count; the sparsity may be traced."""
   if isinstance(sparsity, (int, float)):
-    return counts.exactly(round((1 - sparsity) * units))
+    return counts.exactly(final_count(units, sparsity))
   everything = counts.exactly(units)
   return counts.remaining(everything, everything, sparsity)
 
