@@ -1,8 +1,7 @@
 """The three things a run computes: a new state, a train step, a measurement."""
 
 from collections.abc import Callable
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax

@@ -17,8 +17,7 @@ bound what it gets at the end.
 """
 
 import math
-from typing import Any
-from typing import Callable
+from typing import Any, Callable
 
 import jax
 from jax import lax

@@ -18,9 +18,7 @@ The transforms a flow is made of are plain optax: they take `masks` as an extra
 argument and stand in any `optax.chain`.
 """
 
-from typing import Any
-from typing import Callable
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -18,8 +18,7 @@ is not used: an accumulator costs one multiply-add a step, anything else nothing
 until a mask is made.
 """
 
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

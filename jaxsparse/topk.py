@@ -11,8 +11,7 @@ thereby pruned first, and the two zeros are equal.
 """
 
 import math
-from typing import Callable
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import jax
 from jax import lax

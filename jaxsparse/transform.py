@@ -9,8 +9,7 @@ zero under those masks. So `state.masks` always belongs to the params that the
 caller holds, and no hook outside optax is needed.
 """
 
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

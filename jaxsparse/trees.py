@@ -15,9 +15,7 @@ Three conventions hold everywhere:
 import collections
 import difflib
 import re
-from typing import Any
-from typing import Callable
-from typing import Mapping
+from typing import Any, Callable, Mapping
 
 import jax
 import numpy as np

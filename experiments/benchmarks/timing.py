@@ -6,8 +6,7 @@ machine where milliseconds do not.
 
 import statistics
 import time
-from typing import Any
-from typing import Callable
+from typing import Any, Callable
 
 import jax
 

@@ -8,8 +8,7 @@ against plain Adam in the same run.
 """
 
 import functools
-from typing import Any
-from typing import Callable
+from typing import Any, Callable
 
 from absl import app
 import jax
