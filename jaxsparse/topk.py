@@ -270,28 +270,41 @@ def cut_at(x: jax.Array, found: Bracket, quota: Count, axes: tuple[int, ...]
   kept = above
   for level in ([axes[:-1], axes[-1:]] if wide else [axes]):
     n = math.prod(x.shape[a] for a in level)
-    place = _places(x.shape, level)
     last = search(
-        lambda key, ties=ties, place=place: counts.total(
-            ties & (place >= key), axes), quota,
+        lambda key, ties=ties, level=level: counts.total(
+            ties & _reached(key, x.shape, level), axes), quota,
         Bracket(none.lo, none.lo + jnp.uint32(n + 1), many, none))
-    kept = kept | (ties & (place >= last.hi))
+    kept = kept | (ties & _reached(last.hi, x.shape, level))
     if wide:
-      ties = ties & (place == last.lo)
+      ties = (ties & _reached(last.lo, x.shape, level)
+              & ~_reached(last.lo + 1, x.shape, level))
       quota = counts.subtract(quota, last.above)
       many = counts.subtract(last.below, last.above)
   return kept
 
 
-def _places(shape: tuple[int, ...], axes: tuple[int, ...]) -> jax.Array:
-  """Places in row-major order along `axes`, counted down to 1 at the end."""
-  place = jnp.uint32(math.prod(shape[a] for a in axes))
-  for i, axis in enumerate(axes):
-    stride = math.prod(shape[a] for a in axes[i + 1:])
-    place = place - jnp.uint32(stride) * lax.broadcasted_iota(
-        jnp.uint32, tuple(n if a == axis else 1
-                          for a, n in enumerate(shape)), axis)
-  return place
+def _reached(key: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]
+             ) -> jax.Array:
+  """Whether the place of each entry is at least `key`.
+
+  Places count down in row-major order along `axes`, from their number at the
+  first entry to 1 at the last. Digits of the place are compared axis by axis:
+  XLA would keep an array of places, as large as the scores, beside a loop.
+  """
+  n = math.prod(shape[a] for a in axes)
+  index = jnp.uint32(n) - key  # Of the last entry that is reached.
+  reached = jnp.bool_(True)
+  for i in reversed(range(len(axes))):
+    axis = axes[i]
+    digit = index // jnp.uint32(max(
+        math.prod(shape[a] for a in axes[i + 1:]), 1))
+    if i:
+      digit = digit % jnp.uint32(shape[axis])
+    here = lax.broadcasted_iota(
+        jnp.uint32, tuple(m if a == axis else 1
+                          for a, m in enumerate(shape)), axis)
+    reached = (here < digit) | ((here == digit) & reached)
+  return reached & (key <= n)
 
 
 def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
