@@ -179,8 +179,9 @@ def prune(patterns: Patterns, *, score: optax.GradientTransformation | None
     everything = _all_kept(sparse)
     masks = everything if scores is None else _cond(
         when(0), lambda: masks_for(scores, shapes, schedule(0)), everything)
-    # A distribution that does not suit the patterns says so now, not later.
-    jax.eval_shape(lambda s: masks_for(s, shapes, schedule(0)), sparse)
+    if masks is everything:
+      # A distribution that does not suit the patterns says so now, not later.
+      jax.eval_shape(lambda s: masks_for(s, shapes, schedule(0)), sparse)
     return RuleState(jnp.zeros((), jnp.int32), masks, score.init(sparse))
 
   def update(grads, state, params=None, *, updates=None, **extra_args):

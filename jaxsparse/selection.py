@@ -84,7 +84,6 @@ def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
   x = units if whole else _split(units, tile)
   axes = tuple(range(x.ndim)) if whole else tuple(range(1, x.ndim, 2))
 
-
   def general(x):
     if kept.found is None:
       return topk.keep_highest(x, kept.count, axes)

@@ -300,11 +300,15 @@ def _reached(key: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]
         math.prod(shape[a] for a in axes[i + 1:]), 1))
     if i:
       digit = digit % jnp.uint32(shape[axis])
-    here = lax.broadcasted_iota(
-        jnp.uint32, tuple(m if a == axis else 1
-                          for a, m in enumerate(shape)), axis)
+    here = _indices(shape, axis, jnp.uint32)
     reached = (here < digit) | ((here == digit) & reached)
   return reached & (key <= n)
+
+
+def _indices(shape: tuple[int, ...], axis: int, dtype) -> jax.Array:
+  """Indices along one axis of an array of `shape`, size 1 along the others."""
+  return lax.broadcasted_iota(
+      dtype, tuple(n if a == axis else 1 for a, n in enumerate(shape)), axis)
 
 
 def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
@@ -315,9 +319,8 @@ def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
   """
   x, n = _without_nan(x), x.shape[axis]
   mine, other = jnp.expand_dims(x, axis + 1), jnp.expand_dims(x, axis)
-  i, j = (lax.broadcasted_iota(
-      jnp.int32, tuple(n if a == b else 1 for b in range(x.ndim + 1)), a)
-          for a in (axis, axis + 1))
+  pairs = x.shape[:axis] + (n, n) + x.shape[axis + 1:]
+  i, j = (_indices(pairs, a, jnp.int32) for a in (axis, axis + 1))
   beaten = (other > mine) | ((other == mine) & (j < i))
   return beaten.sum(axis + 1, dtype=jnp.uint8) < jnp.asarray(k, jnp.uint8)
 
@@ -329,9 +332,7 @@ def keep_best(x: jax.Array, axis: int) -> jax.Array:
   x = x.reshape(x.shape[:axis] + (n // chunk, chunk) + x.shape[axis + 1:])
   inner = jnp.argmax(x, axis + 1, keepdims=True)
   outer = jnp.argmax(x.max(axis + 1, keepdims=True), axis, keepdims=True)
-  i, j = (lax.broadcasted_iota(
-      inner.dtype, tuple(x.shape[a] if a == b else 1 for b in range(x.ndim)), a)
-          for a in (axis, axis + 1))
+  i, j = (_indices(x.shape, a, inner.dtype) for a in (axis, axis + 1))
   kept = (i == outer) & (j == inner)
   return kept.reshape(kept.shape[:axis] + (n,) + kept.shape[axis + 2:])
 

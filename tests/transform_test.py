@@ -104,8 +104,6 @@ def test_grown_moments_are_forgotten_and_kept_ones_are_not():
       jaxsparse.hard())
   state = tx.init(params)
   # As if every weight had a history.
-  state = state._replace(inner=optax.tree_map_params(
-      tx, lambda m: m, state)._asdict()['inner'])
   dirty = jax.tree.map(
       lambda x: x + 1. if x.dtype == jnp.float32 else x, state.inner)
   state = state._replace(inner=dirty)
