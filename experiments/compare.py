@@ -1,9 +1,10 @@
-"""Turns work directories into a table: mean accuracy with its 95% interval.
+"""Turns work directories into a table: a mean with its 95% interval.
 
   python -m experiments.compare runs/*
 
-Runs whose configs differ in the seed alone share a row. The interval is
-Student's t of the mean over seeds; a single run has none.
+Runs whose configs differ in the seed alone share a row, if they read the same
+data, wherever they lay. The interval is Student's t of the mean over seeds; a
+single run has none.
 """
 
 import collections
@@ -33,15 +34,17 @@ def table(workdirs_: Sequence[str]) -> str:
     if not rows or rows[-1]['step'] != config['steps']:
       raise ValueError(f'the run in {path} has not ended')
     del config['seed']
+    config.pop('data_dir', None)
+    config['data'] = workdirs.read_fingerprint(path)
     key = json.dumps(config, sort_keys=True)
     configs[key] = config
     groups[key].append(rows[-1])
 
-  lines = [('runs', 'sparsity', 'accuracy', 'config')]
+  judged_by = sorted({metrics.judged_by(rows[0]) for rows in groups.values()})
+  lines = [('runs', 'sparsity', ', '.join(judged_by), 'config')]
   for key, rows in groups.items():
-    accuracy = [100 * row['accuracy'] for row in rows]
     sparsity = np.mean([100 * row['sparsity'] for row in rows])
-    lines.append((str(len(rows)), f'{sparsity:.1f}%', _interval(accuracy),
+    lines.append((str(len(rows)), f'{sparsity:.1f}%', _interval(rows),
                   _label(configs[key], configs.values())))
   widths = [max(map(len, column)) for column in zip(*lines)]
   return '\n'.join(
@@ -49,12 +52,16 @@ def table(workdirs_: Sequence[str]) -> str:
       for line in lines)
 
 
-def _interval(values):
-  mean = f'{np.mean(values):.1f}%'
+def _interval(rows):
+  """The mean of what the runs are judged by, as people read it."""
+  key = metrics.judged_by(rows[0])
+  metric = metrics.METRICS[key]
+  values = [row[key] for row in rows]
+  mean = metric.show(np.mean(values))
   if len(values) == 1:
     return mean
   half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-  return f'{mean} +- {half:.1f}'
+  return f'{mean} +- {metric.scale * half:.{metric.digits}f}'
 
 
 def _label(config, configs):

@@ -2,11 +2,36 @@
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments import workdir
 
 Row = dict[str, Any]
+
+
+class Metric(NamedTuple):
+  """A number by which runs are judged, and how people read it."""
+  label: str
+  scale: float  # What people read is `scale` times the number in the row.
+  unit: str
+  digits: int
+  higher_is_better: bool
+
+  def show(self, value: float) -> str:
+    """Returns the number as people read it."""
+    return f'{self.scale * value:.{self.digits}f}{self.unit}'
+
+
+# The key of a row that says how good the network is; every row has one.
+METRICS = {
+    'accuracy': Metric('Test accuracy', 100, '%', 1, True),
+    'bits_per_byte': Metric('Validation loss', 1, ' bits/byte', 3, False),
+}
+
+
+def judged_by(row: Row) -> str:
+  """Returns the key of the metric in this row."""
+  return next(key for key in METRICS if key in row)
 
 
 def append(path: pathlib.Path, row: Row):
@@ -34,5 +59,7 @@ def truncate(path: pathlib.Path, step: int):
 
 def describe(row: Row) -> str:
   """Returns a row as people read it."""
-  return (f'loss {row["loss"]:.4f}  accuracy {row["accuracy"]:.1%}  '
-          f'sparsity {row["sparsity"]:.1%}')
+  key = judged_by(row)
+  metric = METRICS[key]
+  return (f'loss {row["loss"]:.4f}  {metric.label.lower()} '
+          f'{metric.show(row[key])}  sparsity {row["sparsity"]:.1%}')

@@ -1,7 +1,7 @@
 """What a run leaves for people to look at: two pictures and a table."""
 
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from matplotlib import colors
@@ -18,10 +18,24 @@ from jaxsparse import trees
 PyTree = Any
 
 _BLUE, _RED, _GREY, _PALE = '#1f5a99', '#b5402c', '#555555', '#f1efe9'
-_PANELS = (  # Key, label, colour, scale.
-    ('loss', 'Training loss', _GREY, 'log'),
-    ('accuracy', 'Test accuracy (%)', _BLUE, 'linear'),
-    ('sparsity', 'Weights pruned (%)', _RED, 'linear'))
+
+
+class _Panel(NamedTuple):
+  """Numbers of the rows to draw over the steps, above one another."""
+  label: str
+  keys: dict[str, str]  # Key of a row -> colour.
+  factor: float = 1
+  scale: str = 'linear'
+  limits: tuple[float, float] | None = None
+
+
+_LOSS = _Panel('Training loss', {'loss': _GREY}, scale='log')
+_SPARSITY = _Panel(
+    'Weights pruned (%)', {'sparsity': _RED}, 100, limits=(-5, 105))
+_IF_MEASURED = (
+    _Panel('Flipped mask bits (%)', {'flips': _RED}, 100),
+    _Panel('Gradient noise', {'noise_kept': _BLUE, 'noise_pruned': _RED},
+           scale='log'))
 
 
 def write(path: pathlib.Path, config: ml_collections.ConfigDict,
@@ -38,13 +52,15 @@ def write(path: pathlib.Path, config: ml_collections.ConfigDict,
 
 
 def conclusion(rows: list[metrics.Row]) -> str:
-  """Returns the last measurement in words, beside the best dense one."""
+  """Returns the last measurement in words, beside the last dense one."""
   last = rows[-1]
-  text = (f'Test accuracy {last["accuracy"]:.1%} at step {last["step"]:,} '
+  key = metrics.judged_by(last)
+  metric = metrics.METRICS[key]
+  text = (f'{metric.label} {metric.show(last[key])} at step {last["step"]:,} '
           f'with {last["sparsity"]:.1%} of the prunable weights pruned')
   dense = [row for row in rows[:-1] if row['sparsity'] == 0]
   if dense and last['sparsity'] > 0:
-    text += (f'; {dense[-1]["accuracy"]:.1%} at step {dense[-1]["step"]:,}, '
+    text += (f'; {metric.show(dense[-1][key])} at step {dense[-1]["step"]:,}, '
              'before any were')
   return text + '.'
 
@@ -55,29 +71,46 @@ def locations(path: str) -> str:
   names = {
       'metrics': workdir.METRICS, 'plot': workdir.PLOT, 'mask': workdir.MASK,
       'table': workdir.SUMMARY, 'config': workdir.CONFIG,
-      'checkpoints': workdir.CHECKPOINTS}
+      'data': workdir.DATASET, 'checkpoints': workdir.CHECKPOINTS}
   return '\n'.join(f'{label:<12} {path / name}'
                    for label, name in names.items() if (path / name).exists())
 
 
 def plot_training(path: pathlib.Path, rows: list[metrics.Row], *, title: str):
-  """Draws loss, accuracy and sparsity over the steps, one above the other."""
-  steps = [row['step'] for row in rows]
-  drawing = figure.Figure(figsize=(7, 7), layout='constrained')
-  axes = drawing.subplots(len(_PANELS), sharex=True)
-  for axis, (key, label, color, scale) in zip(axes, _PANELS):
-    factor = 100 if label.endswith('(%)') else 1
-    values = [factor * row[key] for row in rows]
-    axis.plot(steps, values, color=color, linewidth=1.8)
-    axis.set(ylabel=label, yscale=scale)
+  """Draws what was measured over the steps, one panel above the other."""
+  panels = _panels(rows)
+  drawing = figure.Figure(
+      figsize=(7, 1 + 2.2 * len(panels)), layout='constrained')
+  axes = drawing.subplots(len(panels), sharex=True)
+  for axis, panel in zip(axes, panels):
+    axis.set(ylabel=panel.label, yscale=panel.scale)
     axis.grid(alpha=0.25)
     axis.spines[['top', 'right']].set_visible(False)
-    axis.annotate(f' {values[-1]:.3g}', (steps[-1], values[-1]), color=color,
-                  va='center', annotation_clip=False)
-  axes[-1].set(xlabel='Step', ylim=(-5, 105))
+    for key, color in panel.keys.items():
+      name = key.split('_')[-1] + ' ' if len(panel.keys) > 1 else ''
+      _draw(axis, rows, key, factor=panel.factor, color=color, name=name)
+    axis.set_ylim(panel.limits)  # Last: it ends the scaling to the data.
+  axes[-1].set(xlabel='Step')
   axes[0].set_title(title, loc='left', fontweight='bold')
   drawing.align_ylabels(axes)
   drawing.savefig(path, dpi=120)
+
+
+def _panels(rows):
+  key = metrics.judged_by(rows[-1])
+  metric = metrics.METRICS[key]
+  judged = _Panel(
+      f'{metric.label} ({metric.unit.strip()})', {key: _BLUE}, metric.scale)
+  return [_LOSS, judged, _SPARSITY, *(
+      panel for panel in _IF_MEASURED
+      if all(any(key in row for row in rows) for key in panel.keys))]
+
+
+def _draw(axis, rows, key, *, factor, color, name):
+  points = [(row['step'], factor * row[key]) for row in rows if key in row]
+  axis.plot(*zip(*points), color=color, linewidth=1.8)
+  axis.annotate(f' {name}{points[-1][1]:.4g}', points[-1], color=color,
+                va='center', annotation_clip=False)
 
 
 def plot_mask(path: pathlib.Path, mask: jax.Array, *, title: str):

@@ -1,6 +1,9 @@
 """The three things a run computes: a new state, a train step, a measurement."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
+import functools
+import math
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -25,23 +28,24 @@ class State(NamedTuple):
 class Steps(NamedTuple):
   """The functions of one run, compiled on first use."""
   init: Callable[[PyTree | None], State]
-  train: Callable[[State, data.Split, jax.Array], tuple[State, jax.Array]]
-  measure: Callable[[State, data.Split], dict[str, float]]
+  train: Callable[[State, data.Batch], tuple[State, jax.Array]]  # Eats a state.
+  measure: Callable[[State, Iterable[data.Batch]], dict[str, float]]
 
 
-def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation
-          ) -> Steps:
-  """Returns the steps that train the config's model with `tx`."""
-  model_key, data_key = jax.random.split(jax.random.key(config.seed))
-  model = models.create(
-      config.model, width=config.width, rngs=nnx.Rngs(model_key))
+def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
+           dataset: data.Dataset) -> Steps:
+  """Returns the steps that train the config's model with `tx`.
+
+  The seed is in the first state and nowhere else, so that compiled steps serve
+  all seeds. A train step writes the new state over the old one.
+  """
+  model = models.create(config, dataset, rngs=nnx.Rngs(config.seed))
   graphdef, new_params, rest = nnx.split(model, nnx.Param, ...)
 
-  def loss_and_logits(params, batch):
-    logits = nnx.merge(graphdef, params, rest, copy=True)(batch.images)
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, batch.labels)
-    return losses.mean(), logits
+  def losses_and_logits(params, batch):
+    logits = nnx.merge(graphdef, params, rest, copy=True)(batch.inputs)
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits, batch.labels), logits
 
   def init(params=None):
     params = new_params if params is None else params
@@ -50,29 +54,51 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation
       # The params are the sparse point themselves (the `hard` flow), so masks
       # that hold from the first step on have to be applied to them.
       params = jaxsparse.apply_masks(params, jaxsparse.get_masks(opt_state))
-    return State(params, opt_state)
+    # A train step writes over its state, not over what was given here.
+    return jax.tree.map(jnp.copy, State(params, opt_state))
 
-  @jax.jit
-  def train(state, split, step):
-    batch = data.batch(split, data_key, step, size=config.batch_size)
-    sparse = jaxsparse.sparse_params(*state)
-    (loss, _), grads = jax.value_and_grad(
-        loss_and_logits, has_aux=True)(sparse, batch)
+  @functools.partial(jax.jit, donate_argnums=0)
+  def train(state, batch):
+    loss, grads = jax.value_and_grad(
+        lambda params: losses_and_logits(params, batch)[0].mean())(
+            jaxsparse.sparse_params(*state))
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     return State(optax.apply_updates(state.params, updates), opt_state), loss
 
   @jax.jit
-  def count(state, split):
-    _, logits = loss_and_logits(jaxsparse.sparse_params(*state), split)
-    masks = jax.tree.leaves(jaxsparse.get_masks(state.opt_state))
-    return (jnp.sum(logits.argmax(-1) == split.labels),
-            sum(jnp.sum(mask) for mask in masks))
+  def judge(state, batch):
+    losses, logits = losses_and_logits(jaxsparse.sparse_params(*state), batch)
+    counted = batch.labels >= 0
+    return (jnp.sum(losses, where=counted),
+            jnp.sum(logits.argmax(-1) == batch.labels, where=counted),
+            jnp.sum(counted))
 
-  def measure(state, split):
-    correct, kept = jax.device_get(count(state, split))
-    masks = jax.tree.leaves(jaxsparse.get_masks(state.opt_state))
-    prunable = sum(mask.size for mask in masks)
-    return {'accuracy': int(correct) / len(split.labels),
-            'sparsity': 1 - int(kept) / prunable if prunable else 0.}
+  def measure(state, batches):
+    judged = [jax.device_get(judge(state, batch)) for batch in batches]
+    nats, correct, count = (sum(map(float, each)) for each in zip(*judged))
+    values = {'accuracy': correct / count,
+              'bits_per_byte': nats / count / math.log(2)}
+    metric = ('bits_per_byte' if dataset.task == data.NEXT_BYTE else 'accuracy')
+    return {metric: values[metric], 'sparsity': sparsity(state),
+            **observed(state)}
 
   return Steps(init, train, measure)
+
+
+def sparsity(state: State) -> float:
+  """Returns the fraction of the prunable weights that is pruned."""
+  masks = jax.tree.leaves(jaxsparse.get_masks(state.opt_state))
+  kept = sum(map(int, jax.device_get(_count(masks))))
+  prunable = sum(mask.size for mask in masks)
+  return 1 - kept / prunable if prunable else 0.
+
+
+def observed(state: State) -> dict[str, float]:
+  """Returns what else the state tells of the run, for each row of metrics."""
+  del state
+  return {}
+
+
+@jax.jit
+def _count(masks):
+  return [jnp.sum(mask) for mask in masks]

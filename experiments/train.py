@@ -3,9 +3,10 @@ r"""Trains one model with one method; start it again and it goes on.
   python -m experiments.train --config=experiments/configs/rigl_90.py \
       --workdir=runs/rigl_90 --config.model=vit --config.seed=1
 
-The work directory receives config.json, metrics.jsonl, checkpoints/ and, at
-the end, summary.txt and pictures. A run that was killed continues from its
-last checkpoint and ends with the very bits it would have ended with.
+The work directory receives config.json, dataset.json, metrics.jsonl,
+checkpoints/ and, at the end, summary.txt and pictures. A run that was killed
+continues from its last checkpoint and ends with the very bits it would have
+ended with.
 
 A mistake in the command is told in one line; --traceback shows where in the
 code it was noticed.
@@ -58,18 +59,19 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     The last state and all that was measured.
 
   Raises:
-    ValueError: if the config, the directory or its checkpoint is wrong.
+    ValueError: if the config, its data, the directory or its checkpoint is
+      wrong.
     OSError: if the directory cannot be written to.
   """
-  for key in ('steps', 'batch_size', 'log_every', 'save_every'):
-    if config[key] < 1:
-      raise ValueError(f'config.{key} must be at least 1, got {config[key]}')
-  dataset = data.load(config.dataset)
-  run = steps.create(config, methods.create(config))
+  _check(config)
+  tx = methods.create(config)
+  dataset = data.load(config)
+  run = steps.create(config, tx, dataset)
   params = load(config.init_from) if config.init_from else None
   state = run.init(params)
 
-  path = workdirs.claim(workdir, config)
+  path = workdirs.claim(workdir, config, fingerprint=dataset.fingerprint)
+  logging.info('dataset %s, %s', config.dataset, dataset.fingerprint)
   log = path / workdirs.METRICS
   saved = path / workdirs.CHECKPOINTS
   start, state = checkpoints.restore(saved, state)
@@ -77,10 +79,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   bar = tqdm.tqdm(range(start + 1, config.steps + 1), initial=start,
                   total=config.steps, disable=None)  # None: on terminals.
   for step in bar:
-    state, loss = run.train(state, dataset.train, step)
+    batch = dataset.train(config.seed, step, config.batch_size)
+    state, loss = run.train(state, batch)
     if step % config.log_every == 0 or step == config.steps:
       row = {'step': step, 'loss': float(loss),
-             **run.measure(state, dataset.test)}
+             **run.measure(state, dataset.test())}
       metrics.append(log, row)
       _show(bar, row)
     if step % config.save_every == 0 or step == config.steps:
@@ -96,7 +99,7 @@ def load(workdir: str) -> PyTree:
   """Returns the sparse params at the last checkpoint of a run."""
   path = pathlib.Path(workdir)
   config = workdirs.read_config(path)
-  run = steps.create(config, methods.create(config))
+  run = steps.create(config, methods.create(config), data.load(config))
   step, state = checkpoints.restore(
       path / workdirs.CHECKPOINTS, run.init(None))
   if not step:
@@ -123,6 +126,15 @@ def parse(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, OSError) as error:
     sys.exit(_one_line(error))
+
+
+def _check(config):
+  least = dict(steps=1, batch_size=1, log_every=1, save_every=1, seed=0,
+               context=1, test_examples=1, image_size=1)
+  for key, value in least.items():
+    if config[key] < value:
+      raise ValueError(
+          f'config.{key} must be at least {value}, got {config[key]}')
 
 
 def _show(bar, row):

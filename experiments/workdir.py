@@ -7,6 +7,7 @@ import pathlib
 import ml_collections
 
 CONFIG = 'config.json'
+DATASET = 'dataset.json'
 CHECKPOINTS = 'checkpoints'
 METRICS = 'metrics.jsonl'
 PLOT = 'training.png'
@@ -14,15 +15,17 @@ MASK = 'mask.png'
 SUMMARY = 'summary.txt'
 
 
-def claim(path: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+def claim(path: str, config: ml_collections.ConfigDict, *, fingerprint: str
+          ) -> pathlib.Path:
   """Makes `path` the directory of this config's run, or finds that it is.
 
   Args:
     path: a new directory, or that of a run to go on with.
     config: what the run is to do.
+    fingerprint: of the data set that it is to read.
 
   Returns:
-    The directory; it holds `config.json`.
+    The directory; it holds `config.json` and `dataset.json`.
 
   Raises:
     ValueError: if another run, or something else, is in the way.
@@ -32,22 +35,28 @@ def claim(path: str, config: ml_collections.ConfigDict) -> pathlib.Path:
   path.mkdir(parents=True, exist_ok=True)
   if (path / CONFIG).exists():
     _check_same(path, read_config(path), json.loads(config.to_json()))
+    _check_data(path, config.dataset, fingerprint)
     return path
-  for name in (CHECKPOINTS, METRICS, PLOT, MASK, SUMMARY):
+  for name in (DATASET, CHECKPOINTS, METRICS, PLOT, MASK, SUMMARY):
     if (path / name).exists():
       raise ValueError(
           f'{path} holds {name} but no {CONFIG}, so it is not known which run '
           'it is from. Give another --workdir.')
   write(path / CONFIG, config.to_json(indent=2) + '\n')
+  _check_data(path, config.dataset, fingerprint)
   return path
 
 
 def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
   """Returns the config of the run in `path`."""
-  try:
-    return ml_collections.ConfigDict(json.loads((path / CONFIG).read_text()))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f'cannot read {path / CONFIG}: {error}') from error
+  return ml_collections.ConfigDict(_read_json(path / CONFIG))
+
+
+def read_fingerprint(path: pathlib.Path) -> str | None:
+  """Returns which data the run in `path` reads; None: it was not yet noted."""
+  if not (path / DATASET).exists():
+    return None
+  return _read_json(path / DATASET).get('fingerprint')
 
 
 def write(path: pathlib.Path, text: str):
@@ -55,6 +64,29 @@ def write(path: pathlib.Path, text: str):
   partial = path.with_name(path.name + '.partial')
   partial.write_text(text)
   os.replace(partial, path)
+
+
+def _read_json(file):
+  try:
+    content = json.loads(file.read_text())
+  except ValueError as error:  # Of JSON, or of UTF-8.
+    raise ValueError(f'cannot read {file}: {error}') from error
+  if not isinstance(content, dict):
+    raise ValueError(f'cannot read {file}: it holds no object')
+  return content
+
+
+def _check_data(path, name, fingerprint):
+  """Notes the data of a run, or finds that they are those it began with."""
+  theirs = read_fingerprint(path)
+  if theirs is None:
+    write(path / DATASET, json.dumps(
+        {'dataset': name, 'fingerprint': fingerprint}, indent=2) + '\n')
+  elif theirs != fingerprint:
+    raise ValueError(
+        f'{path} holds a run on other data: {name!r} had the fingerprint '
+        f'{theirs} there and has {fingerprint} here. Results compare only '
+        'within one; give another --workdir.')
 
 
 def _check_same(path, theirs, ours):

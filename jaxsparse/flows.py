@@ -210,14 +210,19 @@ def ste() -> Flow:
               optax.with_extra_args_support(optax.identity()))
 
 
-def sr_ste(decay: float = 2e-4) -> Flow:
+def sr_ste(decay: float | Callable[[jax.Array], Any] = 2e-4, *,
+           decoupled: bool = False) -> Flow:
   """Sparse-refined straight-through estimator: `ste` plus decay when pruned.
 
   The term `c * (1 - m) * w` is added to the gradient, so it passes through the
-  optimizer as weight decay in SGD does; the paper has it there too.
+  optimizer as weight decay in SGD does; the paper has it there too. Adam then
+  scales it as it scales gradients: where these are small, the decay is not.
 
   Args:
-    decay: `c`.
+    decay: `c`, a number or a schedule.
+    decoupled: takes `c * (1 - m) * w` off after the optimizer instead, as AdamW
+      does with weight decay. The learning rate is then yours to multiply:
+      `sr_ste(lambda step: 2e-4 * learning_rate(step), decoupled=True)`.
 
   Returns:
     A flow.
@@ -226,7 +231,10 @@ def sr_ste(decay: float = 2e-4) -> Flow:
     Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
     From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021
   """
-  return ste()._replace(before=add_pruned_decay(decay))
+  if not decoupled:
+    return ste()._replace(before=add_pruned_decay(decay))
+  negative = (lambda step: -decay(step)) if callable(decay) else -decay
+  return ste()._replace(after=add_pruned_decay(negative))
 
 
 def mdgf(gain: Callable[[jax.Array], Any], straight_through: bool = True

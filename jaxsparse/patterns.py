@@ -22,28 +22,36 @@ import math
 class Tiling:
   """Tile sizes by axis (negative axes count from the end), and for the rest.
 
-  `rest` is the tile size of every axis that is not listed: 1, or `None` for
-  the whole axis.
+  Neighbouring axes given as a tuple, major first, are tiled as the one axis
+  they would be if they were joined. `rest` is the tile size of every axis that
+  is not listed: 1, or `None` for the whole axis.
   """
-  sizes: tuple[tuple[int, int], ...] = ()
+  sizes: tuple[tuple[int | tuple[int, ...], int], ...] = ()
   rest: int | None = None
 
   def tile(self, shape: tuple[int, ...], what: str = '') -> tuple[int, ...]:
     """The tile's shape for an array of `shape`; raises if it does not tile."""
     tile = [n if self.rest is None else self.rest for n in shape]
-    for axis, size in self.sizes:
-      if not -len(shape) <= axis < len(shape):
+    for axes, size in self.sizes:
+      joined = axes if isinstance(axes, tuple) else (axes,)
+      if not all(-len(shape) <= axis < len(shape) for axis in joined):
         raise ValueError(
-            f'{what} needs axis {axis}, but the weight has shape {shape}. Give '
+            f'{what} needs axis {axes}, but the weight has shape {shape}. Give '
             'it a rule of its own, or make it dense: {regex: None}.')
-      if shape[axis] % size:
-        fits = [d for d in range(2, shape[axis] + 1) if shape[axis] % d == 0]
+      left = size
+      for axis in reversed(joined):  # Whole minor axes, then a part of one.
+        tile[axis] = math.gcd(left, shape[axis])
+        left //= max(tile[axis], 1)
+        if tile[axis] != shape[axis]:
+          break
+      if left != 1:
+        there = math.prod(shape[axis] for axis in joined)
+        fits = [d for d in range(2, there + 1) if there % d == 0]
         raise ValueError(
-            f'{what} needs axis {axis} to be a multiple of {size}, but the '
-            f'weight has shape {shape}, with {shape[axis]} there. Use another '
+            f'{what} needs axis {axes} to be a multiple of {size}, but the '
+            f'weight has shape {shape}, with {there} there. Use another '
             f'group size (one of {fits[:8]}), another axis, or make it dense: '
             '{regex: None}.')
-      tile[axis] = size
     return tuple(tile)
 
 
@@ -135,7 +143,7 @@ def unstructured(*, sparsity: float | None = None, min_sparsity: float = 0.,
       max_sparsity=max_sparsity))
 
 
-def nm(n: int, m: int, *, axis: int = -2) -> Pattern:
+def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2) -> Pattern:
   """N of every M neighbours along an axis are kept: N:M sparsity.
 
   The pattern brings its own sparsity, `1 - n / m`; while a schedule is under
@@ -146,7 +154,9 @@ def nm(n: int, m: int, *, axis: int = -2) -> Pattern:
     m: the size of a group; must divide the axis.
     axis: the contraction axis, where hardware needs the pattern: -2 (default)
       of Flax's `[..., in, out]` kernels and `HWIO` convolutions. PyTorch's
-      `[out, in]` weights have it at -1.
+      `[out, in]` weights have it at -1. Neighbouring axes that are contracted
+      together, `(-3, -2)` of an attention output `[heads, head_dim, out]`, are
+      joined, so a group may span heads; see `attention`.
 
   Returns:
     A pattern for weights that have the axis.
@@ -164,13 +174,57 @@ def nm(n: int, m: int, *, axis: int = -2) -> Pattern:
   >>> select(jnp.abs(w), nm(2, 4))[:, 0]
   Array([False,  True,  True, False], dtype=bool)
   """
-  if not (type(n) is type(m) is type(axis) is int and 0 <= n <= m and m > 0):
+  joined = axis if isinstance(axis, tuple) else (axis,)
+  if not (all(type(i) is int for i in (n, m, *joined)) and 0 <= n <= m
+          and m > 0):
     raise ValueError(
         'nm(n, m, axis=-2) keeps n of every m and needs integers 0 <= n <= m, '
         f'got nm({n!r}, {m!r}, axis={axis!r}). 2:4 is nm(2, 4).')
+  if not joined or any(b - a != 1 for a, b in zip(joined, joined[1:])):
+    raise ValueError(
+        'Axes that nm joins are neighbours, major first, such as '
+        f'axis=(-3, -2), got axis={axis}.')
   where = '' if axis == -2 else f', axis={axis}'
   return Pattern(f'nm({n}, {m}{where})', Tiling(rest=1),
                  Tiling(((axis, m),), rest=1), sparsity=1 - n / m)
+
+
+def n_m_axis(pattern: Pattern) -> tuple[int, int, int | tuple[int, ...]]:
+  """What `nm` was called with; raises if the pattern is another.
+
+  >>> n_m_axis(nm(2, 4))
+  (2, 4, -2)
+  """
+  group = pattern.group.sizes if isinstance(pattern, Pattern) else ()
+  if len(group) != 1 or pattern.unit != Tiling(rest=1):
+    raise ValueError(
+        f'Expected an N:M pattern, got {pattern}. Write e.g. nm(2, 4).')
+  (axis, m), = group
+  return round((1 - pattern.sparsity) * m), m, axis
+
+
+def attention(n: int, m: int) -> dict[str, Pattern]:
+  """N:M along the contraction axes of Flax's attention projections.
+
+  | kernel | shape | contracted | pattern |
+  |---|---|---|---|
+  | query, key, value | `[in, heads, head_dim]` | `in` | `axis=-3` |
+  | out | `[heads, head_dim, out]` | `heads * head_dim` | `axis=(-3, -2)` |
+
+  Args:
+    n: how many of each group are kept.
+    m: the size of a group; must divide `in` and `heads * head_dim`.
+
+  Returns:
+    Rules for `MultiHeadAttention` and `MultiHeadDotProductAttention` of NNX and
+    Linen, to stand before others.
+
+  >>> patterns = {**attention(2, 4), '.*/kernel': nm(2, 4)}
+  >>> [str(p) for p in patterns.values()]
+  ['nm(2, 4, axis=-3)', 'nm(2, 4, axis=(-3, -2))', 'nm(2, 4)']
+  """
+  return {r'(.*/)?(query|key|value)/kernel': nm(n, m, axis=-3),
+          r'(.*/)?out/kernel': nm(n, m, axis=(-3, -2))}
 
 
 def block(shape: tuple[int, ...], *, sparsity: float | None = None,

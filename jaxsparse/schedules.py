@@ -12,9 +12,13 @@ traced arrays. With `p = clip((step - begin) / (end - begin), 0, 1)`:
 | `cosine` | `1 - cos(pi p / 2)` | slow at first |
 | `exponential` | `(1 - (1 - s)^p) / s` | equal share of what is left |
 | `cube` | `p^3` | slow at first |
+| `staircase` | what it is told | |
+
+The gains of `flows.mdgf` go from 1 to 0: `fade_linear` and `fade_exponential`.
 """
 
-from typing import Callable
+import math
+from typing import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +124,95 @@ def exponential(begin: int, end: int, *, final_sparsity: float) -> Schedule:
         f'{final_sparsity}. Write what the distribution has, e.g. 0.9.')
   return _ramp(begin, end, lambda p: (
       1. - (1. - final_sparsity)**p) / final_sparsity)
+
+
+def staircase(levels: Mapping[int, float]) -> Schedule:
+  """Constant progress between given steps; 0 before the first.
+
+  Args:
+    levels: maps the step from which it holds to the progress.
+
+  Returns:
+    A schedule.
+
+  Raises:
+    ValueError: unless steps and levels go up.
+
+  >>> [float(staircase({10: .5, 20: 1.})(step)) for step in (9, 10, 20)]
+  [0.0, 0.5, 1.0]
+  """
+  begins, values = list(levels), list(levels.values())
+  if (not begins or min(begins) < 0 or min(values) < 0 or max(values) > 1
+      or begins != sorted(set(begins)) or values != sorted(values)):
+    raise ValueError(
+        'staircase maps growing steps to growing progress in [0, 1], got '
+        f'{dict(levels)}. Write e.g. staircase({{1_000: 0.5, 2_000: 1.}}).')
+
+  def schedule(step):
+    step = jnp.asarray(step)
+    level = (step[..., None] >= jnp.array(begins)).sum(-1)
+    return jnp.array([0., *values])[level]
+  return schedule
+
+
+def fade_linear(begin: int, end: int) -> Schedule:
+  """`1 - p`: a gain that falls from 1 at `begin` to exactly 0 at `end`.
+
+  Args:
+    begin: the last step with gain 1.
+    end: the first step with gain 0.
+
+  Returns:
+    A gain for `flows.mdgf`.
+
+  Raises:
+    ValueError: unless `0 <= begin < end`.
+
+  References:
+    Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
+    Training in Transformers <https://arxiv.org/abs/2402.04744>`_, 2024 (there
+    `max(1 - beta * j, 0)`, so `end = begin + 1 / beta`)
+
+  >>> print(fade_linear(100, 200)(175))
+  0.25
+  """
+  progress = linear(begin, end)
+  return lambda step: 1. - progress(step)
+
+
+def fade_exponential(begin: int, end: int, *, rate: float | None = None
+                     ) -> Schedule:
+  """`exp(-rate * (step - begin))` from `begin` on, exactly 0 from `end` on.
+
+  Args:
+    begin: the last step with gain 1.
+    end: the first step with gain 0: an exponential alone never gets there.
+    rate: the paper's `beta`, per step; by default the gain has come down to
+      0.01 when it is cut to 0.
+
+  Returns:
+    A gain for `flows.mdgf`.
+
+  Raises:
+    ValueError: unless `0 <= begin < end` and `rate > 0`.
+
+  References:
+    Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
+    Training in Transformers <https://arxiv.org/abs/2402.04744>`_, 2024
+
+  >>> gain = fade_exponential(100, 200)
+  >>> [round(float(gain(step)), 3) for step in (100, 150, 199, 200)]
+  [1.0, 0.1, 0.01, 0.0]
+  """
+  progress = linear(begin, end)
+  rate = math.log(100.) / (end - begin) if rate is None else rate
+  if not rate > 0:
+    raise ValueError(
+        f'fade_exponential needs a rate above 0 per step, got {rate}. The '
+        'paper uses 1e-4 to 2e-4; leave it out to reach 0.01 at the end.')
+  # From the progress, so that what is 0 or 1 there is exactly 1 or 0 here.
+  return lambda step: jnp.where(
+      progress(step) < 1., jnp.exp(-rate * (end - begin) * progress(step)), 0.)
 
 
 def every(n: int, begin: int = 0, end: int | None = None) -> When:

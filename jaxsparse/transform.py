@@ -111,11 +111,11 @@ def sparsify(inner: optax.GradientTransformation,
           'sparsify needs the params: write tx.update(grads, opt_state, '
           'params).')
     old = state.masks
-    gated, before_state = before.update(grads, state.before, params, masks=old)
+    seen = dict(masks=old, rule=state.rule)  # Some rules have more than masks.
+    gated, before_state = before.update(grads, state.before, params, **seen)
     updates, inner_state = inner.update(
         gated, state.inner, params, **extra_args)
-    updates, after_state = after.update(
-        updates, state.after, params, masks=old)
+    updates, after_state = after.update(updates, state.after, params, **seen)
     masks, rule_state = rule.update(
         grads, state.rule, params, updates=updates, **extra_args)
     if flow.gain is None and masks is not old:  # `lock` never changes them.

@@ -17,6 +17,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 from experiments import checkpoints
@@ -26,10 +27,13 @@ from experiments import methods
 from experiments import metrics
 from experiments import models
 from experiments import names
+from experiments import report
 from experiments import steps
 from experiments import train
 from experiments.configs import default
+from experiments.data import dataset as datasets
 import jaxsparse
+from tests import data_files
 
 # The config files are loaded by ml_collections.
 pytestmark = pytest.mark.filterwarnings(
@@ -38,7 +42,8 @@ pytestmark = pytest.mark.filterwarnings(
 _ROOT = pathlib.Path(__file__).parent.parent
 _CONFIGS = sorted(
     path for path in (_ROOT / 'experiments' / 'configs').glob('*.py')
-    if path.stem not in ('__init__', 'default'))
+    if path.stem not in ('__init__', 'default')
+    and not path.stem.startswith('sweep_'))  # Those have their own tests.
 
 
 def _config(name, **overrides):
@@ -119,6 +124,8 @@ def test_run_writes_every_result(finished):
   config, path, result = finished
   assert json.loads((path / 'config.json').read_text()) == json.loads(
       config.to_json())
+  assert json.loads((path / 'dataset.json').read_text()) == {
+      'dataset': 'digits', 'fingerprint': data.load(config).fingerprint}
   assert [row['step'] for row in result.rows] == [2, 4, 6]
   assert metrics.read(path / 'metrics.jsonl') == result.rows
   assert all(row['sparsity'] == 0.5 for row in result.rows)
@@ -221,36 +228,96 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
   assert path.read_text() == '{"step": 2}\n{"step": 4}\n'
 
 
-def test_batches_depend_on_key_and_step_alone():
-  split = data.load('digits').train
-  key = jax.random.key(0)
-  first, again, other = (
-      data.batch(split, key, step, size=8) for step in (5, 5, 6))
-  np.testing.assert_array_equal(first.images, again.images)
-  assert (first.labels != other.labels).any()
-  assert first.images.shape == (8, 8, 8, 1)
+def _run(config):
+  return steps.create(config, methods.create(config), data.load(config))
+
+
+def test_one_compiled_train_step_serves_all_seeds():
+  texts = set()
+  for seed in (0, 1):
+    config = _config('sr_ste_2_4', seed=seed)
+    batch = data.load(config).train(seed, 1, 4)
+    run = _run(config)
+    texts.add(run.train.lower(run.init(None), batch).as_text())
+  assert len(texts) == 1
+
+
+def test_a_train_step_leaves_what_a_run_began_with():
+  config = _config('sr_ste_2_4')
+  batch = data.load(config).train(0, 1, 4)
+  run = _run(config)
+  given = jax.tree.map(jnp.copy, run.init(None).params)
+  for params in (None, given):
+    first, again = (run.train(run.init(params), batch) for _ in range(2))
+    assert checkpoints.digest(first) == checkpoints.digest(again)
+
+
+# Measurements.
+
+
+def test_measured_are_all_examples_and_none_that_fill_up_a_batch(finished):
+  config, _, result = finished
+  dataset = data.load(config)
+  whole = list(dataset.test())
+  state = result.state
+  model = nnx.merge(nnx.graphdef(models.create(
+      config, dataset, rngs=nnx.Rngs(0))), jaxsparse.sparse_params(*state))
+  answers = np.concatenate([model(batch.inputs).argmax(-1) for batch in whole])
+  labels = np.concatenate([batch.labels for batch in whole])
+  assert (labels >= 0).sum() == 500 < len(labels)
+  measured = _run(config).measure(state, whole)
+  assert measured['accuracy'] == np.mean((answers == labels)[labels >= 0])
+
+
+def test_bits_per_byte_are_the_mean_over_all_bytes():
+  config = _config('lm_dense', width=8, depth=1, context=4, test_examples=5)
+  run = _run(config)
+  state = run.init(None)
+  head = state.params['head']  # As good as a fair coin for each bit.
+  params = {**state.params, 'head': jax.tree.map(jnp.zeros_like, head)}
+  state = state._replace(params=nnx.State(params))
+  batch = next(data.load(config).test())
+  batch.labels[1] = datasets.PADDING
+  assert run.measure(state, [batch, batch])['bits_per_byte'] == pytest.approx(8)
 
 
 # Configs.
 
 
-def _run(config):
-  return steps.create(config, methods.create(config))
+_WRITERS = {'cifar10': data_files.cifar10, 'imagenet': data_files.imagenet,
+            'glue/sst2': data_files.glue}
+
+
+@pytest.fixture(name='small')
+def _small(tmp_path):
+  """A function that returns a config with small sizes, its data at hand."""
+  def small(name, **overrides):
+    config = _config(name, batch_size=4, width=16, context=16, image_size=16,
+                     test_examples=6)
+    if config.dataset in _WRITERS:
+      _WRITERS[config.dataset](tmp_path / 'data')
+      config.data_dir = str(tmp_path / 'data')
+    if config.depth:
+      config.depth = 2
+    config.update(overrides)
+    return config
+  return small
 
 
 @pytest.mark.parametrize('path', [
     # Convolutions take long to compile.
     pytest.param(path, marks=[pytest.mark.slow] * ('resnet' in path.stem))
     for path in _CONFIGS], ids=lambda path: path.stem)
-def test_every_config_takes_a_step(path):
-  config = _config(path.stem, batch_size=4, width=16)
-  dataset = data.load(config.dataset)
+def test_every_config_takes_a_step(path, small):
+  config = small(path.stem)
+  dataset = data.load(config)
   run = _run(config)
-  state = after = run.init(None)
+  state = run.init(None)
+  before = checkpoints.digest(state.params)
   for step in (1, 2):  # The learning rate of the first is zero.
-    after, loss = run.train(after, dataset.train, step)
+    state, loss = run.train(state, dataset.train(config.seed, step, 4))
   assert np.isfinite(loss)
-  assert checkpoints.digest(after.params) != checkpoints.digest(state.params)
+  assert checkpoints.digest(state.params) != before
 
 
 @pytest.mark.parametrize('path', _CONFIGS, ids=lambda path: path.stem)
@@ -260,32 +327,119 @@ def test_every_config_says_its_command_and_accuracy(path):
   assert ('python -m experiments.train '
           f'--config=experiments/configs/{path.name} '
           f'--workdir=runs/{path.stem}') in command
-  assert 'mean of 3 seeds' in doc
+  if _config(path.stem).dataset in _WRITERS:
+    assert '--config.data_dir=DIR' in command
+    assert 'No accuracy is stated: the data set is not shipped.' in doc
+  else:
+    assert 'mean of 3 seeds' in doc
 
 
-@pytest.mark.parametrize('name', ['mlp', 'resnet', 'vit'])
-def test_models_return_logits_and_say_what_may_be_sparse(name):
-  model = models.create(name, width=16, rngs=nnx.Rngs(0))
-  assert model(jnp.zeros((3, 8, 8, 1))).shape == (3, 10)
+def test_language_model_learns_and_is_judged_in_bits_per_byte(small, tmp_path):
+  config = small('lm_sr_ste_2_4', steps=30, log_every=15)
+  result = train.train(config, str(tmp_path / 'run'))
+  first, last = result.rows
+  assert first.keys() == {'step', 'loss', 'bits_per_byte', 'sparsity'}
+  assert last['bits_per_byte'] < first['bits_per_byte'] < 9
+  assert last['sparsity'] == 0.5
+  shown = f'Validation loss {last["bits_per_byte"]:.3f} bits/byte at step 30'
+  assert shown in result.summary
+
+
+# Models.
+
+
+def _dataset(task, shape, classes):
+  return data.Dataset(task, shape, classes, None, None, '')
+
+
+_IMAGES = [_dataset(datasets.IMAGES, (8, 8, 1), 10),
+           _dataset(datasets.IMAGES, (20, 12, 3), 7)]
+_TEXTS = _dataset(datasets.TEXT, (12,), 3)
+_BYTES = _dataset(datasets.NEXT_BYTE, (12,), 256)
+
+
+@pytest.mark.parametrize('name, dataset', [
+    ('mlp', _IMAGES[0]), ('resnet', _IMAGES[0]), ('resnet', _IMAGES[1]),
+    ('vit', _IMAGES[0]), ('vit', _IMAGES[1]), ('lm', _BYTES),
+    ('text', _TEXTS)])
+def test_models_return_logits_and_say_what_may_be_sparse(name, dataset):
+  config = default.get_config()
+  config.update(model=name, width=16)
+  model = nnx.eval_shape(
+      lambda: models.create(config, dataset, rngs=nnx.Rngs(0)))
+  images = dataset.task == datasets.IMAGES
+  inputs = jax.ShapeDtypeStruct(
+      (3, *dataset.shape), jnp.float32 if images else jnp.uint8)
+  logits = nnx.eval_shape(lambda model, x: model(x), model, inputs)
+  each_byte = dataset.shape if dataset is _BYTES else ()
+  assert logits.shape == (3, *each_byte, dataset.classes)
   params = nnx.state(model, nnx.Param)
   paths = jaxsparse.trees.match_rules(
       {models.sparse_leaves(name): True, '.*': None}, params)
   kernels = jax.tree.leaves(jax.tree.map(
-      lambda p, sparse: p if sparse else None, params, paths))
+      lambda sparse, p: p if sparse else None, paths, params,
+      is_leaf=lambda sparse: sparse is None))
   assert len(kernels) >= 2
   assert all(kernel.shape[-2] % 16 == 0 for kernel in kernels)
 
 
-def test_digits_are_split_by_class_and_never_shared():
-  dataset = data.load('digits')
-  assert dataset.train.images.shape == (1297, 8, 8, 1)
-  assert dataset.test.images.shape == (500, 8, 8, 1)
-  shares = [np.bincount(split.labels) / len(split.labels) for split in dataset]
-  np.testing.assert_allclose(shares[0], shares[1], atol=2e-3)
-  train_rows, test_rows = (
-      {row.tobytes() for row in np.asarray(split.images)} for split in dataset)
-  assert not train_rows & test_rows
-  assert abs(float(dataset.train.images.mean())) < 1e-5
+_call = nnx.jit(lambda model, x: model(x))
+
+
+def _model(name, dataset, **sizes):
+  config = default.get_config()
+  config.update(model=name, **sizes)
+  return models.create(config, dataset, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize('name, dataset, layers', [
+    ('mlp', _IMAGES[0], 'layers'), ('vit', _IMAGES[0], 'blocks'),
+    ('resnet', _IMAGES[0], 'blocks'), ('lm', _BYTES, 'blocks'),
+    ('text', _TEXTS, 'blocks')])
+def test_depth_is_the_number_of_sparse_layers(name, dataset, layers):
+  model = nnx.eval_shape(lambda: _model(name, dataset, width=8, depth=3))
+  assert len(getattr(model, layers)) == 3
+
+
+def test_language_model_sees_no_byte_to_come():
+  model = _model('lm', _BYTES, width=8, depth=1)
+  text = np.arange(1, 13, dtype=np.uint8)[None]
+  changed = text.copy()
+  changed[0, 7] = 200
+  logits, others = _call(model, text), _call(model, changed)
+  np.testing.assert_array_equal(logits[0, :7], others[0, :7])
+  assert (logits[0, 7:] != others[0, 7:]).any(-1).all()
+
+
+def test_texts_are_read_up_to_where_they_are_filled_up():
+  texts = np.zeros((2, 12), np.uint8)
+  texts[0, :5] = [104, 101, 108, 108, 111]
+  long = _model('text', _TEXTS, width=8, depth=1)
+  short = _model('text', _dataset(datasets.TEXT, (5,), 3), width=8, depth=1)
+  logits = _call(long, texts)
+  params = nnx.state(long, nnx.Param)
+  params['positions'] = nnx.Param(params['positions'][...][:, :5])
+  nnx.update(short, params)
+  np.testing.assert_allclose(
+      logits[:1], _call(short, texts[:1, :5]), rtol=1e-5, atol=1e-6)
+  assert np.isfinite(logits).all()  # Of an empty text, too.
+
+
+@pytest.mark.parametrize('name, sizes, told', [
+    ('vit', {'width': 10}, 'width must be a multiple of 4,.* got 10'),
+    ('resnet', {'width': 12}, 'width must be a multiple of 8,.* got 12'),
+    ('mlp', {'depth': 0}, 'depth must be at least 1, got 0')])
+def test_sizes_that_no_model_has_are_told(name, sizes, told):
+  with pytest.raises(ValueError, match=told):
+    _model(name, _IMAGES[0], **sizes)
+
+
+@pytest.mark.parametrize('name, dataset, fitting', [
+    ('lm', _IMAGES[0], 'use mlp or resnet or vit'), ('vit', _BYTES, 'use lm'),
+    ('mlp', _TEXTS, 'use text')])
+def test_model_for_other_data_is_told_which_would_do(name, dataset, fitting):
+  with pytest.raises(ValueError, match=fitting):
+    _model(name, dataset)
 
 
 # Mistakes: one line, an exit code, nothing overwritten.
@@ -304,6 +458,9 @@ def _assert_one_line(message, *parts):
     ('--config.method=sr_st', ['did you mean \'sr_ste\'?']),
     ('--config.method=rigl', ['does not set: ']),
     ('--config.method=lock', ['--config.init_from']),
+    ('--config.model=lm', ['language modelling', 'use mlp or resnet or vit']),
+    ('--config.dataset=cifar10', ['--config.data_dir', 'www.cs.toronto.edu']),
+    ('--config.seed=-1', ['config.seed must be at least 0']),
     ('--config.model=resnett', ['did you mean \'resnet\'?']),
     ('--config.dataset=digit', ['did you mean \'digits\'?']),
     ('--config.sparse=encoder/kernel', ['encoder/kernel']),
@@ -335,6 +492,18 @@ def test_workdir_of_another_config_is_left_alone(finished, monkeypatch):
   _assert_one_line(message, 'another config',
                    'method is \'sr_ste\' there and \'rigl\' here')
   assert _hashes(path) == before
+
+
+def test_workdir_of_other_data_is_left_alone(small, tmp_path):
+  data_files.python_source(tmp_path / 'source')
+  config = small('lm_dense', steps=1, data_dir=str(tmp_path / 'source'))
+  workdir = tmp_path / 'run'
+  train.train(config, str(workdir))
+  before = _hashes(workdir)
+  (tmp_path / 'source' / 'new.py').write_text('new = True\n')
+  with pytest.raises(ValueError, match='a run on other data: \'python_source'):
+    train.train(config, str(workdir))
+  assert _hashes(workdir) == before
 
 
 def test_results_of_unknown_origin_are_left_alone(tmp_path):
@@ -429,9 +598,40 @@ def test_comparison_pools_seeds_and_names_what_differs(tmp_path):
       'runs  sparsity  accuracy       config',
       '2     50.0%     91.0% +- 12.7  sr_ste',
       '1     0.0%      95.0%          dense']
+  (tmp_path / 'sr_ste_1' / 'dataset.json').write_text(
+      '{"dataset": "digits", "fingerprint": "other"}')
+  assert [line.split()[-2:] for line in compare.table(paths).splitlines()[1:]
+         ] == [['sr_ste', 'data=None'], ['sr_ste', 'data=other'],
+               ['dense', 'data=None']]
   (tmp_path / 'dense_0' / 'metrics.jsonl').unlink()
   with pytest.raises(ValueError, match='dense_0 has not ended'):
     compare.table(paths)
+
+
+def test_comparison_shows_each_run_by_its_own_metric(tmp_path):
+  for name, values in (('lm', {'bits_per_byte': 2.5}),
+                       ('vit', {'accuracy': .5})):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'config.json').write_text(json.dumps(
+        {'method': 'dense', 'model': name, 'steps': 3, 'seed': 0}))
+    metrics.append(tmp_path / name / 'metrics.jsonl',
+                   {'step': 3, 'loss': 1., 'sparsity': 0., **values})
+  assert compare.table([tmp_path / 'lm', tmp_path / 'vit']).splitlines() == [
+      'runs  sparsity  accuracy, bits_per_byte  config',
+      '1     0.0%      2.500 bits/byte          dense model=lm',
+      '1     0.0%      50.0%                    dense model=vit']
+
+
+def test_pictures_show_what_else_was_measured(tmp_path):
+  rows = [{'step': step, 'loss': 1 / step, 'bits_per_byte': 8 / step,
+           'sparsity': .5} for step in (1, 2, 3)]
+  sizes = []
+  for more in ({}, {'flips': .1}, {'noise_kept': .1, 'noise_pruned': .2}):
+    rows[-1] = {**rows[-1], **more}
+    report.plot_training(tmp_path / 'plot.png', rows, title='title')
+    with Image.open(tmp_path / 'plot.png') as picture:
+      sizes.append(picture.height)
+  assert sizes[0] < sizes[1] < sizes[2]  # A panel more each time.
 
 
 def test_unknown_name_is_an_error_that_lists_the_names():

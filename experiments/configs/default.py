@@ -10,9 +10,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.method = ''  # A name from experiments/methods.py.
   config.sparse = config_dict.placeholder(str)  # Regex; None: the model's own.
 
-  config.dataset = 'digits'
-  config.model = 'mlp'  # Or 'resnet', 'vit'.
+  config.dataset = 'digits'  # A name from experiments/data/__init__.py.
+  config.data_dir = config_dict.placeholder(str)  # Its files.
+  config.image_size = 224  # Pixels a side; imagenet.
+  config.context = 64  # Bytes a model sees at once; python_source, glue.
+  config.test_examples = 1_024  # Windows at most; python_source.
+
+  config.model = 'mlp'  # Or 'resnet', 'vit'; 'lm', 'text' read bytes.
   config.width = config_dict.placeholder(int)  # None: the model's own.
+  config.depth = config_dict.placeholder(int)  # None: the model's own.
   config.init_from = config_dict.placeholder(str)  # The --workdir of a run.
 
   config.steps = 2_000

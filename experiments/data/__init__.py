@@ -1,26 +1,39 @@
-"""Datasets: `load(name)`, and the batches that every step draws."""
+"""Data sets: `load(config)` returns the one that `config.dataset` names.
 
-import jax
+Batches are made on the host, by numpy, from the seed and the step. A compiled
+train step therefore knows nothing of the seed and serves all of them.
+"""
+
+import functools
+
+import ml_collections
 
 from experiments import names
+from experiments.data import cifar
 from experiments.data import digits
-from experiments.data.digits import Dataset
-from experiments.data.digits import Split
+from experiments.data import glue
+from experiments.data import imagenet
+from experiments.data import python_source
+from experiments.data.dataset import Batch
+from experiments.data.dataset import Dataset
+from experiments.data.dataset import NEXT_BYTE
 
-_LOADERS = {'digits': digits.load}
+_LOADERS = {
+    'digits': digits.load,
+    'python_source': python_source.load,
+    'cifar10': functools.partial(cifar.load, layout=cifar.CIFAR10),
+    'cifar100': functools.partial(cifar.load, layout=cifar.CIFAR100),
+    'imagenet': imagenet.load,
+    **{f'glue/{name}': functools.partial(glue.load, task=task)
+       for name, task in glue.TASKS.items()},
+}
 
 
-def load(name: str) -> Dataset:
-  """Returns the dataset of that name."""
-  return names.lookup(_LOADERS, name, kind='dataset')()
+def load(config: ml_collections.ConfigDict) -> Dataset:
+  """Returns the config's data set.
 
-
-def batch(split: Split, key: jax.Array, step: jax.Array, *, size: int) -> Split:
-  """Returns the batch of one step, drawn with replacement.
-
-  It depends on the key and the step alone: a run that was killed draws the
-  same batches when it goes on.
+  Raises:
+    ValueError: if there is none of that name, or its files are not in
+      `config.data_dir` or not as they were published.
   """
-  key = jax.random.fold_in(key, step)
-  rows = jax.random.randint(key, (size,), 0, len(split.labels))
-  return Split(split.images[rows], split.labels[rows])
+  return names.lookup(_LOADERS, config.dataset, kind='dataset')(config)

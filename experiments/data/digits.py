@@ -4,39 +4,35 @@ Real data that needs no download: the test set of "Optical Recognition of
 Handwritten Digits", https://archive.ics.uci.edu/dataset/80, 8x8 pixels each.
 """
 
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from sklearn import datasets
 from sklearn import model_selection
 
+from experiments.data import dataset
+
 _TEST_SIZE = 500
 
 
-class Split(NamedTuple):
-  """Images and what they show."""
-  images: jax.Array  # [N, H, W, C] float32
-  labels: jax.Array  # [N] int32
-
-
-class Dataset(NamedTuple):
-  """What a run trains on and what it is measured on."""
-  train: Split
-  test: Split
-
-
-def load() -> Dataset:
+def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   """Returns 1,297 digits to train on and 500 to test on, always the same."""
+  del config
   digits = datasets.load_digits()
   images, test_images, labels, test_labels = model_selection.train_test_split(
-      digits.images[..., None], digits.target, test_size=_TEST_SIZE,
-      stratify=digits.target, random_state=0)
+      digits.images[..., None], digits.target.astype(np.int32),
+      test_size=_TEST_SIZE, stratify=digits.target, random_state=0)
   mean, std = images.mean(), images.std()  # Of the training images alone.
+  images, test_images = (
+      ((x - mean) / std).astype(np.float32) for x in (images, test_images))
 
-  def split(images, labels):
-    return Split(jnp.asarray((images - mean) / std, np.float32),
-                 jnp.asarray(labels, np.int32))
+  def train(seed, step, size):
+    _, rows = dataset.rows(seed, step, size, of=len(labels))
+    return dataset.Batch(images[rows], labels[rows])
 
-  return Dataset(split(images, labels), split(test_images, test_labels))
+  def test():
+    return dataset.in_batches(len(test_labels), lambda rows: dataset.Batch(
+        test_images[rows], test_labels[rows]))
+
+  return dataset.Dataset(
+      dataset.IMAGES, images.shape[1:], 10, train, test,
+      dataset.fingerprint(images, labels, test_images, test_labels))

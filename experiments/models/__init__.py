@@ -1,23 +1,51 @@
-"""Models: `create(name)` builds one, `sparse_leaves(name)` says what to prune.
+"""Models: `create` builds one, `sparse_leaves(name)` says what to prune.
 
-A model is an NNX module from images `[N, 8, 8, 1]` to logits `[N, 10]`. Its
-class names the kernels that may be sparse, as a regex over '/'-joined paths.
+A model is an NNX module from a batch of inputs to logits, made for the shape
+of one input and the number of classes. Its class says which task it is for,
+and names the kernels that may be sparse, as a regex over '/'-joined paths.
 """
 
 from flax import nnx
+import ml_collections
 
+from experiments import data
 from experiments import names
+from experiments.models.lm import LM
+from experiments.models.lm import TextClassifier
 from experiments.models.mlp import MLP
 from experiments.models.resnet import ResNet
 from experiments.models.vit import ViT
 
-_MODELS = {'mlp': MLP, 'resnet': ResNet, 'vit': ViT}
+_MODELS = {'mlp': MLP, 'resnet': ResNet, 'vit': ViT, 'lm': LM,
+           'text': TextClassifier}
+_SIZES = ('width', 'depth')
 
 
-def create(name: str, *, width: int | None, rngs: nnx.Rngs) -> nnx.Module:
-  """Returns the model of that name; `None` is the width it is made for."""
-  model = names.lookup(_MODELS, name, kind='model')
-  return model(rngs=rngs) if width is None else model(width=width, rngs=rngs)
+def create(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
+           rngs: nnx.Rngs) -> nnx.Module:
+  """Returns the config's model for the inputs and classes of a data set.
+
+  Args:
+    config: its `model`, `width` and `depth` are read; a size that is `None` is
+      the model's own.
+    dataset: what the model is to read.
+    rngs: for the new weights.
+
+  Raises:
+    ValueError: if there is no such model, or it is not for such data.
+  """
+  model = names.lookup(_MODELS, config.model, kind='model')
+  if model.TASK != dataset.task:
+    fitting = [name for name, other in _MODELS.items()
+               if other.TASK == dataset.task]
+    raise ValueError(
+        f'model {config.model!r} is for {model.TASK}, dataset '
+        f'{config.dataset!r} for {dataset.task}; use {" or ".join(fitting)}')
+  sizes = {key: config[key] for key in _SIZES if config[key] is not None}
+  for key, value in sizes.items():
+    if value < 1:
+      raise ValueError(f'config.{key} must be at least 1, got {value}')
+  return model(dataset.shape, dataset.classes, rngs=rngs, **sizes)
 
 
 def sparse_leaves(name: str) -> str:

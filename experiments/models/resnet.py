@@ -3,6 +3,8 @@
 from flax import nnx
 import jax
 
+from experiments.data import dataset
+
 _GROUPS = 8
 
 
@@ -26,19 +28,27 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-  """Three blocks on 8x8, 4x4 and 2x2 pixels; the first is `width` wide."""
+  """Three blocks: each after the first has half the pixels, twice the width.
 
-  # The first convolution sees one channel, which no N:M pattern can tile.
+  The first is `width` wide. `depth` is the number of blocks; ResNet-8 has 3.
+  """
+
+  TASK = dataset.IMAGES
+  # The first convolution sees few channels, which no N:M pattern can tile.
   SPARSE = r'blocks/\d+/conv\d/kernel'
 
-  def __init__(self, *, width: int = 16, rngs: nnx.Rngs):
-    self.stem = nnx.Conv(1, width, (3, 3), use_bias=False, rngs=rngs)
+  def __init__(self, shape: tuple[int, ...], classes: int, *, width: int = 16,
+               depth: int = 3, rngs: nnx.Rngs):
+    if width % _GROUPS:
+      raise ValueError(f'config.width must be a multiple of {_GROUPS}, the '
+                       f'number of groups of a norm, got {width}')
+    self.stem = nnx.Conv(shape[-1], width, (3, 3), use_bias=False, rngs=rngs)
+    widths = [width, *(width * 2**i for i in range(depth))]
     self.blocks = nnx.List([
-        Block(width, width, rngs=rngs),
-        Block(width, 2 * width, rngs=rngs),
-        Block(2 * width, 4 * width, rngs=rngs)])
-    self.norm = nnx.GroupNorm(4 * width, num_groups=_GROUPS, rngs=rngs)
-    self.head = nnx.Linear(4 * width, 10, rngs=rngs)
+        Block(width_in, width, rngs=rngs)
+        for width_in, width in zip(widths, widths[1:])])
+    self.norm = nnx.GroupNorm(widths[-1], num_groups=_GROUPS, rngs=rngs)
+    self.head = nnx.Linear(widths[-1], classes, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     x = self.stem(x)

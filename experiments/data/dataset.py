@@ -1,0 +1,94 @@
+"""What every data set is: batches by step, and a test set in batches."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import hashlib
+import pathlib
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+IMAGES = 'image classification'
+TEXT = 'text classification'
+NEXT_BYTE = 'language modelling'
+
+# The label of what only fills up the last batch; measurements leave it out.
+PADDING = -1
+_TEST_BATCH = 256
+
+
+class Batch(NamedTuple):
+  """What a model reads and what it should answer."""
+  inputs: np.ndarray  # [B, H, W, C] float32, or [B, T] uint8.
+  labels: np.ndarray  # [B] int32, or [B, T] int32: the next bytes.
+
+
+class Dataset(NamedTuple):
+  """What a run trains on and what it is measured on."""
+  task: str  # IMAGES, TEXT or NEXT_BYTE.
+  shape: tuple[int, ...]  # Of one input.
+  classes: int
+  # (seed, step, size) -> the batch of one step. It depends on these alone: a
+  # run that was killed draws the same batches when it goes on.
+  train: Callable[[int, int, int], Batch]
+  test: Callable[[], Iterator[Batch]]  # Always the same, all of one size.
+  fingerprint: str  # Results compare only where it is the same.
+
+
+def rows(seed: int, step: int, size: int, *, of: int
+         ) -> tuple[np.random.Generator, np.ndarray]:
+  """Returns which examples a step draws, and what else it may draw from.
+
+  Args:
+    seed: of the run.
+    step: of the run.
+    size: how many examples to draw, with replacement.
+    of: how many there are.
+  """
+  rng = np.random.default_rng([seed, step])
+  return rng, rng.integers(of, size=size)
+
+
+def in_batches(count: int, make: Callable[[np.ndarray], Batch]
+               ) -> Iterator[Batch]:
+  """Yields all `count` examples in order, in batches of one size.
+
+  Args:
+    count: how many examples there are.
+    make: makes a batch of the examples at these places.
+  """
+  size = min(count, _TEST_BATCH)
+  for start in range(0, count, size):
+    places = np.arange(start, start + size)
+    batch = make(np.minimum(places, count - 1))
+    batch.labels[places >= count] = PADDING
+    yield batch
+
+
+def fingerprint(*parts: bytes | np.ndarray) -> str:
+  """Returns a short hash of the parts and of where each of them ends."""
+  sha = hashlib.sha256()
+  for part in parts:
+    sha.update(hashlib.sha256(part).digest())
+  return sha.hexdigest()[:12]
+
+
+def folder(config: ml_collections.ConfigDict, *, expected: str) -> pathlib.Path:
+  """Returns `config.data_dir`.
+
+  Args:
+    config: of the run.
+    expected: what the folder should hold and where to get it, for the message.
+
+  Raises:
+    ValueError: if it is not set, or no folder.
+  """
+  if not config.data_dir:
+    raise ValueError(f'dataset {config.dataset!r} is not shipped: give '
+                     f'--config.data_dir, a folder with {expected}')
+  path = pathlib.Path(config.data_dir).expanduser()
+  if not path.is_dir():
+    raise ValueError(f'--config.data_dir={config.data_dir} is not a folder; '
+                     f'dataset {config.dataset!r} expects one with {expected}')
+  return path

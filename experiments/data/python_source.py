@@ -1,0 +1,95 @@
+"""A language to model that needs no download: Python's own library, as bytes.
+
+The files are those of the interpreter that runs, so their number and text
+depend on its patch version; the fingerprint tells one from another. With
+`config.data_dir` they are the .py files of any folder.
+"""
+
+import hashlib
+import os
+import pathlib
+import sysconfig
+
+import ml_collections
+import numpy as np
+
+from experiments.data import dataset
+
+_SKIPPED = frozenset({
+    'site-packages', 'test', 'tests', 'idlelib', 'lib2to3', 'turtledemo',
+    'ensurepip', '__pycache__'})
+_SEPARATOR = b'\0'  # Between files; Python source has none.
+_ONE_IN = 20  # Files of validation.
+_EXPECTED = ('.py files, a million bytes or more; without it, those of the '
+             'standard library are read')
+
+
+def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
+  """Returns windows of `config.context` bytes and the bytes that follow each.
+
+  Training draws windows anywhere in its files. Validation has other files: of
+  these `config.test_examples` windows at equal distances, or as many as fit
+  side by side.
+
+  Raises:
+    ValueError: if the folder has too few bytes for one window of each.
+  """
+  if config.data_dir:
+    root = dataset.folder(config, expected=_EXPECTED)
+  else:
+    root = pathlib.Path(sysconfig.get_paths()['stdlib'])
+  files = read(root)
+  training, validation = (
+      np.frombuffer(_SEPARATOR.join(
+          text for name, text in files.items()
+          if is_validation(name) == wanted), np.uint8)
+      for wanted in (False, True))
+  context = config.context
+  for name, corpus in (('train', training), ('validate', validation)):
+    if len(corpus) <= context:
+      raise ValueError(
+          f'{root} has {len(corpus)} bytes to {name} on, one window takes '
+          f'{context + 1}; dataset {config.dataset!r} expects {_EXPECTED}')
+
+  def train(seed, step, size):
+    _, starts = dataset.rows(seed, step, size, of=len(training) - context)
+    return _windows(training, starts, context)
+
+  def test():
+    count = min(config.test_examples, (len(validation) - 1) // context)
+    distance = (len(validation) - 1) // count
+    return dataset.in_batches(count, lambda places: _windows(
+        validation, distance * places, context))
+
+  return dataset.Dataset(
+      dataset.NEXT_BYTE, (context,), 256, train, test, dataset.fingerprint(
+          *(part for name, text in files.items()
+            for part in (name.encode(), text))))
+
+
+def read(root: pathlib.Path) -> dict[str, bytes]:
+  """Returns the .py files under `root` by relative path, none of them twice."""
+  paths = []
+  for parent, folders, names in os.walk(root):
+    folders[:] = [name for name in folders if name not in _SKIPPED]
+    paths.extend(pathlib.Path(parent, name) for name in names
+                 if name.endswith('.py'))
+  files, seen = {}, set()
+  for name, path in sorted((p.relative_to(root).as_posix(), p) for p in paths):
+    text = path.read_bytes()
+    digest = hashlib.sha256(text).digest()
+    if digest not in seen:
+      seen.add(digest)
+      files[name] = text
+  return files
+
+
+def is_validation(name: str) -> bool:
+  """Returns whether the file is for validation; its name alone decides."""
+  digest = hashlib.sha256(name.encode()).digest()
+  return int.from_bytes(digest[:8]) % _ONE_IN == 0
+
+
+def _windows(corpus, starts, context):
+  windows = corpus[starts[:, None] + np.arange(context + 1)]
+  return dataset.Batch(windows[:, :-1], windows[:, 1:].astype(np.int32))

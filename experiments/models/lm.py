@@ -1,0 +1,58 @@
+"""Transformers that read bytes: one predicts the next, one sorts texts."""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from experiments.data import dataset
+from experiments.models import transformer
+
+_BYTES = 256
+
+
+class LM(nnx.Module):
+  """A causal model of bytes: `[N, T]` to logits `[N, T, 256]` of the next."""
+
+  TASK = dataset.NEXT_BYTE
+  SPARSE = transformer.SPARSE
+
+  def __init__(self, shape: tuple[int, ...], classes: int, *, width: int = 64,
+               depth: int = 2, rngs: nnx.Rngs):
+    self.embedding = nnx.Embed(_BYTES, width, rngs=rngs)
+    self.positions = transformer.positions(shape[0], width, rngs=rngs)
+    self.blocks = nnx.List([
+        transformer.Block(width, causal=True, rngs=rngs)
+        for _ in range(depth)])
+    self.norm = nnx.LayerNorm(width, rngs=rngs)
+    self.head = nnx.Linear(width, classes, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = self.embedding(x.astype(jnp.int32)) + self.positions[...]
+    for block in self.blocks:
+      x = block(x)
+    return self.head(self.norm(x))
+
+
+class TextClassifier(nnx.Module):
+  """Texts `[N, T]`, filled up with zeros at the end, to logits of classes."""
+
+  TASK = dataset.TEXT
+  SPARSE = transformer.SPARSE
+
+  def __init__(self, shape: tuple[int, ...], classes: int, *, width: int = 64,
+               depth: int = 2, rngs: nnx.Rngs):
+    self.embedding = nnx.Embed(_BYTES, width, rngs=rngs)
+    self.positions = transformer.positions(shape[0], width, rngs=rngs)
+    self.blocks = nnx.List([
+        transformer.Block(width, rngs=rngs) for _ in range(depth)])
+    self.norm = nnx.LayerNorm(width, rngs=rngs)
+    self.head = nnx.Linear(width, classes, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    lengths = jnp.maximum(jnp.count_nonzero(x, axis=1), 1)
+    inside = jnp.arange(x.shape[1]) < lengths[:, None]
+    x = self.embedding(x.astype(jnp.int32)) + self.positions[...]
+    for block in self.blocks:
+      x = block(x, lengths=lengths)
+    total = jnp.sum(self.norm(x) * inside[..., None], axis=1)
+    return self.head(total / lengths[:, None])

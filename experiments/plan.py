@@ -1,0 +1,188 @@
+"""Which runs a sweep consists of: method x N:M x seed, and those that tune."""
+
+from collections.abc import Mapping
+import json
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from experiments import data
+from experiments import methods
+from experiments import names
+from experiments import steps
+from experiments import tables
+from experiments import workdir as workdirs
+
+Config = ml_collections.ConfigDict
+
+_TARGET = re.compile(r'([1-9]\d*):([1-9]\d*)')
+_PLANNED = ('method', 'n', 'm', 'seed')  # Keys that the sweep itself sets.
+
+
+class Planned(NamedTuple):
+  """One run: what it trains and where."""
+  method: str
+  target: str | None  # 'N:M'; None for dense.
+  seed: int
+  config: Config
+  path: pathlib.Path
+  value: Any = None  # Of the key that is tuned.
+
+
+def judged(config: Config, path: pathlib.Path,
+           chosen: Mapping[str, Any] | None = None) -> list[Planned]:
+  """Returns the runs that the table is made of, seed after seed.
+
+  Args:
+    config: that of the sweep.
+    path: its work directory.
+    chosen: the tuned value of each method; methods without one have no runs.
+      None if nothing was tuned.
+  """
+  key = config.tune.key if chosen is not None else None
+  return [
+      _planned(config, path / 'runs', method, target, seed,
+               **({key: chosen[method]} if key else {}))
+      for seed in config.seeds for method in config.methods
+      if chosen is None or method in chosen
+      for target in ((None,) if method == tables.DENSE else config.targets)]
+
+
+def tuning(config: Config, path: pathlib.Path) -> list[Planned]:
+  """Returns the runs by which each method's value is chosen, if any.
+
+  Args:
+    config: that of the sweep.
+    path: its work directory.
+  """
+  if not tunes(config):
+    return []
+  tune = config.tune
+  return [
+      _planned(config, path / 'tuning' / f'{tune.key}_{value}', method,
+               None if method == tables.DENSE else tune.target, seed,
+               **{tune.key: value})._replace(value=value)
+      for seed in tune.seeds for method in config.methods
+      for value in tune['values']]
+
+
+def tunes(config: Config) -> bool:
+  """Returns whether the sweep tunes; no values, no tuning."""
+  return bool(config.get('tune') and config.tune['values'])
+
+
+def build(planned: Planned):
+  """Builds model, optimizer and state of a run, without computing anything.
+
+  Raises:
+    ValueError: if that is impossible.
+  """
+  config = planned.config
+  dataset = data.load(config)
+  jax.eval_shape(lambda: steps.create(
+      config, methods.create(config), dataset).init(None))
+
+
+def differences(config: Config, base: Config) -> dict[str, Any]:
+  """Returns what a run's config has otherwise than the sweep's base.
+
+  Args:
+    config: that of the run.
+    base: `config.base` of the sweep.
+  """
+  return {key: value for key, value in config.items() if key not in _PLANNED
+          and (key not in base or base[key] != value)}
+
+
+def checked(config: Config) -> Config:
+  """Returns a sweep's config with its references and lists resolved.
+
+  Flags cannot tell 'ste,sr_ste' from the name of one method; here it is two.
+
+  Raises:
+    ValueError: if there is a mistake in it.
+  """
+  config = config.copy_and_resolve_references()
+  for key in ('methods', 'targets'):
+    config[key] = tuple(
+        part for value in config[key] for part in str(value).split(','))
+  for key, example in (('methods', 'ste,sr_ste'), ('targets', '2:4'),
+                       ('seeds', '0,1,2')):
+    values = config[key]
+    if not values:
+      raise ValueError(f'config.{key} is empty; give some, such as '
+                       f'--config.{key}={example}')
+    if len(set(values)) != len(values):
+      raise ValueError(f'config.{key} names something twice: {values}')
+  for seed in config.seeds:
+    if not isinstance(seed, int) or seed < 0:
+      raise ValueError(f'config.seeds has {seed!r}, expected a whole number')
+  for method in (*config.methods, *config.get('only', {})):
+    names.lookup(methods.METHODS, method, kind='method')
+  _check_targets(config.targets, 'targets')
+  if tunes(config):
+    _check_tuning(config)
+  return config
+
+
+def check_directories(runs: list[Planned]):
+  """Finds runs of other configs where these runs would go.
+
+  Raises:
+    ValueError: if there are any.
+  """
+  for run in runs:
+    if not (run.path / workdirs.CONFIG).exists():
+      continue
+    theirs = workdirs.read_config(run.path).to_dict()
+    ours = json.loads(run.config.to_json())
+    for key in sorted({*theirs, *ours}):
+      if theirs.get(key) != ours.get(key):
+        raise ValueError(
+            f'{run.path} holds a run of another config: {key} is '
+            f'{theirs.get(key)!r} there and {ours.get(key)!r} here. Give '
+            'another --workdir.')
+
+
+def _planned(config, path, method, target, seed, **settings):
+  run = config.base.copy_and_resolve_references()
+  with run.unlocked():
+    if target:
+      run.n, run.m = map(int, target.split(':'))
+    run.update(config.get('only', {}).get(method, {}))
+    run.update(settings, method=method, seed=seed)
+  place = target.replace(':', '_') if target else 'all'
+  return Planned(method, target, seed, run,
+                 path / method / place / f'seed_{seed}')
+
+
+def _check_targets(targets, key):
+  for target in targets:
+    match = _TARGET.fullmatch(target)
+    if match is None or int(match[1]) > int(match[2]):
+      raise ValueError(f'config.{key} has {target!r}, expected N:M with N at '
+                       'most M, such as \'2:4\'')
+
+
+def _check_tuning(config):
+  tune = config.tune
+  _check_targets([tune.target], 'tune.target')
+  if not tune.seeds:
+    raise ValueError('config.tune.seeds is empty; give some, such as '
+                     '--config.tune.seeds=1000')
+  if shared := sorted({*tune.seeds} & {*config.seeds}):
+    raise ValueError(
+        f'config.tune.seeds and config.seeds share {shared}: values chosen on '
+        'the seeds that judge them look better than they are. Write other '
+        'ones, such as --config.tune.seeds=1000')
+  if tune.key in _PLANNED or tune.key not in config.base:
+    raise ValueError(f'config.tune.key is {tune.key!r}, expected a key of '
+                     'config.base such as \'learning_rate\'')
+  for method, settings in config.get('only', {}).items():
+    if tune.key in settings:
+      raise ValueError(
+          f'config.only.{method} sets {tune.key}, which config.tune chooses. '
+          'Write it in one place only')

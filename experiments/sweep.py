@@ -1,0 +1,246 @@
+r"""Trains every method at every N:M with every seed, and compares them.
+
+  python -m experiments.sweep --workers=2 \
+      --config=experiments/configs/sweep_digits.py --workdir=runs/sweep_digits
+
+The work directory receives table.md, results.jsonl (a line per run), pictures,
+tuned.json if the config tunes, and the work directory of every run. Start it
+again and it goes on: runs that have ended are not repeated, the others continue
+from their last checkpoint. Methods, targets and seeds may be added later.
+
+Lists are overridden by --config.seeds=0,1, --config.methods=ste,sr_ste and, as
+flags want it, --config.targets="'2:4,1:8'".
+A run that fails stops no other; it is told at the end, with exit code 1.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import pathlib
+import shlex
+import sys
+import traceback
+from typing import NamedTuple
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+import ml_collections
+import tqdm
+
+from experiments import launch
+from experiments import metrics
+from experiments import plan
+from experiments import plots
+from experiments import tables
+from experiments import train
+from experiments import workdir as workdirs
+from experiments import workers as pool
+
+_WORKERS = flags.DEFINE_integer(
+    'workers', 1, 'How many processes train, each on one CPU if more than one.',
+    lower_bound=1)
+
+CONFIG = 'sweep.json'
+TABLE = 'table.md'
+RESULTS = 'results.jsonl'
+TUNED = 'tuned.json'
+CACHE = 'cache'
+LOG = 'log.txt'
+
+
+class Swept(NamedTuple):
+  """How a sweep ended."""
+  runs: list[tables.Run]
+  not_built: dict[tuple[str, str | None], str]  # Method, target -> why not.
+  failures: list[str]  # A line for each run that failed.
+
+
+def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
+          command: str = '') -> Swept:
+  """Trains what has not been trained yet, then writes tables and pictures.
+
+  Args:
+    config: what to train, as `experiments/configs/sweep_digits.py` has it.
+    workdir: a new directory, or that of the same sweep.
+    workers: how many processes train; one is this process itself.
+    command: by which people can repeat it, for the table.
+
+  Returns:
+    The runs that have ended, what could not be built and what failed.
+
+  Raises:
+    ValueError: if the config or the directory is wrong, or nothing trains.
+    OSError: if the directory cannot be written to.
+  """
+  config = plan.checked(config)
+  path = pathlib.Path(workdir)
+  if (path / workdirs.CONFIG).exists():
+    raise ValueError(f'{path} holds a single run. Give another --workdir.')
+  tuning, judged = plan.tuning(config, path), plan.judged(config, path)
+  plan.check_directories(tuning or judged)
+  not_built = _not_built(tuning + judged, workers)
+  tuning, judged = _buildable(tuning, not_built), _buildable(judged, not_built)
+  if not judged:
+    raise ValueError(next(iter(not_built.values())))
+  path.mkdir(parents=True, exist_ok=True)
+  workdirs.write(path / CONFIG, config.to_json(indent=2) + '\n')
+
+  with tqdm.tqdm(total=len(tuning) + len(judged), unit='run',
+                 initial=sum(map(ended, tuning + judged)),
+                 disable=None) as bar:  # None: on terminals.
+    train_all = functools.partial(
+        _train, bar=bar, cache=str(path / CACHE), workers=workers)
+    failures, tuned = train_all(tuning), None
+    if tuning:
+      tuned = _choose(tuning, config.tune)
+      workdirs.write(path / TUNED, json.dumps(tuned._asdict(), indent=2) + '\n')
+      judged = _buildable(plan.judged(config, path, tuned.chosen), not_built)
+      bar.total = len(tuning) + len(judged)
+    write = functools.partial(
+        _write, path, judged, config, tuned=tuned, not_built=not_built,
+        command=command)
+    failures += train_all(judged, after_each=write)
+  runs = write()
+  if not runs:
+    raise ValueError(f'every run failed, the first: {failures[0]}')
+  plots.write(path, runs, config)
+  return Swept(runs, not_built, failures)
+
+
+def ended(run: plan.Planned) -> bool:
+  """Returns whether a run has ended: its summary is what it writes last."""
+  rows = metrics.read(run.path / workdirs.METRICS)
+  return (run.path / workdirs.SUMMARY).exists() and bool(rows) and (
+      rows[-1]['step'] == run.config.steps)
+
+
+def main(argv: list[str]):
+  del argv
+  command = ['python', '-m', 'experiments.sweep', *sys.argv[1:]]
+  try:
+    swept = sweep(flags.FLAGS.config, flags.FLAGS.workdir,
+                  workers=_WORKERS.value, command=shlex.join(command))
+  except (ValueError, OSError) as error:
+    if flags.FLAGS.traceback:
+      raise
+    sys.exit(f'error: {launch.one_line(error)}')
+  except KeyboardInterrupt:
+    sys.exit('error: interrupted; the same command goes on from here')
+  path = pathlib.Path(flags.FLAGS.workdir)
+  print(f'\n{(path / TABLE).read_text()}')
+  print(*sorted(file for file in path.iterdir() if file.is_file()), sep='\n')
+  if swept.failures:
+    runs = 'run' if len(swept.failures) == 1 else 'runs'
+    sys.exit('\n'.join([f'error: {len(swept.failures)} {runs} failed:',
+                        *swept.failures]))
+
+
+def _buildable(runs, not_built):
+  return [run for run in runs if (run.method, run.target) not in not_built]
+
+
+def _not_built(runs, workers):
+  """Tells what cannot be built; returns method, target -> why not."""
+  one_each = {(run.method, run.target): run for run in runs if not ended(run)}
+  problems = {}
+  for outcome in pool.each(plan.build, [*one_each.values()], workers=workers):
+    if outcome.error:
+      method, target = outcome.job.method, outcome.job.target
+      problems[method, target] = outcome.error
+      print(f'n/a: {method} {target}: {outcome.error}', flush=True)
+  return problems
+
+
+def _train(runs, *, bar, cache, workers, after_each=lambda: None):
+  """Trains what has not ended yet; returns a line for each failure."""
+  plan.check_directories(runs)
+  waiting = [run for run in runs if not ended(run)]
+  failures = []
+  for outcome in pool.each(
+      functools.partial(_run, cache=cache), waiting, workers=workers):
+    bar.n += 1  # `bar.update` would not count where no bar is shown.
+    bar.refresh()
+    if outcome.error:
+      failures.append(f'{outcome.job.path}: {outcome.error}')
+    _tell(bar, outcome)
+    after_each()
+  return failures
+
+
+def _run(run, *, cache):
+  """Trains one run; what it prints goes to a file beside its results."""
+  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
+  if not jax.config.jax_compilation_cache_dir:  # Seeds share compilations.
+    jax.config.update('jax_compilation_cache_dir', cache)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  run.path.mkdir(parents=True, exist_ok=True)
+  with ((run.path / LOG).open('a') as log,
+        contextlib.redirect_stdout(log), contextlib.redirect_stderr(log)):
+    try:
+      train.train(run.config, str(run.path))
+    except Exception:
+      traceback.print_exc()
+      raise
+
+
+def _tell(bar, outcome):
+  if outcome.error:
+    bar.write(f'failed: {outcome.job.path}: {outcome.error}')
+  elif bar.disable:
+    key, row = _last(outcome.job)
+    print(f'{bar.n:>4}/{bar.total}  {outcome.job.path}  '
+          f'{metrics.METRICS[key].show(row[key])}', flush=True)
+
+
+def _last(run):
+  """The metric that judges a run that has ended, and its last row."""
+  row = metrics.read(run.path / workdirs.METRICS)[-1]
+  return metrics.judged_by(row), row
+
+
+def _choose(runs, tune):
+  """Tells what each value gave, the mean over seeds, and which is best."""
+  found = {(run.method, run.value, run.seed): _last(run)
+           for run in runs if ended(run)}
+  if not found:
+    raise ValueError(f'no run tried any {tune.key}; see {runs[0].path / LOG}')
+  metric = metrics.METRICS[next(iter(found.values()))[0]]
+
+  def mean(method, value):
+    given = [found.get((method, value, seed)) for seed in tune.seeds]
+    if None in given:  # A value that fails on one seed is not to be chosen.
+      return math.nan
+    return metric.scale * sum(row[key] for key, row in given) / len(given)
+
+  tried = {method: [[value, mean(method, value)] for value in tune['values']]
+           for method in dict.fromkeys(run.method for run in runs)}
+  return tables.Tuned(tune.key, tune.target, list(tune.seeds), tried,
+                      tables.choose(tried, metric))
+
+
+def _write(path, planned, config, **context):
+  """Writes the results and tables of the runs that have ended."""
+  done = [run for run in planned if ended(run)]
+  runs = [tables.Run(run.method, run.target, run.seed,
+                     metrics.read(run.path / workdirs.METRICS))
+          for run in done]
+  workdirs.write(path / RESULTS, ''.join(
+      json.dumps({
+          'method': run.method, 'target': run.target, 'n': run.config.get('n'),
+          'm': run.config.get('m'), 'seed': run.seed,
+          'config': plan.differences(run.config, config.base),
+          'row': _last(run)[1], 'path': str(run.path.relative_to(path))}) + '\n'
+      for run in done))
+  if runs:
+    workdirs.write(path / TABLE, tables.document(
+        runs, config, **context, data=sorted({
+            str(workdirs.read_fingerprint(run.path)) for run in done})))
+  return runs
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main, flags_parser=launch.parse)
