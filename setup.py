@@ -9,6 +9,7 @@ _EXPERIMENTS = [
     'flax>=0.12',
     'matplotlib>=3.8',
     'ml_collections>=1.0',
+    'Pillow>=10',
     'orbax-checkpoint>=0.11.20',
     'scikit-learn>=1.4',
     'tqdm>=4.66',

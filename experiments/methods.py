@@ -11,6 +11,7 @@ import optax
 from experiments import models
 from experiments import names
 import jaxsparse
+from jaxsparse import recipes
 
 Config = ml_collections.ConfigDict
 Optimizer = optax.GradientTransformationExtraArgs
@@ -24,13 +25,14 @@ def create(config: Config) -> Optimizer:
           0., config.learning_rate, config.steps // 10, config.steps),
       weight_decay=config.weight_decay)
   try:
-    return method(config, inner)
+    tx = method(config, inner)
   except AttributeError as error:
     if not isinstance(error.args[0], KeyError):
       raise
     raise ValueError(
         f'method {config.method!r} reads a key that this config does not set: '
         f'{error.args[0].args[0]}') from error
+  return jaxsparse.observe(tx) if config.observe else tx
 
 
 def dense(config, inner):
@@ -61,18 +63,42 @@ def snip_momentum(config, inner):
 
 def ste(config, inner):
   """N:M with gradients straight through the mask."""
-  return jaxsparse.sparsify(inner, _nm(config), jaxsparse.ste())
+  return _recipe(config, inner, recipes.ste)
 
 
 def sr_ste(config, inner):
   """The same, with pruned weights decayed, https://arxiv.org/abs/2102.04010."""
-  return jaxsparse.sparsify(inner, _nm(config), jaxsparse.sr_ste(config.decay))
+  return _recipe(config, inner, recipes.sr_ste, decay=config.decay)
 
 
-def mdgf(config, inner):
+def mdgf_linear(config, inner):
   """Pruned weights fade out linearly, https://arxiv.org/abs/2402.04744."""
-  gain = optax.linear_schedule(1., 0., config.end)
-  return jaxsparse.sparsify(inner, _nm(config), jaxsparse.mdgf(gain))
+  return _recipe(config, inner, recipes.mdgf_linear)
+
+
+def mdgf_exponential(config, inner):
+  """The same, exponentially."""
+  return _recipe(config, inner, recipes.mdgf_exponential)
+
+
+def sdgf_stepwise(config, inner):
+  """N falls step by step, https://arxiv.org/abs/2402.04744."""
+  return _recipe(config, inner, recipes.sdgf_stepwise)
+
+
+def sdgf_geometric(config, inner):
+  """The same, but N and M fall together: ever smaller groups."""
+  return _recipe(config, inner, recipes.sdgf_geometric, frames=None)
+
+
+def top_kast(config, inner):
+  """Trains more weights than it uses, https://arxiv.org/abs/2106.03517."""
+  return _recipe(config, inner, recipes.top_kast)
+
+
+def train_prune_retrain(config, inner):
+  """Prunes once, in the middle, https://arxiv.org/abs/2104.08378."""
+  return _recipe(config, inner, recipes.train_prune_retrain)
 
 
 def rigl(config, inner):
@@ -105,7 +131,12 @@ METHODS = {
     'snip_momentum': snip_momentum,
     'ste': ste,
     'sr_ste': sr_ste,
-    'mdgf': mdgf,
+    'mdgf_linear': mdgf_linear,
+    'mdgf_exponential': mdgf_exponential,
+    'sdgf_stepwise': sdgf_stepwise,
+    'sdgf_geometric': sdgf_geometric,
+    'top_kast': top_kast,
+    'train_prune_retrain': train_prune_retrain,
     'rigl': rigl,
     'set': set_,
     'lock': lock,
@@ -117,8 +148,9 @@ def _patterns(config, pattern):
   return {sparse: pattern, '.*': None}
 
 
-def _nm(config):
-  return jaxsparse.prune(_patterns(config, jaxsparse.nm(config.n, config.m)))
+def _recipe(config, inner, recipe, **options):
+  patterns = _patterns(config, jaxsparse.nm(config.n, config.m))
+  return jaxsparse.sparsify(inner, *recipe(patterns, config.steps, **options))
 
 
 def _gradual(config, inner, pattern, *, score, distribution):

@@ -10,11 +10,13 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from experiments import data
 from experiments import models
 import jaxsparse
+from jaxsparse import transform
 
 PyTree = Any
 
@@ -46,6 +48,14 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
     logits = nnx.merge(graphdef, params, rest, copy=True)(batch.inputs)
     return optax.softmax_cross_entropy_with_integer_labels(
         logits, batch.labels), logits
+
+  @functools.cache
+  def counted(batch_size):
+    """The FLOPs of one forward pass, by parameter."""
+    inputs = dataset.train(0, 1, batch_size).inputs
+    return jaxsparse.flops(
+        lambda params, x: nnx.merge(graphdef, params, rest, copy=True)(x),
+        new_params, inputs)
 
   def init(params=None):
     params = new_params if params is None else params
@@ -80,23 +90,48 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
               'bits_per_byte': nats / count / math.log(2)}
     metric = ('bits_per_byte' if dataset.task == data.NEXT_BYTE else 'accuracy')
     return {metric: values[metric], 'sparsity': sparsity(state),
-            **observed(state)}
+            **observed(state, counted(config.batch_size))}
 
   return Steps(init, train, measure)
 
 
 def sparsity(state: State) -> float:
-  """Returns the fraction of the prunable weights that is pruned."""
+  """Returns the fraction of the prunable weights that gives nothing forward."""
   masks = jax.tree.leaves(jaxsparse.get_masks(state.opt_state))
+  gain = transform.state_of(state.opt_state).gain
+  if not masks or (gain is not None and gain > 0):  # They are fading out.
+    return 0.
   kept = sum(map(int, jax.device_get(_count(masks))))
-  prunable = sum(mask.size for mask in masks)
-  return 1 - kept / prunable if prunable else 0.
+  return 1 - kept / sum(mask.size for mask in masks)
 
 
-def observed(state: State) -> dict[str, float]:
-  """Returns what else the state tells of the run, for each row of metrics."""
-  del state
-  return {}
+def observed(state: State, counted: jaxsparse.Flops) -> dict[str, float]:
+  """Returns what the optimizer has seen, for each row of metrics.
+
+  Mask flips are the running mean of the fraction of sparse weights that change
+  sides in a step, noise is the running mean of Var(|g|), averaged over layers,
+  `second_*` that of the second moments, and `train_flops` is all spent so far.
+  """
+  if not isinstance(state.opt_state, jaxsparse.ObservedState):
+    return {}
+  seen = jax.device_get(jaxsparse.observed(state.opt_state))
+  step = int(state.opt_state.count)
+  row = {'train_flops': step * counted.training(
+      forward={path: float(s.forward) for path, s in seen.items()},
+      gradient={path: float(s.gradient) for path, s in seen.items()})}
+  if not seen:
+    return row
+  masks = jax.tree.leaves(jaxsparse.get_masks(state.opt_state))
+
+  def mean(field):
+    return float(np.mean([getattr(s, field) for s in seen.values()]))
+  return row | {
+      'flips': float(sum(s.mean_flips for s in seen.values())
+                     / sum(mask.size for mask in masks)),
+      'noise_kept': mean('gradient_kept'),
+      'noise_pruned': mean('gradient_pruned'),
+      'second_kept': mean('second_kept'),
+      'second_pruned': mean('second_pruned')}
 
 
 @jax.jit

@@ -21,8 +21,12 @@ step one line is new, `sparse_params(params, opt_state)`.
 True means kept, `None` means dense, `sparsity` is the fraction pruned.
 """
 
+from jaxsparse import recipes
+from jaxsparse.accounting import mask_flips
 from jaxsparse.accounting import Summary
 from jaxsparse.accounting import summary
+from jaxsparse.costs import Flops
+from jaxsparse.costs import flops
 from jaxsparse.distributions import er
 from jaxsparse.distributions import erk
 from jaxsparse.distributions import global_threshold
@@ -36,6 +40,11 @@ from jaxsparse.flows import mdgf
 from jaxsparse.flows import project_updates
 from jaxsparse.flows import sr_ste
 from jaxsparse.flows import ste
+from jaxsparse.observation import observe
+from jaxsparse.observation import observed
+from jaxsparse.observation import ObservedState
+from jaxsparse.observation import rehearse
+from jaxsparse.patterns import attention
 from jaxsparse.patterns import block
 from jaxsparse.patterns import channel
 from jaxsparse.patterns import nm
@@ -50,8 +59,11 @@ from jaxsparse.schedules import cube
 from jaxsparse.schedules import cubic
 from jaxsparse.schedules import every
 from jaxsparse.schedules import exponential
+from jaxsparse.schedules import fade_exponential
+from jaxsparse.schedules import fade_linear
 from jaxsparse.schedules import linear
 from jaxsparse.schedules import one_shot
+from jaxsparse.schedules import staircase
 from jaxsparse.scores import gradient
 from jaxsparse.scores import magnitude
 from jaxsparse.scores import random
@@ -59,6 +71,10 @@ from jaxsparse.scores import saliency
 from jaxsparse.scores import snip_momentum
 from jaxsparse.selection import Kept
 from jaxsparse.selection import select
+from jaxsparse.staging import stages
+from jaxsparse.topkast import add_exploration_decay
+from jaxsparse.topkast import forward_backward
+from jaxsparse.topkast import top_kast
 from jaxsparse.transform import get_masks
 from jaxsparse.transform import sparse_params
 from jaxsparse.transform import SparseState

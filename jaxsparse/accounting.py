@@ -5,6 +5,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import trees
@@ -150,3 +151,33 @@ def summary(params: Any, masks: Any) -> Summary:
       layers.append(Layer(path, shape, _describe(mask), size,
                           int(mask.sum(dtype=np.int64))))
   return Summary(tuple(layers))
+
+
+def mask_flips(before: Any, after: Any) -> Any:
+  """How many entries of each mask changed, in both directions.
+
+  `sum |m_t - m_(t-1)|`; over all layers and one step it is the
+  sparse-architecture divergence.
+
+  Args:
+    before: a tree of bool arrays, or `None` for dense.
+    after: the same tree, later.
+
+  Returns:
+    The same tree with a uint32 scalar for every mask.
+
+  Raises:
+    ValueError: if the trees differ.
+
+  References:
+    Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
+    From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021, section 3
+
+  >>> import jax.numpy as jnp
+  >>> masks = jnp.array([True, False, True])
+  >>> print(mask_flips(masks, ~masks))
+  3
+  """
+  trees.same_structure(before, after, 'after')
+  return jax.tree.map(
+      lambda a, b: (a != b).sum(dtype=jnp.uint32), before, after)

@@ -203,6 +203,16 @@ def n_m_axis(pattern: Pattern) -> tuple[int, int, int | tuple[int, ...]]:
   return round((1 - pattern.sparsity) * m), m, axis
 
 
+def with_sparsity(pattern: Pattern, sparsity: float) -> Pattern:
+  """The same units and groups with another fraction pruned.
+
+  >>> print(with_sparsity(nm(1, 8), 0.75))
+  nm(1, 8) at sparsity 0.75
+  """
+  return dataclasses.replace(
+      pattern, name=f'{pattern} at sparsity {sparsity}', sparsity=sparsity)
+
+
 def attention(n: int, m: int) -> dict[str, Pattern]:
   """N:M along the contraction axes of Flax's attention projections.
 

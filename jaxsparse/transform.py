@@ -158,7 +158,8 @@ def _forget_pruned(inner_state: Any, params: Any, masks: Any) -> Any:
   return jax.tree.map(look, inner_state, is_leaf=is_like_params)
 
 
-def _state_of(opt_state: Any) -> SparseState:
+def state_of(opt_state: Any) -> SparseState:
+  """The one `SparseState` in an optimizer state, however deep it sits."""
   states = [
       s for s in jax.tree.leaves(
           opt_state, is_leaf=lambda s: isinstance(s, SparseState))
@@ -186,7 +187,7 @@ def get_masks(opt_state: Any) -> Any:
   Raises:
     ValueError: unless there is exactly one `SparseState`.
   """
-  return _state_of(opt_state).masks
+  return state_of(opt_state).masks
 
 
 def sparse_params(params: Any, opt_state: Any) -> Any:
@@ -205,7 +206,7 @@ def sparse_params(params: Any, opt_state: Any) -> Any:
   Raises:
     ValueError: unless there is exactly one `SparseState`.
   """
-  state = _state_of(opt_state)
+  state = state_of(opt_state)
   if state.gain is None:
     return params
   return flows.apply_masks(params, state.masks, state.gain)

@@ -7,11 +7,12 @@ _ROOT = pathlib.Path(__file__).parents[1] / 'jaxsparse'
 _LEVELS = {
     'trees': 0, 'counts': 0,
     'topk': 1, 'scores': 1, 'schedules': 1, 'flows': 1, 'accounting': 1,
-    'patterns': 1,
+    'patterns': 1, 'costs': 1,
     'selection': 2,
     'distributions': 3,
     'rules': 4,
-    'transform': 5,
+    'transform': 5, 'staging': 5, 'topkast': 5,
+    'observation': 6, 'recipes': 6,
 }
 
 

@@ -30,6 +30,16 @@ def _standard_schedule(schedule):
   return wrapped
 
 
+def _recipes(*names, **options):
+  """Rows of recipes for a training of four steps."""
+  every = {'top_kast': {'every': 2}}
+  made = {name: functools.partial(
+      getattr(jaxsparse.recipes, name), _NM, 4, **options,
+      **every.get(name, {})) for name in names}
+  return {name: ((lambda f=f: f().rule), (lambda f=f: f().flow), False)
+          for name, f in made.items()}
+
+
 # name -> (rule, flow, whether masks are those of the newest magnitudes)
 METHODS = {
     'one_shot': (
@@ -77,6 +87,12 @@ METHODS = {
     'mdgf_gated': (
         _prune(_NM), lambda: jaxsparse.mdgf(
             optax.linear_schedule(1., 0., 4), straight_through=False), True),
+    'sr_ste_decoupled': (
+        _prune(_NM), lambda: jaxsparse.sr_ste(1e-3, decoupled=True), True),
+    **_recipes(
+        'mdgf_linear', 'mdgf_exponential', 'sdgf_stepwise', 'top_kast',
+        'train_prune_retrain'),
+    **_recipes('sdgf_geometric', frames=2),
 }
 
 
@@ -106,6 +122,7 @@ OPTIMIZERS = {
         optax.MultiSteps(wrap(optax.adam(1e-2), r, f), 2)),
     'inject_hyperparams': lambda r, f: _standard(optax.inject_hyperparams(
         lambda rate: wrap(optax.adam(rate), r, f))(rate=1e-2)),
+    'observed': lambda r, f: jaxsparse.observe(wrap(optax.adam(1e-2), r, f)),
     'clip': lambda r, f: optax.chain(
         _standard(optax.clip_by_global_norm(1.)),
         wrap(optax.adam(1e-2), r, f)),

@@ -29,4 +29,5 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.log_every = 50
   config.save_every = 500
+  config.observe = True  # Logs mask flips, gradient noise and FLOPs.
   return config

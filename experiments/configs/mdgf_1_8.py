@@ -14,7 +14,6 @@ from experiments.configs import default
 
 def get_config():
   config = default.get_config()
-  config.method = 'mdgf'
+  config.method = 'mdgf_linear'
   config.n, config.m = 1, 8
-  config.end = config.get_ref('steps') * 7 // 10
   return config

@@ -19,7 +19,9 @@ def get_config():
   config.base = default.get_config()
   config.base.dataset = 'python_source'
   config.base.model = 'lm'
-  config.base.steps = 2_000
+  config.base.steps = 800
+  config.base.context = 32
+  config.base.test_examples = 512
   config.base.batch_size = 16
   config.base.weight_decay = 0.1
   config.base.log_every = 100

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsparse.flops import Flops
-from jaxsparse.flops import flops
+from jaxsparse.costs import Flops
+from jaxsparse.costs import flops
 
 N, IN, OUT = 5, 4, 6
 CALL = 2 * N * IN * OUT  # One product of `x` with `kernel`.
