@@ -14,9 +14,9 @@ import pathlib
 import sys
 
 import numpy as np
-from scipy import stats
 
 from experiments import metrics
+from experiments import tables
 from experiments import workdir as workdirs
 
 
@@ -56,12 +56,10 @@ def _interval(rows):
   """The mean of what the runs are judged by, as people read it."""
   key = metrics.judged_by(rows[0])
   metric = metrics.METRICS[key]
-  values = [row[key] for row in rows]
-  mean = metric.show(np.mean(values))
-  if len(values) == 1:
-    return mean
-  half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-  return f'{mean} +- {metric.scale * half:.{metric.digits}f}'
+  mean, half, seeds = tables.estimate([row[key] for row in rows])
+  if seeds == 1:
+    return metric.show(mean)
+  return f'{metric.show(mean)} +- {metric.scale * half:.{metric.digits}f}'
 
 
 def _label(config, configs):

@@ -25,6 +25,7 @@ import tqdm
 
 from experiments import checkpoints
 from experiments import data
+from experiments import launch
 from experiments import methods
 from experiments import metrics
 from experiments import report
@@ -109,23 +110,14 @@ def load(workdir: str) -> PyTree:
 
 def main(argv: list[str]):
   logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
-  if len(argv) > 1:
-    sys.exit(f'error: {argv[1]!r} is not a flag; flags start with --')
+  del argv
   try:
     result = train(_CONFIG.value, _WORKDIR.value)
   except (ValueError, OSError) as error:
     if _TRACEBACK.value:
       raise
-    sys.exit(_one_line(error))
+    sys.exit(f'error: {launch.one_line(error)}')
   print(f'\n{result.summary}\n{report.locations(_WORKDIR.value)}')
-
-
-def parse(argv: list[str]) -> list[str]:
-  """Parses the flags; a mistake in them costs one line, not a traceback."""
-  try:
-    return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, OSError) as error:
-    sys.exit(_one_line(error))
 
 
 def _check(config):
@@ -144,15 +136,6 @@ def _show(bar, row):
     bar.set_postfix_str(metrics.describe(row))
 
 
-def _one_line(error):
-  while isinstance(cause := next(iter(error.args), None), Exception):
-    error = cause  # ml_collections wraps a KeyError in an AttributeError.
-  message = str(error)
-  if isinstance(error, KeyError):
-    message = f'no such config key: {error.args[0]}'
-  return 'error: ' + ' '.join(message.split())
-
-
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main, flags_parser=parse)
+  app.run(main, flags_parser=launch.parse)

@@ -11,12 +11,14 @@ A method is five choices, each a pure function or plain data:
 * a **distribution** (`uniform`, `erk`, `er`, `global_threshold`) shares
   sparsity among layers;
 * a **schedule** (`one_shot`, `cubic`, ..., `every`) says how much and when;
-* a **flow** (`hard`, `ste`, `sr_ste`, `mdgf`) says what a pruned weight still
-  gives forward and still gets backward.
+* a **flow** (`hard`, `ste`, `sr_ste`, `mdgf`, `top_kast`) says what a pruned
+  weight still gives forward and still gets backward.
 
-The first four make a **rule** (`prune`, `prune_and_grow`, `lock`), and
-`sparsify(optimizer, rule, flow)` joins it to any optax optimizer. In the train
-step one line is new, `sparse_params(params, opt_state)`.
+The first four make a **rule** (`prune`, `prune_and_grow`, `lock`,
+`forward_backward`, `stages` of rules), and `sparsify(optimizer, rule, flow)`
+joins it to any optax optimizer. In the train step one line is new,
+`sparse_params(params, opt_state)`. `recipes` has rule and flow of a method in
+one line; `observe` measures flips and noise, `flops` counts what it costs.
 
 True means kept, `None` means dense, `sparsity` is the fraction pruned.
 """

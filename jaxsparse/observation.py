@@ -52,7 +52,8 @@ class ObservedState(NamedTuple):
     inner: the state of the optimizer that is observed.
     count: the number of updates made, int32.
     second: second moments of the gradients of sparse parameters, float32.
-    statistics: float32 `[layers]` each, in the order of `jax.tree.leaves`.
+    statistics: float32 `[layers]` each, in the order of `jax.tree.leaves`; one
+      entry without meaning if no layer is sparse.
   """
   inner: Any
   count: jax.Array
@@ -102,7 +103,8 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
   def init(params):
     inner = tx.init(params)
     masks = transform.get_masks(inner)
-    zeros = jnp.zeros(len(jax.tree.leaves(masks)), jnp.float32)
+    # Checkpoints refuse arrays of no entries, which a dense model would have.
+    zeros = jnp.zeros(max(len(jax.tree.leaves(masks)), 1), jnp.float32)
     second = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.float32), masks)
     return ObservedState(inner, jnp.zeros((), jnp.int32), second,
                          Statistics(*([zeros] * len(Statistics._fields))))
@@ -124,8 +126,9 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
               *_variances(jnp.abs(g.astype(jnp.float32)), mask))
     rows = [row[-1] for row in trees.align(
         grads, trees.map_masked(noise, grads, before.masks, second)) if row[-1]]
-    seen = [jnp.stack(column) for column in zip(*rows)] or list(
-        state.statistics[:4])
+    if not rows:
+      return updates, state._replace(inner=inner, count=count)
+    seen = [jnp.stack(column) for column in zip(*rows)]
     flips = _stack(accounting.mask_flips(before.masks, after.masks))
     densities = _densities(before)
     running = jnp.maximum(1. - decay, 1. / t)
@@ -139,8 +142,7 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
 
 
 def _stack(tree: Any) -> jax.Array:
-  leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(tree)]
-  return jnp.stack(leaves) if leaves else jnp.zeros(0, jnp.float32)
+  return jnp.stack([x.astype(jnp.float32) for x in jax.tree.leaves(tree)])
 
 
 def _variances(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -154,3 +154,26 @@ def test_other_trees_are_an_error(masks):
   params = {'a': jnp.ones((2, 2)), 'b': jnp.ones(3)}
   with pytest.raises(ValueError, match='`masks` must have the structure'):
     summary(params, masks)
+
+
+def test_mask_flips_are_counted_layer_by_layer_both_ways():
+  rng = np.random.default_rng(0)
+  before, after = (
+      {'a': {'kernel': rng.random((16, 8)) < .5, 'bias': None},
+       'b': [rng.random((2, 3, 4)) < .5]} for _ in range(2))
+  flips = jax.jit(accounting.mask_flips)(before, after)
+  assert flips['a']['bias'] is None
+  for got, x, y in zip(jax.tree.leaves(flips), jax.tree.leaves(before),
+                       jax.tree.leaves(after)):
+    assert got.shape == () and got.dtype == jnp.uint32
+    assert int(got) == (x & ~y).sum() + (~x & y).sum() > 0
+  nothing = accounting.mask_flips(
+      *(jax.tree.map(jnp.asarray, before) for _ in range(2)))
+  assert not any(map(int, jax.tree.leaves(nothing)))
+
+
+def test_mask_flips_of_other_trees_are_an_error():
+  mask = jnp.ones((2, 2), bool)
+  for after in ({'a': mask}, {'a': mask, 'b': mask}, {'a': None, 'b': None}):
+    with pytest.raises(ValueError, match='`after` must have the structure'):
+      accounting.mask_flips({'a': mask, 'b': None}, after)

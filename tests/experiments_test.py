@@ -23,6 +23,7 @@ import pytest
 from experiments import checkpoints
 from experiments import compare
 from experiments import data
+from experiments import launch
 from experiments import methods
 from experiments import metrics
 from experiments import models
@@ -79,7 +80,7 @@ def _launch(monkeypatch, *args):
   for name in [name for name in flags.FLAGS if name.startswith('config.')]:
     delattr(flags.FLAGS, name)  # The last launch's overrides.
   with pytest.raises(SystemExit) as exit_:
-    app.run(train.main, flags_parser=train.parse)
+    app.run(train.main, flags_parser=launch.parse)
   return exit_.value.code
 
 

@@ -222,3 +222,37 @@ def test_transforms_stand_in_a_chain():
   landed = optax.apply_updates(params, updates)
   assert not np.asarray(landed['w']).any()  # w - 1.0 * w, or projected.
   np.testing.assert_array_equal(landed['b'], np.zeros(2))
+
+
+@pytest.mark.parametrize('decay', [1e-2, lambda step: 1e-2 * (step + 1)],
+                         ids=['number', 'schedule'])
+def test_decoupled_decay_is_taken_off_after_the_optimizer(decay):
+  """Adam's steps do not see it: `w <- w + u - c * (1 - m) * w`."""
+  rule = jaxsparse.prune({'w': jaxsparse.nm(2, 4)})
+  ste, ours = (jaxsparse.sparsify(optax.adam(.1), rule, flow) for flow in (
+      jaxsparse.ste(), jaxsparse.sr_ste(decay, decoupled=True)))
+  params, state = _params(), ours.init(_params())
+  inner = ste.init(params)
+  with jax.numpy_dtype_promotion('standard'):
+    for step in range(3):
+      grads = jax.tree.map(lambda w: jnp.cos(w + step), params)
+      masks = jaxsparse.get_masks(state)
+      plain, new_inner = ste.update(
+          grads, inner._replace(rule=state.rule), params)
+      updates, state = ours.update(grads, state, params)
+      c = decay(step) if callable(decay) else decay
+      expected = plain['w'] - c * jnp.where(masks['w'], 0., params['w'])
+      np.testing.assert_allclose(updates['w'], expected, **_TOLERANCE)
+      np.testing.assert_array_equal(updates['b'], plain['b'])
+      params, inner = optax.apply_updates(params, updates), new_inner
+
+
+def test_coupled_and_decoupled_decay_are_one_in_sgd_at_rate_1():
+  rule = jaxsparse.prune({'w': jaxsparse.nm(2, 4)})
+  updates = []
+  for decoupled in (False, True):
+    tx = jaxsparse.sparsify(
+        optax.sgd(1.), rule, jaxsparse.sr_ste(.1, decoupled=decoupled))
+    grads = jax.tree.map(jnp.ones_like, _params())
+    updates.append(tx.update(grads, tx.init(_params()), _params())[0]['w'])
+  np.testing.assert_allclose(*updates, **_TOLERANCE)

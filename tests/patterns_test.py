@@ -3,12 +3,21 @@
 import dataclasses
 import math
 
+from flax import linen
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import jaxsparse
+from jaxsparse.patterns import attention
 from jaxsparse.patterns import block
 from jaxsparse.patterns import channel
+from jaxsparse.patterns import n_m_axis
 from jaxsparse.patterns import nm
 from jaxsparse.patterns import unstructured
+from jaxsparse.patterns import with_sparsity
 
 
 def test_patterns_are_plain_data():
@@ -72,3 +81,157 @@ def test_an_unknown_reduce_is_an_error():
   with pytest.raises(ValueError, match=r"(?s)'sum', 'mean' or 'max'.*'min'"):
     block((2, 2), reduce='min')
 
+
+@pytest.mark.parametrize('n, m, axis', [
+    (2, 4, -2), (0, 4, -1), (1, 3, 0), (7, 10, -3), (9, 128, (-3, -2)),
+    (4, 4, (1, 2, 3))])
+def test_n_m_axis_is_what_nm_was_called_with(n, m, axis):
+  assert n_m_axis(nm(n, m, axis=axis)) == (n, m, axis)
+
+
+@pytest.mark.parametrize('pattern', [
+    unstructured(sparsity=.5), block((4, 4), sparsity=.5),
+    block((1, 4)), channel(-1, sparsity=.5), 'nm(2, 4)', None], ids=str)
+def test_n_m_axis_of_another_pattern_is_an_error(pattern):
+  with pytest.raises(ValueError, match=r'N:M pattern, got.*Write e\.g\. nm'):
+    n_m_axis(pattern)
+
+
+def test_with_sparsity_changes_how_many_and_not_who_competes():
+  for pattern in (nm(1, 8), nm(1, 8, axis=(-3, -2)), block((4, 2)),
+                  unstructured(sparsity=.9)):
+    other = with_sparsity(pattern, .75)
+    assert other.sparsity == .75
+    assert (other.unit, other.group) == (pattern.unit, pattern.group)
+  assert n_m_axis(with_sparsity(nm(1, 8, axis=-1), .75)) == (2, 8, -1)
+  with pytest.raises(ValueError, match='must lie in'):
+    with_sparsity(nm(1, 8), 1.5)
+
+
+# Axes that are contracted together.
+
+
+def _kept_of(mask, m):
+  """How many each group of m rows keeps."""
+  return np.asarray(mask).reshape(-1, m, mask.shape[-1]).sum(1)
+
+
+@pytest.mark.parametrize('shape, m', [
+    ((4, 8, 6), 4),   # A group is a part of a head,
+    ((4, 4, 6), 4),   # a head,
+    ((4, 2, 6), 4),   # two heads,
+    ((4, 3, 4), 6),   # two odd heads,
+    ((2, 8, 3), 16),  # or all of them.
+    ((5, 1, 4), 5)])
+def test_joined_axes_are_those_of_the_matrix(shape, m):
+  w = jax.random.normal(jax.random.key(0), shape)
+  mask = jaxsparse.select(jnp.abs(w), nm(2, m, axis=(-3, -2)))
+  matrix = w.reshape(-1, shape[-1])
+  expected = jaxsparse.select(jnp.abs(matrix), nm(2, m))
+  np.testing.assert_array_equal(mask.reshape(matrix.shape), expected)
+  assert (_kept_of(expected, m) == 2).all()
+
+
+def test_three_axes_are_joined_and_leading_ones_are_not():
+  w = jax.random.normal(jax.random.key(0), (3, 2, 2, 2, 5))
+  mask = jaxsparse.select(jnp.abs(w), nm(3, 8, axis=(-4, -3, -2)))
+  assert (np.asarray(mask).reshape(3, 8, 5).sum(1) == 3).all()
+
+
+@pytest.mark.parametrize('shape, m', [
+    ((4, 3, 6), 8), ((3, 2, 6), 4), ((4, 6, 3), 4), ((2, 2, 3), 8)])
+def test_groups_that_do_not_tile_joined_axes_are_an_error(shape, m):
+  with pytest.raises(ValueError, match=(
+      rf'(?s)axis \(-3, -2\) to be a multiple of {m}.*\({shape[0]}, .*'
+      'Use another group size.*dense')):
+    nm(2, m, axis=(-3, -2)).sizes(shape)
+
+
+def test_joined_axes_that_a_weight_lacks_are_an_error():
+  with pytest.raises(ValueError, match=r'(?s)needs axis.*\(8, 4\).*dense'):
+    nm(2, 4, axis=(-3, -2)).sizes((8, 4))
+
+
+@pytest.mark.parametrize('axis', [(-3, -1), (-2, -3), (), (-2, -2)], ids=str)
+def test_axes_that_are_no_neighbours_are_an_error(axis):
+  with pytest.raises(ValueError, match=r'(?s)neighbours.*axis=\(-3, -2\)'):
+    nm(2, 4, axis=axis)
+
+
+# Layers of Flax, and the matrices that multiply in them.
+
+
+def _matrices(tree):
+  """`[in, heads * head_dim]`, and `[heads * head_dim, out]` of the output."""
+  return {name: tree[name]['kernel'].reshape(
+      (-1, tree[name]['kernel'].shape[-1]) if name == 'out'
+      else (tree[name]['kernel'].shape[0], -1))
+          for name in ('query', 'key', 'value', 'out')}
+
+
+def _check_attention(params, project, heads, head_dim):
+  """`project(name, x)` is x times the matrix, whose mask is 2:4 along rows."""
+  masks = jaxsparse.prune(attention(2, 4)).init(params).masks
+  matrices, rows = _matrices(params), _matrices(masks)
+  rng = np.random.default_rng(0)
+  for name, matrix in matrices.items():
+    x = rng.normal(size=(3, matrix.shape[0])).astype(np.float32)
+    heads_of_x = x.reshape(3, heads, head_dim) if name == 'out' else x
+    np.testing.assert_allclose(
+        np.asarray(project(name, heads_of_x)).reshape(3, -1),
+        x @ np.asarray(matrix), rtol=1e-4, atol=1e-5)
+    assert (_kept_of(rows[name], 4) == 2).all()
+    assert masks[name].get('bias') is None
+
+
+@pytest.mark.parametrize('heads, head_dim', [(2, 4), (4, 2), (4, 3)])
+def test_attention_is_2_of_4_along_what_nnx_contracts(heads, head_dim):
+  layer = nnx.MultiHeadAttention(
+      num_heads=heads, in_features=8, qkv_features=heads * head_dim,
+      out_features=8, decode=False, rngs=nnx.Rngs(0))
+  params = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
+  assert params['query']['kernel'].shape == (8, heads, head_dim)
+  assert params['out']['kernel'].shape == (heads, head_dim, 8)
+  with jax.numpy_rank_promotion('allow'):
+    _check_attention(params, lambda name, x: getattr(layer, name)(x),
+                     heads, head_dim)
+
+
+def test_a_group_of_a_short_head_spans_heads():
+  w = jnp.zeros((2, 2, 1)).at[0].set(1.)
+  rule = jaxsparse.prune({'out/kernel': attention(2, 4)[r'(.*/)?out/kernel']})
+  mask = rule.init({'out': {'kernel': w}}).masks['out']['kernel']
+  np.testing.assert_array_equal(mask, w > 0)
+
+
+def test_attention_is_2_of_4_along_what_linen_contracts():
+  layer = linen.MultiHeadDotProductAttention(
+      num_heads=4, qkv_features=8, out_features=8)
+  params = jax.eval_shape(
+      layer.init, jax.random.key(0), jnp.ones((1, 2, 8)))['params']
+  params = jax.tree.map(
+      lambda w: jax.random.normal(jax.random.key(w.size), w.shape), params)
+  assert params['query']['kernel'].shape == (8, 4, 2)
+
+  def project(name, x):
+    kernel = params[name]['kernel']
+    axis = (-2, -1) if name == 'out' else -1
+    return linen.DenseGeneral(
+        kernel.shape[len(kernel.shape) - (1 if name == 'out' else 2):],
+        axis=axis, use_bias=False).apply({'params': {'kernel': kernel}}, x)
+  _check_attention(params, project, 4, 2)
+
+
+def test_convolutions_are_2_of_4_along_the_rows_of_their_matrix():
+  layer = nnx.Conv(8, 5, (3, 3), padding='VALID', use_bias=False,
+                   rngs=nnx.Rngs(0))
+  kernel = layer.kernel.get_value()
+  x = jax.random.normal(jax.random.key(0), (2, 5, 6, 8))
+  patches = jnp.concatenate(
+      [x[:, i:i + 3, j:j + 4] for i in range(3) for j in range(3)], axis=-1)
+  matrix = kernel.reshape(-1, 5)
+  np.testing.assert_allclose(
+      layer(x), patches @ matrix, rtol=1e-4, atol=1e-5)
+  mask = jaxsparse.select(jnp.abs(kernel), nm(2, 4))
+  assert (_kept_of(mask.reshape(matrix.shape), 4) == 2).all()
+  assert (np.asarray(mask).reshape(9, 2, 4, 5).sum(2) == 2).all()

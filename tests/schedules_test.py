@@ -146,3 +146,79 @@ def test_every_without_a_period_is_an_error(n, begin, end):
   with pytest.raises(
       ValueError, match=rf'(?s)n >= 1.*n={n}.*begin={begin}.*end={end}'):
     schedules.every(n, begin=begin, end=end)
+
+
+# Steps and fades.
+
+
+def test_staircase_holds_each_level_until_the_next():
+  levels = {3: .25, 4: .5, 9: 1.}
+  schedule = schedules.staircase(levels)
+  expected = [0.] * 3 + [.25] + [.5] * 5 + [1.] * 3
+  traced = jax.jit(schedule)
+  assert [float(schedule(step)) for step in range(12)] == expected
+  assert [float(traced(jnp.int32(step))) for step in range(12)] == expected
+  np.testing.assert_array_equal(
+      jax.vmap(schedule)(jnp.arange(12)), np.float32(expected))
+  assert schedules.staircase({0: .5})(0) == .5
+  got = jax.eval_shape(schedule, jnp.int32(4))
+  assert got.shape == () and got.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('levels', [
+    {}, {-1: .5}, {5: .5, 3: 1.}, {3: 1., 5: .5}, {3: 1.5}, {3: -.5, 5: 1.}],
+                         ids=str)
+def test_a_staircase_that_does_not_go_up_is_an_error(levels):
+  with pytest.raises(
+      ValueError, match=r'(?s)growing steps.*Write e\.g\. staircase'):
+    schedules.staircase(levels)
+
+
+_FADES = {
+    'linear': (schedules.fade_linear, lambda j: 1 - j / 250),
+    'exponential': (schedules.fade_exponential,
+                    lambda j: np.exp(-np.log(100.) * j / 250)),
+    'exponential, a rate': (
+        lambda begin, end: schedules.fade_exponential(begin, end, rate=.02),
+        lambda j: np.exp(-.02 * j))}
+
+
+@pytest.fixture(params=_FADES, name='fade')
+def _fade(request):
+  return _FADES[request.param]
+
+
+def test_a_fade_is_its_formula_between_1_and_exactly_0(fade):
+  make, formula = fade
+  steps = np.arange(0, 500)
+  want = np.where(steps <= _BEGIN, 1., np.where(
+      steps >= _END, 0., formula(steps - _BEGIN)))
+  gain = make(_BEGIN, _END)
+  got = np.asarray(jax.jit(jax.vmap(gain))(jnp.asarray(steps)))
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  assert (got[:_BEGIN + 1] == 1.).all() and (got[_END:] == 0.).all()
+  inside = got[_BEGIN:_END + 1]
+  assert (np.diff(inside) < 0).all()
+  assert got.dtype == np.float32
+
+
+@pytest.mark.parametrize('begin, end', [(0, 1), (7, 1000), (0, 2**24 + 1)])
+def test_a_fade_has_exact_ends_traced_or_not(fade, begin, end):
+  gain = fade[0](begin, end)
+  traced = jax.jit(gain)
+  for step in {0, begin}:
+    assert float(gain(step)) == float(traced(jnp.int32(step))) == 1.
+  for step in (end, end + 1, 2**31 - 1):
+    assert float(gain(step)) == float(traced(jnp.int32(step))) == 0.
+
+
+@pytest.mark.parametrize('begin, end', [(5, 5), (6, 5), (-1, 5)])
+def test_a_fade_that_does_not_fall_is_an_error(fade, begin, end):
+  with pytest.raises(ValueError, match=r'(?s)0 <= begin < end'):
+    fade[0](begin, end)
+
+
+@pytest.mark.parametrize('rate', [0., -.1, float('nan')])
+def test_an_exponential_fade_without_a_rate_is_an_error(rate):
+  with pytest.raises(ValueError, match=rf'(?s)rate above 0.*{rate}.*leave it'):
+    schedules.fade_exponential(0, 10, rate=rate)

@@ -34,7 +34,7 @@ def get_config():
   config.only = {'sr_ste': {'decay': 2e-4}}  # What one method alone reads.
 
   config.tune = {
-      'key': 'learning_rate', 'values': (1e-3, 3e-3, 1e-2), 'target': '1:8',
+      'key': 'learning_rate', 'values': (3e-3, 1e-2, 3e-2), 'target': '1:8',
       'seeds': (1_000,)}  # Not among those above.
   config.reference = 'sr_ste'  # The others are compared with it.
   config.plot_target = '1:8'  # Of the curves over steps.

@@ -1,0 +1,282 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # N:M from scratch, four ways
+#
+# In an **N:M** sparse layer, N of every M neighbouring weights are kept. This
+# notebook trains one small network at **1:8**, the same way but for one line:
+# the recipe that says how it becomes sparse. Then it looks inside: what the
+# forward pass sees, how often masks change, how noisy gradients are, and what
+# training costs. `quickstart.ipynb` explains the train step.
+#
+# This is **one seed and a small network**. It shows what the recipes do, not
+# which is best: the sweep has seeds and intervals,
+# `python -m experiments.sweep`.
+#
+# On Colab, install first:
+# `%pip install "git+https://github.com/<you>/jaxsparse" flax scikit-learn`
+
+# %% tags=["parameters"]
+STEPS = 2_000  # Per recipe; a few seconds each on two CPU cores.
+
+# %%
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+from jax import lax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from sklearn import datasets
+from sklearn import model_selection
+
+import jaxsparse
+from jaxsparse import recipes
+
+# %% [markdown]
+# ## The digits, and a narrow network
+#
+# 1,797 images of 8 x 8 pixels; 500 are held out. Two hidden layers of 32 units
+# are narrow enough for 1:8 to hurt.
+
+# %%
+digits = datasets.load_digits()
+x_train, x_test, y_train, y_test = model_selection.train_test_split(
+    digits.data.astype(np.float32) / 16 - 0.5, digits.target, test_size=500,
+    stratify=digits.target, random_state=0)
+x_train, x_test, y_train, y_test = map(
+    jnp.asarray, (x_train, x_test, y_train, y_test))
+
+
+class Net(nnx.Module):
+  def __init__(self, rngs):
+    self.first = nnx.Linear(64, 32, rngs=rngs)
+    self.second = nnx.Linear(32, 32, rngs=rngs)
+    self.head = nnx.Linear(32, 10, rngs=rngs)
+
+  def __call__(self, x):
+    x = nnx.relu(self.first(x))
+    return self.head(nnx.relu(self.second(x)))
+
+
+graphdef, initial_params = nnx.split(Net(nnx.Rngs(0)), nnx.Param)
+
+
+def logits(params, x):
+  return nnx.merge(graphdef, params, copy=True)(x)
+
+
+def loss_fn(params, x, y):
+  return optax.softmax_cross_entropy_with_integer_labels(
+      logits(params, x), y).mean()
+
+
+# %% [markdown]
+# ## The recipes
+#
+# Both hidden kernels become 1:8, the head stays dense. All recipes prune by
+# magnitude, make masks anew at every step, and give *pruned* weights gradients
+# too, so that these can come back.
+#
+# * **STE** is sparse from the first step.
+# * **SR-STE** is STE with a weight decay on pruned weights, so that masks
+#   settle.
+# * **MdGf** (mask decay) has 1:8 masks from the start, but pruned weights still
+#   count, times a gain that falls from 1 to 0.
+# * **SdGf** (structure decay) goes down from dense to 1:8 in steps: 7:8, 4:8,
+#   2:8, 1:8.
+#
+# The last two are dense for the first 10% of training and have ended their
+# decay at 70%. `observe` changes nothing; it measures.
+
+# %%
+patterns = {'(first|second)/kernel': jaxsparse.nm(1, 8), '.*': None}
+methods = {
+    'dense': recipes.ste({'.*': None}, STEPS),
+    'STE': recipes.ste(patterns, STEPS),
+    'SR-STE': recipes.sr_ste(patterns, STEPS),
+    'MdGf': recipes.mdgf_exponential(patterns, STEPS),
+    'SdGf': recipes.sdgf_stepwise(patterns, STEPS),
+}
+sparse_methods = [name for name in methods if name != 'dense']
+colors = dict(zip(
+    methods, ('0.6', 'tab:blue', 'tab:orange', 'tab:green', 'tab:red')))
+
+
+# %%
+class Seen(NamedTuple):
+  """What is recorded at every step."""
+  loss: jax.Array
+  share: jax.Array  # Of the first kernel, in the forward pass.
+  observed: dict[str, Any]  # Statistics by layer; none if dense.
+
+
+def share_seen(params, opt_state):
+  """How much of the first kernel the forward pass sees: 1 if all of it."""
+  ones = jax.tree.map(jnp.ones_like, params)
+  return jaxsparse.sparse_params(ones, opt_state)['first']['kernel'].mean()
+
+
+def train(recipe):
+  """Trains; returns params, optimizer state and a `Seen` of `[STEPS]`."""
+  tx = jaxsparse.observe(jaxsparse.sparsify(optax.adam(3e-3), *recipe))
+
+  def train_step(carry, key):
+    params, opt_state = carry
+    batch = jax.random.choice(key, len(x_train), (128,))
+    share = share_seen(params, opt_state)
+    sparse = jaxsparse.sparse_params(params, opt_state)
+    loss, grads = jax.value_and_grad(loss_fn)(
+        sparse, x_train[batch], y_train[batch])
+    updates, opt_state = tx.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    return (params, opt_state), Seen(
+        loss, share, jaxsparse.observed(opt_state))
+
+  @jax.jit
+  def run(params):
+    keys = jax.random.split(jax.random.key(0), STEPS)
+    return lax.scan(train_step, (params, tx.init(params)), keys)
+
+  (params, opt_state), seen = run(initial_params)
+  return params, opt_state, jax.device_get(seen)
+
+
+runs = {name: train(recipe) for name, recipe in methods.items()}
+
+# %% [markdown]
+# ## Loss, and what the forward pass sees
+#
+# Right: the share of a weight matrix that counts, that is the kept weights plus
+# the gain times the pruned ones. STE and SR-STE lie on each other at 1/8. MdGf
+# glides, SdGf goes by stairs, and both arrive at 1/8.
+#
+# Left: look for the price of each stair, and for who starts late. A loss on
+# training data rewards having more weights; accuracy comes below.
+
+# %%
+def smooth(x, width=25):
+  return np.convolve(x, np.ones(width) / width, mode='valid')
+
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
+for name, (_, _, seen) in runs.items():
+  left.plot(smooth(seen.loss), color=colors[name], linewidth=1.2)
+  right.plot(seen.share, color=colors[name], label=name,
+             linestyle='--' if name == 'SR-STE' else '-')
+left.set(yscale='log', xlabel='step', title='training loss')
+right.set(xlabel='step', title='share seen by the forward pass', ylim=(0, 1.05))
+right.legend(frameon=False)
+figure.tight_layout()
+plt.show()
+
+
+# %% [markdown]
+# ## Do masks settle?
+#
+# Mask entries that change per step, in both layers together: the
+# *sparse-architecture divergence* of the SR-STE paper, as a running mean of 100
+# steps.
+
+# %%
+def flips(name):
+  """Mask entries that changed at each step, and their running mean."""
+  layers = runs[name][2].observed.values()
+  return (sum(layer.flips for layer in layers),
+          sum(layer.mean_flips for layer in layers))
+
+
+tuning = STEPS * 7 // 10
+figure, axis = plt.subplots(figsize=(7, 3.4))
+for name in sparse_methods:
+  per_step, mean = flips(name)
+  axis.plot(mean, color=colors[name], label=name)
+  print(f'{name:7} {per_step[tuning:].mean():6.2f} flips per step in the last '
+        f'30%, {per_step.sum():7,.0f} in all')
+axis.axvline(tuning, color='0.8', linewidth=1, zorder=0)
+axis.set(xlabel='step', title='mask flips per step', ylim=(0, 25))
+axis.legend(frameon=False, ncols=4, loc='upper right')
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# ## How noisy are gradients?
+#
+# The variance of `|gradient|` over the weights of the first layer, kept and
+# pruned apart.
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
+for name in sparse_methods:
+  layer = runs[name][2].observed['first/kernel']
+  for axis, noise in zip(axes, (layer.gradient_kept, layer.gradient_pruned)):
+    axis.plot(noise, color=colors[name], label=name)
+for axis, which in zip(axes, ('kept', 'pruned')):
+  axis.set(yscale='log', xlabel='step', ylim=(1e-6, 1e-4),
+           title=f'gradient noise, {which} weights')
+axes[0].legend(frameon=False)
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# ## What it cost, and what it gave
+
+# %%
+counted = jaxsparse.flops(logits, initial_params, x_train[:128])
+
+
+def accuracy(params, opt_state):
+  sparse = jaxsparse.sparse_params(params, opt_state)
+  return float((logits(sparse, x_test).argmax(-1) == y_test).mean())
+
+
+def training_flops(opt_state):
+  seen = jaxsparse.observed(opt_state)
+  return STEPS * counted.training(
+      forward={path: layer.forward for path, layer in seen.items()},
+      gradient={path: layer.gradient for path, layer in seen.items()})
+
+
+dense_flops = training_flops(runs['dense'][1])
+print('method   test accuracy   training FLOPs')
+for name, (params, opt_state, _) in runs.items():
+  spent = training_flops(opt_state)
+  print(f'{name:7}  {accuracy(params, opt_state):13.1%}   {spent:8.2e}'
+        f' = {spent / dense_flops:4.0%}')
+
+# %% [markdown]
+# ## The masks
+
+# %%
+figure, axes = plt.subplots(
+    2, 4, figsize=(10, 6.5), height_ratios=(2, 1), layout='constrained')
+for (top, bottom), name in zip(axes.T, sparse_methods):
+  mask = np.asarray(
+      jaxsparse.get_masks(runs[name][1])['first']['kernel'][...])
+  top.imshow(mask, cmap='Greys', interpolation='nearest', aspect='auto')
+  top.set(title=name, xlabel='unit', yticks=range(0, 64, 8))
+  units = mask.sum(axis=1).reshape(8, 8)
+  bottom.imshow(units, cmap='Greys', vmin=0, vmax=16)
+  bottom.set(xticks=[], yticks=[])
+axes[0, 0].set_ylabel('input pixel')
+axes[1, 0].set_ylabel('units per pixel')
+plt.show()
+
+# %%
+for name in sparse_methods:
+  masks = jaxsparse.get_masks(runs[name][1])
+  for layer in ('first', 'second'):
+    groups = np.asarray(masks[layer]['kernel'][...]).reshape(-1, 8, 32)
+    assert (groups.sum(axis=1) == 1).all()
