@@ -235,7 +235,7 @@ def test_decoupled_decay_is_taken_off_after_the_optimizer(decay):
   inner = ste.init(params)
   with jax.numpy_dtype_promotion('standard'):
     for step in range(3):
-      grads = jax.tree.map(lambda w: jnp.cos(w + step), params)
+      grads = jax.tree.map(lambda w, t=step: jnp.cos(w + t), params)
       masks = jaxsparse.get_masks(state)
       plain, new_inner = ste.update(
           grads, inner._replace(rule=state.rule), params)

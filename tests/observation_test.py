@@ -101,13 +101,12 @@ def test_updates_are_those_of_the_unobserved_optimizer(flow):
     jax.tree.map(np.testing.assert_array_equal, ours[1].inner, theirs[1])
 
 
-_FREE = {'.*kernel': jaxsparse.unstructured()}
 _GRADUAL = functools.partial(
-    jaxsparse.prune, _FREE, distribution=jaxsparse.uniform(.75),
-    schedule=jaxsparse.linear(0, 4))
+    jaxsparse.prune, {'.*kernel': jaxsparse.nm(1, 4)},
+    schedule=jaxsparse.linear(0, 3))
 _FADE = jaxsparse.fade_linear(1, 5)  # Above 0 in the passes of 5 of 8 steps.
 # name -> (rule, flow, density of the forward pass, of its gradient)
-_KEPT = (1 + .8125 + .625 + .4375 + 4 * .25) / 8
+_KEPT = (1 + .75 + .5 + 5 * .25) / 8
 _DENSITIES = {
     'hard': (lambda: jaxsparse.prune(_NM), jaxsparse.hard, .5, .5),
     'gradual': (_GRADUAL, jaxsparse.hard, _KEPT, _KEPT),

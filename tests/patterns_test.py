@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 from flax import linen
 from flax import nnx
@@ -147,6 +148,16 @@ def test_groups_that_do_not_tile_joined_axes_are_an_error(shape, m):
     nm(2, m, axis=(-3, -2)).sizes(shape)
 
 
+@pytest.mark.parametrize('axis, shape', [
+    (-2, (12, 6)), ((-3, -2), (3, 4, 6)), ((-3, -2), (4, 3, 6))])
+def test_the_group_sizes_that_an_error_advises_fit(axis, shape):
+  with pytest.raises(ValueError, match='one of') as error:
+    nm(2, 5, axis=axis).sizes(shape)
+  listed = re.search(r'one of \[(.*?)\]', str(error.value)).group(1)
+  for m in map(int, listed.split(', ')):
+    assert nm(1, m, axis=axis).sizes(shape) == (72 // m, m)
+
+
 def test_joined_axes_that_a_weight_lacks_are_an_error():
   with pytest.raises(ValueError, match=r'(?s)needs axis.*\(8, 4\).*dense'):
     nm(2, 4, axis=(-3, -2)).sizes((8, 4))
@@ -163,38 +174,55 @@ def test_axes_that_are_no_neighbours_are_an_error(axis):
 
 def _matrices(tree):
   """`[in, heads * head_dim]`, and `[heads * head_dim, out]` of the output."""
-  return {name: tree[name]['kernel'].reshape(
-      (-1, tree[name]['kernel'].shape[-1]) if name == 'out'
-      else (tree[name]['kernel'].shape[0], -1))
-          for name in ('query', 'key', 'value', 'out')}
+  return {name: np.asarray(leaf['kernel']).reshape(
+      (-1, leaf['kernel'].shape[-1]) if name == 'out'
+      else (leaf['kernel'].shape[0], -1)) for name, leaf in tree.items()}
 
 
-def _check_attention(params, project, heads, head_dim):
-  """`project(name, x)` is x times the matrix, whose mask is 2:4 along rows."""
+def _attend(x, matrices, heads):
+  """Self-attention by matrices alone."""
+  q, k, v = ((x @ matrices[name]).reshape(len(x), heads, -1)
+             for name in ('query', 'key', 'value'))
+  weights = np.exp(np.einsum('qhd,khd->hqk', q, k) / np.sqrt(q.shape[-1]))
+  weights /= weights.sum(-1, keepdims=True)
+  mixed = np.einsum('hqk,khd->qhd', weights, v).reshape(len(x), -1)
+  return mixed @ matrices['out']
+
+
+def _check_attention(params, layer, heads):
+  """The matrices are what the layer multiplies by, their masks 2:4 by rows."""
+  x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+  with jax.numpy_rank_promotion('allow'):
+    got = layer(jnp.array(x)[None])[0]
+  np.testing.assert_allclose(
+      got, _attend(x, _matrices(params), heads), rtol=1e-4, atol=1e-5)
   masks = jaxsparse.prune(attention(2, 4)).init(params).masks
-  matrices, rows = _matrices(params), _matrices(masks)
-  rng = np.random.default_rng(0)
-  for name, matrix in matrices.items():
-    x = rng.normal(size=(3, matrix.shape[0])).astype(np.float32)
-    heads_of_x = x.reshape(3, heads, head_dim) if name == 'out' else x
-    np.testing.assert_allclose(
-        np.asarray(project(name, heads_of_x)).reshape(3, -1),
-        x @ np.asarray(matrix), rtol=1e-4, atol=1e-5)
-    assert (_kept_of(rows[name], 4) == 2).all()
-    assert masks[name].get('bias') is None
+  for mask in _matrices(masks).values():
+    assert (_kept_of(mask, 4) == 2).all()
 
 
-@pytest.mark.parametrize('heads, head_dim', [(2, 4), (4, 2), (4, 3)])
+@pytest.mark.parametrize('heads, head_dim', [(2, 4), (4, 2)])
 def test_attention_is_2_of_4_along_what_nnx_contracts(heads, head_dim):
   layer = nnx.MultiHeadAttention(
       num_heads=heads, in_features=8, qkv_features=heads * head_dim,
-      out_features=8, decode=False, rngs=nnx.Rngs(0))
+      out_features=6, use_bias=False, decode=False, rngs=nnx.Rngs(0))
   params = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
   assert params['query']['kernel'].shape == (8, heads, head_dim)
-  assert params['out']['kernel'].shape == (heads, head_dim, 8)
-  with jax.numpy_rank_promotion('allow'):
-    _check_attention(params, lambda name, x: getattr(layer, name)(x),
-                     heads, head_dim)
+  assert params['out']['kernel'].shape == (heads, head_dim, 6)
+  _check_attention(params, layer, heads)
+
+
+def test_attention_is_2_of_4_along_what_linen_contracts():
+  layer = linen.MultiHeadDotProductAttention(
+      num_heads=4, qkv_features=8, out_features=6, use_bias=False)
+  params = jax.tree.map(
+      lambda w: jax.random.normal(jax.random.key(0), w.shape),
+      jax.eval_shape(
+          layer.init, jax.random.key(0), jnp.ones((1, 2, 8)))['params'])
+  # Not the same numbers in all of them.
+  params['key'] = jax.tree.map(jnp.sin, params['key'])
+  _check_attention(
+      params, lambda x: layer.apply({'params': params}, x), heads=4)
 
 
 def test_a_group_of_a_short_head_spans_heads():
@@ -202,24 +230,6 @@ def test_a_group_of_a_short_head_spans_heads():
   rule = jaxsparse.prune({'out/kernel': attention(2, 4)[r'(.*/)?out/kernel']})
   mask = rule.init({'out': {'kernel': w}}).masks['out']['kernel']
   np.testing.assert_array_equal(mask, w > 0)
-
-
-def test_attention_is_2_of_4_along_what_linen_contracts():
-  layer = linen.MultiHeadDotProductAttention(
-      num_heads=4, qkv_features=8, out_features=8)
-  params = jax.eval_shape(
-      layer.init, jax.random.key(0), jnp.ones((1, 2, 8)))['params']
-  params = jax.tree.map(
-      lambda w: jax.random.normal(jax.random.key(w.size), w.shape), params)
-  assert params['query']['kernel'].shape == (8, 4, 2)
-
-  def project(name, x):
-    kernel = params[name]['kernel']
-    axis = (-2, -1) if name == 'out' else -1
-    return linen.DenseGeneral(
-        kernel.shape[len(kernel.shape) - (1 if name == 'out' else 2):],
-        axis=axis, use_bias=False).apply({'params': {'kernel': kernel}}, x)
-  _check_attention(params, project, 4, 2)
 
 
 def test_convolutions_are_2_of_4_along_the_rows_of_their_matrix():

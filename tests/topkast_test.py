@@ -41,7 +41,7 @@ def _history(optimizer, pattern='nm'):
   state = tx.init(params)
   for i in range(_STEPS):
     grads = jax.tree.map(
-        lambda w: jax.random.normal(jax.random.key(i), w.shape), params)
+        lambda w, i=i: jax.random.normal(jax.random.key(i), w.shape), params)
     updates, new = update(grads, state, params)
     history.append((params, state, updates))
     params, state = optax.apply_updates(params, updates), new
