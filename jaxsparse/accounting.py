@@ -178,6 +178,10 @@ def mask_flips(before: Any, after: Any) -> Any:
   >>> print(mask_flips(masks, ~masks))
   3
   """
-  trees.same_structure(before, after, 'after')
+  if jax.tree.structure(before) != jax.tree.structure(after):
+    raise ValueError(
+        'Flips are counted between masks of the same layers, got masks of '
+        f'{trees.paths(before)} and {trees.paths(after)}. Write e.g. '
+        'mask_flips(get_masks(old_state), get_masks(new_state)).')
   return jax.tree.map(
       lambda a, b: (a != b).sum(dtype=jnp.uint32), before, after)

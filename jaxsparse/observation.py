@@ -33,7 +33,9 @@ class Statistics(NamedTuple):
     forward: mean over all steps of the density of the forward pass; 1 while
       pruned weights still give something.
     gradient: mean over all steps of the share of weights whose gradient is
-      used.
+      used: that of the mask if the flow is hard, of the backward set of
+      Top-KAST, and 1 otherwise (which `mdgf(straight_through=False)` does not
+      need once its gain is 0: its cost is overstated).
   """
   second_kept: jax.Array
   second_pruned: jax.Array

@@ -23,7 +23,8 @@ class Tiling:
   """Tile sizes by axis (negative axes count from the end), and for the rest.
 
   Neighbouring axes given as a tuple, major first, are tiled as the one axis
-  they would be if they were joined. `rest` is the tile size of every axis that
+  they would be if they were joined, where a tile is a part of one axis and
+  all of those minor to it. `rest` is the tile size of every axis that
   is not listed: 1, or `None` for the whole axis.
   """
   sizes: tuple[tuple[int | tuple[int, ...], int], ...] = ()
@@ -38,21 +39,37 @@ class Tiling:
         raise ValueError(
             f'{what} needs axis {axes}, but the weight has shape {shape}. Give '
             'it a rule of its own, or make it dense: {regex: None}.')
-      left = size
-      for axis in reversed(joined):  # Whole minor axes, then a part of one.
-        tile[axis] = math.gcd(left, shape[axis])
-        left //= max(tile[axis], 1)
-        if tile[axis] != shape[axis]:
-          break
-      if left != 1:
-        there = math.prod(shape[axis] for axis in joined)
-        fits = [d for d in range(2, there + 1) if there % d == 0]
+      sizes = [shape[axis] for axis in joined]
+      parts = _parts(sizes, size)
+      if parts is None:
+        there = math.prod(sizes)
+        fits = [d for d in range(2, there + 1) if _parts(sizes, d)]
         raise ValueError(
-            f'{what} needs axis {axes} to be a multiple of {size}, but the '
-            f'weight has shape {shape}, with {there} there. Use another '
-            f'group size (one of {fits[:8]}), another axis, or make it dense: '
+            f'{what} needs axis {axes} to be a multiple of {size}'
+            f'{", in whole minor axes," * (len(joined) > 1)} but the weight '
+            f'has shape {shape}, with {there} there. Use another group size '
+            f'(one of {fits[:8]}), another axis, or make it dense: '
             '{regex: None}.')
+      for axis, part in zip(joined, parts):
+        tile[axis] = part
     return tuple(tile)
+
+
+def _parts(sizes: list[int], tile: int) -> list[int] | None:
+  """A tile of joined axes: a part of one axis, and all axes minor to it.
+
+  >>> _parts([8, 4], 2), _parts([8, 4], 16), _parts([8, 3], 4)
+  ([1, 2], [4, 4], None)
+  """
+  parts = [1] * len(sizes)
+  for i in reversed(range(len(sizes))):
+    if sizes[i] % tile == 0:
+      parts[i] = tile
+      return parts
+    if tile % sizes[i]:
+      return None
+    parts[i], tile = sizes[i], tile // sizes[i]
+  return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +240,8 @@ def attention(n: int, m: int) -> dict[str, Pattern]:
 
   Args:
     n: how many of each group are kept.
-    m: the size of a group; must divide `in` and `heads * head_dim`.
+    m: the size of a group; must divide `in` and either `head_dim` or, in whole
+      heads, `heads * head_dim`.
 
   Returns:
     Rules for `MultiHeadAttention` and `MultiHeadDotProductAttention` of NNX and

@@ -154,15 +154,16 @@ def mdgf_linear(patterns: Patterns, total_steps: int, *,
   _targets(patterns)
   begin, end = _phases(total_steps, dense_steps, fine_tune_steps)
   if beta is not None:
-    needed = math.ceil(1 / beta) if beta > 0 else math.inf
-    if begin + needed > end:
+    needed = 1 / beta if beta > 0 else math.inf
+    # A beta of 1 / 49 is to take 49 steps, whatever floats make of it.
+    if needed > (end - begin) * (1 + 1e-6):
       raise ValueError(
-          f'beta={beta} needs {needed} steps to fade from 1 to 0, but the '
+          f'beta={beta} needs {needed:.6g} steps to fade from 1 to 0, but the '
           f'decay phase has {end - begin}, from step {begin} to {end}. Write '
-          f'beta={1 / (end - begin):.2g} or more, or leave it out.')
-    end = begin + needed
+          f'beta={1 / (end - begin)} or more, or leave it out.')
+    end = begin + math.ceil(needed * (1 - 1e-6))
   return Recipe(rules.prune(patterns), flows.mdgf(
-      schedules.fade_linear(begin, end), straight_through))
+      schedules.fade_linear(begin, end, rate=beta), straight_through))
 
 
 def mdgf_exponential(patterns: Patterns, total_steps: int, *,
@@ -310,6 +311,7 @@ def sdgf_geometric(patterns: Patterns, total_steps: int, *,
     try:
       return rule(params).init(params)
     except ValueError as error:
+      rules.resolve(scaled(1), params)  # Raises if the target does not fit.
       raise ValueError(
           f'sdgf_geometric(frames={frames}): {error} With fewer frames the '
           'largest group, m * 2**(frames - 1), is smaller; frames=None takes '
@@ -330,8 +332,8 @@ def top_kast(patterns: Patterns, total_steps: int, *,
   Args:
     patterns: regular expressions to N:M patterns, `None` for dense.
     total_steps: the length of training.
-    backward: the fraction that is not trained; by default twice N of every M
-      are trained.
+    backward: the fraction that is not trained, for all or by regular
+      expression; by default twice N of every M are trained.
     every: the sets are made anew every so many steps.
     decay: the strength of the exploration penalty.
     p: its norm, 1 or 2.
@@ -347,13 +349,14 @@ def top_kast(patterns: Patterns, total_steps: int, *,
     Jayakumar et al., `Top-KAST: Top-K Always Sparse Training
     <https://arxiv.org/abs/2106.03517>`_, 2021
   """
-  densities = [t[0] / t[1] for t in _targets(patterns).values() if t]
+  targets = _targets(patterns)
   if not 1 <= every <= total_steps:
     raise ValueError(
         f'top_kast(every={every}) would never make its sets anew in '
         f'total_steps={total_steps}. Write 1 <= every <= total_steps.')
   if backward is None:
-    backward = max(1 - 2 * max(densities), 0.)
+    backward = {regex: max(1 - 2 * t[0] / t[1], 0.)
+                for regex, t in targets.items() if t}
   return Recipe(
       topkast.forward_backward(
           patterns, backward=backward, when=schedules.every(every)),

@@ -155,12 +155,22 @@ def staircase(levels: Mapping[int, float]) -> Schedule:
   return schedule
 
 
-def fade_linear(begin: int, end: int) -> Schedule:
-  """`1 - p`: a gain that falls from 1 at `begin` to exactly 0 at `end`.
+def _check_rate(name: str, rate: float) -> None:
+  if not rate > 0:
+    raise ValueError(
+        f'{name} needs a rate above 0 per step, got {rate}. The paper uses '
+        '1e-4 to 2e-4; leave it out to be (near) 0 at the end.')
+
+
+def fade_linear(begin: int, end: int, *, rate: float | None = None
+                ) -> Schedule:
+  """`max(1 - rate * (step - begin), 0)` from `begin` on, exactly 0 from `end`.
 
   Args:
     begin: the last step with gain 1.
     end: the first step with gain 0.
+    rate: the paper's `beta`, per step; by default `1 / (end - begin)`, which is
+      the slope from 1 to 0.
 
   Returns:
     A gain for `flows.mdgf`.
@@ -170,14 +180,18 @@ def fade_linear(begin: int, end: int) -> Schedule:
 
   References:
     Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
-    Training in Transformers <https://arxiv.org/abs/2402.04744>`_, 2024 (there
-    `max(1 - beta * j, 0)`, so `end = begin + 1 / beta`)
+    Training in Transformers <https://arxiv.org/abs/2402.04744>`_, 2024
 
   >>> print(fade_linear(100, 200)(175))
   0.25
   """
   progress = linear(begin, end)
-  return lambda step: 1. - progress(step)
+  if rate is None:
+    return lambda step: 1. - progress(step)
+  _check_rate('fade_linear', rate)
+  return lambda step: jnp.where(
+      progress(step) < 1.,
+      jnp.maximum(1. - rate * (end - begin) * progress(step), 0.), 0.)
 
 
 def fade_exponential(begin: int, end: int, *, rate: float | None = None
@@ -206,10 +220,7 @@ def fade_exponential(begin: int, end: int, *, rate: float | None = None
   """
   progress = linear(begin, end)
   rate = math.log(100.) / (end - begin) if rate is None else rate
-  if not rate > 0:
-    raise ValueError(
-        f'fade_exponential needs a rate above 0 per step, got {rate}. The '
-        'paper uses 1e-4 to 2e-4; leave it out to reach 0.01 at the end.')
+  _check_rate('fade_exponential', rate)
   # From the progress, so that what is 0 or 1 there is exactly 1 or 0 here.
   return lambda step: jnp.where(
       progress(step) < 1., jnp.exp(-rate * (end - begin) * progress(step)), 0.)

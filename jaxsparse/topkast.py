@@ -7,7 +7,7 @@
 uses them.
 """
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,8 @@ class ForwardBackwardState(NamedTuple):
   backward: Any
 
 
-def forward_backward(patterns: rules.Patterns, *, backward: float,
+def forward_backward(patterns: rules.Patterns, *,
+                     backward: float | Mapping[str, float],
                      when: schedules.When | None = None) -> rules.Rule:
   """Two nested sets by magnitude: what is used, and what is trained.
 
@@ -42,7 +43,8 @@ def forward_backward(patterns: rules.Patterns, *, backward: float,
       sparsity of their own, that of the forward set A: `nm(1, 8)`,
       `unstructured(sparsity=0.9)`.
     backward: the fraction of each group that is not even trained: the sparsity
-      of the backward set B, below that of A. 0.75 of `nm(1, 8)` is 2:8.
+      of the backward set B, not above that of A; one for all, or one by each
+      regular expression of a pattern. 0.75 of `nm(1, 8)` is 2:8.
     when: at which steps both sets are made anew; every 100 by default.
 
   Returns:
@@ -66,14 +68,16 @@ def forward_backward(patterns: rules.Patterns, *, backward: float,
     if pattern is None:
       wider[regex] = None
       continue
-    if pattern.sparsity is None or not 0 <= backward <= pattern.sparsity:
+    share = backward.get(regex, -1.) if isinstance(
+        backward, Mapping) else backward
+    if pattern.sparsity is None or not 0 <= share <= pattern.sparsity:
       raise ValueError(
           f'{regex!r}: the backward set contains the forward set, so '
           'forward_backward needs 0 <= backward <= sparsity, got '
           f'backward={backward} and sparsity={pattern.sparsity} of {pattern}. '
           "Write e.g. forward_backward({'.*/kernel': nm(1, 8)}, "
           'backward=0.75).')
-    wider[regex] = patterns_lib.with_sparsity(pattern, backward)
+    wider[regex] = patterns_lib.with_sparsity(pattern, share)
   when = when or schedules.every(100)
   used, trained = (rules.prune(p, when=when) for p in (patterns, wider))
 

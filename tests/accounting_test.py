@@ -175,7 +175,7 @@ def test_mask_flips_are_counted_layer_by_layer_both_ways():
 def test_mask_flips_of_other_trees_are_an_error():
   mask = jnp.ones((2, 2), bool)
   for after in ({'a': mask}, {'a': mask, 'c': None}, [mask, None]):
-    with pytest.raises(ValueError, match='`after` must have the structure'):
+    with pytest.raises(ValueError, match='masks of the same layers'):
       accounting.mask_flips({'a': mask, 'b': None}, after)
 
 
@@ -183,5 +183,5 @@ def test_mask_flips_of_other_sparse_layers_are_an_error():
   mask = jnp.ones((2, 2), bool)
   trees = {'a': mask, 'b': None}, {'a': None, 'b': None}
   for before, after in (trees, trees[::-1]):
-    with pytest.raises(ValueError, match='`after` must have the structure'):
+    with pytest.raises(ValueError, match='masks of the same layers'):
       accounting.mask_flips(before, after)

@@ -115,7 +115,7 @@ _DENSITIES = {
              (5 + 3 * .5) / 8, 1.),
     'mdgf gated': (
         lambda: jaxsparse.prune(_NM), lambda: jaxsparse.mdgf(_FADE, False),
-        (5 + 3 * .5) / 8, (5 + 3 * .5) / 8),
+        (5 + 3 * .5) / 8, 1.),  # As documented.
     'top_kast': (
         lambda: jaxsparse.forward_backward(
             {'.*kernel': jaxsparse.nm(1, 4)}, backward=.5,
