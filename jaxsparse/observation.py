@@ -188,9 +188,7 @@ def observed(opt_state: Any) -> dict[str, Statistics]:
   Raises:
     ValueError: unless there is exactly one `ObservedState`.
   """
-  states = [s for s in jax.tree.leaves(
-      opt_state, is_leaf=lambda s: isinstance(s, ObservedState))
-            if isinstance(s, ObservedState)]
+  states = trees.nodes(opt_state, ObservedState)
   if len(states) != 1:
     raise ValueError(
         'Expected one ObservedState in the optimizer state, found '

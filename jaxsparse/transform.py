@@ -160,10 +160,7 @@ def _forget_pruned(inner_state: Any, params: Any, masks: Any) -> Any:
 
 def state_of(opt_state: Any) -> SparseState:
   """The one `SparseState` in an optimizer state, however deep it sits."""
-  states = [
-      s for s in jax.tree.leaves(
-          opt_state, is_leaf=lambda s: isinstance(s, SparseState))
-      if isinstance(s, SparseState)]
+  states = trees.nodes(opt_state, SparseState)
   if len(states) != 1:
     raise ValueError(
         'Expected one SparseState in the optimizer state, found '

@@ -149,6 +149,12 @@ def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
   return map_with_path(lookup, tree)
 
 
+def nodes(tree: PyTree, kind: type) -> list[Any]:
+  """All nodes of one type, however deep they sit in a tree."""
+  found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))
+  return [node for node in found if isinstance(node, kind)]
+
+
 def is_masked(leaf: Any) -> bool:
   """Whether optax put a placeholder where a parameter is another's."""
   return isinstance(leaf, optax.MaskedNode)

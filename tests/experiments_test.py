@@ -37,8 +37,9 @@ import jaxsparse
 from tests import data_files
 
 # The config files are loaded by ml_collections.
-pytestmark = pytest.mark.filterwarnings(
-    'ignore:the load_module:DeprecationWarning')
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
+    pytest.mark.usefixtures('launched')]
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _CONFIGS = sorted(
@@ -82,31 +83,6 @@ def _launch(monkeypatch, *args):
   with pytest.raises(SystemExit) as exit_:
     app.run(train.main, flags_parser=launch.parse)
   return exit_.value.code
-
-
-_SETTINGS = {
-    # Optax does not work with what conftest.py asks of the library.
-    'jax_numpy_dtype_promotion': 'standard',
-    'jax_numpy_rank_promotion': 'allow',
-    # These tests compile much and run little.
-    'jax_disable_most_optimizations': True,
-    'jax_persistent_cache_min_compile_time_secs': 0,
-}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _settings(tmp_path_factory):
-  """Sets the settings for the tests below, other processes included."""
-  settings = {**_SETTINGS, 'jax_compilation_cache_dir': str(
-      tmp_path_factory.mktemp('cache'))}
-  before = {name: jax.config.values[name] for name in settings}
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    for name, value in settings.items():
-      jax.config.update(name, value)
-      monkeypatch.setenv(name.upper(), str(value))
-    yield
-  for name, value in before.items():
-    jax.config.update(name, value)
 
 
 @pytest.fixture(scope='module', name='finished')
@@ -339,7 +315,10 @@ def test_language_model_learns_and_is_judged_in_bits_per_byte(small, tmp_path):
   config = small('lm_sr_ste_2_4', steps=30, log_every=15)
   result = train.train(config, str(tmp_path / 'run'))
   first, last = result.rows
-  assert first.keys() == {'step', 'loss', 'bits_per_byte', 'sparsity'}
+  assert first.keys() == {
+      'step', 'loss', 'bits_per_byte', 'sparsity', 'train_flops', 'flips',
+      'noise_kept', 'noise_pruned', 'second_kept', 'second_pruned'}
+  assert last['train_flops'] == 2 * first['train_flops'] > 0
   assert last['bits_per_byte'] < first['bits_per_byte'] < 9
   assert last['sparsity'] == 0.5
   shown = f'Validation loss {last["bits_per_byte"]:.3f} bits/byte at step 30'

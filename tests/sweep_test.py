@@ -11,7 +11,6 @@ import time
 
 from absl import app
 from absl import flags
-import jax
 import ml_collections
 import pytest
 
@@ -28,8 +27,9 @@ from experiments.configs import sweep_digits
 from experiments.configs import sweep_lm
 
 # The config files are loaded by ml_collections.
-pytestmark = pytest.mark.filterwarnings(
-    'ignore:the load_module:DeprecationWarning')
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
+    pytest.mark.usefixtures('launched')]
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _PNG = b'\x89PNG'
@@ -51,31 +51,6 @@ def _config(**settings):
 
 _TUNE = {'key': 'learning_rate', 'values': (1e-3, 3e-3, 1e-2),
          'target': '1:8', 'seeds': (1_000, 1_001)}
-
-_SETTINGS = {
-    # Optax does not work with what conftest.py asks of the library.
-    'jax_numpy_dtype_promotion': 'standard',
-    'jax_numpy_rank_promotion': 'allow',
-    # These tests compile much and run little.
-    'jax_disable_most_optimizations': True,
-    'jax_persistent_cache_min_compile_time_secs': 0,
-}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _settings(tmp_path_factory):
-  """Sets the settings for the tests below, other processes included."""
-  settings = {**_SETTINGS, 'jax_compilation_cache_dir': str(
-      tmp_path_factory.mktemp('cache'))}
-  before = {name: jax.config.values[name] for name in settings}
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    for name, value in settings.items():
-      jax.config.update(name, value)
-      monkeypatch.setenv(name.upper(), str(value))
-    yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-
 
 @pytest.fixture(scope='module', name='swept')
 def _swept(tmp_path_factory):
