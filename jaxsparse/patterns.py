@@ -46,7 +46,7 @@ class Tiling:
         fits = [d for d in range(2, there + 1) if _parts(sizes, d)]
         raise ValueError(
             f'{what} needs axis {axes} to be a multiple of {size}'
-            f'{", in whole minor axes," * (len(joined) > 1)} but the weight '
+            f'{", in whole minor axes" * (len(joined) > 1)}, but the weight '
             f'has shape {shape}, with {there} there. Use another group size '
             f'(one of {fits[:8]}), another axis, or make it dense: '
             '{regex: None}.')

@@ -4,7 +4,7 @@ r"""No sparsity: what the other configs are compared with.
       --config=experiments/configs/dense.py \
       --workdir=runs/dense
 
-Test accuracy 98.2%, the mean of 3 seeds.
+Test accuracy 98.0%, the mean of 3 seeds.
 """
 
 from experiments.configs import default

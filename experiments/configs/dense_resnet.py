@@ -4,7 +4,7 @@ r"""ResNet-8 without sparsity.
       --config=experiments/configs/dense_resnet.py \
       --workdir=runs/dense_resnet
 
-Test accuracy 98.7%, the mean of 3 seeds.
+Test accuracy 98.9%, the mean of 3 seeds.
 """
 
 from experiments.configs import default

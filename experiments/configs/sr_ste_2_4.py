@@ -6,7 +6,7 @@ https://arxiv.org/abs/2102.04010
       --config=experiments/configs/sr_ste_2_4.py \
       --workdir=runs/sr_ste_2_4
 
-Test accuracy 97.5%, the mean of 3 seeds (dense: 98.2%).
+Test accuracy 98.1%, the mean of 3 seeds (dense: 98.0%).
 """
 
 from experiments.configs import default

@@ -4,7 +4,7 @@ r"""1:16 by plain straight-through gradients.
       --config=experiments/configs/ste_1_16.py \
       --workdir=runs/ste_1_16
 
-Test accuracy 94.5%, the mean of 3 seeds (dense: 98.2%).
+Test accuracy 94.0%, the mean of 3 seeds (dense: 98.0%).
 """
 
 from experiments.configs import default

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2102.04010
       --config=experiments/configs/vit_sr_ste_2_4.py \
       --workdir=runs/vit_sr_ste_2_4
 
-Test accuracy 97.8%, the mean of 3 seeds (dense: 97.7%).
+Test accuracy 97.5%, the mean of 3 seeds (dense: 97.6%).
 """
 
 from experiments.configs import default
