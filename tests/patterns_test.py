@@ -235,7 +235,7 @@ def test_a_group_of_a_short_head_spans_heads():
 def test_convolutions_are_2_of_4_along_the_rows_of_their_matrix():
   layer = nnx.Conv(8, 5, (3, 3), padding='VALID', use_bias=False,
                    rngs=nnx.Rngs(0))
-  kernel = layer.kernel.get_value()
+  kernel = layer.kernel[...]
   x = jax.random.normal(jax.random.key(0), (2, 5, 6, 8))
   patches = jnp.concatenate(
       [x[:, i:i + 3, j:j + 4] for i in range(3) for j in range(3)], axis=-1)
