@@ -17,6 +17,11 @@ class Metric(NamedTuple):
   digits: int
   higher_is_better: bool
 
+  @property
+  def axis_label(self) -> str:
+    """What the metric is, and in which unit."""
+    return f'{self.label} ({self.unit.strip()})'
+
   def show(self, value: float) -> str:
     """Returns the number as people read it."""
     return f'{self.scale * value:.{self.digits}f}{self.unit}'

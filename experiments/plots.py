@@ -65,7 +65,7 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
                  methods: Sequence[str], targets: Sequence[str]):
   """Draws the metric at every target, with its 95% intervals over seeds."""
   metric = tables.judged(runs)[1]
-  drawing, axis = _one_panel(tables.axis_label(metric) + ' by N:M')
+  drawing, axis = _one_panel(metric.axis_label + ' by N:M')
   sparse = [method for method in methods if method != tables.DENSE]
   handles = []
   for i, method in enumerate(sparse):
@@ -89,7 +89,7 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
       axis.axhspan(dense.mean - dense.half, dense.mean + dense.half,
                    color=_color(tables.DENSE), alpha=0.1, linewidth=0)
   axis.set_xticks(range(len(targets)), targets)
-  axis.set(xlabel='N:M', ylabel=tables.axis_label(metric),
+  axis.set(xlabel='N:M', ylabel=metric.axis_label,
            xlim=(-0.5, len(targets) - 0.5))
   drawing.legend(handles=handles, loc='outside right upper', frameon=False)
   drawing.savefig(path, dpi=120)
@@ -112,7 +112,7 @@ def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
         np.mean([*scores.values()]), marker=markers[target], linestyle='',
         color=_color(method), markersize=7, markeredgecolor='white',
         markeredgewidth=0.5)
-  axis.set(xlabel='Training FLOPs', ylabel=tables.axis_label(metric),
+  axis.set(xlabel='Training FLOPs', ylabel=metric.axis_label,
            xscale='log')
   handles = [lines.Line2D([], [], color=_color(method), linewidth=4,
                           label=method) for method in methods]

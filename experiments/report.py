@@ -99,8 +99,7 @@ def plot_training(path: pathlib.Path, rows: list[metrics.Row], *, title: str):
 def _panels(rows):
   key = metrics.judged_by(rows[-1])
   metric = metrics.METRICS[key]
-  judged = _Panel(
-      f'{metric.label} ({metric.unit.strip()})', {key: _BLUE}, metric.scale)
+  judged = _Panel(metric.axis_label, {key: _BLUE}, metric.scale)
   return [_LOSS, judged, _SPARSITY, *(
       panel for panel in _IF_MEASURED
       if all(any(key in row for row in rows) for key in panel.keys))]

@@ -44,18 +44,20 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
   model = models.create(config, dataset, rngs=nnx.Rngs(config.seed))
   graphdef, new_params, rest = nnx.split(model, nnx.Param, ...)
 
+  def apply(params, inputs):
+    return nnx.merge(graphdef, params, rest, copy=True)(inputs)
+
   def losses_and_logits(params, batch):
-    logits = nnx.merge(graphdef, params, rest, copy=True)(batch.inputs)
+    logits = apply(params, batch.inputs)
     return optax.softmax_cross_entropy_with_integer_labels(
         logits, batch.labels), logits
 
   @functools.cache
-  def counted(batch_size):
-    """The FLOPs of one forward pass, by parameter."""
-    inputs = dataset.train(0, 1, batch_size).inputs
-    return jaxsparse.flops(
-        lambda params, x: nnx.merge(graphdef, params, rest, copy=True)(x),
-        new_params, inputs)
+  def counted():
+    """The FLOPs of one forward pass, by parameter; from shapes alone."""
+    dtype = np.float32 if dataset.task == data.IMAGES else np.uint8
+    return jaxsparse.flops(apply, new_params, jax.ShapeDtypeStruct(
+        (config.batch_size, *dataset.shape), dtype))
 
   def init(params=None):
     params = new_params if params is None else params
@@ -90,7 +92,7 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
               'bits_per_byte': nats / count / math.log(2)}
     metric = ('bits_per_byte' if dataset.task == data.NEXT_BYTE else 'accuracy')
     return {metric: values[metric], 'sparsity': sparsity(state),
-            **observed(state, counted(config.batch_size))}
+            **observed(state, counted)}
 
   return Steps(init, train, measure)
 
@@ -105,7 +107,8 @@ def sparsity(state: State) -> float:
   return 1 - kept / sum(mask.size for mask in masks)
 
 
-def observed(state: State, counted: jaxsparse.Flops) -> dict[str, float]:
+def observed(state: State, counted: Callable[[], jaxsparse.Flops]
+             ) -> dict[str, float]:
   """Returns what the optimizer has seen, for each row of metrics.
 
   Mask flips are the running mean of the fraction of sparse weights that change
@@ -116,7 +119,7 @@ def observed(state: State, counted: jaxsparse.Flops) -> dict[str, float]:
     return {}
   seen = jax.device_get(jaxsparse.observed(state.opt_state))
   step = int(state.opt_state.count)
-  row = {'train_flops': step * counted.training(
+  row = {'train_flops': step * counted().training(
       forward={path: float(s.forward) for path, s in seen.items()},
       gradient={path: float(s.gradient) for path, s in seen.items()})}
   if not seen:

@@ -85,11 +85,6 @@ def judged(runs: Sequence[Run]) -> tuple[str, metrics.Metric]:
   return key, metrics.METRICS[key]
 
 
-def axis_label(metric: metrics.Metric) -> str:
-  """Returns what the metric is, and in which unit."""
-  return f'{metric.label} ({metric.unit.strip()})'
-
-
 def scores(runs: Sequence[Run], method: str, target: str) -> dict[int, float]:
   """Returns seed -> metric, as people read it.
 
@@ -121,7 +116,7 @@ def document(runs: Sequence[Run], config: ml_collections.ConfigDict, *,
   better = 'higher' if metric.higher_is_better else 'lower'
   order = config.methods, config.targets
   parts = [
-      f'# {axis_label(metric)} by method and N:M',
+      f'# {metric.axis_label} by method and N:M',
       means(runs, *order, seeds=len(config.seeds)),
       _MEANS_NOTE.format(better=better)]
   reference = config.get('reference', 'sr_ste')

@@ -124,13 +124,14 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
 
     def noise(g, mask, v):
       v = v / (1. - second_decay**t)
-      return (*_variances(v, mask),
-              *_variances(jnp.abs(g.astype(jnp.float32)), mask))
-    rows = [row[-1] for row in trees.align(
-        grads, trees.map_masked(noise, grads, before.masks, second)) if row[-1]]
-    if not rows:
+      return jnp.stack([
+          *_variances(v, mask),
+          *_variances(jnp.abs(g.astype(jnp.float32)), mask)])
+    layers = jax.tree.leaves(
+        trees.map_masked(noise, grads, before.masks, second))
+    if not layers:
       return updates, state._replace(inner=inner, count=count)
-    seen = [jnp.stack(column) for column in zip(*rows)]
+    seen = jnp.stack(layers, axis=1)
     flips = _stack(accounting.mask_flips(before.masks, after.masks))
     densities = _densities(before)
     running = jnp.maximum(1. - decay, 1. / t)

@@ -325,8 +325,8 @@ def sdgf_geometric(patterns: Patterns, total_steps: int, *,
 
 
 def top_kast(patterns: Patterns, total_steps: int, *,
-             backward: float | None = None, every: int = 100,
-             decay: float = 1e-4, p: int = 2) -> Recipe:
+             backward: float | Mapping[str, float] | None = None,
+             every: int = 100, decay: float = 1e-4, p: int = 2) -> Recipe:
   """Top-KAST with N:M sets: N of every M are used, more are trained.
 
   Args:

@@ -16,6 +16,7 @@ from experiments.data import imagenet
 from experiments.data import python_source
 from experiments.data.dataset import Batch
 from experiments.data.dataset import Dataset
+from experiments.data.dataset import IMAGES
 from experiments.data.dataset import NEXT_BYTE
 
 _LOADERS = {
