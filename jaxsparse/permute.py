@@ -1,0 +1,130 @@
+"""Permutations of channels: the same function, more magnitude kept under N:M.
+
+  scores ──find_permutation──▶ p      np.take(w, p, axis) keeps more than w
+
+Which of M neighbours compete is an accident of the order of channels, and that
+order is free: permute the inputs of one kernel and the outputs of those that
+feed it in the same way, and the network computes what it did. The search itself
+is in `partitions`.
+"""
+
+from typing import Sequence
+
+import jax
+import numpy as np
+
+from jaxsparse import partitions
+from jaxsparse import patterns as patterns_lib
+from jaxsparse.patterns import Pattern
+
+Array = jax.Array | np.ndarray
+
+
+def find_permutation(
+    scores: Array | Sequence[Array], pattern: Pattern | Sequence[Pattern], *,
+    budget: int = 4000, seed: int = 0,
+    progress: partitions.Progress | None = None) -> np.ndarray:
+  """The order of channels in which N:M keeps the most, as far as it is found.
+
+  `argmax_p sum_groups top_n(|scores[p]|)`, with groups of M along the pattern's
+  axis, summed over all other axes and all arrays. Up to 16 channels the optimum
+  is found; for more it is sought by simulated annealing, in time proportional
+  to `budget * m * scores.size`. Depends on nothing but the arguments.
+
+  Args:
+    scores: an array, or a list or tuple of arrays whose channels are permuted
+      together, such as all kernels that read one activation. Only magnitudes
+      count, so weights serve as well as scores.
+    pattern: `nm(n, m, axis=...)`, where channels are the K places along the
+      axis, or along neighbouring axes joined, major first. For several arrays
+      it may be a list of patterns that differ in their axes.
+    budget: the number of sweeps, in each of which every group of M meets
+      another and may swap one channel; 0 gives the identity. With more, more is
+      kept.
+    seed: of the search.
+    progress: wraps the iterable of sweeps, such as `tqdm.tqdm`.
+
+  Returns:
+    int32 `[K]`: `np.take(w, p, axis)` keeps no less than w. Ascending within
+    groups of M, groups by their first channel; the identity if nothing found
+    keeps more. After Ctrl-C, the best so far.
+
+  Raises:
+    ValueError: if the pattern is not N:M, its axis is missing or no multiple of
+      m, arrays have different numbers of channels, scores are NaN or infinite,
+      or the budget is negative.
+
+  References:
+    Pool and Yu, `Channel Permutations for N:M Sparsity
+    <https://proceedings.neurips.cc/paper/2021/hash/6e8404c3b93a9527c8db241a1846599a-Abstract.html>`_,
+    2021, with another search; see `partitions.search`
+
+  >>> from jaxsparse import nm
+  >>> w = np.array([[4., -2.], [3., 1.], [0., 0.], [0., 0.]])
+  >>> p = find_permutation(w, nm(1, 2))
+  >>> p
+  array([0, 2, 1, 3], dtype=int32)
+  >>> np.take(w, p, axis=-2)[:, 0]  # 4 and 3 do not compete any more.
+  array([4., 0., 3., 0.])
+  """
+  arrays = scores if isinstance(scores, (list, tuple)) else [scores]
+  each = pattern if isinstance(pattern, (list, tuple)) else [pattern] * len(
+      arrays)
+  if not arrays or len(each) != len(arrays):
+    raise ValueError(
+        f'find_permutation got {len(arrays)} arrays and {len(each)} patterns. '
+        'Write one pattern for all of one or more arrays, or a list with one '
+        'for each.')
+  if not isinstance(budget, int) or budget < 0:
+    raise ValueError(
+        'budget is a number of sweeps, an integer >= 0 (0 for no search), got '
+        f'{budget!r}. Write e.g. budget=4000.')
+  n_ms = {patterns_lib.n_m_axis(p)[:2] for p in each}
+  if len(n_ms) != 1:
+    raise ValueError(
+        f'Channels that are permuted together need one N:M, got '
+        f'{sorted(n_ms)}. Only axes may differ.')
+  (n, m), = n_ms
+  magnitudes = [_magnitudes(x, p) for x, p in zip(arrays, each)]
+  channels = {len(x) for x in magnitudes}
+  if len(channels) != 1:
+    raise ValueError(
+        'Channels that are permuted together need to be as many in each array, '
+        f'got {[len(x) for x in magnitudes]} in arrays of shapes '
+        f'{[np.shape(x) for x in arrays]}. Give each array its pattern with '
+        'the axis that has them: [nm(n, m, axis=...), ...].')
+  peak = max(float(x.max(initial=0)) for x in magnitudes)
+  if not np.isfinite(peak):
+    raise ValueError(
+        'find_permutation needs finite scores, got NaN or infinity. Write e.g. '
+        'np.nan_to_num(scores).')
+  if n in (0, m) or not peak:
+    return np.arange(len(magnitudes[0]), dtype=np.int32)
+  # By a power of two, so that sums neither overflow nor lose what is small.
+  exponent = -int(np.frexp(peak)[1])
+  columns = np.concatenate(
+      [np.ldexp(x, exponent).astype(np.float32) for x in magnitudes], axis=1)
+  return partitions.search(
+      columns, n, m, budget=budget, seed=seed, progress=progress)
+
+
+def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
+  """`[K, rest]`, in float32 or wider."""
+  _, m, axis = patterns_lib.n_m_axis(pattern)
+  joined = axis if isinstance(axis, tuple) else (axis,)
+  x = np.asarray(scores)
+  if not all(-x.ndim <= i < x.ndim for i in joined):
+    raise ValueError(
+        f'{pattern} needs axis {axis}, but scores have shape {x.shape}. Write '
+        'nm(n, m, axis=...) with the axis whose channels are to be permuted.')
+  sizes = [x.shape[i] for i in joined]
+  channels = int(np.prod(sizes))
+  if channels % m:
+    raise ValueError(
+        f'{pattern} needs axis {axis} to be a multiple of {m}, but scores have '
+        f'shape {x.shape}, with {channels} there. Use another group size or '
+        'another axis.')
+  front = np.moveaxis(x, joined, range(len(joined)))
+  rest = x.size // channels if channels else 0
+  return np.abs(front.reshape(channels, rest).astype(
+      np.result_type(x.dtype, np.float32)))

@@ -1,0 +1,628 @@
+"""Reads a jaxpr: which axes of parameters meet, and what they are used for.
+
+`read(f, params, *inputs)` follows every axis of every parameter through the
+function. Axes that meet are unified (`axes`), an axis that a primitive does not
+treat alike at every index is fixed with the primitive's name; so are axes of
+inputs, outputs and constants. `ties` and `contractions` say what comes of it.
+"""
+
+import math
+from typing import Any, Callable, Iterable, NamedTuple
+
+import jax
+from jax.extend import core
+import numpy as np
+
+from jaxsparse import axes as axes_lib
+from jaxsparse import trees
+from jaxsparse import wiring as wiring_lib
+from jaxsparse.axes import Axes
+from jaxsparse.axes import Axis
+
+
+class Source(NamedTuple):
+  """A parameter that an array was made of, and which of its axes are whose."""
+  path: str
+  size: int
+  axes: tuple[frozenset[int], ...]
+
+
+class Value(NamedTuple):
+  """What is known of an array.
+
+  Attributes:
+    shape: its shape.
+    axes: what its axes index; `None` where all indices are alike.
+    zero: by axis, whether elements of a unit are zero if all elements of
+      parameters are that belong to this unit.
+    number: what all elements are, if that is known.
+    sums: how many elements were added up, over which axes.
+    sources: the parameters that it was made of alone, or `None`: data.
+  """
+  shape: tuple[int, ...]
+  axes: tuple[Axis | None, ...]
+  zero: tuple[bool, ...]
+  number: float | None = None
+  sums: tuple[tuple[int, tuple[Axis, ...]], ...] = ()
+  sources: tuple[Source, ...] | None = ()
+
+  @property
+  def is_data(self) -> bool:
+    return self.sources is None
+
+
+class Product(NamedTuple):
+  """A parameter met data: its axes that vanished, and those of the result."""
+  contracted: frozenset[int]
+  outputs: frozenset[int]
+  window: frozenset[int] = frozenset()
+
+
+class Reading(NamedTuple):
+  """What `read` returns.
+
+  Attributes:
+    axes: all that is known of axes, settled.
+    params: the axes of each parameter, by path.
+    shapes: its shape.
+    products: where it was multiplied with data.
+    others: names of other primitives in which it met data.
+  """
+  axes: Axes
+  params: dict[str, tuple[Axis | None, ...]]
+  shapes: dict[str, tuple[int, ...]]
+  products: dict[str, list[Product]]
+  others: dict[str, list[str]]
+
+
+def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Reading:
+  """Reads `f(params, *inputs)`, which is traced and not run."""
+  closed = jax.make_jaxpr(f)(params, *inputs)
+  paths = trees.paths(params)
+  reader = _Reader(paths)
+  values = [reader.parameter(path, v.aval)
+            for path, v in zip(paths, closed.jaxpr.invars)]
+  given = dict(zip(paths, values))
+  values += [_opaque(v.aval, 'an input of the function')
+             for v in closed.jaxpr.invars[len(paths):]]
+  for value in reader.closed(closed, values):
+    for axis in filter(None, value.axes):
+      axes_lib.fix(axis, 'an output of the function')
+  reader.axes.settle()
+  return Reading(
+      reader.axes, {path: v.axes for path, v in given.items()},
+      {path: v.shape for path, v in given.items()},
+      reader.products, reader.others)
+
+
+def _opaque(aval: Any, why: str, sources: Any = None) -> Value:
+  """An array that is what it is: no axis may be permuted."""
+  shape = tuple(getattr(aval, 'shape', ()))
+  return Value(
+      shape, tuple(None if n == 1 else Axis(n, fixed=why) for n in shape),
+      (False,) * len(shape), sources=sources)
+
+
+def _constant(x: Any) -> Value:
+  """An array closed over: an axis along which it varies is fixed."""
+  shape = np.shape(x)
+  if not (shape or jax.dtypes.issubdtype(x.dtype, np.number)
+          or x.dtype == np.bool_):
+    return Value((), (), ())
+  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) or not np.size(x):
+    return _opaque(x, 'a constant of the function', ())
+  x = np.asarray(x)
+  alike = [n == 1 or bool((x == x.take([0], axis)).all())
+           for axis, n in enumerate(shape)]
+  number = float(x.flat[0].real) if all(alike) else None
+  return Value(
+      shape, tuple(None if same else Axis(n, fixed='a constant of the function')
+                   for same, n in zip(alike, shape)),
+      (number == 0,) * len(shape), number)
+
+
+class _Reader:
+  """Walks through jaxprs; `ambient` are axes that loops took off."""
+
+  def __init__(self, paths: list[str]):
+    self.axes = Axes()
+    self.products: dict[str, list[Product]] = {path: [] for path in paths}
+    self.others: dict[str, list[str]] = {path: [] for path in paths}
+    self._ambient: list[Axis] = []
+
+  def parameter(self, path: str, aval: Any) -> Value:
+    shape = tuple(aval.shape)
+    masks = aval.dtype == np.bool_
+    source = Source(path, math.prod(shape),
+                    tuple(frozenset([axis]) for axis in range(len(shape))))
+    value = Value(shape, tuple(None if n == 1 else Axis(n) for n in shape),
+                  (True,) * len(shape), sources=() if masks else (source,))
+    self.axes.note(value.axes)
+    return value
+
+  # Control flow.
+
+  def closed(self, closed: Any, values: list[Value]) -> list[Value]:
+    """The results of a jaxpr, closed over constants or not."""
+    jaxpr = getattr(closed, 'jaxpr', closed)
+    known = dict(zip(jaxpr.constvars, map(
+        _constant, getattr(closed, 'consts', ()))))
+    known.update(zip(jaxpr.invars, values))
+
+    def read(v):
+      return _constant(v.val if isinstance(v.val, np.ndarray) else
+                       np.asarray(v.val, v.aval.dtype)
+                       ) if isinstance(v, core.Literal) else known[v]
+    for eqn in jaxpr.eqns:
+      results = self.equation(eqn, [read(v) for v in eqn.invars])
+      known.update(zip(eqn.outvars, results))
+    return [read(v) for v in jaxpr.outvars]
+
+  def equation(self, eqn: Any, values: list[Value]) -> list[Value]:
+    """The results of an equation."""
+    name = eqn.primitive.name
+    if name in _CALLS:
+      return self.closed(eqn.params[_CALLS[name]], values)
+    if name in _SPECIAL:
+      results = _SPECIAL[name](self, eqn, values)
+    else:
+      results = self.wired(eqn, values, wiring_lib.wiring(eqn))
+    for result in results:
+      self.axes.note((*result.axes, *self._ambient))
+    return results
+
+  def _cond(self, eqn: Any, values: list[Value]) -> list[Value]:
+    branches = [self.closed(branch, values[1:])
+                for branch in eqn.params['branches']]
+    results = [self._joined(list(same)) for same in zip(*branches)]
+    return [r._replace(sources=None) if values[0].is_data else r
+            for r in results]
+
+  def _while(self, eqn: Any, values: list[Value]) -> list[Value]:
+    tests, bodies = eqn.params['cond_nconsts'], eqn.params['body_nconsts']
+    start = tests + bodies
+    def step(carry):
+      self.closed(eqn.params['cond_jaxpr'], values[:tests] + carry)
+      return self.closed(eqn.params['body_jaxpr'], values[tests:start] + carry)
+    return self._loop(step, values[start:])
+
+  def _scan(self, eqn: Any, values: list[Value]) -> list[Value]:
+    jaxpr = eqn.params['jaxpr'].jaxpr
+    # Constants and carries, then slices; ranks tell them apart.
+    rank = lambda v: len(v.aval.shape)
+    end = sum(rank(a) == rank(b) for a, b in zip(eqn.invars, jaxpr.invars))
+    carries = sum(rank(a) == rank(b)
+                  for a, b in zip(eqn.outvars, jaxpr.outvars))
+    length = eqn.params['length']
+    layers = self._same([Axis(length), *(v.axes[0] for v in values[end:])])
+    axes_lib.fix(layers, 'scan')
+    slices = [_without_first(value) for value in values[end:]]
+    ys = []
+
+    def step(carry):
+      self._ambient.append(layers)
+      for value in slices:
+        self.axes.note((*value.axes, *self._ambient))
+      results = self.closed(
+          eqn.params['jaxpr'], values[:end - carries] + carry + slices)
+      self._ambient.pop()
+      ys[:] = results[carries:]
+      return results[:carries]
+    carry = self._loop(step, values[end - carries:end])
+    first = layers if length > 1 else None
+    stacked = [Value((length, *y.shape), (first, *y.axes),
+                     (False, *y.zero), sources=None if y.is_data else tuple(
+                         s._replace(axes=(frozenset(), *s.axes))
+                         for s in y.sources)) for y in ys]
+    return carry + stacked
+
+  def _loop(self, step: Any, carry: list[Value]) -> list[Value]:
+    """Runs a step until what is known of its carry holds before and after."""
+    while True:
+      for value in carry:
+        self.axes.note((*value.axes, *self._ambient))
+      new = [self._joined([a, b]) for a, b in zip(carry, step(carry))]
+      if [_state(v) for v in new] == [_state(v) for v in carry]:
+        return new
+      carry = new
+
+  def _joined(self, values: list[Value]) -> Value:
+    """What is known of an array that is one of several."""
+    first = values[0]
+    sources = None
+    if not any(v.is_data for v in values):
+      sources = tuple(dict.fromkeys(s for v in values for s in v.sources))
+    numbers = {v.number for v in values}
+    return Value(
+        first.shape,
+        tuple(map(self._same, zip(*(v.axes for v in values)))),
+        tuple(map(all, zip(*(v.zero for v in values)))),
+        numbers.pop() if len(numbers) == 1 else None, (), sources)
+
+  def _same(self, axes: Iterable[Axis | None]) -> Axis | None:
+    """Unifies axes."""
+    axes = [axis for axis in axes if axis is not None]
+    for axis in axes[1:]:
+      self.axes.unify(axes[0], axis)
+    return axes[0] if axes else None
+
+  # Primitives that leave axes whole.
+
+  def wired(self, eqn: Any, values: list[Value], wiring: wiring_lib.Wiring
+            ) -> list[Value]:
+    """The results of a primitive, by its wiring."""
+    name = eqn.primitive.name
+    at = lambda wires: [values[i].axes[axis] for i, axis in wires]
+    for axis in filter(None, at(wiring.fixed)):
+      axes_lib.fix(axis, name)
+    gone = [self._gone(name, wiring.kind, values, wires)
+            for wires in wiring.gone]
+    passed = {wire for row in wiring.outputs for wires in row
+              if not isinstance(wires, wiring_lib.New) for wire in wires}
+    for i, value in enumerate(values):
+      self.axes.note((*(axis for k, axis in enumerate(value.axes)
+                        if (i, k) in passed and (i, k) not in wiring.fixed),
+                      *self._ambient))
+    if wiring.kind == 'product':
+      # Where both operands have an axis, but not as one, all indices meet.
+      batch = [wires[0] for row in wiring.outputs for wires in row
+               if not isinstance(wires, wiring_lib.New) and len(wires) > 1]
+      self.axes.note((*gone, *at(batch), *self._ambient))
+    number = None
+    if wiring.kind == 'map':
+      number = wiring_lib.evaluate(eqn, [v.number for v in values])
+      self._scaled(name, values)
+    elif wiring.kind == 'move' and len(values) == 1:
+      number = values[0].number
+    sums = tuple({s for v in values for s in v.sums})
+    if wiring.kind in ('sum', 'product'):
+      there = tuple(axis for axis in gone if axis is not None)
+      count = math.prod(values[wires[0][0]].shape[wires[0][1]]
+                        for wires in wiring.gone)
+      sums = ((count, there),) if there else ()
+    results = []
+    for v, row in zip(eqn.outvars, wiring.outputs):
+      new = [isinstance(wires, wiring_lib.New) for wires in row]
+      axes = tuple(
+          (None if wires.uniform or n == 1 else Axis(n, fixed=name)) if is_new
+          else self._same(at(wires))
+          for wires, is_new, n in zip(row, new, v.aval.shape))
+      zero = tuple(
+          number == 0 or not is_new and self._zero(eqn, wiring, values, wires)
+          for wires, is_new in zip(row, new))
+      results.append(Value(
+          v.aval.shape, axes, zero, number, sums,
+          self._sources(name, wiring, values, row)))
+    return results
+
+  def _gone(self, name: str, kind: str, values: list[Value],
+            wires: tuple[wiring_lib.Wire, ...]) -> Axis | None:
+    """Axes meet and vanish."""
+    axis = self._same([values[i].axes[k] for i, k in wires])
+    nothing = any(values[i].zero[k] for i, k in wires)
+    if axis is not None and (kind == 'reduce' or not nothing):
+      axes_lib.keep(axis, f'{name} over it')
+    return axis
+
+  def _zero(self, eqn: Any, wiring: wiring_lib.Wiring, values: list[Value],
+            wires: tuple[wiring_lib.Wire, ...]) -> bool:
+    """Whether the result of a unit is zero where its parameters are."""
+    if wiring.kind != 'map':
+      return wiring.kind != 'other' and any(
+          values[i].zero[axis] for i, axis in wires)
+    axes = dict(wires)
+    return wiring_lib.evaluate(eqn, [
+        0. if i in axes and v.zero[axes[i]] else v.number
+        for i, v in enumerate(values)]) == 0
+
+  def _scaled(self, name: str, values: list[Value]) -> None:
+    """A number that depends on how many units there are keeps them."""
+    numbers = [v.number for v in values if v.number is not None]
+    if name not in ('mul', 'div') or len(numbers) != 1:
+      return
+    value, = (v for v in values if v.number is None)
+    for count, axes in value.sums:
+      if _depends(numbers[0], count):
+        for axis in axes:
+          axes_lib.keep(axis, f'{name} by a power of its size')
+    for axis in filter(None, value.axes):
+      for factor in axes_lib.factors(axis):
+        if _depends(numbers[0], factor.size):
+          axes_lib.keep(factor, f'{name} by a power of its size')
+
+  def _sources(self, name: str, wiring: wiring_lib.Wiring, values: list[Value],
+               row: list[Any]) -> tuple[Source, ...] | None:
+    """The parameters of one result; notes those that meet data."""
+    main = values[:1] if wiring.kind == 'look' else values
+    params = [(i, s) for i, v in enumerate(main) for s in v.sources or ()]
+
+    def through(i, source, wired):
+      return frozenset().union(*(
+          source.axes[axis] for wires in wired
+          if not isinstance(wires, wiring_lib.New)
+          for j, axis in wires if j == i))
+    if any(v.is_data for v in values):
+      for i, source in params:
+        if wiring.kind == 'product':
+          batch = [w for w in row if not isinstance(w, wiring_lib.New)
+                   and len(w) == 1]
+          product = Product(
+              through(i, source, wiring.gone), through(i, source, batch),
+              through(i, source, [((j, k),) for j, k in wiring.fixed]))
+          if product not in self.products[source.path]:
+            self.products[source.path].append(product)
+        elif name not in self.others[source.path]:
+          self.others[source.path].append(name)
+      return None
+    largest = max((s.size for _, s in params), default=0)
+    return tuple(dict.fromkeys(
+        s._replace(axes=tuple(through(i, s, [wires]) for wires in row))
+        for i, s in params if s.size == largest))
+
+  # Primitives that cut and join axes.
+
+  def _reshape(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, shape = values[0], eqn.outvars[0].aval.shape
+    if eqn.params.get('dimensions') is not None:
+      return self.wired(eqn, values, _unknown(eqn))
+    return [self._reshaped(value, shape)]
+
+  def _reshaped(self, value: Value, shape: tuple[int, ...]) -> Value:
+    axes, zero = [None] * len(shape), [False] * len(shape)
+    whose = [frozenset()] * len(shape)
+    for olds, news in _alike(value.shape, shape):
+      there = [value.axes[i] for i in olds]
+      if any(axis is not None for axis in there):
+        parts = [axis or Axis(value.shape[i]) for i, axis in zip(olds, there)]
+        try:
+          made = self.axes.reshape(parts, [shape[i] for i in news])
+        except axes_lib.Unfit:
+          for axis in parts:
+            axes_lib.fix(axis, 'reshape')
+          made = [Axis(shape[i], fixed='reshape') for i in news]
+        for i, axis in zip(news, made):
+          axes[i] = axis if axis.size > 1 else None
+      for i in news:
+        zero[i] = all(value.zero[k] for k in olds) and bool(olds)
+        whose[i] = olds
+    sources = value.sources and tuple(
+        s._replace(axes=tuple(
+            frozenset().union(*(s.axes[k] for k in olds)) for olds in whose))
+        for s in value.sources)
+    return value._replace(
+        shape=tuple(shape), axes=tuple(axes), zero=tuple(zero), sources=sources)
+
+  def _concatenate(self, eqn: Any, values: list[Value]) -> list[Value]:
+    return [self._concatenated(values, eqn.params['dimension'])]
+
+  def _stack(self, eqn: Any, values: list[Value]) -> list[Value]:
+    axis = eqn.params['axis']
+    return [self._concatenated([self._reshaped(v, (
+        *v.shape[:axis], 1, *v.shape[axis:])) for v in values], axis)]
+
+  def _concatenated(self, values: list[Value], along: int) -> Value:
+    if len(values) == 1:
+      return values[0]
+    parts = [v.axes[along] or Axis(v.shape[along]) for v in values]
+    whole = axes_lib.concat(parts)
+    axes, zero = [], []
+    for axis in range(len(values[0].shape)):
+      there = [v.axes[axis] for v in values]
+      known = [a for a in there if a is not None]
+      if axis == along:
+        axes.append(whole)
+      elif len(known) == len(there):
+        axes.append(self.axes.merged(whole, known))
+      else:
+        axes.append(self._same(known))
+      zero.append(all(v.zero[axis] or v.number == 0 for v in values))
+    sources = None
+    if any(v.is_data for v in values):
+      for value in values:
+        for source in value.sources or ():
+          self.others[source.path].append('concatenate')
+    else:
+      sources = tuple(s for v in values for s in v.sources)
+    shape = list(values[0].shape)
+    shape[along] = whole.size
+    return Value(tuple(shape), tuple(axes), tuple(zero), None, (), sources)
+
+  def _pad(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, by = values
+    config = eqn.params['padding_config']
+    if any(min(amounts) < 0 or amounts[2] for amounts in config):
+      return self.wired(eqn, values, _unknown(eqn))
+    for axis, (low, high, _) in enumerate(config):
+      ends = []
+      for n in (low, high):
+        shape = value.shape[:axis] + (n,) + value.shape[axis + 1:]
+        ends.append([by._replace(
+            shape=shape, axes=(None,) * len(shape),
+            zero=(by.number == 0,) * len(shape))] if n else [])
+      value = self._concatenated([*ends[0], value, *ends[1]], axis)
+    return [value]
+
+  def _slice(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, has = values[0], eqn.params
+    strides = has['strides'] or (1,) * len(value.shape)
+    for axis, (start, stop, stride) in enumerate(zip(
+        has['start_indices'], has['limit_indices'], strides)):
+      size = value.shape[axis]
+      if stride == 1:
+        value = self._cut(value, axis, start, stop)
+      elif size % stride or len(range(start, stop, stride)) * stride != size:
+        return self.wired(eqn, values, _unknown(eqn))
+      else:  # An index of the minor one of two axes.
+        head, tail = value.shape[:axis], value.shape[axis + 1:]
+        value = self._reshaped(
+            value, (*head, size // stride, stride, *tail))
+        value = self._cut(value, axis + 1, start % stride, start % stride + 1)
+        value = self._reshaped(value, (*head, size // stride, *tail))
+    return [value]
+
+  def _split(self, eqn: Any, values: list[Value]) -> list[Value]:
+    axis, start, results = eqn.params['axis'], 0, []
+    for size in map(int, eqn.params['sizes']):
+      results.append(self._cut(values[0], axis, start, start + size))
+      start += size
+    return results
+
+  def _unstack(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, axis = values[0], eqn.params['axis']
+    shape = value.shape[:axis] + value.shape[axis + 1:]
+    return [self._reshaped(self._cut(value, axis, i, i + 1), shape)
+            for i in range(value.shape[axis])]
+
+  def _dynamic_slice(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, *starts = values
+    for axis, (size, start) in enumerate(zip(
+        eqn.params['slice_sizes'], starts)):
+      room = value.shape[axis] - size
+      if not room:
+        continue
+      if start.number is None:
+        if value.axes[axis] is not None:
+          axes_lib.fix(value.axes[axis], 'dynamic_slice')
+        kept = list(value.axes)
+        kept[axis] = None
+        self.axes.note((*kept, *self._ambient))
+        if size > 1:
+          kept[axis] = Axis(size, fixed='dynamic_slice')
+        shape = value.shape[:axis] + (size,) + value.shape[axis + 1:]
+        value = value._replace(shape=shape, axes=tuple(kept))
+      else:
+        begin = min(max(int(start.number), 0), room)
+        value = self._cut(value, axis, begin, begin + size)
+    return [value]
+
+  def _cut(self, value: Value, axis: int, start: int, stop: int) -> Value:
+    """A part of an array along one axis."""
+    if (start, stop) == (0, value.shape[axis]):
+      return value
+    axes = list(value.axes)
+    if axes[axis] is not None:
+      try:
+        axes[axis], where = self.axes.cut(axes[axis], start, stop)
+        axes = [a if a is None or i == axis else self.axes.instanced(a, where)
+                for i, a in enumerate(axes)]
+      except axes_lib.Unfit:
+        axes_lib.fix(axes[axis], 'slice')
+        axes[axis] = Axis(stop - start, fixed='slice')
+      if stop - start == 1:
+        axes[axis] = None
+    shape = list(value.shape)
+    shape[axis] = stop - start
+    return value._replace(shape=tuple(shape), axes=tuple(axes))
+
+  def _conv_general_dilated(self, eqn: Any, values: list[Value]
+                            ) -> list[Value]:
+    wiring, groups = wiring_lib.wiring(eqn), eqn.params['feature_group_count']
+    if groups == 1 or eqn.params['batch_group_count'] > 1:
+      return self.wired(eqn, values, wiring)
+    spec = eqn.params['dimension_numbers']
+    places = spec.lhs_spec[1], spec.rhs_spec[0]
+    # Groups become axes of their own, the first, and join the result's last.
+    cut = [_moved(self._reshaped(v, (
+        *v.shape[:place], groups, v.shape[place] // groups,
+        *v.shape[place + 1:])), place, 0) for v, place in zip(values, places)]
+    later = lambda wires: tuple((i, axis + 1) for i, axis in wires)
+    out = spec.out_spec[1]
+    row = [wires if isinstance(wires, wiring_lib.New) else later(wires)
+           for wires in wiring.outputs[0]]
+    grouped = wiring._replace(
+        outputs=[[((0, 0), (1, 0)), *row]],
+        gone=[later(wires) for wires in wiring.gone],
+        fixed=[(i, axis + 1) for i, axis in wiring.fixed])
+    shape = eqn.outvars[0].aval.shape
+    inner = (groups, *shape[:out], shape[out] // groups, *shape[out + 1:])
+    shaped = eqn.replace(outvars=[_Shaped(jax.ShapeDtypeStruct(
+        inner, eqn.outvars[0].aval.dtype))])
+    result, = self.wired(shaped, cut, grouped)
+    return [self._reshaped(_moved(result, 0, out), shape)]
+
+
+_CALLS = {
+    'jit': 'jaxpr', 'pjit': 'jaxpr', 'checkpoint': 'jaxpr', 'remat2': 'jaxpr',
+    'closed_call': 'call_jaxpr', 'core_call': 'call_jaxpr',
+    'custom_jvp_call': 'call_jaxpr', 'custom_vjp_call': 'call_jaxpr',
+}
+_SPECIAL = {
+    'cond': _Reader._cond, 'scan': _Reader._scan, 'while': _Reader._while,
+    'reshape': _Reader._reshape, 'concatenate': _Reader._concatenate,
+    'stack': _Reader._stack, 'unstack': _Reader._unstack,
+    'split': _Reader._split, 'slice': _Reader._slice, 'pad': _Reader._pad,
+    'dynamic_slice': _Reader._dynamic_slice,
+    'conv_general_dilated': _Reader._conv_general_dilated,
+}
+
+
+class _Shaped(NamedTuple):
+  aval: Any
+
+
+def _moved(value: Value, axis: int, to: int) -> Value:
+  """An array with one axis at another place."""
+  order = [i for i in range(len(value.shape)) if i != axis]
+  order.insert(to, axis)
+  pick = lambda row: tuple(row[i] for i in order)
+  return value._replace(
+      shape=pick(value.shape), axes=pick(value.axes), zero=pick(value.zero),
+      sources=value.sources and tuple(
+          s._replace(axes=pick(s.axes)) for s in value.sources))
+
+
+def _without_first(value: Value) -> Value:
+  """What a loop over its first axis sees of an array."""
+  return value._replace(
+      shape=value.shape[1:], axes=value.axes[1:], zero=value.zero[1:],
+      sources=value.sources and tuple(
+          s._replace(axes=s.axes[1:]) for s in value.sources))
+
+
+def _state(value: Value) -> Any:
+  """What of a carry must not change any more."""
+  return (tuple(axis is None for axis in value.axes), value.zero, value.number,
+          value.sources)
+
+
+def _unknown(eqn: Any) -> wiring_lib.Wiring:
+  """The wiring of settings that are not followed."""
+  rows = [[wiring_lib.New(uniform=False)] * len(v.aval.shape)
+          for v in eqn.outvars]
+  return wiring_lib.Wiring(rows, fixed=[
+      (i, axis) for i, v in enumerate(eqn.invars)
+      for axis in range(len(v.aval.shape))])
+
+
+def _alike(old: tuple[int, ...], new: tuple[int, ...]
+           ) -> list[tuple[list[int], list[int]]]:
+  """The smallest groups of neighbouring axes that a reshape keeps apart.
+
+  >>> _alike((2, 3, 4), (6, 2, 2))
+  [([0, 1], [0]), ([2], [1, 2])]
+  """
+  groups, i, j = [], 0, 0
+  while i < len(old) or j < len(new):
+    olds, news, a, b = [], [], 1, 1
+    while True:
+      if i < len(old) and (a <= b or j == len(new)):
+        a *= old[i]
+        olds.append(i)
+        i += 1
+      else:
+        b *= new[j]
+        news.append(j)
+        j += 1
+      if a == b:
+        break
+    groups.append((olds, news))
+  return groups
+
+
+def _depends(number: float, count: int) -> bool:
+  """Whether a number is a usual function of how many there are."""
+  if count < 2 or number <= 0:
+    return False
+  sizes = [s for s in (count, count - 1) if s > 1]
+  return any(math.isclose(number, size**power, rel_tol=1e-3)
+             for size in sizes for power in (1, -1, .5, -.5, .25, -.25))

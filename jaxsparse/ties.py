@@ -1,0 +1,498 @@
+"""Ties: which axes of which parameters index the same hidden units.
+
+The output of one layer is the input of the next, so the columns of one kernel,
+a bias and the rows of another kernel index the same units: they can be put in
+another order, or be removed, only together. `infer_ties` finds such sets in any
+JAX function; `permute` and all that removes units stand on them.
+"""
+
+import collections
+import dataclasses
+import math
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse import axes as axes_lib
+from jaxsparse import reading
+from jaxsparse import trees
+
+# How many, and how far apart.
+Steps = tuple[tuple[int, int], ...]
+
+
+class Elsewhere(NamedTuple):
+  """A part of another axis: `start + sum of i * stride` over `steps`."""
+  axis: int
+  start: int = 0
+  steps: Steps = ()
+
+
+class Member(NamedTuple):
+  """An axis of a parameter, or a part of one, that indexes units of a tie.
+
+  Unit `u` is at `start + u * stride + i * distance + ...` of the axis, for all
+  `i < count`, of every `(count, distance)` in `repeats`. So in a kernel
+  `[in, out]` of eight heads of 64 outputs, heads are
+  `Member(path, 1, stride=64, repeats=((64, 1),))`. Where `Tie.along` says that
+  units differ along other dimensions, there is an axis and a distance for each:
+  of the 64, one order for every head, `Member(path, 1, along=((1, 64),))`.
+
+  Attributes:
+    path: the parameter's path, keys joined with '/'.
+    axis: the axis; from the front.
+    start: where the first unit is.
+    stride: the distance from unit to unit.
+    repeats: `(count, distance)`, where a unit has several indices.
+    along: `(axis, distance)` for each dimension of `Tie.along`.
+    elsewhere: the parts of other axes that are meant; all of those not here.
+    part: whether the axis has indices that are not of these units.
+  """
+  path: str
+  axis: int
+  start: int = 0
+  stride: int = 1
+  repeats: Steps = ()
+  along: Steps = ()
+  elsewhere: tuple[Elsewhere, ...] = ()
+  part: bool = False
+
+  def __str__(self) -> str:
+    """As an index: `*` is where units are, `@` what they are told along."""
+    others = {e.axis: e for e in self.elsewhere}
+    texts = []
+    for axis in range(1 + max([self.axis, *(a for a, _ in self.along), *others])):
+      start, steps = 0, []
+      if axis == self.axis:
+        start = self.start
+        steps = [(self.stride, '*')] + [(d, str(n)) for n, d in self.repeats]
+      elif axis in others:
+        start = others[axis].start
+        steps = [(d, str(n)) for n, d in others[axis].steps]
+      steps += [(d, '@') for a, d in self.along if a == axis]
+      words = [word for _, word in sorted(steps, reverse=True)]
+      text = ' '.join(words) if steps else ':'
+      text = f'({text})' if len(words) > 1 else text
+      whole = axis != self.axis and axis not in others and not steps
+      texts.append(text if whole or not start else
+                   f'{start}+{text}' if steps else str(start))
+    return f'{self.path}[{", ".join(texts)}]'
+
+
+@dataclasses.dataclass(frozen=True)
+class Tie:
+  """Units, and everything that they index.
+
+  Attributes:
+    size: how many units there are.
+    members: where they are.
+    along: sizes of the dimensions along which units may be ordered each in its
+      own way, such as the heads for the dimensions of a head.
+    fixed: why they may not be permuted, or `None`.
+    kept: why they may not be removed, or `None`.
+    name: a short name; by default that of the first member.
+  """
+  size: int
+  members: tuple[Member, ...]
+  along: tuple[int, ...] = ()
+  fixed: str | None = None
+  kept: str | None = None
+  name: str = ''
+
+  def __post_init__(self):
+    members = tuple(m if isinstance(m, Member) else Member(*m)
+                    for m in self.members)
+    object.__setattr__(self, 'members', members)
+    if not members or any(len(m.along) != len(self.along) for m in members):
+      raise ValueError(
+          'A tie has members, each with an axis and a distance for every '
+          f'dimension of `along`, got along={self.along} and {members}. Write '
+          "e.g. Tie(256, (Member('fc1/kernel', 1), Member('fc2/kernel', 0))).")
+    if not self.name:
+      object.__setattr__(self, 'name', str(members[0]))
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of a permutation of the units."""
+    return (*self.along, self.size)
+
+  @property
+  def free(self) -> bool:
+    """Whether the units may be permuted."""
+    return self.fixed is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ties:
+  """What `infer_ties` returns; `print` it for the table.
+
+  Iterate over it for each `Tie`, or take one by its name.
+
+  Attributes:
+    ties: all of them, in the order of their first members.
+  """
+  ties: tuple[Tie, ...]
+
+  def __post_init__(self):
+    object.__setattr__(self, 'ties', tuple(self.ties))
+
+  def __iter__(self) -> Iterator[Tie]:
+    return iter(self.ties)
+
+  def __len__(self) -> int:
+    return len(self.ties)
+
+  def __getitem__(self, name: str) -> Tie:
+    for tie in self.ties:
+      if tie.name == name:
+        return tie
+    raise ValueError(
+        f'Got {name!r}, expected the name of a tie, one of '
+        f'{[tie.name for tie in self.ties]}. By parameter and axis it is '
+        "found with `ties.of('fc1/kernel', 1)`.")
+
+  def of(self, path: str, axis: int) -> tuple[Tie, ...]:
+    """The ties that a parameter's axis, or parts of it, belong to."""
+    return tuple(tie for tie in self.ties
+                 if any((m.path, m.axis) == (path, axis) for m in tie.members))
+
+  @property
+  def free(self) -> tuple[Tie, ...]:
+    """The ties whose units may be permuted."""
+    return tuple(tie for tie in self.ties if tie.free)
+
+  def __str__(self) -> str:
+    rows = [('units', 'along', 'permute', 'remove', 'members')]
+    for tie in self.ties:
+      head = ('x'.join(map(str, [tie.size])),
+              'x'.join(map(str, tie.along)) or '-',
+              tie.fixed or 'yes', tie.fixed or tie.kept or 'yes')
+      if tie.fixed:
+        head = (*head[:2], f'no: {tie.fixed}', 'no')
+      elif tie.kept:
+        head = (*head[:3], f'no: {tie.kept}')
+      for i, member in enumerate(tie.members):
+        rows.append((*(head if i == 0 else [''] * 4), str(member)))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ['  '.join([*(c.ljust(w) for c, w in zip(row, widths)), row[4]]
+                       ).rstrip() for row in rows]
+    rule = '  '.join('-' * w for w in [*widths, max(len(r[4]) for r in rows)])
+    return '\n'.join([lines[0], rule, *lines[1:]])
+
+
+def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
+               check: bool = True) -> Ties:
+  """Finds which axes of parameters index the same hidden units of a function.
+
+  For every tie and every permutation `p` of its units
+
+    fn(params, *inputs) == fn(permuted params, *inputs),
+
+  up to rounding. Axes are followed through the function's jaxpr, so any
+  function will do: Flax, Haiku or your own. What cannot be followed is not
+  guessed, but fixed, with the primitive's name; so are units that are an axis
+  of inputs or of outputs, and those that a constant tells apart. Running
+  averages belong to ties if they are among the parameters and the function
+  uses them, so read it as it is for evaluation.
+
+  Units may be permuted under softmax, norms and sums over them, but not
+  removed, because what is left would change: then `Tie.kept` says why not.
+
+  Args:
+    fn: any function that JAX can trace.
+    params: its first argument: weights, and running averages.
+    *inputs: the other arguments; a small batch will do.
+    check: runs `check_ties` on what was found; it is left out by itself if
+      parameters or inputs are only shapes.
+
+  Returns:
+    The `Ties`.
+
+  References:
+    Pool and Yu, `Channel Permutations for N:M Sparsity
+    <https://proceedings.neurips.cc/paper/2021/hash/6e8404c3b93a9527c8db241a1846599a-Abstract.html>`_,
+    2021, which needs a tracer of PyTorch modules for it.
+
+  >>> params = {'fc1': {'bias': np.ones(16), 'kernel': np.ones((8, 16))},
+  ...           'fc2': {'kernel': np.ones((16, 4))}}
+  >>> def mlp(params, x):
+  ...   h = jax.nn.relu(x @ params['fc1']['kernel'] + params['fc1']['bias'])
+  ...   return h @ params['fc2']['kernel']
+  >>> print(infer_ties(mlp, params, np.ones((2, 8))))
+  units  along  permute                        remove  members
+  -----  -----  -----------------------------  ------  ----------------
+  16     -      yes                            yes     fc1/bias[*]
+                                                       fc1/kernel[:, *]
+                                                       fc2/kernel[*]
+  8      -      no: an input of the function   no      fc1/kernel[*]
+  4      -      no: an output of the function  no      fc2/kernel[:, *]
+  """
+  read = reading.read(fn, params, *inputs)
+  ties = Ties(_ties(read))
+  concrete = all(isinstance(x, (jax.Array, np.ndarray, np.generic, float, int))
+                 and not isinstance(x, jax.core.Tracer)
+                 for x in jax.tree.leaves((params, inputs)))
+  if check and concrete:
+    check_ties(fn, params, ties, *inputs)
+  return ties
+
+
+def _ties(read: reading.Reading) -> list[Tie]:
+  companies = read.axes.companies()
+  along = {leaf: _common(rows) for leaf, rows in companies.items()}
+  places = {}
+  for path, array in read.params.items():
+    for place in read.axes.places(array):
+      places.setdefault(place.leaf, []).append((path, place))
+  # What may not be permuted need not be told apart.
+  along = {leaf: [] if leaf.fixed else axes for leaf, axes in along.items()}
+  return [Tie(leaf.size,
+              tuple(_member(path, place, along[leaf], read.shapes[path])
+                    for path, place in there),
+              tuple(axis.size for axis in along[leaf]), leaf.fixed, leaf.kept)
+          for leaf, there in places.items()]
+
+
+def _common(companies: list[list[axes_lib.Axis]]) -> list[axes_lib.Axis]:
+  """The leaves that each company has once, in the order of the first."""
+  return [axis for axis in companies[0] if axis.size > 1
+          and axis.kind == 'leaf'
+          and all(company.count(axis) == 1 for company in companies)]
+
+
+def _member(path: str, place: axes_lib.Place, along: list[axes_lib.Axis],
+            shape: tuple[int, ...]) -> Member:
+  distances = []
+  for dimension in along:
+    (axis, stride), = [
+        (axis, stride) for axis, row in enumerate(place.coordinates)
+        for other, stride in row if other is dimension]
+    distances.append((axis, stride))
+  steps = [tuple((axis.size, stride) for axis, stride in row
+                 if axis not in along and axis.size > 1)
+           for row in place.coordinates]
+  touched = {axis for axis, _ in distances}
+  elsewhere = tuple(
+      Elsewhere(axis, start, steps[axis])
+      for axis, start in enumerate(place.starts)
+      if axis != place.axis and (axis in touched or math.prod(
+          n for n, _ in steps[axis]) != shape[axis]))
+  known = math.prod([place.leaf.size, *(n for n, _ in steps[place.axis]), *(
+      dimension.size for dimension, (axis, _) in zip(along, distances)
+      if axis == place.axis)])
+  return Member(path, place.axis, place.starts[place.axis], place.stride,
+                steps[place.axis], tuple(distances), elsewhere,
+                part=known != shape[place.axis])
+
+
+def _positions(start: int, steps: Sequence[tuple[int, int]]) -> np.ndarray:
+  """`start + sum of i * distance`, an axis for every step."""
+  at = np.asarray(start)
+  for count, distance in steps:
+    at = at[..., None] + distance * np.arange(count)
+  return at
+
+
+def index(tie: Tie, member: Member, shape: Sequence[int],
+          permutation: np.ndarray) -> np.ndarray:
+  """For `take_along_axis`: where the elements of a parameter come from.
+
+  Args:
+    tie: the tie.
+    member: a member of it.
+    shape: the parameter's shape.
+    permutation: of `tie.shape`; unit `u` will be what `permutation[u]` was.
+
+  Returns:
+    int32, the parameter's size along axes that matter, 1 along others.
+
+  Raises:
+    ValueError: if there is no such part of the parameter.
+  """
+  shape = tuple(shape)
+  parts = {e.axis: e for e in member.elsewhere}
+  axes = {member.axis, *parts, *(axis for axis, _ in member.along)}
+  rank, problem = len(shape), None
+  if not all(0 <= axis < rank for axis in axes):
+    problem = f'has no axis {max(axes)}'
+  elif not member.part and shape[member.axis] != (known := math.prod([
+      tie.size, *(n for n, _ in member.repeats),
+      *(n for n, (axis, _) in zip(tie.along, member.along)
+        if axis == member.axis)])):
+    problem = f'has {shape[member.axis]} indices there, not {known}'
+  else:
+    sources = np.zeros([n if a in axes else 1 for a, n in enumerate(shape)],
+                       np.int32)
+    sources += np.arange(shape[member.axis], dtype=np.int32).reshape(
+        [-1 if a == member.axis else 1 for a in range(rank)])
+    try:
+      for group in np.ndindex(*tie.along):
+        offset = dict.fromkeys(axes, 0)
+        for (axis, distance), i in zip(member.along, group):
+          offset[axis] += i * distance
+        old = _positions(member.start + offset[member.axis], [
+            (tie.size, member.stride), *member.repeats]).reshape(tie.size, -1)
+        at = [np.zeros(1, int)] * rank
+        for axis in axes - {member.axis}:
+          part = parts.get(axis, Elsewhere(axis))
+          at[axis] = _positions(
+              part.start + offset[axis], part.steps).reshape(-1)
+        at[member.axis] = old.reshape(-1)
+        sources[np.ix_(*at)] = old[permutation[group]].reshape(
+            [-1 if a == member.axis else 1 for a in range(rank)])
+    except IndexError:
+      problem = 'is smaller than that'
+  if problem:
+    raise ValueError(
+        f'Tie {tie.name!r} with {tie.size} units does not match: '
+        f'{member}, but {member.path} of shape {shape} {problem}. '
+        'Infer ties from these parameters, or mend the member.')
+  return sources
+
+
+def reorder(tree: Any, tie: Tie, permutation: Any) -> Any:
+  """Puts the units of one tie in another order, wherever they are in a tree.
+
+  A leaf is a member if its path ends with the member's, so that an optimizer's
+  state follows its parameters.
+
+  Args:
+    tree: parameters, or what has parameters in it.
+    tie: the tie; fixed ones can be moved, too, here.
+    permutation: int array of `tie.shape`; unit `u` will be what
+      `permutation[..., u]` was.
+
+  Returns:
+    The tree, with arrays of the same kind (numpy or JAX), type and sharding.
+
+  Raises:
+    ValueError: if the permutation is none, or the tie does not match the tree.
+  """
+  return reorder_all(tree, [(tie, permutation)])
+
+
+def reorder_all(tree: Any, orders: Sequence[tuple[Tie, Any]]) -> Any:
+  """`reorder` by several ties, one after the other."""
+  orders = [(tie, _permutation(tie, p)) for tie, p in orders]
+  known = {m.path for tie, _ in orders for m in tie.members}
+  moves, found = {}, set()
+  for path in trees.paths(tree):
+    parts = path.split('/')
+    suffixes = ('/'.join(parts[i:]) for i in range(len(parts)))
+    # The longest path of a parameter that the leaf's ends with.
+    owner = next((s for s in suffixes if s in known), None)
+    found.add(owner)
+    moves[path] = [(tie, member, p) for tie, p in orders
+                   for member in tie.members if member.path == owner]
+  if lost := known - found:
+    raise ValueError(
+        f'The tree has no {sorted(lost)}, which ties have. It has '
+        f'{trees.paths(tree)}. Infer ties from these parameters.')
+
+  def moved(path, leaf):
+    for tie, member, p in moves[path]:
+      # Optimizers put scalars where they keep nothing of a parameter.
+      if np.size(leaf) > 1:
+        leaf = _take(leaf, index(tie, member, np.shape(leaf), p), member.axis)
+    return leaf
+  return trees.map_with_path(moved, tree)
+
+
+def _take(x: Any, sources: np.ndarray, axis: int) -> Any:
+  np_or_jnp = np if isinstance(x, np.ndarray) else jnp
+  if sources.size == x.shape[axis]:
+    return np_or_jnp.take(x, sources.reshape(-1), axis=axis)
+  return np_or_jnp.take_along_axis(
+      x, np.broadcast_to(sources, [
+          n if a == axis else max(m, 1) if m == n else 1
+          for a, (m, n) in enumerate(zip(sources.shape, x.shape))]), axis)
+
+
+def _permutation(tie: Tie, p: Any) -> np.ndarray:
+  p = np.asarray(p)
+  if p.shape != tie.shape or p.dtype.kind not in 'iu' or not np.array_equal(
+      np.sort(p, axis=-1), np.broadcast_to(np.arange(tie.size), tie.shape)):
+    raise ValueError(
+        f'Tie {tie.name!r} needs a permutation of 0 ... {tie.size - 1} of shape '
+        f'{tie.shape}, got {p.dtype}{list(p.shape)} {np.array2string(p, threshold=8)}. '
+        'Write e.g. jaxsparse.find_permutation(jnp.abs(w), pattern).')
+  return p
+
+
+def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
+               *inputs: Any, seed: int = 0) -> float:
+  """Permutes all free ties at random and compares the function's outputs.
+
+  The parameters are moved a little first, so that no two units are alike, as
+  those of fresh biases and norms are.
+
+  Args:
+    fn: a function of parameters and inputs.
+    params: its parameters.
+    ties: ties to be checked.
+    *inputs: its other arguments.
+    seed: of the permutations.
+
+  Returns:
+    The largest difference, relative to the largest output.
+
+  Raises:
+    ValueError: if outputs differ by more than the square root of the precision
+      of the parameters' type, naming the tie; if a tie does not match the tree.
+
+  >>> params = {'in': np.eye(4), 'out': np.arange(4.)}
+  >>> f = lambda params, x: x @ params['in'] @ params['out']
+  >>> tie = Tie(4, (Member('in', 1),))
+  >>> check_ties(f, params, [tie], np.ones(4))
+  Traceback (most recent call last):
+    ...
+  ValueError: Tie 'in[:, *]' changes the function: ...
+  """
+  free = [tie for tie in ties if tie.free]
+  rng = np.random.default_rng(seed)
+  params = jax.tree.map(lambda w: _nearby(w, rng), params)
+  orders = [(tie, rng.permuted(np.broadcast_to(
+      np.arange(tie.size), tie.shape), axis=-1)) for tie in free]
+  run = jax.jit(fn)
+  before = _floats(run(params, *inputs))
+  tolerance = max([float(jnp.finfo(w.dtype).eps)**.5
+                   for w in map(jnp.asarray, jax.tree.leaves(params))
+                   if jnp.issubdtype(w.dtype, jnp.floating)], default=0.)
+
+  def difference(orders):
+    after = _floats(run(reorder_all(params, orders), *inputs))
+    return max([float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))
+                for a, b in zip(before, after) if a.size], default=0.)
+  worst = difference(orders)
+  if worst <= tolerance:
+    return worst
+  for order in orders:
+    if not (worst := difference([order])) <= tolerance:
+      raise ValueError(
+          f'Tie {order[0].name!r} changes the function: permuting its units '
+          f'moves outputs by {worst:.2g} of the largest, not by rounding '
+          f'(<= {tolerance:.2g}). Something that indexes these units is missing '
+          f'from {list(map(str, order[0].members))}, or its '
+          'outputs are not finite.')
+  raise ValueError(
+      f'All ties together move outputs by {worst:.2g} of the largest, while '
+      'each alone does not: ties overlap. Write every part of an axis into one '
+      'tie only.')
+
+
+def _nearby(w: Any, rng: np.random.Generator) -> Any:
+  """A parameter at a point where no two units are alike."""
+  if not jnp.issubdtype(jnp.asarray(w).dtype, jnp.floating):
+    return w
+  # Positive stays positive, for variances.
+  scale = rng.uniform(.5, 1.5, np.shape(w)).astype(np.float32)
+  more = rng.uniform(0., .1, np.shape(w)).astype(np.float32)
+  w = jnp.asarray(w)
+  return w * scale.astype(w.dtype) + more.astype(w.dtype)
+
+
+def _floats(outputs: Any) -> list[np.ndarray]:
+  return [np.asarray(x, np.float64) for x in jax.tree.leaves(outputs)
+          if jnp.issubdtype(jnp.asarray(x).dtype, jnp.number)]

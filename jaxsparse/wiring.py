@@ -1,0 +1,292 @@
+"""Which axes of a primitive's operands are which axes of its results.
+
+`wiring(eqn)` says it for one equation of a jaxpr: axes that are passed on, axes
+that meet and vanish, as in a sum, and axes that the primitive does not treat
+alike at every index, as a sort. Cutting and joining axes is not here, but in
+`reading`.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# An axis of an operand.
+Wire = tuple[int, int]
+
+
+class New(NamedTuple):
+  """An axis of a result that no operand has: the same at every index, or not.
+  """
+  uniform: bool
+
+
+class Wiring(NamedTuple):
+  """What one primitive does with axes.
+
+  Attributes:
+    outputs: for each axis of each result the axes that it is, or `New`.
+    gone: axes that meet and vanish.
+    fixed: axes whose indices are not treated alike.
+    kind: 'map' for elementwise work, 'move' for what leaves elements as they
+      are, 'product', 'sum', 'reduce' for other reductions, 'look' if the last
+      operands are indices, else 'other'.
+  """
+  outputs: list[list[tuple[Wire, ...] | New]]
+  gone: list[tuple[Wire, ...]] = []
+  fixed: list[Wire] = []
+  kind: str = 'other'
+
+
+def _spread(eqn: Any, kind: str) -> Wiring:
+  """Elementwise: operands have the shape of the results, or are scalars."""
+  shapes = [np.shape(v.aval) for v in eqn.invars]
+  return Wiring([
+      [tuple((i, axis) for i, shape in enumerate(shapes) if shape)
+       for axis in range(len(out.aval.shape))] for out in eqn.outvars],
+                kind=kind)
+
+
+def _each(eqn: Any) -> Wiring:
+  """Every result is the operand at its place."""
+  return Wiring([[((i, axis),) for axis in range(len(out.aval.shape))]
+                 for i, out in enumerate(eqn.outvars)], kind='move')
+
+
+def _transpose(eqn: Any) -> Wiring:
+  return Wiring([[((0, axis),) for axis in eqn.params['permutation']]],
+                kind='move')
+
+
+def _broadcast_in_dim(eqn: Any) -> Wiring:
+  shape = eqn.outvars[0].aval.shape
+  there = dict(zip(eqn.params['broadcast_dimensions'],
+                   enumerate(eqn.invars[0].aval.shape)))
+  return Wiring([[
+      ((0, there[axis][0]),) if axis in there and there[axis][1] == size
+      else New(uniform=True) for axis, size in enumerate(shape)]], kind='move')
+
+
+def _squeeze(eqn: Any) -> Wiring:
+  rank = len(eqn.invars[0].aval.shape)
+  return Wiring([[((0, axis),) for axis in range(rank)
+                  if axis not in eqn.params['dimensions']]], kind='move')
+
+
+def _reduction(kind: str):
+  def wire(eqn):
+    gone = eqn.params['axes']
+    rank = len(eqn.invars[0].aval.shape)
+    index = eqn.primitive.name in ('argmax', 'argmin')
+    return Wiring(
+        [[((0, axis),) for axis in range(rank) if axis not in gone]],
+        [((0, axis),) for axis in gone],
+        [(0, axis) for axis in gone if index], kind)
+  return wire
+
+
+def _along(parameter: str):
+  """Primitives that are not elementwise along one axis, or some."""
+  def wire(eqn):
+    axes = eqn.params[parameter]
+    axes = axes if isinstance(axes, (tuple, list)) else [axes]
+    passed = _spread(eqn, 'other')
+    return passed._replace(
+        fixed=[(i, axis) for i in range(len(eqn.invars)) for axis in axes])
+  return wire
+
+
+def _top_k(eqn: Any) -> Wiring:
+  last = len(eqn.invars[0].aval.shape) - 1
+  row = [((0, axis),) for axis in range(last)] + [New(uniform=False)]
+  return Wiring([row] * len(eqn.outvars), fixed=[(0, last)])
+
+
+def _iota(eqn: Any) -> Wiring:
+  rank = len(eqn.outvars[0].aval.shape)
+  return Wiring([[New(uniform=axis != eqn.params['dimension'])
+                  for axis in range(rank)]], kind='move')
+
+
+def _dot_general(eqn: Any) -> Wiring:
+  contracted, batch = eqn.params['dimension_numbers']
+  met = [{*a, *b} for a, b in zip(contracted, batch)]
+  free = [((i, axis),) for i in (0, 1)
+          for axis in range(len(eqn.invars[i].aval.shape))
+          if axis not in met[i]]
+  pairs = lambda axes: [((0, a), (1, b)) for a, b in zip(*axes)]
+  return Wiring([pairs(batch) + free], pairs(contracted), kind='product')
+
+
+def _windows(eqn: Any) -> Wiring:
+  has, shape = eqn.params, eqn.invars[0].aval.shape
+  settings = [has['window_dimensions'], has['window_strides'],
+              has['padding'], has.get('base_dilation', [1] * len(shape))]
+  passed = [axis for axis, (size, stride, pad, dilation)
+            in enumerate(zip(*settings))
+            if size == stride == dilation == 1 and tuple(pad) == (0, 0)]
+  return Wiring(
+      [[((0, axis),) if axis in passed else New(uniform=False)
+        for axis in range(len(shape))]] * len(eqn.outvars),
+      fixed=[(0, axis) for axis in range(len(shape)) if axis not in passed],
+      kind='reduce')
+
+
+def _conv_general_dilated(eqn: Any) -> Wiring:
+  """Channels in groups are axes of their own before the other two.
+
+  `reading` cuts `[..., groups * channels]` into `[..., groups, channels]`, for
+  the input and for the kernel's outputs, and joins the result's.
+  """
+  has, (lhs, rhs) = eqn.params, (v.aval.shape for v in eqn.invars)
+  spec = has['dimension_numbers']
+  spaces = list(zip(spec.lhs_spec[2:], spec.rhs_spec[2:], spec.out_spec[2:]))
+  row: list[Any] = [None] * len(lhs)
+  row[spec.out_spec[0]] = ((0, spec.lhs_spec[0]),)
+  row[spec.out_spec[1]] = ((1, spec.rhs_spec[0]),)
+  fixed = []
+  for i, (x, w, y) in enumerate(spaces):
+    plain = (rhs[w] == 1 and has['window_strides'][i] == 1
+             and has['lhs_dilation'][i] == 1
+             and tuple(has['padding'][i]) == (0, 0))
+    row[y] = ((0, x),) if plain else New(uniform=False)
+    fixed += [] if plain else [(0, x), (1, w)]
+  gone = [((0, spec.lhs_spec[1]), (1, spec.rhs_spec[1]))]
+  if has['batch_group_count'] > 1:
+    fixed += [(0, spec.lhs_spec[0]), (1, spec.rhs_spec[0])]
+    row[spec.out_spec[0]] = row[spec.out_spec[1]] = New(uniform=False)
+  return Wiring([row], gone, fixed, 'product')
+
+
+def _gather(eqn: Any) -> Wiring:
+  has = eqn.params['dimension_numbers']
+  shape = eqn.invars[0].aval.shape
+  sizes = eqn.params['slice_sizes']
+  # Axes of the indices, but for the last, are the result's batch axes.
+  batch = list(range(len(eqn.invars[1].aval.shape) - 1))
+  paired = dict(zip(has.start_indices_batching_dims, has.operand_batching_dims))
+  whole = [axis for axis in range(len(shape)) if axis not in
+           {*has.collapsed_slice_dims, *has.operand_batching_dims}]
+  fixed = [(0, axis) for axis in range(len(shape))
+           if axis not in has.operand_batching_dims
+           and sizes[axis] != shape[axis]]
+  row = []
+  for axis in range(len(eqn.outvars[0].aval.shape)):
+    if axis in has.offset_dims:
+      source = whole.pop(0)
+      row.append(New(uniform=False) if (0, source) in fixed
+                 else ((0, source),))
+    else:
+      index = batch.pop(0)
+      row.append(((1, index), (0, paired[index])) if index in paired
+                 else ((1, index),))
+  return Wiring([row], fixed=fixed, kind='look')
+
+
+def _dynamic_update_slice(eqn: Any) -> Wiring:
+  outer, inner = (v.aval.shape for v in eqn.invars[:2])
+  same = [a == b for a, b in zip(outer, inner)]
+  return Wiring(
+      [[((0, axis), (1, axis)) if match else ((0, axis),)
+        for axis, match in enumerate(same)]],
+      fixed=[(i, axis) for axis, match in enumerate(same) if not match
+             for i in (0, 1)], kind='other')
+
+
+_MAPS = '''
+  abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp
+  complex conj convert_element_type copy copy_p cos cosh device_put digamma div
+  eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le
+  lgamma log log1p logistic lt max min mul name ne neg nextafter not or
+  population_count pow pvary real reduce_precision rem round rsqrt select_n
+  shift_left shift_right_arithmetic shift_right_logical sharding_constraint sign
+  sin sinh sqrt square stop_gradient sub tan tanh xor'''.split()
+
+_WIRINGS = {
+    **dict.fromkeys(_MAPS, lambda eqn: _spread(eqn, 'map')),
+    'optimization_barrier': _each,
+    'transpose': _transpose,
+    'broadcast_in_dim': _broadcast_in_dim,
+    'squeeze': _squeeze,
+    'reduce_sum': _reduction('sum'),
+    **{f'reduce_{name}': _reduction('reduce')
+       for name in ('max', 'min', 'prod', 'and', 'or', 'xor')},
+    'argmax': _reduction('reduce'),
+    'argmin': _reduction('reduce'),
+    **{f'cum{name}': _along('axis')
+       for name in ('sum', 'prod', 'max', 'min', 'logsumexp')},
+    'sort': _along('dimension'),
+    'rev': _along('dimensions'),
+    'top_k': _top_k,
+    'iota': _iota,
+    'dot_general': _dot_general,
+    'conv_general_dilated': _conv_general_dilated,
+    **{f'reduce_window_{name}': _windows
+       for name in ('sum', 'max', 'min')},
+    'gather': _gather,
+    'dynamic_update_slice': _dynamic_update_slice,
+}
+
+
+def wiring(eqn: Any) -> Wiring:
+  """The wiring of an equation; of an unknown primitive every axis is fixed."""
+  if eqn.primitive.name in _WIRINGS:
+    return _WIRINGS[eqn.primitive.name](eqn)
+  return Wiring(
+      [[New(uniform=False)] * len(getattr(v.aval, 'shape', ()))
+       for v in eqn.outvars],
+      fixed=[(i, axis) for i, v in enumerate(eqn.invars)
+             for axis in range(len(getattr(v.aval, 'shape', ())))])
+
+
+def _logistic(x: float) -> float:
+  return 1 / (1 + math.exp(-x))
+
+
+_SCALARS = {
+    'abs': abs, 'add': lambda a, b: a + b, 'add_any': lambda a, b: a + b,
+    'asin': math.asin, 'asinh': math.asinh, 'atan': math.atan,
+    'atanh': math.atanh, 'cbrt': math.cbrt, 'ceil': math.ceil,
+    'clamp': lambda low, x, high: min(max(x, low), high),
+    'cos': math.cos, 'cosh': math.cosh, 'div': lambda a, b: a / b,
+    'eq': lambda a, b: a == b, 'erf': math.erf, 'erfc': math.erfc,
+    'exp': math.exp, 'exp2': lambda x: 2.**x, 'expm1': math.expm1,
+    'floor': math.floor, 'ge': lambda a, b: a >= b, 'gt': lambda a, b: a > b,
+    'integer_pow': lambda x, y: x**y, 'le': lambda a, b: a <= b,
+    'log': math.log, 'log1p': math.log1p, 'logistic': _logistic,
+    'lt': lambda a, b: a < b, 'max': max, 'min': min,
+    'mul': lambda a, b: a * b, 'ne': lambda a, b: a != b,
+    'neg': lambda x: -x, 'pow': lambda a, b: a**b, 'round': round,
+    'rsqrt': lambda x: x**-.5, 'select_n': lambda i, *cases: cases[int(i)],
+    'sign': lambda x: (x > 0) - (x < 0), 'sin': math.sin, 'sinh': math.sinh,
+    'sqrt': math.sqrt, 'square': lambda x: x * x, 'sub': lambda a, b: a - b,
+    'tan': math.tan, 'tanh': math.tanh,
+    **dict.fromkeys(
+        ['convert_element_type', 'copy', 'copy_p', 'name', 'device_put',
+         'reduce_precision', 'real', 'stop_gradient', 'sharding_constraint',
+         'pvary'], lambda x: x),
+}
+
+
+def evaluate(eqn: Any, numbers: list[float | None]) -> float | None:
+  """What an elementwise primitive makes of numbers; `None` is any number.
+
+  >>> import jax
+  >>> eqn, = jax.make_jaxpr(lambda x, y: x * y)(1., 1.).eqns
+  >>> evaluate(eqn, [0., None])
+  0.0
+  """
+  name = eqn.primitive.name
+  if None in numbers:
+    if name in ('mul', 'and') and 0 in numbers:
+      return 0.
+    if name in ('div', 'atan2') and numbers[0] == 0:
+      return 0.
+    if name == 'select_n' and numbers[1:].count(numbers[1]) == len(numbers) - 1:
+      return numbers[1]
+    return None
+  more = [eqn.params['y']] if name == 'integer_pow' else []
+  try:
+    return float(_SCALARS[name](*numbers, *more))
+  except (KeyError, ArithmeticError, ValueError, TypeError):
+    return None
