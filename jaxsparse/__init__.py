@@ -27,6 +27,11 @@ from jaxsparse import recipes
 from jaxsparse.accounting import mask_flips
 from jaxsparse.accounting import Summary
 from jaxsparse.accounting import summary
+from jaxsparse.contractions import infer_kernels
+from jaxsparse.contractions import Kernel
+from jaxsparse.contractions import kernel_patterns
+from jaxsparse.contractions import KernelPatterns
+from jaxsparse.contractions import Kernels
 from jaxsparse.costs import Flops
 from jaxsparse.costs import flops
 from jaxsparse.distributions import er
@@ -74,6 +79,12 @@ from jaxsparse.scores import snip_momentum
 from jaxsparse.selection import Kept
 from jaxsparse.selection import select
 from jaxsparse.staging import stages
+from jaxsparse.ties import check_ties
+from jaxsparse.ties import Elsewhere
+from jaxsparse.ties import infer_ties
+from jaxsparse.ties import Member
+from jaxsparse.ties import Tie
+from jaxsparse.ties import Ties
 from jaxsparse.topkast import add_exploration_decay
 from jaxsparse.topkast import forward_backward
 from jaxsparse.topkast import top_kast

@@ -37,7 +37,7 @@ def search(columns: np.ndarray, n: int, m: int, *, budget: int, seed: int = 0,
   that gains more than `-temperature * e`, where e is exponentially distributed.
   The temperature falls linearly to 0. The best partition seen is returned.
 
-  A sweep takes `2 * K * M * R` maxima and sums.
+  A sweep takes about `K * M * R` maxima and as many additions.
 
   Args:
     columns: `[K, R]` float32, nonnegative and finite, of order 1; one row for

@@ -29,7 +29,7 @@ def find_permutation(
   `argmax_p sum_groups top_n(|scores[p]|)`, with groups of M along the pattern's
   axis, summed over all other axes and all arrays. Up to 16 channels the optimum
   is found; for more it is sought by simulated annealing, in time proportional
-  to `budget * m * scores.size`. Depends on nothing but the arguments.
+  to `budget * m * scores.size`. The same arguments give the same order.
 
   Args:
     scores: an array, or a list or tuple of arrays whose channels are permuted
@@ -45,9 +45,9 @@ def find_permutation(
     progress: wraps the iterable of sweeps, such as `tqdm.tqdm`.
 
   Returns:
-    int32 `[K]`: `np.take(w, p, axis)` keeps no less than w. Ascending within
-    groups of M, groups by their first channel; the identity if nothing found
-    keeps more. After Ctrl-C, the best so far.
+    int32 `[K]`: `np.take(w, p, axis)` keeps no less than w, several arrays in
+    sum. Ascending within groups of M, groups by their first channel; the
+    identity if nothing found keeps more. After Ctrl-C, the best so far.
 
   Raises:
     ValueError: if the pattern is not N:M, its axis is missing or no multiple of

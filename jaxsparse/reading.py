@@ -344,11 +344,12 @@ class _Reader:
     if any(v.is_data for v in values):
       for i, source in params:
         if wiring.kind == 'product':
-          batch = [w for w in row if not isinstance(w, wiring_lib.New)
-                   and len(w) == 1]
+          # Batch axes are no outputs, the groups of a convolution are.
+          free = [w for w in row if not isinstance(w, wiring_lib.New)
+                  and (len(w) == 1 or wiring.window)]
           product = Product(
-              through(i, source, wiring.gone), through(i, source, batch),
-              through(i, source, [((j, k),) for j, k in wiring.fixed]))
+              through(i, source, wiring.gone), through(i, source, free),
+              through(i, source, [(wire,) for wire in wiring.window]))
           if product not in self.products[source.path]:
             self.products[source.path].append(product)
         elif name not in self.others[source.path]:
@@ -532,7 +533,7 @@ class _Reader:
     grouped = wiring._replace(
         outputs=[[((0, 0), (1, 0)), *row]],
         gone=[later(wires) for wires in wiring.gone],
-        fixed=[(i, axis + 1) for i, axis in wiring.fixed])
+        fixed=list(later(wiring.fixed)), window=list(later(wiring.window)))
     shape = eqn.outvars[0].aval.shape
     inner = (groups, *shape[:out], shape[out] // groups, *shape[out + 1:])
     shaped = eqn.replace(outvars=[_Shaped(jax.ShapeDtypeStruct(
@@ -603,6 +604,10 @@ def _alike(old: tuple[int, ...], new: tuple[int, ...]
   """
   groups, i, j = [], 0, 0
   while i < len(old) or j < len(new):
+    if old[i:i + 1] == new[j:j + 1]:
+      groups.append(([i], [j]))
+      i, j = i + 1, j + 1
+      continue
     olds, news, a, b = [], [], 1, 1
     while True:
       if i < len(old) and (a <= b or j == len(new)):

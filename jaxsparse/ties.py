@@ -9,7 +9,7 @@ JAX function; `permute` and all that removes units stand on them.
 import collections
 import dataclasses
 import math
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,8 @@ class Member(NamedTuple):
     """As an index: `*` is where units are, `@` what they are told along."""
     others = {e.axis: e for e in self.elsewhere}
     texts = []
-    for axis in range(1 + max([self.axis, *(a for a, _ in self.along), *others])):
+    rank = 1 + max([self.axis, *(a for a, _ in self.along), *others])
+    for axis in range(rank):
       start, steps = 0, []
       if axis == self.axis:
         start = self.start
@@ -230,7 +231,7 @@ def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
   4      -      no: an output of the function  no      fc2/kernel[:, *]
   """
   read = reading.read(fn, params, *inputs)
-  ties = Ties(_ties(read))
+  ties = Ties(tuple(_ties(read)))
   concrete = all(isinstance(x, (jax.Array, np.ndarray, np.generic, float, int))
                  and not isinstance(x, jax.core.Tracer)
                  for x in jax.tree.leaves((params, inputs)))
@@ -239,20 +240,25 @@ def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
   return ties
 
 
-def _ties(read: reading.Reading) -> list[Tie]:
+def _ties(read: reading.Reading) -> Iterator[Tie]:
   companies = read.axes.companies()
-  along = {leaf: _common(rows) for leaf, rows in companies.items()}
-  places = {}
+  places, cut = collections.defaultdict(list), []
   for path, array in read.params.items():
-    for place in read.axes.places(array):
-      places.setdefault(place.leaf, []).append((path, place))
-  # What may not be permuted need not be told apart.
-  along = {leaf: [] if leaf.fixed else axes for leaf, axes in along.items()}
-  return [Tie(leaf.size,
-              tuple(_member(path, place, along[leaf], read.shapes[path])
-                    for path, place in there),
-              tuple(axis.size for axis in along[leaf]), leaf.fixed, leaf.kept)
-          for leaf, there in places.items()]
+    there = [p for p in read.axes.places(array) if p.leaf.size > 1]
+    for place in there:
+      places[place.leaf].append((path, place))
+    # An axis may have been sliced into single indices.
+    cut += [Tie(axis.size, (Member(path, k),), fixed='slice')
+            for k, axis in enumerate(array)
+            if axis and k not in {place.axis for place in there}]
+  for leaf in sorted(places, key=lambda leaf: leaf.fixed is not None):
+    # What may not be permuted need not be told apart.
+    along = [] if leaf.fixed else _common(companies[leaf])
+    members = tuple(_member(path, place, along, read.shapes[path])
+                    for path, place in places[leaf])
+    yield Tie(leaf.size, members, tuple(axis.size for axis in along),
+              leaf.fixed, leaf.kept)
+  yield from cut
 
 
 def _common(companies: list[list[axes_lib.Axis]]) -> list[axes_lib.Axis]:
@@ -415,9 +421,10 @@ def _permutation(tie: Tie, p: Any) -> np.ndarray:
   if p.shape != tie.shape or p.dtype.kind not in 'iu' or not np.array_equal(
       np.sort(p, axis=-1), np.broadcast_to(np.arange(tie.size), tie.shape)):
     raise ValueError(
-        f'Tie {tie.name!r} needs a permutation of 0 ... {tie.size - 1} of shape '
-        f'{tie.shape}, got {p.dtype}{list(p.shape)} {np.array2string(p, threshold=8)}. '
-        'Write e.g. jaxsparse.find_permutation(jnp.abs(w), pattern).')
+        f'Tie {tie.name!r} needs a permutation of 0 ... {tie.size - 1}, an int '
+        f'array of shape {tie.shape}, got {p.dtype}{list(p.shape)}: '
+        f'{np.array2string(p, threshold=8)}. Write e.g. '
+        'jaxsparse.find_permutation(w, jaxsparse.nm(2, 4)).')
   return p
 
 
@@ -473,9 +480,9 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
       raise ValueError(
           f'Tie {order[0].name!r} changes the function: permuting its units '
           f'moves outputs by {worst:.2g} of the largest, not by rounding '
-          f'(<= {tolerance:.2g}). Something that indexes these units is missing '
-          f'from {list(map(str, order[0].members))}, or its '
-          'outputs are not finite.')
+          f'(<= {tolerance:.2g}). Either something that indexes these units is '
+          f'not among {list(map(str, order[0].members))}, or outputs are not '
+          'finite.')
   raise ValueError(
       f'All ties together move outputs by {worst:.2g} of the largest, while '
       'each alone does not: ties overlap. Write every part of an axis into one '

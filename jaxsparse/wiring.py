@@ -31,11 +31,13 @@ class Wiring(NamedTuple):
     kind: 'map' for elementwise work, 'move' for what leaves elements as they
       are, 'product', 'sum', 'reduce' for other reductions, 'look' if the last
       operands are indices, else 'other'.
+    window: axes of a convolution's kernel that are positions.
   """
   outputs: list[list[tuple[Wire, ...] | New]]
   gone: list[tuple[Wire, ...]] = []
   fixed: list[Wire] = []
   kind: str = 'other'
+  window: list[Wire] = []
 
 
 def _spread(eqn: Any, kind: str) -> Wiring:
@@ -155,7 +157,7 @@ def _conv_general_dilated(eqn: Any) -> Wiring:
   if has['batch_group_count'] > 1:
     fixed += [(0, spec.lhs_spec[0]), (1, spec.rhs_spec[0])]
     row[spec.out_spec[0]] = row[spec.out_spec[1]] = New(uniform=False)
-  return Wiring([row], gone, fixed, 'product')
+  return Wiring([row], gone, fixed, 'product', [(1, w) for _, w, _ in spaces])
 
 
 def _gather(eqn: Any) -> Wiring:

@@ -1,0 +1,242 @@
+"""Kernels: which parameters multiply data, and along which axes.
+
+"More than one axis" does not make a weight matrix: biases, norm scales and
+position tables are stacked, attention kernels have three axes, other libraries
+store `[out, in]`. `infer_kernels` asks the function itself, and
+`kernel_patterns` makes rules for `prune` of the answer.
+"""
+
+import dataclasses
+import re
+from typing import Any, Callable, NamedTuple, Sequence
+
+from jaxsparse import patterns
+from jaxsparse import reading
+from jaxsparse import trees
+from jaxsparse.patterns import Pattern
+
+
+class Kernel(NamedTuple):
+  """What a parameter is to the data that it meets.
+
+  Attributes:
+    path: the parameter's path.
+    shape: its shape.
+    contracted: axes that are summed over with data, input channels of a
+      convolution among them; () if the parameter is no kernel.
+    outputs: axes that the product has in their place.
+    window: axes of a convolution's kernel that are positions.
+    others: the other primitives in which the parameter meets data.
+    why: why no pattern is given to it by itself, or `None`.
+  """
+  path: str
+  shape: tuple[int, ...]
+  contracted: tuple[int, ...] = ()
+  outputs: tuple[int, ...] = ()
+  window: tuple[int, ...] = ()
+  others: tuple[str, ...] = ()
+  why: str | None = None
+
+  @property
+  def is_kernel(self) -> bool:
+    """Whether it is the weight of a matrix product or a convolution."""
+    return bool(self.contracted or self.outputs)
+
+  @property
+  def stacked(self) -> tuple[int, ...]:
+    """Axes along which there are kernels of their own, such as layers."""
+    known = {*self.contracted, *self.outputs, *self.window}
+    return tuple(a for a in range(len(self.shape)) if a not in known)
+
+
+class _Table(dict):
+  """A dict that prints as a table."""
+  HEAD: tuple[str, ...] = ()
+
+  def _rows(self) -> list[tuple[str, ...]]:
+    raise NotImplementedError
+
+  def __str__(self) -> str:
+    rows = [self.HEAD, *self._rows()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(self.HEAD))]
+    lines = ['  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
+             for row in rows]
+    return '\n'.join([lines[0], '  '.join('-' * w for w in widths),
+                      *lines[1:]])
+
+
+def _text(numbers: Sequence[int]) -> str:
+  return ', '.join(map(str, numbers)) or '-'
+
+
+class Kernels(_Table):
+  """What `infer_kernels` returns: a `Kernel` by path; `print` it."""
+  HEAD = 'parameter', 'shape', 'contracted', 'outputs', 'note'
+
+  def _rows(self):
+    return [(path, 'x'.join(map(str, k.shape)) or 'scalar',
+             _text(k.contracted), _text(k.outputs), k.why or '')
+            for path, k in self.items()]
+
+
+class KernelPatterns(_Table):
+  """What `kernel_patterns` returns: rules for `prune`; `print` it.
+
+  Attributes:
+    kernels: the `Kernels`.
+    dense: why a parameter was left dense, by path.
+  """
+  HEAD = 'parameter', 'shape', 'pattern'
+
+  def __init__(self, rules: dict[str, Pattern], kernels: Kernels,
+               dense: dict[str, str]):
+    super().__init__(rules)
+    self.kernels, self.dense = kernels, dense
+
+  def _rows(self):
+    return [(path, 'x'.join(map(str, k.shape)) or 'scalar',
+             str(self.get(re.escape(path), f'dense: {self.dense.get(path)}')))
+            for path, k in self.kernels.items()]
+
+
+_ROLES = {'add': 'added', 'sub': 'added', 'mul': 'scales', 'div': 'scales',
+          'gather': 'looked up', 'dynamic_slice': 'looked up',
+          'concatenate': 'joined', 'select_n': 'chosen'}
+
+
+def infer_kernels(fn: Callable[..., Any], params: Any, *inputs: Any) -> Kernels:
+  """Finds which parameters are weights of matrix products or convolutions.
+
+  It is read off the function's jaxpr: a kernel is an operand of a product of
+  which the other operand is data, that is, depends on `inputs`. Whatever was
+  done to the parameter alone before (a cast, a transposition, a mask, scales,
+  a slice of stacked layers) does not matter. What has only been added,
+  multiplied elementwise or looked up is none.
+
+  Args:
+    fn: any function that JAX can trace; it is not run.
+    params: its first argument, arrays or `jax.ShapeDtypeStruct`s.
+    *inputs: the others; the batch is one of them, not closed over.
+
+  Returns:
+    A dict from each path to its `Kernel`; it prints as a table.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'bias': jnp.ones((2, 4)), 'kernel': jnp.ones((8, 2, 4)),
+  ...           'scale': jnp.ones(8)}
+  >>> def heads(params, x):
+  ...   y = jnp.einsum('td,dhk->thk', x * params['scale'], params['kernel'])
+  ...   return y + params['bias']
+  >>> print(infer_kernels(heads, params, jnp.ones((3, 8))))
+  parameter  shape  contracted  outputs  note
+  ---------  -----  ----------  -------  ------
+  bias       2x4    -           -        added
+  kernel     8x2x4  0           1, 2
+  scale      8      -           -        scales
+  """
+  read = reading.read(fn, params, *inputs)
+  return Kernels({path: _kernel(path, read) for path in trees.paths(params)})
+
+
+def _kernel(path: str, read: reading.Reading) -> Kernel:
+  products = read.products[path]
+  others = tuple(read.others[path])
+  roles = ', '.join(dict.fromkeys(_ROLES.get(name, name) for name in others))
+  kernel = Kernel(path, read.shapes[path], others=others)
+  if not products:
+    return kernel._replace(why=roles or 'meets no data')
+  first = products[0]
+  kernel = kernel._replace(**{
+      name: tuple(sorted(axes)) for name, axes in first._asdict().items()})
+  notes = ['also contracted along ' + _text(sorted(p.contracted))
+           for p in products[1:] if p.contracted != first.contracted]
+  notes += [f'also {roles}'] if others else []
+  return kernel._replace(why='; '.join(notes) or None)
+
+
+def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
+                    pattern: Pattern, dense: Sequence[str] = ()
+                    ) -> KernelPatterns:
+  """Rules that give a pattern to all kernels of a function, on the right axes.
+
+  Axis -2 of the pattern, where N:M groups are, becomes the axis along which a
+  kernel is contracted with data, and -1 that of its outputs. Where layers are
+  stacked, weights compete within their layer. Left dense, with the reason, are
+  parameters that are no kernels, that are used in two ways, such as an
+  embedding that is the output head, too, and that the pattern does not fit.
+
+  Args:
+    fn: any function that JAX can trace; it is not run.
+    params: its first argument.
+    *inputs: the others.
+    pattern: the pattern, written for kernels `[in, out]`.
+    dense: regular expressions for paths that stay dense.
+
+  Returns:
+    A dict of rules for `prune` and `recipes`; it prints as a table.
+
+  Raises:
+    ValueError: if an expression matches no parameter, or nothing has got the
+      pattern.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'in': jnp.ones((3, 8)), 'out': jnp.ones((5, 8))}
+  >>> mlp = lambda p, x: jnp.tanh(x @ p['in']) @ p['out'].T
+  >>> print(kernel_patterns(
+  ...     mlp, params, jnp.ones((2, 3)), pattern=patterns.nm(2, 4)))
+  parameter  shape  pattern
+  ---------  -----  ------------------------------------------------------------
+  in         3x8    dense: group of nm(2, 4) needs axis -2 to be a multiple of 4
+  out        5x8    nm(2, 4, axis=-1)
+  """
+  kernels = infer_kernels(fn, params, *inputs)
+  asked = trees.match_rules(dict.fromkeys(dense, True), params)
+  asked = dict.fromkeys(
+      path for path, _, is_dense in trees.align(params, asked) if is_dense)
+  rules, left = {}, {}
+  for path, kernel in kernels.items():
+    if path in asked or kernel.why:
+      left[path] = kernel.why or 'as asked'
+      continue
+    try:
+      fitting = _for_kernel(pattern, kernel)
+      fitting.sizes(kernel.shape)
+      rules[re.escape(path)] = fitting
+    except ValueError as error:
+      left[path] = str(error).split(', but ')[0]
+  result = KernelPatterns(rules, kernels, left)
+  if not rules:
+    raise ValueError(
+        f'No parameter can have {pattern}; write a rule by hand, or another '
+        f'pattern.\n{result}')
+  return result
+
+
+def _for_kernel(pattern: Pattern, kernel: Kernel) -> Pattern:
+  """A pattern written for `[in, out]`, on the axes of a kernel."""
+  rank = len(kernel.shape)
+
+  def joined(axes):
+    axes = tuple(axis - rank for axis in axes)
+    if any(b - a != 1 for a, b in zip(axes, axes[1:])):
+      raise ValueError(f'axes {axes} are no neighbours')
+    return axes[0] if len(axes) == 1 else axes
+  places = {-2: kernel.contracted, -1: kernel.outputs}
+
+  def place(tiling):
+    sizes = tuple((joined(places[axis]) if places.get(axis) else axis, size)
+                  for axis, size in tiling.sizes)
+    if tiling.rest is None:
+      sizes += tuple((axis - rank, 1) for axis in kernel.stacked)
+    return patterns.Tiling(sizes, tiling.rest)
+  unit, group = place(pattern.unit), place(pattern.group)
+  if (unit, group) == (pattern.unit, pattern.group):
+    return pattern
+  try:
+    n, m, _ = patterns.n_m_axis(pattern)
+    return patterns.nm(n, m, axis=group.sizes[0][0])
+  except ValueError:
+    where = f'in {_text(kernel.contracted)}, out {_text(kernel.outputs)}'
+    stacked = ', each layer' if kernel.stacked else ''
+    return dataclasses.replace(
+        pattern, name=f'{pattern} ({where}{stacked})', unit=unit, group=group)
