@@ -57,6 +57,9 @@ from jaxsparse.patterns import channel
 from jaxsparse.patterns import nm
 from jaxsparse.patterns import Pattern
 from jaxsparse.patterns import unstructured
+from jaxsparse.permute import find_permutation
+from jaxsparse.permute import find_permutations
+from jaxsparse.permute import permute
 from jaxsparse.rules import lock
 from jaxsparse.rules import prune
 from jaxsparse.rules import prune_and_grow

@@ -125,9 +125,9 @@ def infer_kernels(fn: Callable[..., Any], params: Any, *inputs: Any) -> Kernels:
   >>> params = {'bias': jnp.ones((2, 4)), 'kernel': jnp.ones((8, 2, 4)),
   ...           'scale': jnp.ones(8)}
   >>> def heads(params, x):
-  ...   y = jnp.einsum('td,dhk->thk', x * params['scale'], params['kernel'])
+  ...   y = jnp.einsum('d,dhk->hk', x * params['scale'], params['kernel'])
   ...   return y + params['bias']
-  >>> print(infer_kernels(heads, params, jnp.ones((3, 8))))
+  >>> print(infer_kernels(heads, params, jnp.ones(8)))
   parameter  shape  contracted  outputs  note
   ---------  -----  ----------  -------  ------
   bias       2x4    -           -        added

@@ -206,17 +206,26 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2) -> Pattern:
                  Tiling(((axis, m),), rest=1), sparsity=1 - n / m)
 
 
+def is_nm(pattern: Pattern | None) -> bool:
+  """Whether a pattern is what `nm` returns.
+
+  >>> is_nm(nm(2, 4)), is_nm(unstructured())
+  (True, False)
+  """
+  return (isinstance(pattern, Pattern) and len(pattern.group.sizes) == 1
+          and pattern.unit == Tiling(rest=1) and pattern.group.rest == 1)
+
+
 def n_m_axis(pattern: Pattern) -> tuple[int, int, int | tuple[int, ...]]:
   """What `nm` was called with; raises if the pattern is another.
 
   >>> n_m_axis(nm(2, 4))
   (2, 4, -2)
   """
-  group = pattern.group.sizes if isinstance(pattern, Pattern) else ()
-  if len(group) != 1 or pattern.unit != Tiling(rest=1):
+  if not is_nm(pattern):
     raise ValueError(
         f'Expected an N:M pattern, got {pattern}. Write e.g. nm(2, 4).')
-  (axis, m), = group
+  (axis, m), = pattern.group.sizes
   return round((1 - pattern.sparsity) * m), m, axis
 
 

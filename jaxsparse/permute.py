@@ -8,14 +8,19 @@ feed it in the same way, and the network computes what it did. The search itself
 is in `partitions`.
 """
 
-from typing import Sequence
+from typing import Any, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from jaxsparse import partitions
 from jaxsparse import patterns as patterns_lib
+from jaxsparse import ties as ties_lib
+from jaxsparse import trees
 from jaxsparse.patterns import Pattern
+from jaxsparse.ties import Member
+from jaxsparse.ties import Tie
+from jaxsparse.ties import Ties
 
 Array = jax.Array | np.ndarray
 
@@ -128,3 +133,138 @@ def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
   rest = x.size // channels if channels else 0
   return np.abs(front.reshape(channels, rest).astype(
       np.result_type(x.dtype, np.float32)))
+
+
+def find_permutations(
+    params: Any, ties: Ties, patterns: Mapping[str, Pattern | None], *,
+    budget: int = 4000, seed: int = 0,
+    progress: partitions.Progress | None = None) -> dict[str, np.ndarray]:
+  """A permutation for every tie that lets N:M patterns keep more.
+
+  These are ties whose units some N:M kernel contracts. All kernels that do,
+  such as those that read a residual stream, are searched jointly; where units
+  may be ordered along another dimension each in its own way, as in every head
+  or in every stacked layer, there is a search for each.
+
+  Args:
+    params: the parameters from which `ties` were inferred, or scores like them.
+    ties: from `infer_ties`.
+    patterns: rules for `prune`, of which those with N:M matter here.
+    budget: of each search, see `find_permutation`.
+    seed: of the searches.
+    progress: wraps the iterable of sweeps of each search, such as `tqdm.tqdm`.
+
+  Returns:
+    By name of tie, int32 of `tie.shape`, for `permute`.
+
+  Raises:
+    ValueError: if rules do not fit the parameters, or kernels of one tie have
+      different N:M.
+
+  >>> from jaxsparse import infer_ties, nm
+  >>> rng = np.random.default_rng(0)
+  >>> params = {'w1': rng.normal(size=(4, 16)), 'w2': rng.normal(size=(16, 8))}
+  >>> f = lambda p, x: jax.nn.relu(x @ p['w1']) @ p['w2']
+  >>> ties = infer_ties(f, params, np.ones((2, 4)))
+  >>> find_permutations(params, ties, {'w2': nm(2, 4)})['w1[:, *]'].shape
+  (16,)
+  """
+  rules = trees.match_rules(patterns, params)
+  sparse = {path: (w, pattern)
+            for path, w, pattern in trees.align(params, rules)
+            if patterns_lib.is_nm(pattern)}
+  found = {}
+  for tie in ties.free:
+    columns = {member: _columns(tie, member, *sparse[member.path])
+               for member in tie.members if member.path in sparse}
+    columns = {member: groups for member, groups in columns.items() if groups}
+    kinds = {patterns_lib.n_m_axis(sparse[member.path][1])[:2]
+             for member in columns}
+    if len(kinds) > 1:
+      raise ValueError(
+          f'Kernels of tie {tie.name!r} have different N:M, {sorted(kinds)}, '
+          f'and one order of units: {list(map(str, columns))}. Give them one '
+          'N:M, or leave this tie out of `ties`.')
+    for n, m in kinds:
+      found[tie.name] = np.stack([
+          find_permutation(group, patterns_lib.nm(n, m), budget=budget,
+                           seed=seed, progress=progress)
+          for group in zip(*columns.values())]).reshape(tie.shape)
+  return found
+
+
+def _columns(tie: Tie, member: Member, w: Array, pattern: Pattern
+             ) -> list[np.ndarray]:
+  """A kernel as `[units, rest]` for every group of a tie, or nothing.
+
+  Nothing, if groups of M are not made of this tie's units: N:M runs along
+  another axis, or an order of units moves groups as wholes, as that of heads.
+  """
+  _, m, axis = patterns_lib.n_m_axis(pattern)
+  w = np.asarray(w)
+  joined = [i % w.ndim for i in (axis if isinstance(axis, tuple) else (axis,))]
+  if member.axis not in joined:
+    return []
+  sizes = [w.shape[i] for i in joined]
+  rest = [i for i in range(w.ndim) if i not in joined]
+  flat = np.moveaxis(w, joined + rest, range(w.ndim)).reshape(
+      -1, *(w.shape[i] for i in rest))
+  groups = []
+  for group in np.ndindex(*tie.along):
+    here = ties_lib.positions(tie, member, group)
+    at = np.zeros((tie.size, 1), int)
+    for i, size in zip(joined, sizes):
+      there = here.get(i, np.arange(size))
+      there = there if i == member.axis else there[None]
+      at = (at[:, :, None] * size + there[:, None]).reshape(tie.size, -1)
+    if (at[0] % m).any() or tie.size % m or (
+        at != at[0] + np.arange(tie.size)[:, None]).any():
+      return []
+    picked = flat[np.ix_(at.reshape(-1), *(
+        here.get(i, np.arange(w.shape[i])) for i in rest))]
+    groups.append(picked.reshape(tie.size, -1))
+  return groups
+
+
+def permute(tree: Any, ties: Ties, permutations: Mapping[str, Any]) -> Any:
+  """Puts hidden units in another order, everywhere; the function stays.
+
+  Every leaf whose path ends with that of a parameter follows it: gradients,
+  optimizer state, masks, running averages. So give all of it together:
+
+    params, opt_state = permute((params, opt_state), ties, permutations)
+
+  Args:
+    tree: the parameters from which `ties` were inferred, with whatever else is
+      kept of them.
+    ties: from `infer_ties`, or by hand; then use `check_ties` first.
+    permutations: by name of tie, int arrays of `tie.shape`: unit `u` will be
+      what `p[..., u]` was. Each refers to the order that units have now.
+
+  Returns:
+    The tree with the same shapes and types.
+
+  Raises:
+    ValueError: if a name is that of no tie or of a fixed one, a permutation is
+      none, or a tie does not match the tree.
+
+  References:
+    Pool and Yu, `Channel Permutations for N:M Sparsity
+    <https://proceedings.neurips.cc/paper/2021/hash/6e8404c3b93a9527c8db241a1846599a-Abstract.html>`_,
+    2021
+
+  >>> from jaxsparse import infer_ties
+  >>> params = {'w1': np.eye(3), 'w2': np.arange(3.)[:, None]}
+  >>> ties = infer_ties(lambda p, x: x @ p['w1'] @ p['w2'], params, np.ones(3))
+  >>> permute(params, ties, {'w1[:, *]': [2, 0, 1]})['w2'][:, 0]
+  array([2., 0., 1.])
+  """
+  orders = [(ties[name], p) for name, p in permutations.items()]
+  for tie, _ in orders:
+    if not tie.free:
+      raise ValueError(
+          f'The units of tie {tie.name!r} are fixed ({tie.fixed}): another '
+          'order would change the function. Leave it out of `permutations`.')
+  # Units within a group move before the groups that they are numbered by.
+  return ties_lib.reorder(
+      tree, sorted(orders, key=lambda order: -len(order[0].along)))

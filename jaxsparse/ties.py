@@ -221,7 +221,7 @@ def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
   >>> def mlp(params, x):
   ...   h = jax.nn.relu(x @ params['fc1']['kernel'] + params['fc1']['bias'])
   ...   return h @ params['fc2']['kernel']
-  >>> print(infer_ties(mlp, params, np.ones((2, 8))))
+  >>> print(infer_ties(mlp, params, np.ones(8)))
   units  along  permute                        remove  members
   -----  -----  -----------------------------  ------  ----------------
   16     -      yes                            yes     fc1/bias[*]
@@ -293,127 +293,147 @@ def _member(path: str, place: axes_lib.Place, along: list[axes_lib.Axis],
                 part=known != shape[place.axis])
 
 
-def _positions(start: int, steps: Sequence[tuple[int, int]]) -> np.ndarray:
-  """`start + sum of i * distance`, an axis for every step."""
+def positions(tie: Tie, member: Member, group: Sequence[int] = ()
+              ) -> dict[int, np.ndarray]:
+  """Where a member has its units: indices of a parameter, by axis.
+
+  Args:
+    tie: the tie.
+    member: one of its members.
+    group: indices of the dimensions of `tie.along`.
+
+  Returns:
+    For the member's axis `[size, repeats]`, for other axes that matter `[k]`;
+    of an axis that is not there, all.
+
+  >>> heads = Member('q', 1, stride=4, repeats=((4, 1),))
+  >>> positions(Tie(2, (heads,)), heads)[1].tolist()
+  [[0, 1, 2, 3], [4, 5, 6, 7]]
+  """
+  parts = {axis: Elsewhere(axis) for axis, _ in member.along}
+  parts |= {e.axis: e for e in member.elsewhere}
+  parts[member.axis] = Elsewhere(
+      member.axis, member.start, ((tie.size, member.stride), *member.repeats))
+  found = {}
+  for axis, part in parts.items():
+    start = part.start + sum(
+        i * distance for (a, distance), i in zip(member.along, group)
+        if a == axis)
+    found[axis] = _grid(start, part.steps).reshape(
+        (tie.size, -1) if axis == member.axis else -1)
+  return found
+
+
+def _grid(start: int, steps: Steps) -> np.ndarray:
+  """`start + sum of i * distance`, with an axis for every step."""
   at = np.asarray(start)
   for count, distance in steps:
     at = at[..., None] + distance * np.arange(count)
   return at
 
 
-def index(tie: Tie, member: Member, shape: Sequence[int],
-          permutation: np.ndarray) -> np.ndarray:
+def sources(tie: Tie, member: Member, shape: Sequence[int],
+            permutation: np.ndarray) -> np.ndarray:
   """For `take_along_axis`: where the elements of a parameter come from.
 
   Args:
     tie: the tie.
-    member: a member of it.
+    member: one of its members.
     shape: the parameter's shape.
     permutation: of `tie.shape`; unit `u` will be what `permutation[u]` was.
 
   Returns:
-    int32, the parameter's size along axes that matter, 1 along others.
+    int32, of the parameter's size along axes that matter and 1 along others.
 
   Raises:
     ValueError: if there is no such part of the parameter.
   """
-  shape = tuple(shape)
-  parts = {e.axis: e for e in member.elsewhere}
-  axes = {member.axis, *parts, *(axis for axis, _ in member.along)}
   rank, problem = len(shape), None
+  along_axis = lambda x: x.reshape(
+      [-1 if a == member.axis else 1 for a in range(rank)])
+  known = math.prod([tie.size, *(n for n, _ in member.repeats), *(
+      n for n, (axis, _) in zip(tie.along, member.along)
+      if axis == member.axis)])
+  axes = positions(tie, member, (0,) * len(tie.along))
   if not all(0 <= axis < rank for axis in axes):
     problem = f'has no axis {max(axes)}'
-  elif not member.part and shape[member.axis] != (known := math.prod([
-      tie.size, *(n for n, _ in member.repeats),
-      *(n for n, (axis, _) in zip(tie.along, member.along)
-        if axis == member.axis)])):
+  elif not member.part and shape[member.axis] != known:
     problem = f'has {shape[member.axis]} indices there, not {known}'
   else:
-    sources = np.zeros([n if a in axes else 1 for a, n in enumerate(shape)],
-                       np.int32)
-    sources += np.arange(shape[member.axis], dtype=np.int32).reshape(
-        [-1 if a == member.axis else 1 for a in range(rank)])
+    made = np.zeros([n if a in axes else 1 for a, n in enumerate(shape)],
+                    np.int32)
+    made += along_axis(np.arange(shape[member.axis], dtype=np.int32))
     try:
       for group in np.ndindex(*tie.along):
-        offset = dict.fromkeys(axes, 0)
-        for (axis, distance), i in zip(member.along, group):
-          offset[axis] += i * distance
-        old = _positions(member.start + offset[member.axis], [
-            (tie.size, member.stride), *member.repeats]).reshape(tie.size, -1)
-        at = [np.zeros(1, int)] * rank
-        for axis in axes - {member.axis}:
-          part = parts.get(axis, Elsewhere(axis))
-          at[axis] = _positions(
-              part.start + offset[axis], part.steps).reshape(-1)
-        at[member.axis] = old.reshape(-1)
-        sources[np.ix_(*at)] = old[permutation[group]].reshape(
-            [-1 if a == member.axis else 1 for a in range(rank)])
+        here = positions(tie, member, group)
+        old = here[member.axis]
+        at = [here.get(axis, np.zeros(1, int)).reshape(-1)
+              for axis in range(rank)]
+        made[np.ix_(*at)] = along_axis(old[permutation[group]])
+      return made
     except IndexError:
       problem = 'is smaller than that'
-  if problem:
-    raise ValueError(
-        f'Tie {tie.name!r} with {tie.size} units does not match: '
-        f'{member}, but {member.path} of shape {shape} {problem}. '
-        'Infer ties from these parameters, or mend the member.')
-  return sources
+  raise ValueError(
+      f'Tie {tie.name!r} with {tie.size} units does not match: {member}, but '
+      f'{member.path} of shape {tuple(shape)} {problem}. Infer ties from these '
+      'parameters, or mend the member.')
 
 
-def reorder(tree: Any, tie: Tie, permutation: Any) -> Any:
-  """Puts the units of one tie in another order, wherever they are in a tree.
+def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]]) -> Any:
+  """Puts units of ties in another order, wherever they are in a tree.
 
-  A leaf is a member if its path ends with the member's, so that an optimizer's
-  state follows its parameters.
+  A leaf is a member if its path ends with the member's, or with that but for
+  its first key, so that an optimizer's state follows its parameters, those of
+  `{'params': ...}`, too.
 
   Args:
-    tree: parameters, or what has parameters in it.
-    tie: the tie; fixed ones can be moved, too, here.
-    permutation: int array of `tie.shape`; unit `u` will be what
-      `permutation[..., u]` was.
+    tree: whatever has the parameters in it.
+    orders: ties, fixed ones, too, and for each an int array of `tie.shape`;
+      unit `u` will be what `p[..., u]` was. One after the other.
 
   Returns:
-    The tree, with arrays of the same kind (numpy or JAX), type and sharding.
+    The tree; arrays stay numpy's or JAX's.
 
   Raises:
-    ValueError: if the permutation is none, or the tie does not match the tree.
+    ValueError: if a permutation is none, or a tie does not match the tree.
   """
-  return reorder_all(tree, [(tie, permutation)])
-
-
-def reorder_all(tree: Any, orders: Sequence[tuple[Tie, Any]]) -> Any:
-  """`reorder` by several ties, one after the other."""
   orders = [(tie, _permutation(tie, p)) for tie, p in orders]
-  known = {m.path for tie, _ in orders for m in tie.members}
-  moves, found = {}, set()
+  members = list(dict.fromkeys(
+      member.path for tie, _ in orders for member in tie.members))
+  owners = {path: path for path in members}
+  short = collections.Counter(path.partition('/')[2] for path in members)
+  for path in members:
+    ending = path.partition('/')[2]
+    if ending and short[ending] == 1:
+      owners.setdefault(ending, path)
+  found = {}
   for path in trees.paths(tree):
-    parts = path.split('/')
-    suffixes = ('/'.join(parts[i:]) for i in range(len(parts)))
-    # The longest path of a parameter that the leaf's ends with.
-    owner = next((s for s in suffixes if s in known), None)
-    found.add(owner)
-    moves[path] = [(tie, member, p) for tie, p in orders
-                   for member in tie.members if member.path == owner]
-  if lost := known - found:
+    keys = path.split('/')
+    endings = ('/'.join(keys[i:]) for i in range(len(keys)))
+    # The longest ending is meant: `fc1/kernel` is not a `kernel`.
+    found[path] = next((owners[e] for e in endings if e in owners), None)
+  if lost := [path for path in members if path not in found.values()]:
     raise ValueError(
-        f'The tree has no {sorted(lost)}, which ties have. It has '
-        f'{trees.paths(tree)}. Infer ties from these parameters.')
+        f'The tree has no {lost}, which ties have. It has {list(found)}. Infer '
+        'ties from these parameters, and give running averages together with '
+        'them.')
 
   def moved(path, leaf):
-    for tie, member, p in moves[path]:
-      # Optimizers put scalars where they keep nothing of a parameter.
-      if np.size(leaf) > 1:
-        leaf = _take(leaf, index(tie, member, np.shape(leaf), p), member.axis)
+    for tie, p in orders:
+      for member in tie.members:
+        # Optimizers put scalars where they keep nothing of a parameter.
+        if member.path == found[path] and np.size(leaf) > 1:
+          leaf = _take(leaf, sources(tie, member, np.shape(leaf), p),
+                       member.axis)
     return leaf
   return trees.map_with_path(moved, tree)
 
 
-def _take(x: Any, sources: np.ndarray, axis: int) -> Any:
-  np_or_jnp = np if isinstance(x, np.ndarray) else jnp
-  if sources.size == x.shape[axis]:
-    return np_or_jnp.take(x, sources.reshape(-1), axis=axis)
-  return np_or_jnp.take_along_axis(
-      x, np.broadcast_to(sources, [
-          n if a == axis else max(m, 1) if m == n else 1
-          for a, (m, n) in enumerate(zip(sources.shape, x.shape))]), axis)
+def _take(x: Any, at: np.ndarray, axis: int) -> Any:
+  library = np if isinstance(x, np.ndarray) else jnp
+  if at.size == x.shape[axis]:
+    return library.take(x, at.reshape(-1), axis=axis)
+  return library.take_along_axis(x, library.asarray(at), axis=axis)
 
 
 def _permutation(tie: Tie, p: Any) -> np.ndarray:
@@ -469,7 +489,7 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
                    if jnp.issubdtype(w.dtype, jnp.floating)], default=0.)
 
   def difference(orders):
-    after = _floats(run(reorder_all(params, orders), *inputs))
+    after = _floats(run(reorder(params, orders), *inputs))
     return max([float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))
                 for a, b in zip(before, after) if a.size], default=0.)
   worst = difference(orders)
