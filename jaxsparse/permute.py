@@ -267,4 +267,5 @@ def permute(tree: Any, ties: Ties, permutations: Mapping[str, Any]) -> Any:
           'order would change the function. Leave it out of `permutations`.')
   # Units within a group move before the groups that they are numbered by.
   return ties_lib.reorder(
-      tree, sorted(orders, key=lambda order: -len(order[0].along)))
+      tree, sorted(orders, key=lambda order: -len(order[0].along)),
+      paths=ties.paths)

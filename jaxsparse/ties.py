@@ -160,6 +160,12 @@ class Ties:
                  if any((m.path, m.axis) == (path, axis) for m in tie.members))
 
   @property
+  def paths(self) -> tuple[str, ...]:
+    """The paths of all parameters that have axes in ties."""
+    return tuple(dict.fromkeys(m.path for tie in self.ties
+                               for m in tie.members))
+
+  @property
   def free(self) -> tuple[Tie, ...]:
     """The ties whose units may be permuted."""
     return tuple(tie for tie in self.ties if tie.free)
@@ -379,17 +385,18 @@ def sources(tie: Tie, member: Member, shape: Sequence[int],
       'parameters, or mend the member.')
 
 
-def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]]) -> Any:
+def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]], *,
+            paths: Sequence[str] = ()) -> Any:
   """Puts units of ties in another order, wherever they are in a tree.
 
-  A leaf is a member if its path ends with the member's, or with that but for
-  its first key, so that an optimizer's state follows its parameters, those of
-  `{'params': ...}`, too.
+  A leaf belongs to the parameter with the longest path that its own ends with,
+  so that an optimizer's state follows; Linen's `params/` may be left out.
 
   Args:
     tree: whatever has the parameters in it.
     orders: ties, fixed ones, too, and for each an int array of `tie.shape`;
       unit `u` will be what `p[..., u]` was. One after the other.
+    paths: those of all parameters, if some are in no tie of `orders`.
 
   Returns:
     The tree; arrays stay numpy's or JAX's.
@@ -400,17 +407,12 @@ def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]]) -> Any:
   orders = [(tie, _permutation(tie, p)) for tie, p in orders]
   members = list(dict.fromkeys(
       member.path for tie, _ in orders for member in tie.members))
-  owners = {path: path for path in members}
-  short = collections.Counter(path.partition('/')[2] for path in members)
-  for path in members:
-    ending = path.partition('/')[2]
-    if ending and short[ending] == 1:
-      owners.setdefault(ending, path)
+  owners = {path.removeprefix('params/'): path for path in [*paths, *members]}
+  owners |= {path: path for path in [*paths, *members]}
   found = {}
   for path in trees.paths(tree):
     keys = path.split('/')
     endings = ('/'.join(keys[i:]) for i in range(len(keys)))
-    # The longest ending is meant: `fc1/kernel` is not a `kernel`.
     found[path] = next((owners[e] for e in endings if e in owners), None)
   if lost := [path for path in members if path not in found.values()]:
     raise ValueError(
@@ -489,7 +491,8 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
                    if jnp.issubdtype(w.dtype, jnp.floating)], default=0.)
 
   def difference(orders):
-    after = _floats(run(reorder(params, orders), *inputs))
+    after = _floats(run(
+        reorder(params, orders, paths=trees.paths(params)), *inputs))
     return max([float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))
                 for a, b in zip(before, after) if a.size], default=0.)
   worst = difference(orders)
