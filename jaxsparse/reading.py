@@ -231,7 +231,7 @@ class _Reader:
     first = values[0]
     sources = None
     if not any(v.is_data for v in values):
-      sources = tuple(dict.fromkeys(s for v in values for s in v.sources))
+      sources = _united(s for v in values for s in v.sources)
     numbers = {v.number for v in values}
     return Value(
         first.shape,
@@ -356,9 +356,9 @@ class _Reader:
           self.others[source.path].append(name)
       return None
     largest = max((s.size for _, s in params), default=0)
-    return tuple(dict.fromkeys(
+    return _united(
         s._replace(axes=tuple(through(i, s, [wires]) for wires in row))
-        for i, s in params if s.size == largest))
+        for i, s in params if s.size == largest)
 
   # Primitives that cut and join axes.
 
@@ -423,7 +423,7 @@ class _Reader:
         for source in value.sources or ():
           self.others[source.path].append('concatenate')
     else:
-      sources = tuple(s for v in values for s in v.sources)
+      sources = _united(s for v in values for s in v.sources)
     shape = list(values[0].shape)
     shape[along] = whole.size
     return Value(tuple(shape), tuple(axes), tuple(zero), None, (), sources)
@@ -559,6 +559,16 @@ _SPECIAL = {
 
 class _Shaped(NamedTuple):
   aval: Any
+
+
+def _united(sources: Iterable[Source]) -> tuple[Source, ...]:
+  """One source for each parameter."""
+  found = {}
+  for source in sources:
+    known = found.setdefault(source.path, source)
+    found[source.path] = known._replace(axes=tuple(
+        a | b for a, b in zip(known.axes, source.axes)))
+  return tuple(found.values())
 
 
 def _moved(value: Value, axis: int, to: int) -> Value:
