@@ -83,11 +83,7 @@ from jaxsparse.selection import Kept
 from jaxsparse.selection import select
 from jaxsparse.staging import stages
 from jaxsparse.ties import check_ties
-from jaxsparse.ties import Elsewhere
 from jaxsparse.ties import infer_ties
-from jaxsparse.ties import Member
-from jaxsparse.ties import Tie
-from jaxsparse.ties import Ties
 from jaxsparse.topkast import add_exploration_decay
 from jaxsparse.topkast import forward_backward
 from jaxsparse.topkast import top_kast
@@ -95,3 +91,7 @@ from jaxsparse.transform import get_masks
 from jaxsparse.transform import sparse_params
 from jaxsparse.transform import SparseState
 from jaxsparse.transform import sparsify
+from jaxsparse.units import Elsewhere
+from jaxsparse.units import Member
+from jaxsparse.units import Tie
+from jaxsparse.units import Ties

@@ -15,12 +15,12 @@ import numpy as np
 
 from jaxsparse import partitions
 from jaxsparse import patterns as patterns_lib
-from jaxsparse import ties as ties_lib
 from jaxsparse import trees
+from jaxsparse import units
 from jaxsparse.patterns import Pattern
-from jaxsparse.ties import Member
-from jaxsparse.ties import Tie
-from jaxsparse.ties import Ties
+from jaxsparse.units import Member
+from jaxsparse.units import Tie
+from jaxsparse.units import Ties
 
 Array = jax.Array | np.ndarray
 
@@ -211,7 +211,7 @@ def _columns(tie: Tie, member: Member, w: Array, pattern: Pattern
       -1, *(w.shape[i] for i in rest))
   groups = []
   for group in np.ndindex(*tie.along):
-    here = ties_lib.positions(tie, member, group)
+    here = units.positions(tie, member, group)
     at = np.zeros((tie.size, 1), int)
     for i, size in zip(joined, sizes):
       there = here.get(i, np.arange(size))
@@ -266,6 +266,6 @@ def permute(tree: Any, ties: Ties, permutations: Mapping[str, Any]) -> Any:
           f'The units of tie {tie.name!r} are fixed ({tie.fixed}): another '
           'order would change the function. Leave it out of `permutations`.')
   # Units within a group move before the groups that they are numbered by.
-  return ties_lib.reorder(
+  return units.reorder(
       tree, sorted(orders, key=lambda order: -len(order[0].along)),
       paths=ties.paths)

@@ -6,8 +6,9 @@ treat alike at every index is fixed with the primitive's name; so are axes of
 inputs, outputs and constants. `ties` and `contractions` say what comes of it.
 """
 
+import functools
 import math
-from typing import Any, Callable, Iterable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 from jax.extend import core
@@ -15,40 +16,12 @@ import numpy as np
 
 from jaxsparse import axes as axes_lib
 from jaxsparse import trees
+from jaxsparse import values as values_lib
 from jaxsparse import wiring as wiring_lib
-from jaxsparse.axes import Axes
 from jaxsparse.axes import Axis
-
-
-class Source(NamedTuple):
-  """A parameter that an array was made of, and which of its axes are whose."""
-  path: str
-  size: int
-  axes: tuple[frozenset[int], ...]
-
-
-class Value(NamedTuple):
-  """What is known of an array.
-
-  Attributes:
-    shape: its shape.
-    axes: what its axes index; `None` where all indices are alike.
-    zero: by axis, whether elements of a unit are zero if all elements of
-      parameters are that belong to this unit.
-    number: what all elements are, if that is known.
-    sums: how many elements were added up, over which axes.
-    sources: the parameters that it was made of alone, or `None`: data.
-  """
-  shape: tuple[int, ...]
-  axes: tuple[Axis | None, ...]
-  zero: tuple[bool, ...]
-  number: float | None = None
-  sums: tuple[tuple[int, tuple[Axis, ...]], ...] = ()
-  sources: tuple[Source, ...] | None = ()
-
-  @property
-  def is_data(self) -> bool:
-    return self.sources is None
+from jaxsparse.relations import Relations
+from jaxsparse.values import Source
+from jaxsparse.values import Value
 
 
 class Product(NamedTuple):
@@ -62,13 +35,13 @@ class Reading(NamedTuple):
   """What `read` returns.
 
   Attributes:
-    axes: all that is known of axes, settled.
+    relations: all that is known of axes, settled.
     params: the axes of each parameter, by path.
     shapes: its shape.
     products: where it was multiplied with data.
     others: names of other primitives in which it met data.
   """
-  axes: Axes
+  relations: Relations
   params: dict[str, tuple[Axis | None, ...]]
   shapes: dict[str, tuple[int, ...]]
   products: dict[str, list[Product]]
@@ -83,52 +56,29 @@ def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Reading:
   values = [reader.parameter(path, v.aval)
             for path, v in zip(paths, closed.jaxpr.invars)]
   given = dict(zip(paths, values))
-  values += [_opaque(v.aval, 'an input of the function')
+  values += [values_lib.opaque(v.aval, 'an input of the function')
              for v in closed.jaxpr.invars[len(paths):]]
   for value in reader.closed(closed, values):
     for axis in filter(None, value.axes):
       axes_lib.fix(axis, 'an output of the function')
-  reader.axes.settle()
+  reader.relations.settle()
   return Reading(
-      reader.axes, {path: v.axes for path, v in given.items()},
+      reader.relations, {path: v.axes for path, v in given.items()},
       {path: v.shape for path, v in given.items()},
       reader.products, reader.others)
-
-
-def _opaque(aval: Any, why: str, sources: Any = None) -> Value:
-  """An array that is what it is: no axis may be permuted."""
-  shape = tuple(getattr(aval, 'shape', ()))
-  return Value(
-      shape, tuple(None if n == 1 else Axis(n, fixed=why) for n in shape),
-      (False,) * len(shape), sources=sources)
-
-
-def _constant(x: Any) -> Value:
-  """An array closed over: an axis along which it varies is fixed."""
-  shape = np.shape(x)
-  if not (shape or jax.dtypes.issubdtype(x.dtype, np.number)
-          or x.dtype == np.bool_):
-    return Value((), (), ())
-  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) or not np.size(x):
-    return _opaque(x, 'a constant of the function', ())
-  x = np.asarray(x)
-  alike = [n == 1 or bool((x == x.take([0], axis)).all())
-           for axis, n in enumerate(shape)]
-  number = float(x.flat[0].real) if all(alike) else None
-  return Value(
-      shape, tuple(None if same else Axis(n, fixed='a constant of the function')
-                   for same, n in zip(alike, shape)),
-      (number == 0,) * len(shape), number)
 
 
 class _Reader:
   """Walks through jaxprs; `ambient` are axes that loops took off."""
 
   def __init__(self, paths: list[str]):
-    self.axes = Axes()
+    self.relations = Relations()
     self.products: dict[str, list[Product]] = {path: [] for path in paths}
     self.others: dict[str, list[str]] = {path: [] for path in paths}
     self._ambient: list[Axis] = []
+    self._same = functools.partial(values_lib.same, self.relations)
+    self._cut = functools.partial(values_lib.cut, self.relations)
+    self._reshaped = functools.partial(values_lib.reshaped, self.relations)
 
   def parameter(self, path: str, aval: Any) -> Value:
     shape = tuple(aval.shape)
@@ -137,7 +87,7 @@ class _Reader:
                     tuple(frozenset([axis]) for axis in range(len(shape))))
     value = Value(shape, tuple(None if n == 1 else Axis(n) for n in shape),
                   (True,) * len(shape), sources=() if masks else (source,))
-    self.axes.note(value.axes)
+    self.relations.note(value.axes)
     return value
 
   # Control flow.
@@ -146,13 +96,14 @@ class _Reader:
     """The results of a jaxpr, closed over constants or not."""
     jaxpr = getattr(closed, 'jaxpr', closed)
     known = dict(zip(jaxpr.constvars, map(
-        _constant, getattr(closed, 'consts', ()))))
+        values_lib.constant, getattr(closed, 'consts', ()))))
     known.update(zip(jaxpr.invars, values))
 
     def read(v):
-      return _constant(v.val if isinstance(v.val, np.ndarray) else
-                       np.asarray(v.val, v.aval.dtype)
-                       ) if isinstance(v, core.Literal) else known[v]
+      if isinstance(v, core.Literal):
+        return values_lib.constant(np.asarray(v.val, v.aval.dtype))
+      return known[v]
+
     for eqn in jaxpr.eqns:
       results = self.equation(eqn, [read(v) for v in eqn.invars])
       known.update(zip(eqn.outvars, results))
@@ -168,7 +119,7 @@ class _Reader:
     else:
       results = self.wired(eqn, values, wiring_lib.wiring(eqn))
     for result in results:
-      self.axes.note((*result.axes, *self._ambient))
+      self.relations.note((*result.axes, *self._ambient))
     return results
 
   def _cond(self, eqn: Any, values: list[Value]) -> list[Value]:
@@ -196,13 +147,13 @@ class _Reader:
     length = eqn.params['length']
     layers = self._same([Axis(length), *(v.axes[0] for v in values[end:])])
     axes_lib.fix(layers, 'scan')
-    slices = [_without_first(value) for value in values[end:]]
+    slices = [values_lib.without_first(value) for value in values[end:]]
     ys = []
 
     def step(carry):
       self._ambient.append(layers)
       for value in slices:
-        self.axes.note((*value.axes, *self._ambient))
+        self.relations.note((*value.axes, *self._ambient))
       results = self.closed(
           eqn.params['jaxpr'], values[:end - carries] + carry + slices)
       self._ambient.pop()
@@ -220,7 +171,7 @@ class _Reader:
     """Runs a step until what is known of its carry holds before and after."""
     while True:
       for value in carry:
-        self.axes.note((*value.axes, *self._ambient))
+        self.relations.note((*value.axes, *self._ambient))
       new = [self._joined([a, b]) for a, b in zip(carry, step(carry))]
       if [_state(v) for v in new] == [_state(v) for v in carry]:
         return new
@@ -231,20 +182,13 @@ class _Reader:
     first = values[0]
     sources = None
     if not any(v.is_data for v in values):
-      sources = _united(s for v in values for s in v.sources)
+      sources = values_lib.united(s for v in values for s in v.sources)
     numbers = {v.number for v in values}
     return Value(
         first.shape,
         tuple(map(self._same, zip(*(v.axes for v in values)))),
         tuple(map(all, zip(*(v.zero for v in values)))),
         numbers.pop() if len(numbers) == 1 else None, (), sources)
-
-  def _same(self, axes: Iterable[Axis | None]) -> Axis | None:
-    """Unifies axes."""
-    axes = [axis for axis in axes if axis is not None]
-    for axis in axes[1:]:
-      self.axes.unify(axes[0], axis)
-    return axes[0] if axes else None
 
   # Primitives that leave axes whole.
 
@@ -260,14 +204,14 @@ class _Reader:
     passed = {wire for row in wiring.outputs for wires in row
               if not isinstance(wires, wiring_lib.New) for wire in wires}
     for i, value in enumerate(values):
-      self.axes.note((*(axis for k, axis in enumerate(value.axes)
+      self.relations.note((*(axis for k, axis in enumerate(value.axes)
                         if (i, k) in passed and (i, k) not in wiring.fixed),
                       *self._ambient))
     if wiring.kind == 'product':
       # Where both operands have an axis, but not as one, all indices meet.
       batch = [wires[0] for row in wiring.outputs for wires in row
                if not isinstance(wires, wiring_lib.New) and len(wires) > 1]
-      self.axes.note((*gone, *at(batch), *self._ambient))
+      self.relations.note((*gone, *at(batch), *self._ambient))
     number = None
     if wiring.kind == 'map':
       number = wiring_lib.evaluate(eqn, [v.number for v in values])
@@ -352,11 +296,11 @@ class _Reader:
               through(i, source, [(wire,) for wire in wiring.window]))
           if product not in self.products[source.path]:
             self.products[source.path].append(product)
-        elif name not in self.others[source.path]:
-          self.others[source.path].append(name)
+        else:
+          self._note(source, name)
       return None
     largest = max((s.size for _, s in params), default=0)
-    return _united(
+    return values_lib.united(
         s._replace(axes=tuple(through(i, s, [wires]) for wires in row))
         for i, s in params if s.size == largest)
 
@@ -368,65 +312,24 @@ class _Reader:
       return self.wired(eqn, values, _unknown(eqn))
     return [self._reshaped(value, shape)]
 
-  def _reshaped(self, value: Value, shape: tuple[int, ...]) -> Value:
-    axes, zero = [None] * len(shape), [False] * len(shape)
-    whose = [frozenset()] * len(shape)
-    for olds, news in _alike(value.shape, shape):
-      there = [value.axes[i] for i in olds]
-      if any(axis is not None for axis in there):
-        parts = [axis or Axis(value.shape[i]) for i, axis in zip(olds, there)]
-        try:
-          made = self.axes.reshape(parts, [shape[i] for i in news])
-        except axes_lib.Unfit:
-          for axis in parts:
-            axes_lib.fix(axis, 'reshape')
-          made = [Axis(shape[i], fixed='reshape') for i in news]
-        for i, axis in zip(news, made):
-          axes[i] = axis if axis.size > 1 else None
-      for i in news:
-        zero[i] = all(value.zero[k] for k in olds) and bool(olds)
-        whose[i] = olds
-    sources = value.sources and tuple(
-        s._replace(axes=tuple(
-            frozenset().union(*(s.axes[k] for k in olds)) for olds in whose))
-        for s in value.sources)
-    return value._replace(
-        shape=tuple(shape), axes=tuple(axes), zero=tuple(zero), sources=sources)
-
   def _concatenate(self, eqn: Any, values: list[Value]) -> list[Value]:
     return [self._concatenated(values, eqn.params['dimension'])]
+
+  def _concatenated(self, values: list[Value], along: int) -> Value:
+    if any(v.is_data for v in values):
+      for source in (s for v in values for s in v.sources or ()):
+        self._note(source, 'concatenate')
+    return values_lib.concatenated(self.relations, values, along)
+
+  def _note(self, source: Source, name: str) -> None:
+    """Notes that data met a parameter, other than in a product."""
+    if name not in self.others[source.path]:
+      self.others[source.path].append(name)
 
   def _stack(self, eqn: Any, values: list[Value]) -> list[Value]:
     axis = eqn.params['axis']
     return [self._concatenated([self._reshaped(v, (
         *v.shape[:axis], 1, *v.shape[axis:])) for v in values], axis)]
-
-  def _concatenated(self, values: list[Value], along: int) -> Value:
-    if len(values) == 1:
-      return values[0]
-    parts = [v.axes[along] or Axis(v.shape[along]) for v in values]
-    whole = axes_lib.concat(parts)
-    axes, zero = [], []
-    for axis in range(len(values[0].shape)):
-      there = [v.axes[axis] for v in values]
-      known = [a for a in there if a is not None]
-      if axis == along:
-        axes.append(whole)
-      elif len(known) == len(there):
-        axes.append(self.axes.merged(whole, known))
-      else:
-        axes.append(self._same(known))
-      zero.append(all(v.zero[axis] or v.number == 0 for v in values))
-    sources = None
-    if any(v.is_data for v in values):
-      for value in values:
-        for source in value.sources or ():
-          self.others[source.path].append('concatenate')
-    else:
-      sources = _united(s for v in values for s in v.sources)
-    shape = list(values[0].shape)
-    shape[along] = whole.size
-    return Value(tuple(shape), tuple(axes), tuple(zero), None, (), sources)
 
   def _pad(self, eqn: Any, values: list[Value]) -> list[Value]:
     value, by = values
@@ -486,7 +389,7 @@ class _Reader:
           axes_lib.fix(value.axes[axis], 'dynamic_slice')
         kept = list(value.axes)
         kept[axis] = None
-        self.axes.note((*kept, *self._ambient))
+        self.relations.note((*kept, *self._ambient))
         if size > 1:
           kept[axis] = Axis(size, fixed='dynamic_slice')
         shape = value.shape[:axis] + (size,) + value.shape[axis + 1:]
@@ -496,25 +399,6 @@ class _Reader:
         value = self._cut(value, axis, begin, begin + size)
     return [value]
 
-  def _cut(self, value: Value, axis: int, start: int, stop: int) -> Value:
-    """A part of an array along one axis."""
-    if (start, stop) == (0, value.shape[axis]):
-      return value
-    axes = list(value.axes)
-    if axes[axis] is not None:
-      try:
-        axes[axis], where = self.axes.cut(axes[axis], start, stop)
-        axes = [a if a is None or i == axis else self.axes.instanced(a, where)
-                for i, a in enumerate(axes)]
-      except axes_lib.Unfit:
-        axes_lib.fix(axes[axis], 'slice')
-        axes[axis] = Axis(stop - start, fixed='slice')
-      if stop - start == 1:
-        axes[axis] = None
-    shape = list(value.shape)
-    shape[axis] = stop - start
-    return value._replace(shape=tuple(shape), axes=tuple(axes))
-
   def _conv_general_dilated(self, eqn: Any, values: list[Value]
                             ) -> list[Value]:
     wiring, groups = wiring_lib.wiring(eqn), eqn.params['feature_group_count']
@@ -523,7 +407,7 @@ class _Reader:
     spec = eqn.params['dimension_numbers']
     places = spec.lhs_spec[1], spec.rhs_spec[0]
     # Groups become axes of their own, the first, and join the result's last.
-    cut = [_moved(self._reshaped(v, (
+    cut = [values_lib.moved(self._reshaped(v, (
         *v.shape[:place], groups, v.shape[place] // groups,
         *v.shape[place + 1:])), place, 0) for v, place in zip(values, places)]
     later = lambda wires: tuple((i, axis + 1) for i, axis in wires)
@@ -539,7 +423,7 @@ class _Reader:
     shaped = eqn.replace(outvars=[_Shaped(jax.ShapeDtypeStruct(
         inner, eqn.outvars[0].aval.dtype))])
     result, = self.wired(shaped, cut, grouped)
-    return [self._reshaped(_moved(result, 0, out), shape)]
+    return [self._reshaped(values_lib.moved(result, 0, out), shape)]
 
 
 _CALLS = {
@@ -561,35 +445,6 @@ class _Shaped(NamedTuple):
   aval: Any
 
 
-def _united(sources: Iterable[Source]) -> tuple[Source, ...]:
-  """One source for each parameter."""
-  found = {}
-  for source in sources:
-    known = found.setdefault(source.path, source)
-    found[source.path] = known._replace(axes=tuple(
-        a | b for a, b in zip(known.axes, source.axes)))
-  return tuple(found.values())
-
-
-def _moved(value: Value, axis: int, to: int) -> Value:
-  """An array with one axis at another place."""
-  order = [i for i in range(len(value.shape)) if i != axis]
-  order.insert(to, axis)
-  pick = lambda row: tuple(row[i] for i in order)
-  return value._replace(
-      shape=pick(value.shape), axes=pick(value.axes), zero=pick(value.zero),
-      sources=value.sources and tuple(
-          s._replace(axes=pick(s.axes)) for s in value.sources))
-
-
-def _without_first(value: Value) -> Value:
-  """What a loop over its first axis sees of an array."""
-  return value._replace(
-      shape=value.shape[1:], axes=value.axes[1:], zero=value.zero[1:],
-      sources=value.sources and tuple(
-          s._replace(axes=s.axes[1:]) for s in value.sources))
-
-
 def _state(value: Value) -> Any:
   """What of a carry must not change any more."""
   return (tuple(axis is None for axis in value.axes), value.zero, value.number,
@@ -603,35 +458,6 @@ def _unknown(eqn: Any) -> wiring_lib.Wiring:
   return wiring_lib.Wiring(rows, fixed=[
       (i, axis) for i, v in enumerate(eqn.invars)
       for axis in range(len(v.aval.shape))])
-
-
-def _alike(old: tuple[int, ...], new: tuple[int, ...]
-           ) -> list[tuple[list[int], list[int]]]:
-  """The smallest groups of neighbouring axes that a reshape keeps apart.
-
-  >>> _alike((2, 3, 4), (6, 2, 2))
-  [([0, 1], [0]), ([2], [1, 2])]
-  """
-  groups, i, j = [], 0, 0
-  while i < len(old) or j < len(new):
-    if old[i:i + 1] == new[j:j + 1]:
-      groups.append(([i], [j]))
-      i, j = i + 1, j + 1
-      continue
-    olds, news, a, b = [], [], 1, 1
-    while True:
-      if i < len(old) and (a <= b or j == len(new)):
-        a *= old[i]
-        olds.append(i)
-        i += 1
-      else:
-        b *= new[j]
-        news.append(j)
-        j += 1
-      if a == b:
-        break
-    groups.append((olds, news))
-  return groups
 
 
 def _depends(number: float, count: int) -> bool:

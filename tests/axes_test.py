@@ -1,160 +1,74 @@
-"""Axes: refinement, parts, instances, and what has no common structure."""
+"""Axes: what they are made of, and where their leaves are."""
 
-import math
+import itertools
 
-from hypothesis import given
-from hypothesis import strategies as st
-import pytest
+import numpy as np
 
-from jaxsparse import axes as axes_lib
-from jaxsparse.axes import Axes
 from jaxsparse.axes import Axis
 from jaxsparse.axes import concat
+from jaxsparse.axes import factors
 from jaxsparse.axes import find
-from jaxsparse.axes import fix
+from jaxsparse.axes import Instance
 from jaxsparse.axes import leaves
+from jaxsparse.axes import pieces
+from jaxsparse.axes import places
 from jaxsparse.axes import product
 
 
-def sizes(axis):
-  return [leaf.size for leaf in leaves(axis)]
+def test_products_of_products_are_flat():
+  a, b, c = Axis(2), Axis(3), Axis(4)
+  assert factors(product([product([a, b]), c])) == [a, b, c]
+  assert product([a]) is a and product([a, Axis(1)]) is a
 
 
-def test_leaves_that_meet_are_one():
-  axes, a, b = Axes(), Axis(4), Axis(4)
-  fix(a, 'sort')
-  axes.unify(a, b)
-  assert find(a) is find(b) and leaves(b)[0].fixed == 'sort'
+def test_pieces_of_concatenations_are_flat():
+  a, b, c = Axis(2), Axis(3), Axis(4)
+  assert pieces(concat([concat([a, b]), c])) == [a, b, c]
 
 
-def test_a_leaf_takes_the_structure_of_a_product():
-  axes, a = Axes(), Axis(6)
-  whole = product([Axis(2), Axis(3)])
-  axes.unify(a, whole)
-  assert leaves(a) == leaves(whole) and sizes(a) == [2, 3]
-
-
-def test_products_are_cut_to_common_factors():
-  axes = Axes()
-  a, b = product([Axis(4), Axis(6)]), product([Axis(2), Axis(12)])
-  axes.unify(a, b)
-  assert sizes(a) == sizes(b) == [2, 2, 6] and leaves(a) == leaves(b)
-
-
-def test_products_without_common_factors_are_fixed():
-  axes = Axes()
-  a, b = product([Axis(3), Axis(4)]), product([Axis(4), Axis(3)])
-  axes.unify(a, b)
-  assert all(leaf.fixed == 'reshape' for leaf in leaves(a) + leaves(b))
-
-
-def test_concatenations_are_cut_to_common_pieces():
-  axes = Axes()
-  a, b = concat([Axis(2), Axis(4)]), concat([Axis(5), Axis(1)])
-  axes.unify(a, b)
-  assert sizes(a) == sizes(b) == [2, 3, 1] and leaves(a) == leaves(b)
-
-
-def test_halves_that_meet_crosswise_are_one():
-  axes, a, b = Axes(), Axis(3), Axis(3)
-  axes.unify(concat([a, b]), concat([b, a]))
-  assert find(a) is find(b)
-
-
-@given(st.lists(st.sampled_from([2, 3, 4]), min_size=1, max_size=4),
-       st.randoms())
-def test_a_reshape_and_back_is_the_same(factors, random):
-  axes, total = Axes(), math.prod(factors)
-  axis = Axis(total)
-  parts = axes.reshape([axis], factors)
-  assert [p.size for p in parts] == factors
-  back, = axes.reshape(parts, [total])
-  assert leaves(back) == leaves(axis)
-
-
-def test_a_reshape_across_factors_has_no_structure():
-  axes = Axes()
-  axes.reshape([axis := Axis(12)], [3, 4])
-  with pytest.raises(axes_lib.Unfit):
-    axes.reshape([axis], [4, 3])
-
-
-def test_a_cut_refines_and_says_where_it_is():
-  axes, axis = Axes(), Axis(6)
-  part, where = axes.cut(axis, 2, 4)
-  assert sizes(axis) == [2, 2, 2] and leaves(part) == leaves(axis)[1:2]
-  (whole, there), = where
-  assert whole is axis and there is part
-
-
-def test_a_cut_of_a_product_is_one_of_its_major_axis():
-  axes = Axes()
-  major, minor = Axis(3), Axis(4)
-  part, where = axes.cut(product([major, minor]), 4, 8)
-  assert part.size == 4 and find(part) is not minor  # An instance.
-  assert [whole for whole, _ in where] == [major]
-  with pytest.raises(axes_lib.Unfit):
-    axes.cut(product([major, minor]), 2, 6)
-
-
-def _sliced(axes, other_array=()):
-  """`[3, 5]`, of which two rows are used, each in its own way."""
-  rows, columns = Axis(3), Axis(5)
-  axes.note([rows, columns])
-  axes.note(other_array)
-  found = []
-  for i in range(2):
-    _, where = axes.cut(rows, i, i + 1)
-    found.append(axes.instanced(columns, where))
-    axes.note([found[-1]])
-  return columns, found
-
-
-def test_every_part_may_have_its_own_order():
-  axes = Axes()
-  columns, (first, second) = _sliced(axes)
-  axes.settle()
-  assert find(first) is not find(second)
-  whole = [find(columns), *map(find, (first, second))]
-  assert len(set(whole)) == 3
-  rows = axes.arrays[0]
-  assert {p.leaf for p in axes.places(rows) if p.axis == 1} >= {
-      find(first), find(second)}
-
-
-def test_parts_have_one_order_where_an_array_has_none():
-  axes, columns = Axes(), None
-  columns, (first, second) = _sliced(axes)
-  axes.note([columns])  # As a bias that is added to all rows.
-  axes.settle()
-  assert find(first) is find(second) is find(columns)
-
-
-def test_instances_take_the_structure_of_their_leaf():
-  axes, rows, columns = Axes(), Axis(2), Axis(6)
-  axes.note([rows, columns])
-  _, where = axes.cut(rows, 0, 1)
-  first = axes.instanced(columns, where)
-  axes.note([first])
-  axes.reshape([columns], [2, 3])
-  axes.settle()
-  assert sizes(first) == [2, 3]
-
-
-def test_company_is_what_else_tells_an_element():
-  axes = Axes()
-  a, b, c, d, e = (Axis(n) for n in (2, 3, 4, 5, 6))
-  axes.note([product([a, concat([b, product([c, d])])]), e])
-  found = axes.companies()
-  assert found[d] == [[e, a, c]] or {*found[d][0]} == {a, c, e}
-  assert {*found[b][0]} == {a, e}
+def test_what_becomes_something_hands_on_what_is_known():
+  a = Axis(6, fixed='sort')
+  a.become('product', [Axis(2), Axis(3)])
+  assert [leaf.fixed for leaf in leaves(a)] == ['sort', 'sort']
+  b = Axis(6)
+  b.become('link', [a])
+  assert find(b) is a
 
 
 def test_places_say_where_elements_are():
-  axes = Axes()
   a, b, c = Axis(2), Axis(3), Axis(4)
-  at = {p.leaf: p for p in axes.places([concat([a, product([b, c])])])}
+  at = {p.leaf: p for p in places([concat([a, product([b, c])])])}
   assert (at[a].starts, at[a].stride) == ((0,), 1)
   assert (at[b].starts, at[b].stride) == ((2,), 4)
   assert (at[c].starts, at[c].stride) == ((2,), 1)
   assert at[c].coordinates == (((b, 4),),)
+
+
+def test_every_element_has_one_place():
+  a, b, c, d = Axis(2), Axis(3), Axis(4), Axis(5)
+  array = [product([a, concat([b, product([c, d])])])]
+  seen = np.zeros(2 * 23, int)
+  for place in places(array):
+    if place.leaf is a:  # It is the company of the others.
+      continue
+    (row,) = place.coordinates
+    ranges = [range(0, axis.size * stride, stride) for axis, stride in row
+              if axis in (a, c, d)]
+    if place.leaf is c:
+      continue
+    for offsets in itertools.product(*ranges):
+      at = place.starts[0] + sum(offsets)
+      seen[at + place.stride * np.arange(place.leaf.size)] += 1
+  assert (seen == 1).all()
+
+
+def test_an_instance_is_where_its_part_is():
+  parts = [Axis(1), Axis(2)]
+  rows, columns = concat(parts), Axis(4)
+  first, second = Axis(4), Axis(4)
+  found = {p.leaf: p for p in places([product([rows, columns])], [
+      Instance(columns, rows, parts[0], first),
+      Instance(columns, rows, parts[1], second)])}
+  assert columns not in found
+  assert found[first].starts == (0,) and found[second].starts == (4,)
+  assert found[second].coordinates == (((parts[1], 4),),)

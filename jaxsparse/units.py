@@ -1,0 +1,330 @@
+"""Ties as data: units, where they are, and how to put them in another order."""
+
+import dataclasses
+import math
+from typing import Any, Iterator, NamedTuple, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse import trees
+
+# How many, and how far apart.
+Steps = tuple[tuple[int, int], ...]
+
+
+class Elsewhere(NamedTuple):
+  """A part of another axis: `start + sum of i * stride` over `steps`."""
+  axis: int
+  start: int = 0
+  steps: Steps = ()
+
+
+class Member(NamedTuple):
+  """An axis of a parameter, or a part of one, that indexes units of a tie.
+
+  Unit `u` is at `start + u * stride + i * distance + ...` of the axis, for all
+  `i < count`, of every `(count, distance)` in `repeats`. So in a kernel
+  `[in, out]` of eight heads of 64 outputs, heads are
+  `Member(path, 1, stride=64, repeats=((64, 1),))`. Where `Tie.along` says that
+  units differ along other dimensions, there is an axis and a distance for each:
+  of the 64, one order for every head, `Member(path, 1, along=((1, 64),))`.
+
+  Attributes:
+    path: the parameter's path, keys joined with '/'.
+    axis: the axis; from the front.
+    start: where the first unit is.
+    stride: the distance from unit to unit.
+    repeats: `(count, distance)`, where a unit has several indices.
+    along: `(axis, distance)` for each dimension of `Tie.along`.
+    elsewhere: the parts of other axes that are meant; all of those not here.
+    part: whether the axis has indices that are not of these units.
+  """
+  path: str
+  axis: int
+  start: int = 0
+  stride: int = 1
+  repeats: Steps = ()
+  along: Steps = ()
+  elsewhere: tuple[Elsewhere, ...] = ()
+  part: bool = False
+
+  def __str__(self) -> str:
+    """As an index: `*` is where units are, `@` what they are told along."""
+    others = {e.axis: e for e in self.elsewhere}
+    texts = []
+    rank = 1 + max([self.axis, *(a for a, _ in self.along), *others])
+    for axis in range(rank):
+      start, steps = 0, []
+      if axis == self.axis:
+        start = self.start
+        steps = [(self.stride, '*')] + [(d, str(n)) for n, d in self.repeats]
+      elif axis in others:
+        start = others[axis].start
+        steps = [(d, str(n)) for n, d in others[axis].steps]
+      steps += [(d, '@') for a, d in self.along if a == axis]
+      words = [word for _, word in sorted(steps, reverse=True)]
+      text = ' '.join(words) if steps else ':'
+      text = f'({text})' if len(words) > 1 else text
+      whole = axis != self.axis and axis not in others and not steps
+      texts.append(text if whole or not start else
+                   f'{start}+{text}' if steps else str(start))
+    return f'{self.path}[{", ".join(texts)}]'
+
+
+@dataclasses.dataclass(frozen=True)
+class Tie:
+  """Units, and everything that they index.
+
+  Attributes:
+    size: how many units there are.
+    members: where they are.
+    along: sizes of the dimensions along which units may be ordered each in its
+      own way, such as the heads for the dimensions of a head.
+    fixed: why they may not be permuted, or `None`.
+    kept: why they may not be removed, or `None`.
+    name: a short name; by default that of the first member.
+  """
+  size: int
+  members: tuple[Member, ...]
+  along: tuple[int, ...] = ()
+  fixed: str | None = None
+  kept: str | None = None
+  name: str = ''
+
+  def __post_init__(self):
+    members = tuple(m if isinstance(m, Member) else Member(*m)
+                    for m in self.members)
+    object.__setattr__(self, 'members', members)
+    if not members or any(len(m.along) != len(self.along) for m in members):
+      raise ValueError(
+          'A tie has members, each with an axis and a distance for every '
+          f'dimension of `along`, got along={self.along} and {members}. Write '
+          "e.g. Tie(256, (Member('fc1/kernel', 1), Member('fc2/kernel', 0))).")
+    if not self.name:
+      object.__setattr__(self, 'name', str(members[0]))
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of a permutation of the units."""
+    return (*self.along, self.size)
+
+  @property
+  def free(self) -> bool:
+    """Whether the units may be permuted."""
+    return self.fixed is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ties:
+  """What `infer_ties` returns; `print` it for the table.
+
+  Iterate over it for each `Tie`, or take one by its name.
+
+  Attributes:
+    ties: all of them, in the order of their first members.
+  """
+  ties: tuple[Tie, ...]
+
+  def __post_init__(self):
+    object.__setattr__(self, 'ties', tuple(self.ties))
+
+  def __iter__(self) -> Iterator[Tie]:
+    return iter(self.ties)
+
+  def __len__(self) -> int:
+    return len(self.ties)
+
+  def __getitem__(self, name: str) -> Tie:
+    for tie in self.ties:
+      if tie.name == name:
+        return tie
+    raise ValueError(
+        f'Got {name!r}, expected the name of a tie, one of '
+        f'{[tie.name for tie in self.ties]}. By parameter and axis it is '
+        "found with `ties.of('fc1/kernel', 1)`.")
+
+  def of(self, path: str, axis: int) -> tuple[Tie, ...]:
+    """The ties that a parameter's axis, or parts of it, belong to."""
+    return tuple(tie for tie in self.ties
+                 if any((m.path, m.axis) == (path, axis) for m in tie.members))
+
+  @property
+  def paths(self) -> tuple[str, ...]:
+    """The paths of all parameters that have axes in ties."""
+    return tuple(dict.fromkeys(m.path for tie in self.ties
+                               for m in tie.members))
+
+  @property
+  def free(self) -> tuple[Tie, ...]:
+    """The ties whose units may be permuted."""
+    return tuple(tie for tie in self.ties if tie.free)
+
+  def __str__(self) -> str:
+    rows = [('units', 'along', 'permute', 'remove', 'members')]
+    for tie in self.ties:
+      head = ('x'.join(map(str, [tie.size])),
+              'x'.join(map(str, tie.along)) or '-',
+              tie.fixed or 'yes', tie.fixed or tie.kept or 'yes')
+      if tie.fixed:
+        head = (*head[:2], f'no: {tie.fixed}', 'no')
+      elif tie.kept:
+        head = (*head[:3], f'no: {tie.kept}')
+      for i, member in enumerate(tie.members):
+        rows.append((*(head if i == 0 else [''] * 4), str(member)))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ['  '.join([*(c.ljust(w) for c, w in zip(row, widths)), row[4]]
+                       ).rstrip() for row in rows]
+    rule = '  '.join('-' * w for w in [*widths, max(len(r[4]) for r in rows)])
+    return '\n'.join([lines[0], rule, *lines[1:]])
+
+
+def positions(tie: Tie, member: Member, group: Sequence[int] = ()
+              ) -> dict[int, np.ndarray]:
+  """Where a member has its units: indices of a parameter, by axis.
+
+  Args:
+    tie: the tie.
+    member: one of its members.
+    group: indices of the dimensions of `tie.along`.
+
+  Returns:
+    For the member's axis `[size, repeats]`, for other axes that matter `[k]`;
+    of an axis that is not there, all.
+
+  >>> heads = Member('q', 1, stride=4, repeats=((4, 1),))
+  >>> positions(Tie(2, (heads,)), heads)[1].tolist()
+  [[0, 1, 2, 3], [4, 5, 6, 7]]
+  """
+  parts = {axis: Elsewhere(axis) for axis, _ in member.along}
+  parts |= {e.axis: e for e in member.elsewhere}
+  parts[member.axis] = Elsewhere(
+      member.axis, member.start, ((tie.size, member.stride), *member.repeats))
+  found = {}
+  for axis, part in parts.items():
+    start = part.start + sum(
+        i * distance for (a, distance), i in zip(member.along, group)
+        if a == axis)
+    found[axis] = _grid(start, part.steps).reshape(
+        (tie.size, -1) if axis == member.axis else -1)
+  return found
+
+
+def _grid(start: int, steps: Steps) -> np.ndarray:
+  """`start + sum of i * distance`, with an axis for every step."""
+  at = np.asarray(start)
+  for count, distance in steps:
+    at = at[..., None] + distance * np.arange(count)
+  return at
+
+
+def sources(tie: Tie, member: Member, shape: Sequence[int],
+            permutation: np.ndarray) -> np.ndarray:
+  """For `take_along_axis`: where the elements of a parameter come from.
+
+  Args:
+    tie: the tie.
+    member: one of its members.
+    shape: the parameter's shape.
+    permutation: of `tie.shape`; unit `u` will be what `permutation[u]` was.
+
+  Returns:
+    int32, of the parameter's size along axes that matter and 1 along others.
+
+  Raises:
+    ValueError: if there is no such part of the parameter.
+  """
+  rank, problem = len(shape), None
+  along_axis = lambda x: x.reshape(
+      [-1 if a == member.axis else 1 for a in range(rank)])
+  known = math.prod([tie.size, *(n for n, _ in member.repeats), *(
+      n for n, (axis, _) in zip(tie.along, member.along)
+      if axis == member.axis)])
+  axes = positions(tie, member, (0,) * len(tie.along))
+  if not all(0 <= axis < rank for axis in axes):
+    problem = f'has no axis {max(axes)}'
+  elif not member.part and shape[member.axis] != known:
+    problem = f'has {shape[member.axis]} indices there, not {known}'
+  else:
+    made = np.zeros([n if a in axes else 1 for a, n in enumerate(shape)],
+                    np.int32)
+    made += along_axis(np.arange(shape[member.axis], dtype=np.int32))
+    try:
+      for group in np.ndindex(*tie.along):
+        here = positions(tie, member, group)
+        old = here[member.axis]
+        at = [here.get(axis, np.zeros(1, int)).reshape(-1)
+              for axis in range(rank)]
+        made[np.ix_(*at)] = along_axis(old[permutation[group]])
+      return made
+    except IndexError:
+      problem = 'is smaller than that'
+  raise ValueError(
+      f'Tie {tie.name!r} with {tie.size} units does not match: {member}, but '
+      f'{member.path} of shape {tuple(shape)} {problem}. Infer ties from these '
+      'parameters, or mend the member.')
+
+
+def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]], *,
+            paths: Sequence[str] = ()) -> Any:
+  """Puts units of ties in another order, wherever they are in a tree.
+
+  A leaf belongs to the parameter with the longest path that its own ends with,
+  so that an optimizer's state follows; Linen's `params/` may be left out.
+
+  Args:
+    tree: whatever has the parameters in it.
+    orders: ties, fixed ones, too, and for each an int array of `tie.shape`;
+      unit `u` will be what `p[..., u]` was. One after the other.
+    paths: those of all parameters, if some are in no tie of `orders`.
+
+  Returns:
+    The tree; arrays stay numpy's or JAX's.
+
+  Raises:
+    ValueError: if a permutation is none, or a tie does not match the tree.
+  """
+  orders = [(tie, _permutation(tie, p)) for tie, p in orders]
+  members = list(dict.fromkeys(
+      member.path for tie, _ in orders for member in tie.members))
+  owners = {path.removeprefix('params/'): path for path in [*paths, *members]}
+  owners |= {path: path for path in [*paths, *members]}
+  found = {}
+  for path in trees.paths(tree):
+    keys = path.split('/')
+    endings = ('/'.join(keys[i:]) for i in range(len(keys)))
+    found[path] = next((owners[e] for e in endings if e in owners), None)
+  if lost := [path for path in members if path not in found.values()]:
+    raise ValueError(
+        f'The tree has no {lost}, which ties have. It has {list(found)}. Infer '
+        'ties from these parameters, and give running averages together with '
+        'them.')
+
+  def moved(path, leaf):
+    for tie, p in orders:
+      for member in tie.members:
+        # Optimizers put scalars where they keep nothing of a parameter.
+        if member.path == found[path] and np.size(leaf) > 1:
+          leaf = _take(leaf, sources(tie, member, np.shape(leaf), p),
+                       member.axis)
+    return leaf
+  return trees.map_with_path(moved, tree)
+
+
+def _take(x: Any, at: np.ndarray, axis: int) -> Any:
+  library = np if isinstance(x, np.ndarray) else jnp
+  if at.size == x.shape[axis]:
+    return library.take(x, at.reshape(-1), axis=axis)
+  return library.take_along_axis(x, library.asarray(at), axis=axis)
+
+
+def _permutation(tie: Tie, p: Any) -> np.ndarray:
+  p = np.asarray(p)
+  if p.shape != tie.shape or p.dtype.kind not in 'iu' or not np.array_equal(
+      np.sort(p, axis=-1), np.broadcast_to(np.arange(tie.size), tie.shape)):
+    raise ValueError(
+        f'Tie {tie.name!r} needs a permutation of 0 ... {tie.size - 1}, an int '
+        f'array of shape {tie.shape}, got {p.dtype}{list(p.shape)}: '
+        f'{np.array2string(p, threshold=8)}. Write e.g. '
+        'jaxsparse.find_permutation(w, jaxsparse.nm(2, 4)).')
+  return p
