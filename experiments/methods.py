@@ -15,17 +15,14 @@ from jaxsparse import recipes
 
 Config = ml_collections.ConfigDict
 Optimizer = optax.GradientTransformationExtraArgs
+Patterns = dict[str, jaxsparse.Pattern | None]
 
 
 def create(config: Config) -> Optimizer:
   """Returns the optimizer that trains with the config's method."""
   method = names.lookup(METHODS, config.method, kind='method')
-  inner = optax.adamw(
-      optax.warmup_cosine_decay_schedule(
-          0., config.learning_rate, config.steps // 10, config.steps),
-      weight_decay=config.weight_decay)
   try:
-    tx = method(config, inner)
+    tx = method(config, optimizer(config))
   except AttributeError as error:
     if not isinstance(error.args[0], KeyError):
       raise
@@ -33,6 +30,33 @@ def create(config: Config) -> Optimizer:
         f'method {config.method!r} reads a key that this config does not set: '
         f'{error.args[0].args[0]}') from error
   return jaxsparse.observe(tx) if config.observe else tx
+
+
+def optimizer(config: Config) -> Optimizer:
+  """Returns the dense optimizer that methods make sparse."""
+  return optax.adamw(
+      optax.warmup_cosine_decay_schedule(
+          0., config.learning_rate, config.steps // 10, config.steps),
+      weight_decay=config.weight_decay)
+
+
+def nm_patterns(config: Config) -> Patterns:
+  """Returns which parameters are to be N:M."""
+  return _patterns(config, jaxsparse.nm(config.n, config.m))
+
+
+def prune_step(config: Config) -> int:
+  """Returns the step that makes the masks, once and for all.
+
+  Raises:
+    ValueError: if the method makes them at other times, or makes none.
+  """
+  if config.method != 'train_prune_retrain':
+    raise ValueError(
+        'config.permute_budget is for a method that makes N:M masks once, at '
+        f'a known step; {config.method!r} does not. Use '
+        '--config.method=train_prune_retrain or --config.permute_budget=0.')
+  return config.steps // 2
 
 
 def dense(config, inner):
@@ -98,7 +122,8 @@ def top_kast(config, inner):
 
 def train_prune_retrain(config, inner):
   """Prunes once, in the middle, https://arxiv.org/abs/2104.08378."""
-  return _recipe(config, inner, recipes.train_prune_retrain)
+  return _recipe(config, inner, recipes.train_prune_retrain,
+                 prune_step=prune_step(config))
 
 
 def rigl(config, inner):
@@ -149,8 +174,8 @@ def _patterns(config, pattern):
 
 
 def _recipe(config, inner, recipe, **options):
-  patterns = _patterns(config, jaxsparse.nm(config.n, config.m))
-  return jaxsparse.sparsify(inner, *recipe(patterns, config.steps, **options))
+  return jaxsparse.sparsify(
+      inner, *recipe(nm_patterns(config), config.steps, **options))
 
 
 def _gradual(config, inner, pattern, *, score, distribution):

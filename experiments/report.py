@@ -62,6 +62,11 @@ def conclusion(rows: list[metrics.Row]) -> str:
   if dense and last['sparsity'] > 0:
     text += (f'; {metric.show(dense[-1][key])} at step {dense[-1]["step"]:,}, '
              'before any were')
+  for row in rows:
+    if 'kept_after' in row:
+      text += (f'. Another order of channels at step {row["step"]:,} raised the '
+               f'magnitude that masks keep from {row["kept_before"]:.1%} to '
+               f'{row["kept_after"]:.1%}')
   return text + '.'
 
 

@@ -1,4 +1,4 @@
-"""The three things a run computes: a new state, a train step, a measurement."""
+"""What a run computes: a new state, a train step, a measurement, logits."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -32,6 +32,7 @@ class Steps(NamedTuple):
   init: Callable[[PyTree | None], State]
   train: Callable[[State, data.Batch], tuple[State, jax.Array]]  # Eats a state.
   measure: Callable[[State, Iterable[data.Batch]], dict[str, float]]
+  apply: Callable[[PyTree, Any], jax.Array]  # Params and inputs to logits.
 
 
 def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
@@ -94,7 +95,7 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
     return {metric: values[metric], 'sparsity': sparsity(state),
             **observed(state, counted)}
 
-  return Steps(init, train, measure)
+  return Steps(init, train, measure, apply)
 
 
 def sparsity(state: State) -> float:

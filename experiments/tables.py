@@ -79,6 +79,18 @@ def estimate(values: Sequence[float]) -> Estimate:
   return Estimate(float(np.mean(values)), float(half), len(values))
 
 
+def show(cell: Estimate, digits: int, *, sign: str = '') -> str:
+  """Returns a mean with half of its interval, if it has one.
+
+  >>> show(Estimate(2., 0.25, 5), 2, sign='+')
+  '+2.00 ± 0.25'
+  """
+  text = f'{cell.mean:{sign}.{digits}f}'
+  if not math.isnan(cell.half):
+    text += f' ± {cell.half:.{digits}f}'
+  return text
+
+
 def judged(runs: Sequence[Run]) -> tuple[str, metrics.Metric]:
   """Returns the key of the metric by which the runs are judged, and it."""
   key = metrics.judged_by(runs[0].rows[-1])
@@ -159,7 +171,7 @@ def means(runs: Sequence[Run], methods: Sequence[str], targets: Sequence[str],
       cell = cells.get(method)
       text = NOT_BUILT
       if cell:
-        text = _show(cell, metric.digits)
+        text = show(cell, metric.digits)
         text = f'**{text}**' if method == best else text
         text += ' †' if _rivals(method, best, cells) else ''
         text += f' (n={cell.seeds})' if cell.seeds != seeds else ''
@@ -189,7 +201,7 @@ def differences(runs: Sequence[Run], methods: Sequence[str],
       text = NOT_BUILT
       if pairs:
         cell = estimate(pairs)
-        text = _show(cell, metric.digits, sign='+')
+        text = show(cell, metric.digits, sign='+')
         text = f'**{text}**' if abs(cell.mean) > cell.half else text
       lines[-1].append(text)
   return markdown(lines)
@@ -259,10 +271,3 @@ def _tuning_parts(tuned, metric):
 
 def _numbers(seeds):
   return ', '.join(map(str, seeds))
-
-
-def _show(cell, digits, sign=''):
-  text = f'{cell.mean:{sign}.{digits}f}'
-  if not math.isnan(cell.half):
-    text += f' ± {cell.half:.{digits}f}'
-  return text

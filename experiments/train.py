@@ -23,6 +23,7 @@ import ml_collections
 from ml_collections import config_flags
 import tqdm
 
+from experiments import channels
 from experiments import checkpoints
 from experiments import data
 from experiments import launch
@@ -70,6 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   run = steps.create(config, tx, dataset)
   params = load(config.init_from) if config.init_from else None
   state = run.init(params)
+  permuting = channels.create(config, run, state, dataset)
 
   path = workdirs.claim(workdir, config, fingerprint=dataset.fingerprint)
   logging.info('dataset %s, %s', config.dataset, dataset.fingerprint)
@@ -81,9 +83,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
                   total=config.steps, disable=None)  # None: on terminals.
   for step in bar:
     batch = dataset.train(config.seed, step, config.batch_size)
+    kept = {}
+    if step == permuting.step:
+      state, kept = permuting.permute(state)
     state, loss = run.train(state, batch)
-    if step % config.log_every == 0 or step == config.steps:
-      row = {'step': step, 'loss': float(loss),
+    if step % config.log_every == 0 or step in (permuting.step, config.steps):
+      row = {'step': step, 'loss': float(loss), **kept,
              **run.measure(state, dataset.test())}
       metrics.append(log, row)
       _show(bar, row)
@@ -122,7 +127,7 @@ def main(argv: list[str]):
 
 def _check(config):
   least = dict(steps=1, batch_size=1, log_every=1, save_every=1, seed=0,
-               context=1, test_examples=1, image_size=1)
+               context=1, test_examples=1, image_size=1, permute_budget=0)
   for key, value in least.items():
     if config[key] < value:
       raise ValueError(

@@ -38,9 +38,13 @@ class Axis:
 
 def find(axis: Axis) -> Axis:
   """The axis that an axis is linked to."""
-  while axis.kind == 'link':
-    axis, = axis.parts
-  return axis
+  end = axis
+  while end.kind == 'link':
+    end, = end.parts
+  while axis is not end:  # The next time it is one step.
+    (after,), axis.parts = axis.parts, (end,)
+    axis = after
+  return end
 
 
 def leaves(axis: Axis) -> list[Axis]:

@@ -142,12 +142,14 @@ class Relations:
     axis = find(axis)
     if (start, stop) == (0, axis.size):
       return axis, []
-    if axis.kind == 'leaf':
-      sizes = [start, stop - start, axis.size - stop]
-      axis.become('concat', [Axis(size) for size in sizes if size])
+    _slice(axis, start, stop)
     if axis.kind == 'concat':
+      at = 0
+      for part in pieces(axis):
+        _slice(part, start - at, stop - at)
+        at += part.size
       cuts, at = [], 0
-      for part in axis.parts:
+      for part in pieces(axis):
         low, high = max(start, at), min(stop, at + part.size)
         if low < high:
           cuts.append((part, *self.cut(part, low - at, high - at)))
@@ -260,6 +262,14 @@ class Relations:
   def places(self, array: Sequence[Axis | None]) -> list[Place]:
     """Where in an array leaves are, or their instances; after `settle`."""
     return places(array, self.instances)
+
+
+def _slice(axis: Axis, start: int, stop: int) -> None:
+  """Makes a leaf a concatenation, if it has a boundary of the slice in it."""
+  start, stop = max(start, 0), min(stop, axis.size)
+  if axis.kind == 'leaf' and start < stop and stop - start < axis.size:
+    sizes = [start, stop - start, axis.size - stop]
+    axis.become('concat', [Axis(size) for size in sizes if size])
 
 
 def _refined(ones: list[int], others: list[int]) -> list[int]:

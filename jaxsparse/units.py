@@ -67,8 +67,11 @@ class Member(NamedTuple):
       text = ' '.join(words) if steps else ':'
       text = f'({text})' if len(words) > 1 else text
       whole = axis != self.axis and axis not in others and not steps
-      texts.append(text if whole or not start else
-                   f'{start}+{text}' if steps else str(start))
+      if not steps and not whole:
+        text = str(start)
+      elif start:
+        text = f'{start}+{text}'
+      texts.append(text)
     return f'{self.path}[{", ".join(texts)}]'
 
 

@@ -21,6 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.depth = config_dict.placeholder(int)  # None: the model's own.
   config.init_from = config_dict.placeholder(str)  # The --workdir of a run.
 
+  config.permute_budget = 0  # Sweeps for an order of channels before pruning.
+
   config.steps = 2_000
   config.batch_size = 128
   config.learning_rate = 3e-3
