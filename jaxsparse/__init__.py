@@ -20,6 +20,11 @@ joins it to any optax optimizer. In the train step one line is new,
 `sparse_params(params, opt_state)`. `recipes` has rule and flow of a method in
 one line; `observe` measures flips and noise, `flops` counts what it costs.
 
+From the function itself are read: which parameters are kernels
+(`infer_kernels`, `kernel_patterns`) and which of their axes index the same
+hidden units (`infer_ties`), so that `permute` may put these in an order in
+which N:M keeps more (`find_permutations`).
+
 True means kept, `None` means dense, `sparsity` is the fraction pruned.
 """
 

@@ -154,7 +154,7 @@ def rotate(x, frequencies, interleaved):
       frequencies, (T, 1, DH // 2))
   cos, sin = jnp.cos(angles)[None], jnp.sin(angles)[None]
   if interleaved:
-    a, b = x[..., 0::2], x[..., 1::2]
+    a, b = (jax.lax.slice_in_dim(x, i, DH, 2, -1) for i in (0, 1))
     pairs = jnp.stack([a * cos - b * sin, b * cos + a * sin], -1)
     return pairs.reshape(x.shape)
   # Half-split, as most code writes it.
