@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse import tables
 from jaxsparse import trees
 
 
@@ -63,7 +64,7 @@ class Summary:
 
   def __str__(self) -> str:
     head = ('layer', 'shape', 'pattern', 'sparsity', 'kept', 'of')
-    rows = [(x.path, 'x'.join(map(str, x.shape)) or 'scalar', x.pattern,
+    rows = [(x.path, tables.shape_text(x.shape), x.pattern,
              '-' if x.pattern == 'dense' else f'{x.sparsity:.1%}',
              f'{x.kept:,}', f'{x.size:,}') for x in self.layers]
     foot = [
@@ -71,16 +72,7 @@ class Summary:
          f'{self.kept - self.size + self.maskable:,}', f'{self.maskable:,}'),
         ('all', '', '', f'{self.total_sparsity:.1%}', f'{self.kept:,}',
          f'{self.size:,}')]
-    widths = [max(len(r[i]) for r in [head, *rows, *foot])
-              for i in range(len(head))]
-    line = '  '.join('-' * w for w in widths)
-
-    def text(row):
-      cells = [c.ljust(w) if i < 3 else c.rjust(w)
-               for i, (c, w) in enumerate(zip(row, widths))]
-      return '  '.join(cells).rstrip()
-    return '\n'.join([text(head), line, *map(text, rows), line,
-                      *map(text, foot)])
+    return tables.table([head], rows, foot, right=(3, 4, 5))
 
 
 def _describe(mask: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 from jaxsparse import patterns
 from jaxsparse import reading
+from jaxsparse import tables
 from jaxsparse import trees
 from jaxsparse.patterns import Pattern
 
@@ -49,54 +50,39 @@ class Kernel(NamedTuple):
     return tuple(a for a in range(len(self.shape)) if a not in known)
 
 
-class _Table(dict):
-  """A dict that prints as a table."""
-  HEAD: tuple[str, ...] = ()
-
-  def _rows(self) -> list[tuple[str, ...]]:
-    raise NotImplementedError
-
-  def __str__(self) -> str:
-    rows = [self.HEAD, *self._rows()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(self.HEAD))]
-    lines = ['  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
-             for row in rows]
-    return '\n'.join([lines[0], '  '.join('-' * w for w in widths),
-                      *lines[1:]])
-
-
 def _text(numbers: Sequence[int]) -> str:
   return ', '.join(map(str, numbers)) or '-'
 
 
-class Kernels(_Table):
+class Kernels(dict[str, Kernel]):
   """What `infer_kernels` returns: a `Kernel` by path; `print` it."""
-  HEAD = 'parameter', 'shape', 'contracted', 'outputs', 'note'
 
-  def _rows(self):
-    return [(path, 'x'.join(map(str, k.shape)) or 'scalar',
-             _text(k.contracted), _text(k.outputs), k.why or '')
-            for path, k in self.items()]
+  def __str__(self) -> str:
+    return tables.table(
+        [('parameter', 'shape', 'contracted', 'outputs', 'note')],
+        [(path, tables.shape_text(k.shape), _text(k.contracted),
+          _text(k.outputs), k.why or '') for path, k in self.items()])
 
 
-class KernelPatterns(_Table):
+class KernelPatterns(dict[str, Pattern]):
   """What `kernel_patterns` returns: rules for `prune`; `print` it.
 
   Attributes:
     kernels: the `Kernels`.
     dense: why a parameter was left dense, by path.
   """
-  HEAD = 'parameter', 'shape', 'pattern'
 
   def __init__(self, rules: dict[str, Pattern], kernels: Kernels,
                dense: dict[str, str]):
     super().__init__(rules)
     self.kernels, self.dense = kernels, dense
 
-  def _rows(self):
-    return [(path, 'x'.join(map(str, k.shape)) or 'scalar',
-             str(self.get(re.escape(path), f'dense: {self.dense.get(path)}')))
-            for path, k in self.kernels.items()]
+  def __str__(self) -> str:
+    return tables.table(
+        [('parameter', 'shape', 'pattern')],
+        [(path, tables.shape_text(k.shape),
+          str(self.get(re.escape(path), f'dense: {self.dense.get(path)}')))
+         for path, k in self.kernels.items()])
 
 
 _ROLES = {'add': 'added', 'sub': 'added', 'mul': 'scales', 'div': 'scales',

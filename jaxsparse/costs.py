@@ -13,6 +13,7 @@ import jax
 from jax.extend import core
 import numpy as np
 
+from jaxsparse import tables
 from jaxsparse import trees
 
 
@@ -77,13 +78,11 @@ class Flops:
 
   def __str__(self) -> str:
     rows = [(path, n) for path, n in self.by_parameter.items() if n]
-    rows += ('other', self.other), ('total', self.total)
-    cells = [('parameter', 'FLOPs', 'share')] + [
-        (path, f'{n:,}', f'{n / max(self.total, 1):.1%}') for path, n in rows]
-    a, b, c = (max(map(len, column)) for column in zip(*cells))
-    lines = [f'{x:{a}}  {y:>{b}}  {z:>{c}}' for x, y, z in cells]
-    rule = '  '.join('-' * width for width in (a, b, c))
-    return '\n'.join([lines[0], rule, *lines[1:-2], rule, *lines[-2:]])
+    foot = [('other', self.other), ('total', self.total)]
+    text = lambda rows: [(path, f'{n:,}', f'{n / max(self.total, 1):.1%}')
+                         for path, n in rows]
+    return tables.table([('parameter', 'FLOPs', 'share')], text(rows),
+                        text(foot), right=(1, 2))
 
 
 def _densities(densities: Any, known: dict[str, int]) -> dict[str, float]:

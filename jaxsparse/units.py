@@ -7,6 +7,7 @@ from typing import Any, Iterator, NamedTuple, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse import tables
 from jaxsparse import trees
 
 # How many, and how far apart.
@@ -51,24 +52,18 @@ class Member(NamedTuple):
 
   def __str__(self) -> str:
     """As an index: `*` is where units are, `@` what they are told along."""
-    others = {e.axis: e for e in self.elsewhere}
+    parts = {e.axis: (e.start, e.steps) for e in self.elsewhere}
+    parts[self.axis] = self.start, (('*', self.stride), *self.repeats)
     texts = []
-    rank = 1 + max([self.axis, *(a for a, _ in self.along), *others])
-    for axis in range(rank):
-      start, steps = 0, []
-      if axis == self.axis:
-        start = self.start
-        steps = [(self.stride, '*')] + [(d, str(n)) for n, d in self.repeats]
-      elif axis in others:
-        start = others[axis].start
-        steps = [(d, str(n)) for n, d in others[axis].steps]
-      steps += [(d, '@') for a, d in self.along if a == axis]
-      words = [word for _, word in sorted(steps, reverse=True)]
-      text = ' '.join(words) if steps else ':'
+    for axis in range(1 + max([*parts, *(axis for axis, _ in self.along)])):
+      start, steps = parts.get(axis, (0, ()))
+      steps = [*steps, *(('@', d) for a, d in self.along if a == axis)]
+      # From the largest distance to the smallest: major first.
+      words = [str(n) for n, _ in sorted(steps, key=lambda step: -step[1])]
+      text = ' '.join(words)
       text = f'({text})' if len(words) > 1 else text
-      whole = axis != self.axis and axis not in others and not steps
-      if not steps and not whole:
-        text = str(start)
+      if not words:
+        text = str(start) if axis in parts else ':'
       elif start:
         text = f'{start}+{text}'
       texts.append(text)
@@ -164,22 +159,15 @@ class Ties:
     return tuple(tie for tie in self.ties if tie.free)
 
   def __str__(self) -> str:
-    rows = [('units', 'along', 'permute', 'remove', 'members')]
+    rows = []
     for tie in self.ties:
-      head = ('x'.join(map(str, [tie.size])),
-              'x'.join(map(str, tie.along)) or '-',
-              tie.fixed or 'yes', tie.fixed or tie.kept or 'yes')
-      if tie.fixed:
-        head = (*head[:2], f'no: {tie.fixed}', 'no')
-      elif tie.kept:
-        head = (*head[:3], f'no: {tie.kept}')
-      for i, member in enumerate(tie.members):
-        rows.append((*(head if i == 0 else [''] * 4), str(member)))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ['  '.join([*(c.ljust(w) for c, w in zip(row, widths)), row[4]]
-                       ).rstrip() for row in rows]
-    rule = '  '.join('-' * w for w in [*widths, max(len(r[4]) for r in rows)])
-    return '\n'.join([lines[0], rule, *lines[1:]])
+      head = (str(tie.size), 'x'.join(map(str, tie.along)) or '-',
+              'yes' if tie.free else f'no: {tie.fixed}',
+              'no' if tie.fixed else f'no: {tie.kept}' if tie.kept else 'yes')
+      rows += [(*(head if i == 0 else [''] * 4), str(member))
+               for i, member in enumerate(tie.members)]
+    return tables.table(
+        [('units', 'along', 'permute', 'remove', 'members')], rows)
 
 
 def positions(tie: Tie, member: Member, group: Sequence[int] = ()

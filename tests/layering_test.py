@@ -5,7 +5,7 @@ import pathlib
 
 _ROOT = pathlib.Path(__file__).parents[1] / 'jaxsparse'
 _LEVELS = {
-    'trees': 0, 'counts': 0, 'axes': 0, 'wiring': 0,
+    'trees': 0, 'counts': 0, 'axes': 0, 'wiring': 0, 'tables': 0,
     'topk': 1, 'scores': 1, 'schedules': 1, 'flows': 1, 'accounting': 1,
     'patterns': 1, 'costs': 1, 'partitions': 1, 'relations': 1, 'units': 1,
     'selection': 2, 'values': 2, 'permute': 2,
