@@ -6,6 +6,7 @@ treat alike at every index is fixed with the primitive's name; so are axes of
 inputs, outputs and constants. `ties` and `contractions` say what comes of it.
 """
 
+import collections
 import functools
 import math
 from typing import Any, Callable, NamedTuple
@@ -52,6 +53,10 @@ def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Reading:
   """Reads `f(params, *inputs)`, which is traced and not run."""
   closed = jax.make_jaxpr(f)(params, *inputs)
   paths = trees.paths(params)
+  if twice := [path for path, n in collections.Counter(paths).items() if n > 1]:
+    raise ValueError(
+        f'Two parameters have one path, {twice}: keys may not contain "/". '
+        'Give them other keys.')
   reader = _Reader(paths)
   values = [reader.parameter(path, v.aval)
             for path, v in zip(paths, closed.jaxpr.invars)]
@@ -78,6 +83,7 @@ class _Reader:
     self._ambient: list[Axis] = []
     self._same = functools.partial(values_lib.same, self.relations)
     self._cut = functools.partial(values_lib.cut, self.relations)
+    self._blocked = functools.partial(values_lib.blocked, self.relations)
     self._reshaped = functools.partial(values_lib.reshaped, self.relations)
 
   def parameter(self, path: str, aval: Any) -> Value:
@@ -85,7 +91,7 @@ class _Reader:
     masks = aval.dtype == np.bool_
     source = Source(path, math.prod(shape),
                     tuple(frozenset([axis]) for axis in range(len(shape))))
-    value = Value(shape, tuple(None if n == 1 else Axis(n) for n in shape),
+    value = Value(shape, tuple(None if n <= 1 else Axis(n) for n in shape),
                   (True,) * len(shape), sources=() if masks else (source,))
     self.relations.note(value.axes)
     return value
@@ -228,7 +234,7 @@ class _Reader:
     for v, row in zip(eqn.outvars, wiring.outputs):
       new = [isinstance(wires, wiring_lib.New) for wires in row]
       axes = tuple(
-          (None if wires.uniform or n == 1 else Axis(n, fixed=name)) if is_new
+          (None if wires.uniform or n <= 1 else Axis(n, fixed=name)) if is_new
           else self._same(at(wires))
           for wires, is_new, n in zip(row, new, v.aval.shape))
       zero = tuple(
@@ -309,7 +315,7 @@ class _Reader:
   def _reshape(self, eqn: Any, values: list[Value]) -> list[Value]:
     value, shape = values[0], eqn.outvars[0].aval.shape
     if eqn.params.get('dimensions') is not None:
-      return self.wired(eqn, values, _unknown(eqn))
+      return self.wired(eqn, values, wiring_lib.unknown(eqn))
     return [self._reshaped(value, shape)]
 
   def _concatenate(self, eqn: Any, values: list[Value]) -> list[Value]:
@@ -333,17 +339,23 @@ class _Reader:
 
   def _pad(self, eqn: Any, values: list[Value]) -> list[Value]:
     value, by = values
-    config = eqn.params['padding_config']
-    if any(min(amounts) < 0 or amounts[2] for amounts in config):
-      return self.wired(eqn, values, _unknown(eqn))
-    for axis, (low, high, _) in enumerate(config):
+    for axis, (low, high, inner) in enumerate(eqn.params['padding_config']):
+      if low < 0 or high < 0 or inner:
+        value = self._blocked(value, axis, eqn.outvars[0].aval.shape[axis],
+                              'pad')
+        continue
       ends = []
       for n in (low, high):
         shape = value.shape[:axis] + (n,) + value.shape[axis + 1:]
-        ends.append([by._replace(
-            shape=shape, axes=(None,) * len(shape),
-            zero=(by.number == 0,) * len(shape))] if n else [])
-      value = self._concatenated([*ends[0], value, *ends[1]], axis)
+        ends.append(by._replace(shape=shape, axes=(None,) * len(shape),
+                                zero=(by.number == 0,) * len(shape)))
+      value = self._concatenated([ends[0], value, ends[1]], axis)
+    return [value]
+
+  def _tile(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, = values
+    for axis, times in enumerate(eqn.params['reps']):
+      value = self._concatenated([value] * times, axis)
     return [value]
 
   def _slice(self, eqn: Any, values: list[Value]) -> list[Value]:
@@ -355,7 +367,8 @@ class _Reader:
       if stride == 1:
         value = self._cut(value, axis, start, stop)
       elif size % stride or len(range(start, stop, stride)) * stride != size:
-        return self.wired(eqn, values, _unknown(eqn))
+        value = self._blocked(
+            value, axis, len(range(start, stop, stride)), 'slice')
       else:  # An index of the minor one of two axes.
         head, tail = value.shape[:axis], value.shape[axis + 1:]
         value = self._reshaped(
@@ -385,15 +398,7 @@ class _Reader:
       if not room:
         continue
       if start.number is None:
-        if value.axes[axis] is not None:
-          axes_lib.fix(value.axes[axis], 'dynamic_slice')
-        kept = list(value.axes)
-        kept[axis] = None
-        self.relations.note((*kept, *self._ambient))
-        if size > 1:
-          kept[axis] = Axis(size, fixed='dynamic_slice')
-        shape = value.shape[:axis] + (size,) + value.shape[axis + 1:]
-        value = value._replace(shape=shape, axes=tuple(kept))
+        value = self._blocked(value, axis, size, 'dynamic_slice')
       else:
         begin = min(max(int(start.number), 0), room)
         value = self._cut(value, axis, begin, begin + size)
@@ -435,8 +440,8 @@ _SPECIAL = {
     'cond': _Reader._cond, 'scan': _Reader._scan, 'while': _Reader._while,
     'reshape': _Reader._reshape, 'concatenate': _Reader._concatenate,
     'stack': _Reader._stack, 'unstack': _Reader._unstack,
-    'split': _Reader._split, 'slice': _Reader._slice, 'pad': _Reader._pad,
-    'dynamic_slice': _Reader._dynamic_slice,
+    'pad': _Reader._pad, 'tile': _Reader._tile, 'split': _Reader._split,
+    'slice': _Reader._slice, 'dynamic_slice': _Reader._dynamic_slice,
     'conv_general_dilated': _Reader._conv_general_dilated,
 }
 
@@ -449,15 +454,6 @@ def _state(value: Value) -> Any:
   """What of a carry must not change any more."""
   return (tuple(axis is None for axis in value.axes), value.zero, value.number,
           value.sources)
-
-
-def _unknown(eqn: Any) -> wiring_lib.Wiring:
-  """The wiring of settings that are not followed."""
-  rows = [[wiring_lib.New(uniform=False)] * len(v.aval.shape)
-          for v in eqn.outvars]
-  return wiring_lib.Wiring(rows, fixed=[
-      (i, axis) for i, v in enumerate(eqn.invars)
-      for axis in range(len(v.aval.shape))])
 
 
 def _depends(number: float, count: int) -> bool:

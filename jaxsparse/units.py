@@ -54,20 +54,32 @@ class Member(NamedTuple):
     """As an index: `*` is where units are, `@` what they are told along."""
     parts = {e.axis: (e.start, e.steps) for e in self.elsewhere}
     parts[self.axis] = self.start, (('*', self.stride), *self.repeats)
+    rank = 1 + max([*parts, *(axis for axis, _ in self.along)])
     texts = []
-    for axis in range(1 + max([*parts, *(axis for axis, _ in self.along)])):
+    for axis in range(rank):
       start, steps = parts.get(axis, (0, ()))
-      steps = [*steps, *(('@', d) for a, d in self.along if a == axis)]
-      # From the largest distance to the smallest: major first.
-      words = [str(n) for n, _ in sorted(steps, key=lambda step: -step[1])]
-      text = ' '.join(words)
-      text = f'({text})' if len(words) > 1 else text
-      if not words:
-        text = str(start) if axis in parts else ':'
-      elif start:
-        text = f'{start}+{text}'
-      texts.append(text)
+      groups = [('@', d) for a, d in self.along if a == axis]
+      texts.append(_index(start, [*steps, *groups]) if axis in parts or groups
+                   else ':')
     return f'{self.path}[{", ".join(texts)}]'
+
+
+def _index(start: int, steps: Sequence[tuple[Any, int]]) -> str:
+  """An index as text, major first.
+
+  >>> _index(8, [('*', 1), (2, 4)]), _index(3, []), _index(0, [(4, 2)])
+  ('8+(2 *)', '3', '0:8:2')
+  """
+  words = [str(n) for n, _ in sorted(steps, key=lambda step: -step[1])]
+  if not words:
+    return str(start)
+  if len(words) == 1 and words[0].isdigit():
+    (count, distance), = steps
+    return f'{start}:{start + count * distance}' + (
+        f':{distance}' if distance > 1 else '')
+  text = ' '.join(words)
+  text = f'({text})' if len(words) > 1 else text
+  return f'{start}+{text}' if start else text
 
 
 @dataclasses.dataclass(frozen=True)

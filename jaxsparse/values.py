@@ -46,7 +46,7 @@ def opaque(aval: Any, why: str, sources: Any = None) -> Value:
   """An array that is what it is: no axis may be permuted."""
   shape = tuple(getattr(aval, 'shape', ()))
   return Value(
-      shape, tuple(None if n == 1 else Axis(n, fixed=why) for n in shape),
+      shape, tuple(None if n <= 1 else Axis(n, fixed=why) for n in shape),
       (False,) * len(shape), sources=sources)
 
 
@@ -81,7 +81,8 @@ def reshaped(relations: Relations, value: Value, shape: tuple[int, ...]
   """An array of another shape."""
   axes, zero = [None] * len(shape), [False] * len(shape)
   whose = [frozenset()] * len(shape)
-  for olds, news in _alike(value.shape, shape):
+  # Of an array without elements nothing needs to be known.
+  for olds, news in _alike(value.shape, shape) if 0 not in shape else ():
     there = [value.axes[i] for i in olds]
     if any(axis is not None for axis in there):
       parts = [axis or Axis(value.shape[i]) for i, axis in zip(olds, there)]
@@ -107,6 +108,7 @@ def reshaped(relations: Relations, value: Value, shape: tuple[int, ...]
 def concatenated(relations: Relations, values: list[Value], along: int
                  ) -> Value:
   """Arrays joined along one axis."""
+  values = [v for v in values if v.shape[along]] or values[:1]
   if len(values) == 1:
     return values[0]
   parts = [v.axes[along] or Axis(v.shape[along]) for v in values]
@@ -135,6 +137,8 @@ def cut(relations: Relations, value: Value, axis: int, start: int, stop: int
   if (start, stop) == (0, value.shape[axis]):
     return value
   axes = list(value.axes)
+  if start == stop:
+    axes[axis] = None
   if axes[axis] is not None:
     try:
       axes[axis], where = relations.cut(axes[axis], start, stop)
@@ -148,6 +152,22 @@ def cut(relations: Relations, value: Value, axis: int, start: int, stop: int
   shape = list(value.shape)
   shape[axis] = stop - start
   return value._replace(shape=tuple(shape), axes=tuple(axes))
+
+
+def blocked(relations: Relations, value: Value, axis: int, size: int, why: str
+            ) -> Value:
+  """An array whose one axis is not followed, but the others are."""
+  axes, shape = list(value.axes), list(value.shape)
+  if axes[axis] is not None:
+    axes_lib.fix(axes[axis], why)
+  axes[axis] = None
+  relations.note(axes)
+  if size > 1:
+    axes[axis] = Axis(size, fixed=why)
+  shape[axis] = size
+  return value._replace(
+      shape=tuple(shape), axes=tuple(axes), number=None,
+      zero=value.zero[:axis] + (False,) + value.zero[axis + 1:])
 
 
 def united(sources: Iterable[Source]) -> tuple[Source, ...]:

@@ -185,6 +185,49 @@ def _gather(eqn: Any) -> Wiring:
   return Wiring([row], fixed=fixed, kind='look')
 
 
+def _scatter(eqn: Any) -> Wiring:
+  """Axes that updates cover pass, as the features of nodes; others do not."""
+  operand, indices, updates = (v.aval.shape for v in eqn.invars)
+  has = eqn.params['dimension_numbers']
+  outside = {*has.inserted_window_dims, *has.operand_batching_dims}
+  windows = [axis for axis in range(len(operand)) if axis not in outside]
+  there = dict(zip(windows, has.update_window_dims))
+  passed = [axis in there and updates[there[axis]] == size
+            for axis, size in enumerate(operand)]
+  used = {there[axis] for axis in windows if passed[axis]}
+  row = [((0, axis), (2, there[axis])) if passes else ((0, axis),)
+         for axis, passes in enumerate(passed)]
+  fixed = [(0, axis) for axis, passes in enumerate(passed) if not passes]
+  fixed += [(1, axis) for axis in range(len(indices))]
+  fixed += [(2, axis) for axis in range(len(updates)) if axis not in used]
+  return Wiring([row], fixed=fixed)
+
+
+def _fft(eqn: Any) -> Wiring:
+  shape = eqn.invars[0].aval.shape
+  free = len(shape) - len(eqn.params['fft_lengths'])
+  return Wiring(
+      [[((0, axis),) if axis < free else New(uniform=False)
+        for axis in range(len(shape))]],
+      fixed=[(0, axis) for axis in range(free, len(shape))])
+
+
+def _ragged_dot_general(eqn: Any) -> Wiring:
+  """Rows in groups, each with a kernel of its own, as experts have."""
+  has = eqn.params['ragged_dot_dimension_numbers']
+  contracted, batch = has.dot_dimension_numbers
+  groups, ragged = has.rhs_group_dimensions, has.lhs_ragged_dimensions
+  if not groups or {*ragged} & {*contracted[0], *batch[0]}:
+    return unknown(eqn)
+  met = {*contracted[0], *batch[0]}, {*contracted[1], *batch[1], *groups}
+  free = [((i, axis),) for i in (0, 1)
+          for axis in range(len(eqn.invars[i].aval.shape))
+          if axis not in met[i]]
+  pairs = lambda axes: [((0, a), (1, b)) for a, b in zip(*axes)]
+  fixed = [*((0, axis) for axis in ragged), *((1, axis) for axis in groups)]
+  return Wiring([pairs(batch) + free], pairs(contracted), fixed, 'product')
+
+
 def _dynamic_update_slice(eqn: Any) -> Wiring:
   outer, inner = (v.aval.shape for v in eqn.invars[:2])
   same = [a == b for a, b in zip(outer, inner)]
@@ -226,6 +269,11 @@ _WIRINGS = {
     **{f'reduce_window_{name}': _windows
        for name in ('sum', 'max', 'min')},
     'gather': _gather,
+    **{name: _scatter for name in (
+        'scatter', 'scatter-add', 'scatter-sub', 'scatter-mul', 'scatter-min',
+        'scatter-max')},
+    'fft': _fft,
+    'ragged_dot_general': _ragged_dot_general,
     'dynamic_update_slice': _dynamic_update_slice,
 }
 
@@ -234,11 +282,16 @@ def wiring(eqn: Any) -> Wiring:
   """The wiring of an equation; of an unknown primitive every axis is fixed."""
   if eqn.primitive.name in _WIRINGS:
     return _WIRINGS[eqn.primitive.name](eqn)
+  return unknown(eqn)
+
+
+def unknown(eqn: Any) -> Wiring:
+  """The wiring of what is not followed."""
+  shape = lambda v: getattr(v.aval, 'shape', ())
   return Wiring(
-      [[New(uniform=False)] * len(getattr(v.aval, 'shape', ()))
-       for v in eqn.outvars],
+      [[New(uniform=False)] * len(shape(v)) for v in eqn.outvars],
       fixed=[(i, axis) for i, v in enumerate(eqn.invars)
-             for axis in range(len(getattr(v.aval, 'shape', ())))])
+             for axis in range(len(shape(v)))])
 
 
 def _logistic(x: float) -> float:

@@ -46,7 +46,12 @@ FUNCTIONS = {
                array(4, 6), np.array([[0, 3], [5, 2], [1, 1], [2, 0]])),
     'update': (lambda x, y: lax.dynamic_update_slice(x, y, (1, 0)),
                array(6, 3), array(2, 3)),
-    'fft': (lambda x: jnp.fft.fft(x).real, array(4, 5)),
+    'fft': (lambda x: lax.fft(x, 'FFT', (5,)),
+            array(4, 5).astype(np.complex64)),
+    'scatter': (lambda x, i, y: x.at[i].add(y, mode='promise_in_bounds'),
+                array(6, 3), np.array([4, 0]), array(2, 3)),
+    'ragged': (lambda x, w, n: lax.ragged_dot(x, w, n),
+               array(5, 4), array(2, 4, 3), np.array([2, 3], np.int32)),
 }
 
 
