@@ -268,4 +268,4 @@ def permute(tree: Any, ties: Ties, permutations: Mapping[str, Any]) -> Any:
   # Units within a group move before the groups that they are numbered by.
   return units.reorder(
       tree, sorted(orders, key=lambda order: -len(order[0].along)),
-      paths=ties.paths)
+      shapes=ties.shapes)

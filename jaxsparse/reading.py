@@ -233,15 +233,19 @@ class _Reader:
     results = []
     for v, row in zip(eqn.outvars, wiring.outputs):
       new = [isinstance(wires, wiring_lib.New) for wires in row]
-      axes = tuple(
-          (None if wires.uniform or n <= 1 else Axis(n, fixed=name)) if is_new
-          else self._same(at(wires))
-          for wires, is_new, n in zip(row, new, v.aval.shape))
+      axes = [None if is_new else self._same(at(wires))
+              for wires, is_new in zip(row, new)]
+      for k, (wires, n) in enumerate(zip(row, v.aval.shape)):
+        # A sum along it tells apart what was alike, too.
+        varies = not wires.uniform if new[k] else any(
+            wire in wiring.fixed for wire in wires)
+        if varies and axes[k] is None and n > 1:
+          axes[k] = Axis(n, fixed=name)
       zero = tuple(
           number == 0 or not is_new and self._zero(eqn, wiring, values, wires)
           for wires, is_new in zip(row, new))
       results.append(Value(
-          v.aval.shape, axes, zero, number, sums,
+          v.aval.shape, tuple(axes), zero, number, sums,
           self._sources(name, wiring, values, row)))
     return results
 

@@ -76,8 +76,8 @@ class Relations:
         whole, other = (a, b) if a.kind == 'product' else (b, a)
         start = 0
         for piece in other.parts:
-          part, where = self.cut(whole, start, start + piece.size)
-          self.unify(self.instanced(part, where), piece)
+          part, _ = self.cut(whole, start, start + piece.size)
+          self.unify(part, piece)
           start += piece.size
     except Unfit:
       for axis in (a, b):
@@ -232,11 +232,13 @@ class Relations:
   def _dissolve(self) -> bool:
     """Unifies a leaf with its instances where an array has no `whole`."""
     companies = self.companies(settled=False)
+    circular = _circular(self.instances)
     stay, gone, first = [], [], {}
     for instance in self.instances:
       leaf, parts = instance.leaf, leaves(instance.whole)
       free = (
-          leaf.fixed is None and first.setdefault(leaf, parts) == parts
+          leaf.fixed is None and leaf not in circular
+          and first.setdefault(leaf, parts) == parts
           and all(sum(leaves(axis) == parts for axis in company) == 1
                   for company in companies.get(leaf, ())))
       (stay if free else gone).append(instance)
@@ -262,6 +264,22 @@ class Relations:
   def places(self, array: Sequence[Axis | None]) -> list[Place]:
     """Where in an array leaves are, or their instances; after `settle`."""
     return places(array, self.instances)
+
+
+def _circular(instances: Sequence[Instance]) -> set[Axis]:
+  """The leaves of which an instance is, or has as instance, themselves."""
+  direct = collections.defaultdict(set)
+  for instance in instances:
+    direct[instance.leaf].update(leaves(instance.there))
+
+  def is_circular(leaf):
+    seen, todo = set(), [leaf]
+    while todo:
+      new = direct.get(todo.pop(), set()) - seen
+      seen |= new
+      todo += new
+    return leaf in seen
+  return set(filter(is_circular, direct))
 
 
 def _slice(axis: Axis, start: int, stop: int) -> None:

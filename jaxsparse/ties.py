@@ -72,7 +72,7 @@ def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
   4      -      no: an output of the function  no      fc2/kernel[:, *]
   """
   read = reading.read(fn, params, *inputs)
-  ties = Ties(tuple(_ties(read)))
+  ties = Ties(tuple(_ties(read)), read.shapes)
   concrete = all(isinstance(x, (jax.Array, np.ndarray, np.generic, float, int))
                  and not isinstance(x, jax.core.Tracer)
                  for x in jax.tree.leaves((params, inputs)))
@@ -168,6 +168,7 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
   params = jax.tree.map(lambda w: _nearby(w, rng), params)
   orders = [(tie, rng.permuted(np.broadcast_to(
       np.arange(tie.size), tie.shape), axis=-1)) for tie in free]
+  shapes = {path: np.shape(w) for path, w in trees.align(params)}
   run = jax.jit(fn)
   before = _floats(run(params, *inputs))
   tolerance = max([float(jnp.finfo(w.dtype).eps)**.5
@@ -175,8 +176,7 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
                    if jnp.issubdtype(w.dtype, jnp.floating)], default=0.)
 
   def difference(orders):
-    after = _floats(run(
-        reorder(params, orders, paths=trees.paths(params)), *inputs))
+    after = _floats(run(reorder(params, orders, shapes=shapes), *inputs))
     return max([float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))
                 for a, b in zip(before, after) if a.size], default=0.)
   worst = difference(orders)

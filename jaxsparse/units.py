@@ -1,9 +1,11 @@
 """Ties as data: units, where they are, and how to put them in another order."""
 
+import collections
 import dataclasses
 import math
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -133,8 +135,11 @@ class Ties:
 
   Attributes:
     ties: all of them, in the order of their first members.
+    shapes: of all parameters by path, if they are known.
   """
   ties: tuple[Tie, ...]
+  shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(
+      default_factory=dict)
 
   def __post_init__(self):
     object.__setattr__(self, 'ties', tuple(self.ties))
@@ -158,12 +163,6 @@ class Ties:
     """The ties that a parameter's axis, or parts of it, belong to."""
     return tuple(tie for tie in self.ties
                  if any((m.path, m.axis) == (path, axis) for m in tie.members))
-
-  @property
-  def paths(self) -> tuple[str, ...]:
-    """The paths of all parameters that have axes in ties."""
-    return tuple(dict.fromkeys(m.path for tie in self.ties
-                               for m in tie.members))
 
   @property
   def free(self) -> tuple[Tie, ...]:
@@ -269,56 +268,88 @@ def sources(tie: Tie, member: Member, shape: Sequence[int],
 
 
 def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]], *,
-            paths: Sequence[str] = ()) -> Any:
+            shapes: Mapping[str, Sequence[int]] | None = None) -> Any:
   """Puts units of ties in another order, wherever they are in a tree.
 
-  A leaf belongs to the parameter with the longest path that its own ends with,
-  so that an optimizer's state follows; Linen's `params/` may be left out.
+  A leaf belongs to the parameter whose path its own ends with, so that an
+  optimizer's state follows; Linen's `params/` may be left out. Of several such
+  parameters it is the one that is there with most others under one prefix.
 
   Args:
     tree: whatever has the parameters in it.
     orders: ties, fixed ones, too, and for each an int array of `tie.shape`;
       unit `u` will be what `p[..., u]` was. One after the other.
-    paths: those of all parameters, if some are in no tie of `orders`.
+    shapes: those of all parameters by path, as `Ties.shapes`.
 
   Returns:
-    The tree; arrays stay numpy's or JAX's.
+    The tree; arrays stay numpy's or JAX's, and where they were.
 
   Raises:
-    ValueError: if a permutation is none, or a tie does not match the tree.
+    ValueError: if a permutation is none, a tie does not match the tree, or a
+      leaf has another shape than its parameter.
   """
   orders = [(tie, _permutation(tie, p)) for tie, p in orders]
   members = list(dict.fromkeys(
       member.path for tie, _ in orders for member in tie.members))
-  owners = {path.removeprefix('params/'): path for path in [*paths, *members]}
-  owners |= {path: path for path in [*paths, *members]}
-  found = {}
-  for path in trees.paths(tree):
-    keys = path.split('/')
-    endings = ('/'.join(keys[i:]) for i in range(len(keys)))
-    found[path] = next((owners[e] for e in endings if e in owners), None)
-  if lost := [path for path in members if path not in found.values()]:
+  shapes = dict(shapes or {})
+  owners = _owners(trees.paths(tree), [*shapes, *members])
+  if lost := [path for path in members if path not in owners.values()]:
     raise ValueError(
-        f'The tree has no {lost}, which ties have. It has {list(found)}. Infer '
-        'ties from these parameters, and give running averages together with '
-        'them.')
+        f'The tree has no {lost}, which ties have. It has {trees.paths(tree)}. '
+        'Infer ties from these parameters, and give running averages together '
+        'with them.')
 
   def moved(path, leaf):
+    owner = owners[path]
+    # Optimizers put scalars where they keep nothing of a parameter.
+    if owner not in members or np.size(leaf) <= 1:
+      return leaf
+    if np.shape(leaf) != tuple(shapes.get(owner, np.shape(leaf))):
+      raise ValueError(
+          f'{path} has shape {np.shape(leaf)}, but {owner}, whose units move, '
+          f'has {tuple(shapes[owner])}: what is kept in another layout, such '
+          'as factored moments, cannot follow. Permute the parameters, and '
+          'start this part anew: `opt_state = tx.init(params)`.')
     for tie, p in orders:
       for member in tie.members:
-        # Optimizers put scalars where they keep nothing of a parameter.
-        if member.path == found[path] and np.size(leaf) > 1:
+        if member.path == owner:
           leaf = _take(leaf, sources(tie, member, np.shape(leaf), p),
                        member.axis)
     return leaf
   return trees.map_with_path(moved, tree)
 
 
+def _owners(leaves: list[str], params: list[str]) -> dict[str, str | None]:
+  """The parameter that each leaf of a tree is of, or belongs to."""
+  known = {path.removeprefix('params/'): path for path in params}
+  known |= {path: path for path in params}
+  found = {}
+  for leaf in leaves:
+    keys = leaf.split('/')
+    # From the longest path to the shortest, and what is before it.
+    found[leaf] = [('/'.join(keys[:i]), known[ending])
+                   for i in range(len(keys))
+                   if (ending := '/'.join(keys[i:])) in known]
+  # An optimizer may keep its `mu`, beside a parameter that is called so.
+  together = collections.Counter(
+      prefix for prefix, _ in {match for matches in found.values()
+                               for match in matches})
+  return {leaf: max(matches, key=lambda match: together[match[0]])[1]
+          if matches else None for leaf, matches in found.items()}
+
+
 def _take(x: Any, at: np.ndarray, axis: int) -> Any:
+  place = None
+  if (isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+      and len(x.devices()) > 1):
+    # On the host: which elements move between devices is known only there.
+    x, place = np.asarray(x), x.sharding
   library = np if isinstance(x, np.ndarray) else jnp
   if at.size == x.shape[axis]:
-    return library.take(x, at.reshape(-1), axis=axis)
-  return library.take_along_axis(x, library.asarray(at), axis=axis)
+    moved = library.take(x, at.reshape(-1), axis=axis)
+  else:
+    moved = library.take_along_axis(x, library.asarray(at), axis=axis)
+  return jax.device_put(moved, place) if place else moved
 
 
 def _permutation(tie: Tie, p: Any) -> np.ndarray:

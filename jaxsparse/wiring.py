@@ -224,7 +224,8 @@ def _ragged_dot_general(eqn: Any) -> Wiring:
           for axis in range(len(eqn.invars[i].aval.shape))
           if axis not in met[i]]
   pairs = lambda axes: [((0, a), (1, b)) for a, b in zip(*axes)]
-  fixed = [*((0, axis) for axis in ragged), *((1, axis) for axis in groups)]
+  fixed = [*((0, axis) for axis in ragged), *((1, axis) for axis in groups),
+           (2, 0)]
   return Wiring([pairs(batch) + free], pairs(contracted), fixed, 'product')
 
 

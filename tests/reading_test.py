@@ -120,3 +120,10 @@ def test_removal_is_safe_only_if_the_number_of_units_does_not_matter(f, kept):
       lambda p, x: f(x @ p['w']) @ p['out'], {'out': array(6, 2), 'w': W}, X)
   hidden, = leaves(read.params['out'][0])
   assert hidden.fixed is None and bool(hidden.kept) == kept
+
+
+def test_what_is_alike_is_not_after_a_sum_along_it():
+  read = reading.read(
+      lambda p, x: (x @ p['w'] * jnp.cumsum(jnp.ones((1, 6)), 1)) @ p['out'],
+      {'out': array(6, 2), 'w': W}, X)
+  assert leaves(read.params['out'][0])[0].fixed == 'cumsum'

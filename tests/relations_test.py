@@ -148,3 +148,16 @@ def test_company_is_what_else_tells_an_element():
   found = axes.companies()
   assert {*found[d][0]} == {a, c, e}
   assert {*found[b][0]} == {a, e}
+
+
+def test_an_instance_of_itself_is_none():
+  axes = Relations()
+  rows, columns = Axis(2), Axis(5)
+  axes.note([rows, columns])
+  for i in range(2):
+    _, where = axes.cut(rows, i, i + 1)
+    there = axes.instanced(columns, where)
+    if i == 0:
+      axes.unify(there, columns)
+  axes.settle()
+  assert find(there) is find(columns) and not axes.instances

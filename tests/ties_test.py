@@ -57,7 +57,7 @@ def test_permuting_free_units_leaves_the_function(case_and_ties):
   before = np.asarray(run(case.params, *case.inputs))
   orders = [(tie, random_order(tie, rng)) for tie in ties.free]
   after = np.asarray(run(
-      reorder(case.params, orders, paths=ties.paths), *case.inputs))
+      reorder(case.params, orders, shapes=ties.shapes), *case.inputs))
   assert np.abs(after - before).max() <= RELATIVE * np.abs(before).max()
 
 
