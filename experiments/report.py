@@ -64,9 +64,9 @@ def conclusion(rows: list[metrics.Row]) -> str:
              'before any were')
   for row in rows:
     if 'kept_after' in row:
-      text += (f'. Another order of channels at step {row["step"]:,} raised the '
-               f'magnitude that masks keep from {row["kept_before"]:.1%} to '
-               f'{row["kept_after"]:.1%}')
+      text += (f'. Another order of channels at step {row["step"]:,} raised '
+               f'the magnitude that masks keep from {row["kept_before"]:.1%} '
+               f'to {row["kept_after"]:.1%}')
   return text + '.'
 
 

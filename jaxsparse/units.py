@@ -96,6 +96,13 @@ class Tie:
     fixed: why they may not be permuted, or `None`.
     kept: why they may not be removed, or `None`.
     name: a short name; by default that of the first member.
+
+  Raises:
+    ValueError: if there are no members, or some lack a place for `along`.
+
+  >>> tie = Tie(256, (Member('fc1/kernel', 1), Member('fc2/kernel', 0)))
+  >>> tie.name, tie.shape, tie.free
+  ('fc1/kernel[:, *]', (256,), True)
   """
   size: int
   members: tuple[Member, ...]
@@ -136,6 +143,12 @@ class Ties:
   Attributes:
     ties: all of them, in the order of their first members.
     shapes: of all parameters by path, if they are known.
+
+  >>> print(Ties((Tie(256, (Member('fc1', 1), Member('fc2', 0))),)))
+  units  along  permute  remove  members
+  -----  -----  -------  ------  ---------
+  256    -      yes      yes     fc1[:, *]
+                                 fc2[*]
   """
   ties: tuple[Tie, ...]
   shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(

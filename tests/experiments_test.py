@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from experiments import channels
 from experiments import checkpoints
 from experiments import compare
 from experiments import data
@@ -209,6 +210,94 @@ def _run(config):
   return steps.create(config, methods.create(config), data.load(config))
 
 
+# Another order of channels.
+
+
+_PERMUTING = dict(model='mlp', steps=8, batch_size=16, log_every=5,
+                  save_every=3, permute_budget=50)
+
+
+@pytest.fixture(scope='module', name='permuted')
+def _permuted(tmp_path_factory):
+  """A run that has ended and permuted channels: config, directory, result."""
+  path = tmp_path_factory.mktemp('runs') / 'permuted'
+  config = _config('permute_prune_2_4', **_PERMUTING)
+  return config, path, train.train(config, str(path))
+
+
+def test_run_tells_what_another_order_kept(permuted):
+  _, path, result = permuted
+  assert [row['step'] for row in result.rows] == [4, 5, 8]
+  row = result.rows[0]
+  assert 0.5 < row['kept_before'] < row['kept_after'] < 1
+  assert row['sparsity'] == 0.5  # It was pruned in this step.
+  told = f'from {row["kept_before"]:.1%} to {row["kept_after"]:.1%}'
+  assert told in (path / 'summary.txt').read_text()
+
+
+@pytest.mark.parametrize('at', [6, 8])  # Goes on before, or after, step 4.
+def test_run_killed_around_its_permutation_ends_bit_identical(
+    permuted, at, monkeypatch, tmp_path):
+  config, path, result = permuted
+  save = checkpoints.save
+
+  def killed(directory, step, state):
+    if step == at:
+      raise KeyboardInterrupt
+    save(directory, step, state)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints, 'save', killed)
+    with pytest.raises(KeyboardInterrupt):
+      train.train(config, str(tmp_path))
+  again = train.train(config, str(tmp_path))
+  assert checkpoints.digest(again.state) == checkpoints.digest(result.state)
+  for name in ('metrics.jsonl', 'summary.txt'):
+    assert (tmp_path / name).read_bytes() == (path / name).read_bytes()
+
+
+def _permuting(config):
+  run, dataset = _run(config), data.load(config)
+  state = run.init(None)
+  return run, dataset, state, channels.create(config, run, state, dataset)
+
+
+def test_another_order_leaves_training_as_it_was(permuted):
+  config, _, _ = permuted
+  run, dataset, state, permuting = _permuting(config)
+  batch = dataset.train(0, 1, 16)
+  for _ in range(2):  # So that the optimizer has something to remember.
+    state, _ = run.train(state, batch)
+  moved, _ = permuting.permute(state)
+  kernels = [s.params['layers'][1]['kernel'][...] for s in (state, moved)]
+  assert (kernels[0] != kernels[1]).any()
+  outputs = [run.apply(run.train(s, batch)[0].params, batch.inputs)
+             for s in jax.tree.map(jnp.copy, (state, moved))]
+  np.testing.assert_allclose(*outputs, rtol=1e-3, atol=1e-4)
+
+
+def test_interrupted_search_ends_the_run(permuted, monkeypatch):
+  config, _, _ = permuted
+  _, _, state, permuting = _permuting(config)
+
+  def interrupted(sweeps, **_):
+    yield next(iter(sweeps))
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(channels.tqdm, 'tqdm', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    permuting.permute(state)
+
+
+@pytest.mark.parametrize('settings, told', [
+    (dict(steps=1), 'Train for at least 2 steps'),
+    (dict(sparse='layers/0/kernel'), 'nothing to permute: .*layers/0/kernel')])
+def test_permutation_that_would_do_nothing_is_told(settings, told):
+  config = _config('permute_prune_2_4', **{**_PERMUTING, **settings})
+  with pytest.raises(ValueError, match=told):
+    _permuting(config)
+
+
 def test_one_compiled_train_step_serves_all_seeds():
   texts = set()
   for seed in (0, 1):
@@ -308,7 +397,7 @@ def test_every_config_says_its_command_and_accuracy(path):
     assert '--config.data_dir=DIR' in command
     assert 'No accuracy is stated: the data set is not shipped.' in doc
   else:
-    assert 'mean of 3 seeds' in doc
+    assert 'mean of 3 seeds' in doc or 'mean of 5 seeds' in doc
 
 
 def test_language_model_learns_and_is_judged_in_bits_per_byte(small, tmp_path):
@@ -445,6 +534,8 @@ def _assert_one_line(message, *parts):
     ('--config.dataset=digit', ['did you mean \'digits\'?']),
     ('--config.sparse=encoder/kernel', ['encoder/kernel']),
     ('--config.m=7', ['7']),
+    ('--config.permute_budget=-1', ['permute_budget must be at least 0']),
+    ('--config.permute_budget=9', ['\'sr_ste\' does not', 'retrain']),
     ('--wrkdir=x', ['wrkdir', 'Did you mean: workdir']),
     ('surplus', ['surplus']),
 ])
