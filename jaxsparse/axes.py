@@ -25,7 +25,7 @@ class Axis:
 
   def __init__(self, size: int, kind: str = 'leaf',
                parts: Sequence['Axis'] = (), fixed: str | None = None):
-    self.size, self.kind, self.parts = size, kind, tuple(parts)
+    self.size, self.kind, self.parts = int(size), kind, tuple(parts)
     self.fixed, self.kept = fixed, None
 
   def become(self, kind: str, parts: Sequence['Axis']) -> None:

@@ -141,7 +141,7 @@ def _kernel(path: str, read: reading.Reading) -> Kernel:
 
 
 def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
-                    pattern: Pattern, dense: Sequence[str] = ()
+                    pattern: Pattern, dense: str | Sequence[str] = ()
                     ) -> KernelPatterns:
   """Rules that give a pattern to all kernels of a function, on the right axes.
 
@@ -156,14 +156,14 @@ def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
     params: its first argument.
     *inputs: the others.
     pattern: the pattern, written for kernels `[in, out]`.
-    dense: regular expressions for paths that stay dense.
+    dense: regular expressions, or one, for paths that stay dense.
 
   Returns:
     A dict of rules for `prune` and `recipes`; it prints as a table.
 
   Raises:
-    ValueError: if an expression matches no parameter, or nothing has got the
-      pattern.
+    ValueError: if `pattern` is none, an expression matches no parameter, or
+      nothing has got the pattern.
 
   >>> import jax.numpy as jnp
   >>> params = {'in': jnp.ones((3, 8)), 'out': jnp.ones((5, 8))}
@@ -175,6 +175,11 @@ def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
   in         3x8    dense: group of nm(2, 4) needs axis -2 to be a multiple of 4
   out        5x8    nm(2, 4, axis=-1)
   """
+  if not isinstance(pattern, Pattern):
+    raise ValueError(
+        f'Expected a pattern, got {pattern!r}. Write e.g. '
+        'pattern=jaxsparse.nm(2, 4).')
+  dense = [dense] if isinstance(dense, str) else dense
   kernels = infer_kernels(fn, params, *inputs)
   asked = trees.match_rules(dict.fromkeys(dense, True), params)
   asked = dict.fromkeys(

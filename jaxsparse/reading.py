@@ -7,6 +7,7 @@ inputs, outputs and constants. `ties` and `contractions` say what comes of it.
 """
 
 import collections
+import copy
 import functools
 import math
 from typing import Any, Callable, NamedTuple
@@ -176,12 +177,14 @@ class _Reader:
   def _loop(self, step: Any, carry: list[Value]) -> list[Value]:
     """Runs a step until what is known of its carry holds before and after."""
     while True:
+      before = copy.deepcopy((self.products, self.others))
       for value in carry:
         self.relations.note((*value.axes, *self._ambient))
       new = [self._joined([a, b]) for a, b in zip(carry, step(carry))]
       if [_state(v) for v in new] == [_state(v) for v in carry]:
         return new
-      carry = new
+      # What seemed to be no data was; what was noted of it does not hold.
+      carry, (self.products, self.others) = new, before
 
   def _joined(self, values: list[Value]) -> Value:
     """What is known of an array that is one of several."""

@@ -131,7 +131,7 @@ def _member(path: str, place: axes_lib.Place, along: list[axes_lib.Axis],
       if axis == place.axis)])
   return Member(path, place.axis, place.starts[place.axis], place.stride,
                 steps[place.axis], tuple(distances), elsewhere,
-                part=known != shape[place.axis])
+                part=bool(known != shape[place.axis]))
 
 
 def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],

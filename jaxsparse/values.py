@@ -85,7 +85,8 @@ def reshaped(relations: Relations, value: Value, shape: tuple[int, ...]
   for olds, news in _alike(value.shape, shape) if 0 not in shape else ():
     there = [value.axes[i] for i in olds]
     if any(axis is not None for axis in there):
-      parts = [axis or Axis(value.shape[i]) for i, axis in zip(olds, there)]
+      parts = [axis or _constants(value.shape[i])
+               for i, axis in zip(olds, there)]
       try:
         made = relations.reshape(parts, [shape[i] for i in news])
       except Unfit:
@@ -105,13 +106,20 @@ def reshaped(relations: Relations, value: Value, shape: tuple[int, ...]
       shape=tuple(shape), axes=tuple(axes), zero=tuple(zero), sources=sources)
 
 
+def _constants(size: int) -> Axis:
+  """An axis of constants that are alike; a function cannot lose any of them."""
+  axis = Axis(size)
+  axes_lib.keep(axis, 'constants of the function')
+  return axis
+
+
 def concatenated(relations: Relations, values: list[Value], along: int
                  ) -> Value:
   """Arrays joined along one axis."""
   values = [v for v in values if v.shape[along]] or values[:1]
   if len(values) == 1:
     return values[0]
-  parts = [v.axes[along] or Axis(v.shape[along]) for v in values]
+  parts = [v.axes[along] or _constants(v.shape[along]) for v in values]
   whole = axes_lib.concat(parts)
   axes, zero = [], []
   for axis in range(len(values[0].shape)):
