@@ -22,9 +22,9 @@ from absl import flags
 import numpy as np
 
 from experiments.benchmarks import timing
+import jaxsparse
 from jaxsparse import partitions
 from jaxsparse import patterns
-from jaxsparse import permute
 
 _SIZES = flags.DEFINE_list(
     'sizes', ['64x64', '64x128', '128x256', '256x512', '1024x4096'],
@@ -58,7 +58,7 @@ def measure(size: str, n_m: str, budget: int) -> list:
   for seed in range(_SEEDS.value):
     w = np.random.default_rng(seed).standard_normal((rows, columns), np.float32)
     start = time.perf_counter()
-    order = permute.find_permutation(
+    order = jaxsparse.find_permutation(
         w, patterns.nm(n, m, axis=-1), budget=budget)
     seconds.append(time.perf_counter() - start)
     efficacies.append(efficacy(w, n, m, order))
