@@ -240,13 +240,15 @@ def _dynamic_update_slice(eqn: Any) -> Wiring:
 
 
 _MAPS = '''
-  abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp
-  complex conj convert_element_type copy copy_p cos cosh device_put digamma div
-  eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le
-  lgamma log log1p logistic lt max min mul name ne neg nextafter not or
-  population_count pow pvary real reduce_precision rem round rsqrt select_n
-  shift_left shift_right_arithmetic shift_right_logical sharding_constraint sign
-  sin sinh sqrt square stop_gradient sub tan tanh xor'''.split()
+  abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e
+  bessel_i1e cbrt ceil clamp clz complex conj convert_element_type copy
+  copy_p cos cosh device_put digamma div eq eq_to erf erf_inv erfc exp exp2
+  expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to
+  lgamma log log1p log2 logistic lt lt_to max min mul mulhi name ne neg
+  nextafter not one_minus_square or polygamma population_count pow pvary
+  real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
+  sharding_constraint shift_left shift_right_arithmetic shift_right_logical
+  sign sin sinh sqrt square stop_gradient sub tan tanh xor zeta'''.split()
 
 _WIRINGS = {
     **dict.fromkeys(_MAPS, lambda eqn: _spread(eqn, 'map')),
@@ -269,6 +271,7 @@ _WIRINGS = {
     'conv_general_dilated': _conv_general_dilated,
     **{f'reduce_window_{name}': _windows
        for name in ('sum', 'max', 'min')},
+    'reduce_window': _windows,
     'gather': _gather,
     **{name: _scatter for name in (
         'scatter', 'scatter-add', 'scatter-sub', 'scatter-mul', 'scatter-min',
@@ -309,10 +312,12 @@ _SCALARS = {
     'exp': math.exp, 'exp2': lambda x: 2.**x, 'expm1': math.expm1,
     'floor': math.floor, 'ge': lambda a, b: a >= b, 'gt': lambda a, b: a > b,
     'integer_pow': lambda x, y: x**y, 'le': lambda a, b: a <= b,
-    'log': math.log, 'log1p': math.log1p, 'logistic': _logistic,
+    'log': math.log, 'log1p': math.log1p, 'log2': math.log2,
+    'logistic': _logistic,
     'lt': lambda a, b: a < b, 'max': max, 'min': min,
     'mul': lambda a, b: a * b, 'ne': lambda a, b: a != b,
-    'neg': lambda x: -x, 'pow': lambda a, b: a**b, 'round': round,
+    'neg': lambda x: -x, 'one_minus_square': lambda x: 1 - x * x,
+    'pow': lambda a, b: a**b, 'round': round,
     'rsqrt': lambda x: x**-.5, 'select_n': lambda i, *cases: cases[int(i)],
     'sign': lambda x: (x > 0) - (x < 0), 'sin': math.sin, 'sinh': math.sinh,
     'sqrt': math.sqrt, 'square': lambda x: x * x, 'sub': lambda a, b: a - b,
