@@ -244,11 +244,12 @@ _MAPS = '''
   bessel_i1e cbrt ceil clamp clz complex conj convert_element_type copy
   copy_p cos cosh device_put digamma div eq eq_to erf erf_inv erfc exp exp2
   expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to
-  lgamma log log1p log2 logistic lt lt_to max min mul mulhi name ne neg
-  nextafter not one_minus_square or polygamma population_count pow pvary
-  real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
-  sharding_constraint shift_left shift_right_arithmetic shift_right_logical
-  sign sin sinh sqrt square stop_gradient sub tan tanh xor zeta'''.split()
+  lgamma log log1p log2 logistic lt lt_to max mesh_cast min mul mulhi name
+  ne neg nextafter not one_minus_square or polygamma population_count pow
+  pvary real reduce_precision regularized_incomplete_beta rem reshard round
+  rsqrt select_n sharding_constraint shift_left shift_right_arithmetic
+  shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
+  xor zeta'''.split()
 
 _WIRINGS = {
     **dict.fromkeys(_MAPS, lambda eqn: _spread(eqn, 'map')),
@@ -325,7 +326,7 @@ _SCALARS = {
     **dict.fromkeys(
         ['convert_element_type', 'copy', 'copy_p', 'name', 'device_put',
          'reduce_precision', 'real', 'stop_gradient', 'sharding_constraint',
-         'pvary'], lambda x: x),
+         'pvary', 'reshard', 'mesh_cast'], lambda x: x),
 }
 
 
