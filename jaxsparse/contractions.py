@@ -162,8 +162,8 @@ def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
     A dict of rules for `prune` and `recipes`; it prints as a table.
 
   Raises:
-    ValueError: if `pattern` is none, an expression matches no parameter, or
-      nothing has got the pattern.
+    ValueError: if `pattern` is no `Pattern`, an expression matches no
+      parameter, or nothing has got the pattern.
 
   >>> import jax.numpy as jnp
   >>> params = {'in': jnp.ones((3, 8)), 'out': jnp.ones((5, 8))}

@@ -104,6 +104,16 @@ def kept(columns: np.ndarray, n: int, m: int) -> float:
   return math.fsum(_top_sums(groups, n))
 
 
+def is_pruned(columns: np.ndarray, n: int, m: int) -> bool:
+  """Whether no group has more than N that are not zero, but some has any.
+
+  >>> is_pruned(np.array([[1.], [0.], [0.], [2.]]), 1, 2)
+  True
+  """
+  groups = (columns != 0).reshape(len(columns) // m, m, -1)
+  return bool(groups.any() and groups.sum(1).max() <= n)
+
+
 def _top_sums(columns: np.ndarray, n: int) -> np.ndarray:
   """`[m, ..., rows] -> [...]`: the N largest of each row, summed in float64."""
   return sum(t.sum(-1, dtype=np.float64) for t in _largest(columns, n))

@@ -136,9 +136,10 @@ def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
 
 
 def find_permutations(
-    params: Any, ties: Ties, patterns: Mapping[str, Pattern | None], *,
-    budget: int = 4000, seed: int = 0,
-    progress: partitions.Progress | None = None) -> dict[str, np.ndarray]:
+    params: Any, ties: Ties | Sequence[Tie],
+    patterns: Mapping[str, Pattern | None], *, budget: int = 4000,
+    seed: int = 0, progress: partitions.Progress | None = None
+    ) -> dict[str, np.ndarray]:
   """A permutation for every tie that lets N:M patterns keep more.
 
   These are ties whose units some N:M kernel contracts. All kernels that do,
@@ -147,19 +148,21 @@ def find_permutations(
   or in every stacked layer, there is a search for each.
 
   Args:
-    params: the parameters from which `ties` were inferred, or scores like them.
-    ties: from `infer_ties`.
+    params: the parameters from which `ties` were inferred, or scores like them;
+      not pruned yet, or there is no better order.
+    ties: from `infer_ties`, or by hand.
     patterns: rules for `prune`, of which those with N:M matter here.
     budget: of each search, see `find_permutation`.
     seed: of the searches.
     progress: wraps the iterable of sweeps of each search, such as `tqdm.tqdm`.
 
   Returns:
-    By name of tie, int32 of `tie.shape`, for `permute`.
+    By name of tie, int32 of `tie.shape`, for `permute`. Empty if there are no
+    such ties.
 
   Raises:
-    ValueError: if rules do not fit the parameters, or kernels of one tie have
-      different N:M.
+    ValueError: if ties or rules do not fit the parameters, kernels of one tie
+      have different N:M, or all of them have been pruned to it already.
 
   >>> from jaxsparse import infer_ties, nm
   >>> rng = np.random.default_rng(0)
@@ -169,11 +172,18 @@ def find_permutations(
   >>> find_permutations(params, ties, {'w2': nm(2, 4)})['w1[:, *]'].shape
   (16,)
   """
+  ties = units.as_ties(ties)
   rules = trees.match_rules(patterns, params)
+  known = trees.paths(params)
+  if lost := [m.path for tie in ties for m in tie.members
+              if m.path not in known]:
+    raise ValueError(
+        f'Ties have {sorted(set(lost))}, but the parameters are {known}. Give '
+        'the parameters from which ties were inferred.')
   sparse = {path: (w, pattern)
             for path, w, pattern in trees.align(params, rules)
             if patterns_lib.is_nm(pattern)}
-  found = {}
+  found, pruned = {}, []
   for tie in ties.free:
     columns = {member: _columns(tie, member, *sparse[member.path])
                for member in tie.members if member.path in sparse}
@@ -186,10 +196,16 @@ def find_permutations(
           f'and one order of units: {list(map(str, columns))}. Give them one '
           'N:M, or leave this tie out of `ties`.')
     for n, m in kinds:
+      pruned += [partitions.is_pruned(group, n, m)
+                 for groups in columns.values() for group in groups]
       found[tie.name] = np.stack([
           find_permutation(group, patterns_lib.nm(n, m), budget=budget,
                            seed=seed, progress=progress)
           for group in zip(*columns.values())]).reshape(tie.shape)
+  if found and all(pruned):
+    raise ValueError(
+        'All kernels have their N:M already, so that no order keeps more. '
+        'Permute before the update that prunes.')
   return found
 
 
@@ -226,11 +242,13 @@ def _columns(tie: Tie, member: Member, w: Array, pattern: Pattern
   return groups
 
 
-def permute(tree: Any, ties: Ties, permutations: Mapping[str, Any]) -> Any:
+def permute(tree: Any, ties: Ties | Sequence[Tie],
+            permutations: Mapping[str, Any]) -> Any:
   """Puts hidden units in another order, everywhere; the function stays.
 
-  Every leaf whose path ends with that of a parameter follows it: gradients,
-  optimizer state, masks, running averages. So give all of it together:
+  Every leaf whose path ends with that of a parameter (Linen's `params/` left
+  out or not) follows it: gradients, optimizer state, masks, running averages.
+  So give all of it together, under the keys that ties know:
 
     params, opt_state = permute((params, opt_state), ties, permutations)
 
@@ -239,7 +257,7 @@ def permute(tree: Any, ties: Ties, permutations: Mapping[str, Any]) -> Any:
       kept of them.
     ties: from `infer_ties`, or by hand; then use `check_ties` first.
     permutations: by name of tie, int arrays of `tie.shape`: unit `u` will be
-      what `p[..., u]` was. Each refers to the order that units have now.
+      what `p[..., u]` was. All are relative to the present order.
 
   Returns:
     The tree with the same shapes and types.
@@ -259,6 +277,7 @@ def permute(tree: Any, ties: Ties, permutations: Mapping[str, Any]) -> Any:
   >>> permute(params, ties, {'w1[:, *]': [2, 0, 1]})['w2'][:, 0]
   array([2., 0., 1.])
   """
+  ties = units.as_ties(ties)
   orders = [(ties[name], p) for name, p in permutations.items()]
   for tie, _ in orders:
     if not tie.free:

@@ -279,13 +279,13 @@ class _Reader:
       return
     value, = (v for v in values if v.number is None)
     for count, axes in value.sums:
-      if _depends(numbers[0], count):
+      if power := _power(numbers[0], count):
         for axis in axes:
-          axes_lib.keep(axis, f'{name} by a power of its size')
+          axes_lib.keep(axis, f'{name} by {power}')
     for axis in filter(None, value.axes):
       for factor in axes_lib.factors(axis):
-        if _depends(numbers[0], factor.size):
-          axes_lib.keep(factor, f'{name} by a power of its size')
+        if power := _power(numbers[0], factor.size):
+          axes_lib.keep(factor, f'{name} by {power}')
 
   def _sources(self, name: str, wiring: wiring_lib.Wiring, values: list[Value],
                row: list[Any]) -> tuple[Source, ...] | None:
@@ -463,10 +463,14 @@ def _state(value: Value) -> Any:
           value.sources)
 
 
-def _depends(number: float, count: int) -> bool:
-  """Whether a number is a usual function of how many there are."""
-  if count < 2 or number <= 0:
-    return False
-  sizes = [s for s in (count, count - 1) if s > 1]
-  return any(math.isclose(number, size**power, rel_tol=1e-3)
-             for size in sizes for power in (1, -1, .5, -.5, .25, -.25))
+def _power(number: float, count: int) -> str | None:
+  """How a number may come from a count, as text.
+
+  >>> _power(0.125, 64), _power(2., 64)
+  ('0.125 = 64^-0.5', None)
+  """
+  sizes = [size for size in (count, count - 1) if size > 1 and number > 0]
+  return next((
+      f'{number:.3g} = {size}^{power:g}' for size in sizes
+      for power in (1, -1, .5, -.5, .25, -.25)
+      if math.isclose(number, size**power, rel_tol=1e-3)), None)

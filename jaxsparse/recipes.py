@@ -372,9 +372,9 @@ def train_prune_retrain(patterns: Patterns, total_steps: int, *,
   at `prune_step` if retraining is to be a second training.
 
   More survives if channels are put in a better order first, on the host,
-  before the step that prunes:
+  before the update that prunes, which is the one that ends `prune_step` steps:
 
-    if step == prune_step:
+    if step == prune_step - 1:  # Counted from 0.
       ties = infer_ties(apply, params, inputs)
       orders = find_permutations(params, ties, patterns)
       params, opt_state = permute((params, opt_state), ties, orders)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxsparse import axes as axes_lib
 from jaxsparse import reading
 from jaxsparse import trees
+from jaxsparse.units import as_ties
 from jaxsparse.units import Elsewhere
 from jaxsparse.units import Member
 from jaxsparse.units import reorder
@@ -139,7 +140,7 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
   """Permutes all free ties at random and compares the function's outputs.
 
   The parameters are moved a little first, so that no two units are alike, as
-  those of fresh biases and norms are.
+  those of fresh biases and norms are. Fixed ties are not checked.
 
   Args:
     fn: a function of parameters and inputs.
@@ -153,7 +154,8 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
 
   Raises:
     ValueError: if outputs differ by more than the square root of the precision
-      of the parameters' type, naming the tie; if a tie does not match the tree.
+      of the parameters' type, naming the tie; if a tie does not match the tree;
+      if outputs are not finite, or all zero, so that nothing could differ.
 
   >>> params = {'in': np.eye(4), 'out': np.arange(4.)}
   >>> f = lambda params, x: x @ params['in'] @ params['out']
@@ -163,7 +165,7 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
     ...
   ValueError: Tie 'in[:, *]' changes the function: ...
   """
-  free = [tie for tie in ties if tie.free]
+  free = as_ties(ties).free
   rng = np.random.default_rng(seed)
   params = jax.tree.map(lambda w: _nearby(w, rng), params)
   orders = [(tie, rng.permuted(np.broadcast_to(
@@ -171,6 +173,14 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
   shapes = {path: np.shape(w) for path, w in trees.align(params)}
   run = jax.jit(fn)
   before = _floats(run(params, *inputs))
+  if not all(np.isfinite(x).all() for x in before):
+    raise ValueError(
+        'Ties cannot be checked: outputs of the function are not finite. Give '
+        'other inputs, or the function as it is for evaluation.')
+  if free and not any(x.any() for x in before):
+    raise ValueError(
+        'Ties cannot be checked: outputs of the function are all zero. Give '
+        'inputs that are not.')
   tolerance = max([float(jnp.finfo(w.dtype).eps)**.5
                    for w in map(jnp.asarray, jax.tree.leaves(params))
                    if jnp.issubdtype(w.dtype, jnp.floating)], default=0.)
@@ -187,9 +197,8 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
       raise ValueError(
           f'Tie {order[0].name!r} changes the function: permuting its units '
           f'moves outputs by {worst:.2g} of the largest, not by rounding '
-          f'(<= {tolerance:.2g}). Either something that indexes these units is '
-          f'not among {list(map(str, order[0].members))}, or outputs are not '
-          'finite.')
+          f'(<= {tolerance:.2g}). Something that indexes these units is not '
+          f'among {list(map(str, order[0].members))}.')
   raise ValueError(
       f'All ties together move outputs by {worst:.2g} of the largest, while '
       'each alone does not: ties overlap. Write every part of an axis into one '

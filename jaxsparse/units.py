@@ -115,10 +115,12 @@ class Tie:
     members = tuple(m if isinstance(m, Member) else Member(*m)
                     for m in self.members)
     object.__setattr__(self, 'members', members)
-    if not members or any(len(m.along) != len(self.along) for m in members):
+    if not members or any(
+        len(m.along) != len(self.along) or m.axis < 0 for m in members):
       raise ValueError(
-          'A tie has members, each with an axis and a distance for every '
-          f'dimension of `along`, got along={self.along} and {members}. Write '
+          'A tie has members, each with an axis, counted from the front, and '
+          'with an axis and a distance for every dimension of '
+          f' `along`, got along={self.along} and {members}. Write '
           "e.g. Tie(256, (Member('fc1/kernel', 1), Member('fc2/kernel', 0))).")
     if not self.name:
       object.__setattr__(self, 'name', str(members[0]))
@@ -192,6 +194,23 @@ class Ties:
                for i, member in enumerate(tie.members)]
     return tables.table(
         [('units', 'along', 'permute', 'remove', 'members')], rows)
+
+
+def as_ties(ties: Any) -> Ties:
+  """Ties, or a sequence of them that was written by hand.
+
+  Raises:
+    ValueError: if there is anything else among them.
+  """
+  if isinstance(ties, Ties):
+    return ties
+  each = (ties,) if isinstance(ties, Tie) else ties
+  if not isinstance(each, (list, tuple)) or not all(
+      isinstance(tie, Tie) for tie in each):
+    raise ValueError(
+        f'Expected ties, got {type(ties).__name__}. Write `infer_ties(fn, '
+        'params, *inputs)` or [Tie(size, members), ...].')
+  return Ties(tuple(each))
 
 
 def positions(tie: Tie, member: Member, group: Sequence[int] = ()
@@ -275,9 +294,9 @@ def sources(tie: Tie, member: Member, shape: Sequence[int],
     except IndexError:
       problem = 'is smaller than that'
   raise ValueError(
-      f'Tie {tie.name!r} with {tie.size} units does not match: {member}, but '
-      f'{member.path} of shape {tuple(shape)} {problem}. Infer ties from these '
-      'parameters, or mend the member.')
+      f'Member {member} of tie {tie.name!r} with {tie.size} units does not '
+      f'fit: {member.path} of shape {tuple(shape)} {problem}. Infer ties from '
+      'these parameters, or mend the member.')
 
 
 def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]], *,
@@ -309,8 +328,9 @@ def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]], *,
   if lost := [path for path in members if path not in owners.values()]:
     raise ValueError(
         f'The tree has no {lost}, which ties have. It has {trees.paths(tree)}. '
-        'Infer ties from these parameters, and give running averages together '
-        'with them.')
+        'Infer ties from these parameters, and give all of them, running '
+        'averages, too, under the same keys, e.g. '
+        "({'params': params, 'batch_stats': stats}, opt_state).")
 
   def moved(path, leaf):
     owner = owners[path]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxsparse
 from jaxsparse import block
 from jaxsparse import nm
 from jaxsparse import partitions
@@ -169,3 +170,33 @@ def test_errors_say_what_to_write(scores, pattern, options, says):
     find(scores, pattern, **options)
   assert re.search(says, str(error.value))
   assert re.search('Write|Use|Give|Only', str(error.value))
+
+
+def _mlp():
+  rng = np.random.default_rng(0)
+  params = {'w1': rng.normal(size=(4, 32)).astype(np.float32),
+            'w2': rng.normal(size=(32, 8)).astype(np.float32)}
+  return params, [jaxsparse.Tie(32, (('w1', 1), ('w2', 0)))]
+
+
+def test_ties_by_hand_may_be_a_list():
+  params, ties = _mlp()
+  orders = jaxsparse.find_permutations(params, ties, {'w2': nm(2, 4)})
+  moved = jaxsparse.permute(params, ties, orders)
+  np.testing.assert_array_equal(
+      moved['w1'], params['w1'][:, orders['w1[:, *]']])
+
+
+def test_what_is_pruned_already_has_no_better_order():
+  params, ties = _mlp()
+  mask = jaxsparse.select(np.abs(params['w2']), nm(2, 4))
+  pruned = params | {'w2': params['w2'] * np.asarray(mask)}
+  with pytest.raises(ValueError, match='have their N:M already'):
+    jaxsparse.find_permutations(pruned, ties, {'w2': nm(2, 4)})
+
+
+def test_ties_of_other_parameters_are_told():
+  params, ties = _mlp()
+  with pytest.raises(ValueError, match=r"Ties have \['w1'\], but"):
+    jaxsparse.find_permutations(
+        {'w2': params['w2']}, ties, {'w2': nm(2, 4)})

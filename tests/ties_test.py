@@ -102,7 +102,7 @@ def test_units_are_kept_where_their_number_matters():
 
   def attended(params, x):
     return jax.nn.softmax(x @ params['fc1'] + params['bias']) @ params['fc2']
-  for f, why in ((normed, 'power of its size'), (attended, 'reduce_max')):
+  for f, why in ((normed, 'div by 6 = 6^1'), (attended, 'reduce_max')):
     tie, = jaxsparse.infer_ties(f, params(), X).free
     assert why in tie.kept
   assert jaxsparse.infer_ties(mlp, params(), X).free[0].kept is None
@@ -130,3 +130,17 @@ def test_rotary_pairs_move_with_their_frequencies_only():
   ties = jaxsparse.infer_ties(constant, p, X)
   assert not ties.free
   assert {tie.fixed for tie in ties.of('q', 1)} == {'iota'}
+
+
+def test_a_check_that_could_not_fail_is_refused():
+  with pytest.raises(ValueError, match='outputs of the function are all zero'):
+    jaxsparse.check_ties(
+        lambda p, x: 0. * mlp(p, x), params(), [HIDDEN], X)
+  with pytest.raises(ValueError, match='not finite'):
+    jaxsparse.check_ties(
+        lambda p, x: mlp(p, x) / 0., params(), [HIDDEN], X)
+
+
+def test_what_are_no_ties_is_told():
+  with pytest.raises(ValueError, match='Expected ties, got ndarray'):
+    jaxsparse.check_ties(mlp, params(), X, [HIDDEN])
