@@ -40,3 +40,12 @@ def _launched(tmp_path_factory):
     yield
   for name, value in before.items():
     jax.config.update(name, value)
+
+
+@pytest.fixture(scope='module', name='quick')
+def _quick():
+  """For tests that compile much and run little."""
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)

@@ -26,16 +26,9 @@ from tests.zoo_case import linen
 from tests.zoo_case import tokens
 from tests.zoo_case import weights
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 N, D = 2, 8
-
-
-@pytest.fixture(name='quick', scope='module', autouse=True)
-def _quick():
-  """These tests compile much and run little."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
 
 
 def masks_of(params, *args, **options):

@@ -16,14 +16,7 @@ from tests.odd import ODD
 from tests.odd import SAME
 from tests.zoo_case import data
 
-
-@pytest.fixture(name='quick', scope='module', autouse=True)
-def _quick():
-  """These tests compile much and run little."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
+pytestmark = pytest.mark.usefixtures('quick')
 
 
 @pytest.fixture(name='case', params=list(ODD), scope='module')

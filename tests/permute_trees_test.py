@@ -28,6 +28,8 @@ from tests.zoo_case import data
 from tests.zoo_case import linen
 from tests.zoo_case import weights
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 SAME = 1e-5  # Of the largest number, in f32.
 N = 4
 
@@ -90,15 +92,6 @@ def kept(params, rules):
 
 
 # All models of the zoo.
-
-@pytest.fixture(name='quick', scope='module', autouse=True)
-def _quick():
-  """These tests compile much and run little."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
-
 
 @pytest.mark.parametrize('build', zoo.CASES, ids=lambda build: build.__name__)
 def test_no_less_is_kept_and_outputs_stay(build):

@@ -11,6 +11,8 @@ from jaxsparse.units import reorder
 from jaxsparse.units import Tie
 from tests import zoo
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 RELATIVE = 1e-5  # Of the largest output, in float32.
 
 
