@@ -223,11 +223,10 @@ def _for_kernel(pattern: Pattern, kernel: Kernel) -> Pattern:
   unit, group = place(pattern.unit), place(pattern.group)
   if (unit, group) == (pattern.unit, pattern.group):
     return pattern
-  try:
+  if patterns.is_nm(pattern):
     n, m, _ = patterns.n_m_axis(pattern)
     return patterns.nm(n, m, axis=group.sizes[0][0])
-  except ValueError:
-    where = f'in {_text(kernel.contracted)}, out {_text(kernel.outputs)}'
-    stacked = ', each layer' if kernel.stacked else ''
-    return dataclasses.replace(
-        pattern, name=f'{pattern} ({where}{stacked})', unit=unit, group=group)
+  where = f'in {_text(kernel.contracted)}, out {_text(kernel.outputs)}'
+  stacked = ', each layer' if kernel.stacked else ''
+  return dataclasses.replace(
+      pattern, name=f'{pattern} ({where}{stacked})', unit=unit, group=group)

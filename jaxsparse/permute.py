@@ -183,7 +183,7 @@ def find_permutations(
   sparse = {path: (w, pattern)
             for path, w, pattern in trees.align(params, rules)
             if patterns_lib.is_nm(pattern)}
-  found, pruned = {}, []
+  searches = []
   for tie in ties.free:
     columns = {member: _columns(tie, member, *sparse[member.path])
                for member in tie.members if member.path in sparse}
@@ -195,18 +195,19 @@ def find_permutations(
           f'Kernels of tie {tie.name!r} have different N:M, {sorted(kinds)}, '
           f'and one order of units: {list(map(str, columns))}. Give them one '
           'N:M, or leave this tie out of `ties`.')
-    for n, m in kinds:
-      pruned += [partitions.is_pruned(group, n, m)
-                 for groups in columns.values() for group in groups]
-      found[tie.name] = np.stack([
-          find_permutation(group, patterns_lib.nm(n, m), budget=budget,
-                           seed=seed, progress=progress)
-          for group in zip(*columns.values())]).reshape(tie.shape)
-  if found and all(pruned):
+    searches += [(tie, n_m, list(zip(*columns.values()))) for n_m in kinds]
+  if searches and all(partitions.is_pruned(kernel, *n_m)
+                      for _, n_m, groups in searches
+                      for group in groups for kernel in group):
     raise ValueError(
         'All kernels have their N:M already, so that no order keeps more. '
         'Permute before the update that prunes.')
-  return found
+  return {
+      tie.name: np.stack([
+          find_permutation(group, patterns_lib.nm(*n_m), budget=budget,
+                           seed=seed, progress=progress)
+          for group in groups]).reshape(tie.shape)
+      for tie, n_m, groups in searches}
 
 
 def _columns(tie: Tie, member: Member, w: Array, pattern: Pattern

@@ -1,9 +1,11 @@
 """Reads a jaxpr: which axes of parameters meet, and what they are used for.
 
 `read(f, params, *inputs)` follows every axis of every parameter through the
-function. Axes that meet are unified (`axes`), an axis that a primitive does not
-treat alike at every index is fixed with the primitive's name; so are axes of
-inputs, outputs and constants. `ties` and `contractions` say what comes of it.
+function. Axes that meet are unified (`relations`), an axis that a primitive
+does not treat alike at every index is fixed with the primitive's name; so are
+axes of inputs, outputs and constants. `ties` and `contractions` say what comes
+of it. The file is long because control flow and the primitives that cut and
+join axes work on one state.
 """
 
 import collections

@@ -177,13 +177,12 @@ class Relations:
     if axis.kind != 'leaf':
       return Axis(axis.size, axis.kind,
                   [self.instanced(part, where) for part in axis.parts])
-    for whole, part in where:
+    for i, (whole, part) in enumerate(where):
       if axis.fixed or is_fixed(whole) or axis in leaves(whole):
         return axis
       axis = find(self._record(axis, whole, part))
       if axis.kind != 'leaf':
-        rest = where[where.index((whole, part)) + 1:]
-        return self.instanced(axis, rest)
+        return self.instanced(axis, where[i + 1:])
     return axis
 
   def _record(self, leaf: Axis, whole: Axis, part: Axis,

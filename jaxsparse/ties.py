@@ -19,6 +19,7 @@ from jaxsparse import reading
 from jaxsparse import trees
 from jaxsparse.units import as_ties
 from jaxsparse.units import Elsewhere
+from jaxsparse.units import indices
 from jaxsparse.units import Member
 from jaxsparse.units import reorder
 from jaxsparse.units import Tie
@@ -127,12 +128,10 @@ def _member(path: str, place: axes_lib.Place, along: list[axes_lib.Axis],
       for axis, start in enumerate(place.starts)
       if axis != place.axis and (axis in touched or math.prod(
           n for n, _ in steps[axis]) != shape[axis]))
-  known = math.prod([place.leaf.size, *(n for n, _ in steps[place.axis]), *(
-      dimension.size for dimension, (axis, _) in zip(along, distances)
-      if axis == place.axis)])
-  return Member(path, place.axis, place.starts[place.axis], place.stride,
-                steps[place.axis], tuple(distances), elsewhere,
-                part=bool(known != shape[place.axis]))
+  member = Member(path, place.axis, place.starts[place.axis], place.stride,
+                  steps[place.axis], tuple(distances), elsewhere)
+  count = indices(place.leaf.size, [axis.size for axis in along], member)
+  return member._replace(part=bool(count != shape[place.axis]))
 
 
 def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],

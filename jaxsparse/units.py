@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
@@ -252,6 +253,12 @@ def _grid(start: int, steps: Steps) -> np.ndarray:
   return at
 
 
+def indices(size: int, along: Sequence[int], member: Member) -> int:
+  """How many indices of its axis a member of so many units has."""
+  return math.prod([size, *(n for n, _ in member.repeats), *(
+      n for n, (axis, _) in zip(along, member.along) if axis == member.axis)])
+
+
 def sources(tie: Tie, member: Member, shape: Sequence[int],
             permutation: np.ndarray) -> np.ndarray:
   """For `take_along_axis`: where the elements of a parameter come from.
@@ -271,9 +278,7 @@ def sources(tie: Tie, member: Member, shape: Sequence[int],
   rank, problem = len(shape), None
   along_axis = lambda x: x.reshape(
       [-1 if a == member.axis else 1 for a in range(rank)])
-  known = math.prod([tie.size, *(n for n, _ in member.repeats), *(
-      n for n, (axis, _) in zip(tie.along, member.along)
-      if axis == member.axis)])
+  known = indices(tie.size, tie.along, member)
   axes = positions(tie, member, (0,) * len(tie.along))
   if not all(0 <= axis < rank for axis in axes):
     problem = f'has no axis {max(axes)}'
@@ -332,6 +337,12 @@ def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]], *,
         'averages, too, under the same keys, e.g. '
         "({'params': params, 'batch_stats': stats}, opt_state).")
 
+  @functools.cache  # A parameter and its moments move alike.
+  def moves(owner, shape):
+    return [(sources(tie, member, shape, p), member.axis)
+            for tie, p in orders for member in tie.members
+            if member.path == owner]
+
   def moved(path, leaf):
     owner = owners[path]
     # Optimizers put scalars where they keep nothing of a parameter.
@@ -343,11 +354,8 @@ def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]], *,
           f'has {tuple(shapes[owner])}: what is kept in another layout, such '
           'as factored moments, cannot follow. Permute the parameters, and '
           'start this part anew: `opt_state = tx.init(params)`.')
-    for tie, p in orders:
-      for member in tie.members:
-        if member.path == owner:
-          leaf = _take(leaf, sources(tie, member, np.shape(leaf), p),
-                       member.axis)
+    for at, axis in moves(owner, np.shape(leaf)):
+      leaf = _take(leaf, at, axis)
     return leaf
   return trees.map_with_path(moved, tree)
 

@@ -3,11 +3,11 @@
 `wiring(eqn)` says it for one equation of a jaxpr: axes that are passed on, axes
 that meet and vanish, as in a sum, and axes that the primitive does not treat
 alike at every index, as a sort. Cutting and joining axes is not here, but in
-`reading`.
+`reading`. The file is long because it is a table of primitives.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 
@@ -110,9 +110,12 @@ def _iota(eqn: Any) -> Wiring:
                   for axis in range(rank)]], kind='move')
 
 
-def _dot_general(eqn: Any) -> Wiring:
-  contracted, batch = eqn.params['dimension_numbers']
+def _dot_general(eqn: Any, numbers: Any = None, groups: Sequence[int] = ()
+                 ) -> Wiring:
+  """A product; along `groups` of its second operand there is one for each."""
+  contracted, batch = numbers or eqn.params['dimension_numbers']
   met = [{*a, *b} for a, b in zip(contracted, batch)]
+  met[1] |= {*groups}
   free = [((i, axis),) for i in (0, 1)
           for axis in range(len(eqn.invars[i].aval.shape))
           if axis not in met[i]]
@@ -219,14 +222,10 @@ def _ragged_dot_general(eqn: Any) -> Wiring:
   groups, ragged = has.rhs_group_dimensions, has.lhs_ragged_dimensions
   if not groups or {*ragged} & {*contracted[0], *batch[0]}:
     return unknown(eqn)
-  met = {*contracted[0], *batch[0]}, {*contracted[1], *batch[1], *groups}
-  free = [((i, axis),) for i in (0, 1)
-          for axis in range(len(eqn.invars[i].aval.shape))
-          if axis not in met[i]]
-  pairs = lambda axes: [((0, a), (1, b)) for a, b in zip(*axes)]
   fixed = [*((0, axis) for axis in ragged), *((1, axis) for axis in groups),
            (2, 0)]
-  return Wiring([pairs(batch) + free], pairs(contracted), fixed, 'product')
+  return _dot_general(eqn, has.dot_dimension_numbers, groups)._replace(
+      fixed=fixed)
 
 
 def _dynamic_update_slice(eqn: Any) -> Wiring:
