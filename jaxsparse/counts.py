@@ -63,6 +63,52 @@ def stack(counts: list[Count]) -> Count:
                  for words in zip(*counts)))
 
 
+def unstack(a: Count) -> list[Count]:
+  """A vector as single counts, the inverse of `stack`."""
+  return [Count(a.hi[i], a.lo[i]) for i in range(len(a.hi))]
+
+
+def in_turn(wanted: Count, total: Count) -> Count:
+  """Shares a total: each entry of a vector gets what it wants, while it lasts.
+  """
+  sums = minimum(lax.associative_scan(add, wanted), total)
+  return subtract(sums, Count(
+      *(jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]]) for v in sums)))
+
+
+def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
+  """Shares a total in proportion to weights, no entry beyond its room.
+
+  What an entry has no room for is shared among the others in the same way, and
+  the few that rounding leaves go to the first that have room. So all of the
+  total is given, unless there is no room.
+
+  Args:
+    total: a single count.
+    weights: float `[n]`, not negative; all 0 (or not finite) counts as all 1.
+    room: counts `[n]`.
+
+  Returns:
+    Counts `[n]`.
+  """
+  weights = jnp.where(jnp.isfinite(weights), jnp.maximum(weights, 0.), 0.)
+
+  def turn(_, given):
+    left = subtract(total, sum_few(given))
+    free = subtract(room, given)
+    some = ((free.hi | free.lo) > 0).astype(weights.dtype)
+    mine = weights * some
+    mine = jnp.where(mine.sum() > 0, mine, some)
+    wanted = floor_of(left, mine / jnp.maximum(mine.sum(), 1e-30))
+    return add(given, in_turn(minimum(wanted, free), left))
+
+  none = jax.tree.map(jnp.zeros_like, room)
+  # Every turn but the last fills an entry, or gives all but what rounding left.
+  given = lax.fori_loop(0, weights.size + 1, turn, none)
+  left = subtract(total, sum_few(given))
+  return add(given, in_turn(subtract(room, given), left))
+
+
 def sum_few(a: Count) -> Count:
   """The sum of a vector of up to 2^16 counts."""
   lo = a.lo.sum(dtype=_U32)

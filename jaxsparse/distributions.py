@@ -17,10 +17,9 @@ bound what it gets at the end.
 """
 
 import math
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse import counts
@@ -260,20 +259,41 @@ def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
          progress: jax.typing.ArrayLike) -> dict[str, Kept]:
   """Shares one exact number of kept units among layers, by their scores."""
   paths, xs, patterns = zip(*rows)
-  if len({x.dtype for x in xs}) > 1:  # float32 holds all narrower ones.
-    widest = max(x.dtype.itemsize for x in xs)
-    xs = [x.astype(jnp.float64 if widest == 8 else jnp.float32) for x in xs]
-  dtype = xs[0].dtype
   size = sum(x.size for x in xs)
   bounds = [_bounds(p, x.size) for p, x in zip(patterns, xs)]
   final = min(max(final_count(size, sparsity), sum(lo for lo, _ in bounds)),
               sum(hi for _, hi in bounds))
   # No layer ever has less than its fewest; on the way to its most it is as far
-  # as all the others. Vectors over layers: scalars would compile slowly.
-  low = counts.stack([counts.exactly(fewest) for fewest, _ in bounds])
-  high = counts.stack([_kept(x.size, most, progress).count
-                       for x, (_, most) in zip(xs, bounds)])
-  k = _kept(size, final, progress).count
+  # as all the others.
+  low = [counts.exactly(fewest) for fewest, _ in bounds]
+  high = [_kept(x.size, most, progress).count
+          for x, (_, most) in zip(xs, bounds)]
+  free = [bound == (0, x.size) for x, bound in zip(xs, bounds)]
+  return dict(zip(paths, keep_together(
+      xs, _kept(size, final, progress).count, low, high, free)))
+
+
+def keep_together(xs: Sequence[jax.Array], k: counts.Count,
+                  low: Sequence[counts.Count], high: Sequence[counts.Count],
+                  free: Sequence[bool]) -> list[Kept]:
+  """How many units each of several layers keeps under one threshold.
+
+  Args:
+    xs: the scores of their units.
+    k: how many units all layers keep; clipped to what bounds allow.
+    low: the fewest each may keep.
+    high: the most.
+    free: whether no bound of a layer can matter.
+
+  Returns:
+    For each layer what `select` keeps. Ties go to the earlier layer.
+  """
+  if len({x.dtype for x in xs}) > 1:  # float32 holds all narrower ones.
+    widest = max(x.dtype.itemsize for x in xs)
+    xs = [x.astype(jnp.float64 if widest == 8 else jnp.float32) for x in xs]
+  size = sum(x.size for x in xs)
+  # Vectors over layers: scalars would compile slowly.
+  low, high = counts.stack([*low]), counts.stack([*high])
 
   def layer_counts(key):
     return counts.stack([
@@ -283,27 +303,18 @@ def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
   def clipped(layers):
     return counts.minimum(counts.maximum(layers, low), high)
 
-  bracket = topk.start(dtype, size)._replace(
+  bracket = topk.start(xs[0].dtype, size)._replace(
       below=counts.sum_few(high), above=counts.sum_few(low))
   # Rounding leaf by leaf may differ from rounding the total.
   k = counts.minimum(counts.maximum(k, bracket.above), bracket.below)
   found = topk.search(
       lambda key: counts.sum_few(clipped(layer_counts(key))), k, bracket,
-      topk.guess(xs, k, size))
+      topk.guess([*xs], k, size))
   raw = layer_counts(found.lo), layer_counts(found.hi)
   below, above = (clipped(layers) for layers in raw)
-  # Ties at the threshold go to the earlier layers.
-  room = lax.associative_scan(counts.add, counts.subtract(below, above))
   left = counts.subtract(k, counts.sum_few(above))
-  given = counts.minimum(room, left)
-  kept = counts.add(above, counts.subtract(given, counts.Count(
-      *(jnp.concatenate([jnp.zeros_like(v[:1]), v[:-1]]) for v in given))))
-  out = {}
-  for i, (path, x) in enumerate(zip(paths, xs)):
-    one, here_below, here_above = (
-        counts.Count(c.hi[i], c.lo[i]) for c in (kept, *raw))
-    # A layer with bounds may have ended at another threshold: `select` looks.
-    here = None if bounds[i] != (0, x.size) else topk.Bracket(
-        found.lo, found.hi, here_below, here_above)
-    out[path] = Kept(one, here)
-  return out
+  kept = counts.add(above, counts.in_turn(counts.subtract(below, above), left))
+  # A layer with bounds may have ended at another threshold: `select` looks.
+  return [
+      Kept(one, topk.Bracket(found.lo, found.hi, *ends) if is_free else None)
+      for one, *ends, is_free in zip(*map(counts.unstack, (kept, *raw)), free)]

@@ -40,10 +40,13 @@ class RuleState(NamedTuple):
     count: the number of updates made, int32.
     masks: like the params: bool arrays, or `None` where dense.
     scores: the states of the rule's scores.
+    dense: whether the last update read gradients of pruned weights beyond what
+      the flow lets through, a bool scalar; `None` if no update ever does.
   """
   count: jax.Array
   masks: Any
   scores: Any
+  dense: jax.Array | None = None
 
 
 def resolve(patterns: Patterns, params: Any) -> Any:
@@ -81,14 +84,14 @@ def resolve(patterns: Patterns, params: Any) -> Any:
   return trees.map_with_path(check, params, trees.match_rules(patterns, params))
 
 
-def _check_functions(**arguments: tuple[Any, str]) -> None:
+def check_functions(**arguments: tuple[Any, str]) -> None:
   for name, (value, example) in arguments.items():
     if value is not None and not callable(value):
       raise ValueError(f'{name} must be a function, got {value!r}. Write e.g. '
                        f'{name}=jaxsparse.{example}.')
 
 
-def _sparse_only(tree: Any, like: Any) -> Any:
+def sparse_only(tree: Any, like: Any) -> Any:
   """`tree` with `None` in place of every leaf that is dense in `like`."""
   if tree is None:
     return None
@@ -96,7 +99,7 @@ def _sparse_only(tree: Any, like: Any) -> Any:
       lambda x, other: None if trees.is_dense(other) else x, tree, like)
 
 
-def _initial_scores(score: Any, params: Any) -> Any:
+def initial_scores(score: Any, params: Any) -> Any:
   """Scores without gradients, or `None` if the score needs them."""
   try:
     return score.update(None, score.init(params), params)[0]
@@ -108,7 +111,7 @@ def _initial_scores(score: Any, params: Any) -> Any:
     ) from error
 
 
-def _select(scores: Any, patterns: Any, kept: Any) -> Any:
+def select(scores: Any, patterns: Any, kept: Any) -> Any:
   return jax.tree.map(selection.select, scores, patterns, kept,
                       is_leaf=lambda x: isinstance(x, Kept))
 
@@ -117,12 +120,35 @@ def _all_kept(params: Any) -> Any:
   return jax.tree.map(lambda w: jnp.ones_like(w, dtype=bool), params)
 
 
-def _after(params: Any, updates: Any) -> Any:
-  """The params as `optax.apply_updates` will make them."""
-  return params if updates is None else optax.apply_updates(params, updates)
+class Moment(NamedTuple):
+  """One update, as far as sparse parameters are concerned.
+
+  Attributes:
+    step: the number of updates, this one included.
+    shapes: the patterns, a tree like the params.
+    score: `(score, state) -> (scores, state)`, of the params as
+      `optax.apply_updates` will make them.
+  """
+  step: jax.Array
+  shapes: Any
+  score: Callable[[scores_lib.Score, Any], tuple[Any, Any]]
 
 
-def _cond(due: bool | jax.Array, new: Callable[[], Any], old: Any) -> Any:
+def moment(patterns: Patterns, state: RuleState, grads: Any, params: Any,
+           updates: Any, **extra_args: Any) -> Moment:
+  """What a rule works with when it is updated."""
+  shapes = resolve(patterns, params)
+  grads, point, updates = (
+      sparse_only(tree, shapes) for tree in (grads, params, updates))
+
+  def scored(score, score_state):
+    after = point if updates is None else optax.apply_updates(point, updates)
+    return score.update(grads, score_state, after, point=point,
+                        masks=state.masks, **extra_args)
+  return Moment(state.count + 1, shapes, scored)
+
+
+def run_if(due: bool | jax.Array, new: Callable[[], Any], old: Any) -> Any:
   """`new()` if due; decided while tracing where that is known."""
   if isinstance(due, bool):
     return new() if due else old
@@ -161,7 +187,7 @@ def prune(patterns: Patterns, *, score: optax.GradientTransformation | None
   >>> print(masks['mlp']['kernel'][:, 0], masks['mlp']['bias'])
   [False False  True  True] None
   """
-  _check_functions(
+  check_functions(
       distribution=(distribution, 'uniform(0.9)'),
       schedule=(schedule, 'cubic(0, 10_000)'), when=(when, 'every(100)'))
   score = optax.with_extra_args_support(score or scores_lib.magnitude())
@@ -170,14 +196,14 @@ def prune(patterns: Patterns, *, score: optax.GradientTransformation | None
   when = when or schedules.every(1)
 
   def masks_for(scores, shapes, progress):
-    return _select(scores, shapes, distribution(scores, shapes, progress))
+    return select(scores, shapes, distribution(scores, shapes, progress))
 
   def init(params):
     shapes = resolve(patterns, params)
-    sparse = _sparse_only(params, shapes)
-    scores = _initial_scores(score, sparse)
+    sparse = sparse_only(params, shapes)
+    scores = initial_scores(score, sparse)
     everything = _all_kept(sparse)
-    masks = everything if scores is None else _cond(
+    masks = everything if scores is None else run_if(
         when(0), lambda: masks_for(scores, shapes, schedule(0)), everything)
     if masks is everything:
       # A distribution that does not suit the patterns says so now, not later.
@@ -185,144 +211,18 @@ def prune(patterns: Patterns, *, score: optax.GradientTransformation | None
     return RuleState(jnp.zeros((), jnp.int32), masks, score.init(sparse))
 
   def update(grads, state, params=None, *, updates=None, **extra_args):
-    shapes = resolve(patterns, params)
-    step = state.count + 1
+    step, shapes, scored = moment(
+        patterns, state, grads, params, updates, **extra_args)
     due = when(step)
     if due is not True:
       due = due | ((schedule(step) >= 1) & (schedule(state.count) < 1))
-    grads, point, updates = (
-        _sparse_only(tree, shapes) for tree in (grads, params, updates))
-
-    def scored():
-      return score.update(grads, state.scores, _after(point, updates),
-                          point=point, **extra_args)
-
-    masks = _cond(
-        due, lambda: masks_for(scored()[0], shapes, schedule(step)),
+    scores = lambda: scored(score, state.scores)
+    masks = run_if(
+        due, lambda: masks_for(scores()[0], shapes, schedule(step)),
         state.masks)
-    return masks, RuleState(step, masks, scored()[1])
+    return masks, RuleState(step, masks, scores()[1])
 
   return Rule(init, update)
-
-
-def prune_and_grow(
-    patterns: Patterns, *, sparsity: float | distributions.Distribution,
-    grow: optax.GradientTransformation,
-    when: schedules.When | None = None,
-    fraction: float | Callable[[jax.Array], Any] = 0.3,
-    drop: optax.GradientTransformation | None = None,
-    init: optax.GradientTransformation | None = None) -> Rule:
-  """Dynamic sparse training: drop some weights, grow as many elsewhere.
-
-  In each group with `nnz` active units, whenever `when(step)` holds: the
-  `nnz - floor(fraction * nnz)` active units with the highest drop score stay,
-  and the places left go to the highest grow scores among all others, those just
-  dropped included. The number of active units never changes.
-
-  With `hard`, grown weights start at zero with zero moments. RigL is
-  `grow=gradient()` with a cosine fraction, SET `grow=random(seed)` with a
-  constant one.
-
-  Args:
-    patterns: regular expressions for parameter paths to patterns; see
-      `resolve`.
-    sparsity: the fraction pruned in every layer, or a distribution such as
-      `erk(0.9)`.
-    grow: the score by which units are grown.
-    when: at which steps; every 100 by default.
-    fraction: the share of active units replaced, a number or an optax schedule;
-      clipped to [0, 1].
-    drop: the score by which active units stay; `magnitude()` by default.
-    init: the score of the first masks; `random(0)` by default, as in the
-      papers. Give `random(seed)` for other topologies.
-
-  Returns:
-    A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
-
-  Raises:
-    ValueError: from `init`, see `resolve`; or if a sparsity is missing.
-
-  References:
-    Evci et al., `Rigging the Lottery: Making All Tickets Winners
-    <https://arxiv.org/abs/1911.11134>`_, 2020;
-    Mocanu et al., `Scalable Training of Artificial Neural Networks with
-    Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
-  """
-  drop, grow, first = (optax.with_extra_args_support(s) for s in (
-      drop or scores_lib.magnitude(), grow, init or scores_lib.random(0)))
-  _check_functions(when=(when, 'every(100)'))
-  when = when or schedules.every(100)
-  distribution = sparsity if callable(sparsity) else (
-      distributions.uniform(sparsity))
-
-  def init_fn(params):
-    shapes = resolve(patterns, params)
-    sparse = _sparse_only(params, shapes)
-    scores = _initial_scores(first, sparse)
-    if scores is None:
-      raise ValueError(
-          'prune_and_grow(init=...) needs a score that does without gradients, '
-          'such as random(seed) or magnitude().')
-    masks = _select(scores, shapes, distribution(scores, shapes, 1.))
-    return RuleState(jnp.zeros((), jnp.int32), masks,
-                     (drop.init(sparse), grow.init(sparse)))
-
-  def update(grads, state, params=None, *, updates=None, **extra_args):
-    shapes = resolve(patterns, params)
-    step = state.count + 1
-    grads, point, updates = (
-        _sparse_only(tree, shapes) for tree in (grads, params, updates))
-
-    def scored(score, score_state):
-      return score.update(grads, score_state, _after(point, updates),
-                          point=point, **extra_args)
-
-    def exchange():
-      share = jnp.clip(jnp.asarray(
-          fraction(step) if callable(fraction) else fraction, jnp.float32),
-                       0., 1.)
-      dropped, grown = (scored(s, t)[0]
-                        for s, t in zip((drop, grow), state.scores))
-      return jax.tree.map(
-          lambda d, g, mask, pattern: _exchange(d, g, mask, pattern, share),
-          dropped, grown, _sparse_only(state.masks, shapes), shapes)
-
-    masks = _cond(when(step), exchange, state.masks)
-    return masks, RuleState(step, masks, tuple(
-        scored(s, t)[1] for s, t in zip((drop, grow), state.scores)))
-
-  return Rule(init_fn, update)
-
-
-def _exchange(drop: jax.Array, grow: jax.Array, mask: jax.Array,
-              pattern: Pattern, share: jax.Array) -> jax.Array:
-  """One drop and one growth on the grid of units of one weight."""
-  shape, tile = mask.shape, pattern.group_tile(mask.shape)
-  if mask.size == 0:
-    return mask
-  active = selection.unit_scores(mask.astype(jnp.float32), pattern) > 0
-  drop, grow = (_finite(selection.unit_scores(s, pattern))
-                for s in (drop, grow))
-  # Every group of a mask made by `select` has the same number of active units.
-  first = active[tuple(slice(t) for t in tile)]
-  nnz = counts.total(first, tuple(range(first.ndim)))
-  nnz = counts.Count(*(v.reshape(()) for v in nnz))
-  kept = counts.subtract(nnz, counts.floor_of(nnz, share))
-  stay = selection.keep_units(
-      jnp.where(active, drop, -jnp.inf), pattern, shape, Kept(kept))
-  new = selection.keep_units(
-      jnp.where(stay, jnp.inf, grow), pattern, shape, Kept(nnz))
-  return selection.spread(new, pattern, shape)
-
-
-def _finite(x: jax.Array) -> jax.Array:
-  """Scores strictly between the infinities, which mark who is not asked.
-
-  NaN becomes the lowest number, infinite gradients the highest.
-  """
-  limits = jnp.finfo(x.dtype)
-  x = jnp.clip(x, limits.min / 2, limits.max / 2)
-  return jnp.where(jnp.isnan(x), limits.min / 2, x)
 
 
 def lock(patterns: Patterns | None = None) -> Rule:
@@ -354,7 +254,7 @@ def lock(patterns: Patterns | None = None) -> Rule:
     shapes = resolve(
         {'.*': patterns_lib.unstructured()} if patterns is None else patterns,
         params)
-    masks = jax.tree.map(capture, _sparse_only(params, shapes), shapes)
+    masks = jax.tree.map(capture, sparse_only(params, shapes), shapes)
     return RuleState(jnp.zeros((), jnp.int32), masks, ())
 
   def update(grads, state, params=None, *, updates=None, **extra_args):

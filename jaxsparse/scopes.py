@@ -1,0 +1,201 @@
+"""Scopes: who competes with whom when weights are dropped and grown.
+
+A scope is a function
+
+  chosen = scope(layers, goals)
+
+from the layers of one exchange to the units of each that are active after it,
+bool arrays on their grids of units. `goals` are the counts that each group of
+each layer would have if layers minded their own business; a scope keeps to
+them, or to their sum, or not. `prune_and_grow` calls one to drop and one to
+grow. (The scope of `prune` is its distribution.)
+"""
+
+from typing import Callable, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse import counts
+from jaxsparse import distributions
+from jaxsparse import selection
+from jaxsparse.counts import Count
+from jaxsparse.patterns import Pattern
+from jaxsparse.selection import Kept
+
+
+class Layer(NamedTuple):
+  """A sparse parameter, on its grid of units.
+
+  Attributes:
+    path: its name, for messages.
+    pattern: what its units are.
+    shape: of the parameter.
+    scores: of units; finite.
+    active: units that were active before the exchange.
+    certain: units that are chosen anyway.
+    open: units that may be chosen, the certain ones included.
+  """
+  path: str
+  pattern: Pattern
+  shape: tuple[int, ...]
+  scores: jax.Array
+  active: jax.Array
+  certain: jax.Array
+  open: jax.Array
+
+  @property
+  def ranks(self) -> jax.Array:
+    """The scores, above all others where certain and below where not open."""
+    return jnp.where(
+        self.certain, jnp.inf, jnp.where(self.open, self.scores, -jnp.inf))
+
+
+Scope = Callable[[Sequence[Layer], Sequence[Count]], list[jax.Array]]
+
+
+def finite(x: jax.Array) -> jax.Array:
+  """Scores strictly between the infinities; NaN becomes the lowest of them.
+
+  Half the lowest number: that one itself counts as -inf in small groups.
+  """
+  limits = jnp.finfo(x.dtype)
+  x = jnp.clip(x, limits.min / 2, limits.max)
+  return jnp.where(jnp.isnan(x), limits.min / 2, x)
+
+
+def count(units: jax.Array) -> Count:
+  """How many units are marked, a single count."""
+  total = counts.total(units, tuple(range(units.ndim)))
+  return Count(*(v.reshape(()) for v in total))
+
+
+def _highest(layer: Layer, kept: Kept) -> jax.Array:
+  """The highest open units, fewer where there are not so many."""
+  chosen = selection.keep_units(layer.ranks, layer.pattern, layer.shape, kept)
+  return chosen & layer.open
+
+
+def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
+              ) -> list[jax.Array]:
+  """Units compete within their layer, or their group there, and it keeps its
+  count. The scope of SET, RigL and MEST.
+  """
+  return [_highest(layer, Kept(goal)) for layer, goal in zip(layers, goals)]
+
+
+def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
+             ) -> list[jax.Array]:
+  """As `per_layer`, but positive and negative units each give their share.
+
+  Of `n` units that go, `floor(n * p)` are the smallest positive ones and the
+  others the negative ones nearest to zero, where `p` is the positive share of
+  the active units; a zero is positive. For the score `signed_magnitude`.
+
+  References:
+    Mocanu et al., `Scalable Training of Artificial Neural Networks with
+    Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
+  """
+  _check_whole('per_sign', layers)
+  chosen = []
+  for layer, goal in zip(layers, goals):
+    positive = layer.scores >= 0
+    have, above = count(layer.open), count(layer.open & positive)
+    goes = counts.subtract(have, counts.minimum(have, goal))
+    share = counts.to_float(above) / jnp.maximum(counts.to_float(have), 1.)
+    first = counts.floor_of(goes, share)
+    rest = counts.subtract(have, above)
+    # Rounding may ask one side for more than it has.
+    second = counts.minimum(counts.subtract(goes, first), rest)
+    first = counts.subtract(goes, second)
+    sides = [(positive, counts.subtract(above, first)),
+             (~positive, counts.subtract(rest, second))]
+    chosen.append(sum(
+        _highest(layer._replace(scores=jnp.abs(layer.scores),
+                                open=layer.open & side), Kept(kept))
+        for side, kept in sides) > 0)
+  return chosen
+
+
+def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
+               ) -> list[jax.Array]:
+  """All units of all layers compete under one threshold; the total is kept.
+
+  The scope of Chase. Ties go to the earlier layer, then to the lower index.
+  """
+  _check_whole('all_layers', layers)
+  ranks = [layer.ranks for layer in layers]
+  total = counts.sum_few(counts.stack([*goals]))
+  kept = distributions.keep_together(
+      ranks, total, [count(layer.certain) for layer in layers],
+      [count(layer.open) for layer in layers], [True] * len(layers))
+  return [_highest(layer, k) for layer, k in zip(layers, kept)]
+
+
+def above_one(layers: Sequence[Layer], goals: Sequence[Count]
+              ) -> list[jax.Array]:
+  """Every open unit with a score of 1 or more, however many these are.
+
+  The scope in which DSR drops, by the score `adaptive_threshold`.
+  """
+  del goals
+  return [layer.certain | (layer.open & (layer.scores >= 1))
+          for layer in layers]
+
+
+def by_survivors(layers: Sequence[Layer], goals: Sequence[Count]
+                 ) -> list[jax.Array]:
+  """Layers grow in proportion to the units that they still have.
+
+  The scope in which DSR grows. What a layer has no room for goes to the others;
+  the total is kept.
+
+  References:
+    Mostafa and Wang, `Parameter Efficient Training of Deep Convolutional Neural
+    Networks by Dynamic Sparse Reparameterization
+    <https://arxiv.org/abs/1902.05967>`_, 2019
+  """
+  _check_whole('by_survivors', layers)
+  return _shared(layers, goals, [
+      counts.to_float(count(layer.certain)) for layer in layers])
+
+
+def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
+                  ) -> list[jax.Array]:
+  """Layers grow in proportion to the mean score of their active units.
+
+  The scope in which SNFS grows, by the score `momentum`: what its authors call
+  redistribution. What a layer has no room for goes to the others; the total is
+  kept.
+
+  References:
+    Dettmers and Zettlemoyer, `Sparse Networks from Scratch: Faster Training
+    without Losing Performance <https://arxiv.org/abs/1907.04840>`_, 2019
+  """
+  _check_whole('by_mean_score', layers)
+  return _shared(layers, goals, [
+      jnp.mean(layer.scores.astype(jnp.float32), where=layer.active)
+      for layer in layers])
+
+
+def _shared(layers: Sequence[Layer], goals: Sequence[Count],
+            weights: Sequence[jax.Array]) -> list[jax.Array]:
+  """Shares what all layers may grow in proportion to weights."""
+  has, most = (counts.stack([count(units) for units in column]) for column in (
+      [layer.certain for layer in layers], [layer.open for layer in layers]))
+  goal = counts.sum_few(counts.stack([*goals]))
+  have = counts.sum_few(has)
+  grown = counts.in_proportion(
+      counts.subtract(counts.maximum(goal, have), have), jnp.stack([*weights]),
+      counts.subtract(most, has))
+  return per_layer(layers, counts.unstack(counts.add(has, grown)))
+
+
+def _check_whole(name: str, layers: Sequence[Layer]) -> None:
+  for layer in layers:
+    if layer.pattern.sizes(layer.shape)[0] > 1:
+      raise ValueError(
+          f'{layer.path}: the units of {layer.pattern} compete in groups, each '
+          f'with its own count, but {name} asks for layers that compete as a '
+          'whole. Use scope per_layer, or unstructured(), block(...) or '
+          'channel(...).')
