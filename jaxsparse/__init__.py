@@ -28,10 +28,13 @@ which N:M keeps more (`find_permutations`).
 True means kept, `None` means dense, `sparsity` is the fraction pruned.
 """
 
+from jaxsparse import dynamic
 from jaxsparse import recipes
+from jaxsparse import scopes
 from jaxsparse.accounting import mask_flips
 from jaxsparse.accounting import Summary
 from jaxsparse.accounting import summary
+from jaxsparse.channels import prune_channels
 from jaxsparse.contractions import infer_kernels
 from jaxsparse.contractions import Kernel
 from jaxsparse.contractions import kernel_patterns
@@ -48,10 +51,12 @@ from jaxsparse.flows import apply_masks
 from jaxsparse.flows import Flow
 from jaxsparse.flows import gate_gradients
 from jaxsparse.flows import hard
+from jaxsparse.flows import hold_steps
 from jaxsparse.flows import mdgf
 from jaxsparse.flows import project_updates
 from jaxsparse.flows import sr_ste
 from jaxsparse.flows import ste
+from jaxsparse.growing import prune_and_grow
 from jaxsparse.observation import observe
 from jaxsparse.observation import observed
 from jaxsparse.observation import ObservedState
@@ -67,22 +72,27 @@ from jaxsparse.permute import find_permutations
 from jaxsparse.permute import permute
 from jaxsparse.rules import lock
 from jaxsparse.rules import prune
-from jaxsparse.rules import prune_and_grow
 from jaxsparse.rules import RuleState
 from jaxsparse.schedules import cosine
 from jaxsparse.schedules import cube
 from jaxsparse.schedules import cubic
+from jaxsparse.schedules import either
 from jaxsparse.schedules import every
 from jaxsparse.schedules import exponential
+from jaxsparse.schedules import fade_cosine
 from jaxsparse.schedules import fade_exponential
 from jaxsparse.schedules import fade_linear
 from jaxsparse.schedules import linear
 from jaxsparse.schedules import one_shot
 from jaxsparse.schedules import staircase
+from jaxsparse.scores import adaptive_threshold
 from jaxsparse.scores import gradient
 from jaxsparse.scores import magnitude
+from jaxsparse.scores import magnitude_and_gradient
+from jaxsparse.scores import momentum
 from jaxsparse.scores import random
 from jaxsparse.scores import saliency
+from jaxsparse.scores import signed_magnitude
 from jaxsparse.scores import snip_momentum
 from jaxsparse.selection import Kept
 from jaxsparse.selection import select

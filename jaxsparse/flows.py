@@ -37,10 +37,13 @@ class Flow(NamedTuple):
       zero, where no gain matters and the forward pass is free.
     before: changes gradients before the inner optimizer (`b` and `c`).
     after: changes updates after it.
+    around: wraps the inner optimizer.
   """
   gain: Callable[[jax.Array], jax.Array] | None
   before: Transform
   after: Transform
+  around: Callable[[optax.GradientTransformation],
+                   optax.GradientTransformation] = lambda inner: inner
 
 
 class CountState(NamedTuple):
@@ -154,6 +157,54 @@ def project_updates() -> Transform:
     dtype = u.dtype if u.dtype.itemsize > w.dtype.itemsize else w.dtype
     return jnp.where(m, u.astype(dtype), -w.astype(dtype))
   return _masked('project_updates', project, of_step=False)
+
+
+class HeldState(NamedTuple):
+  """The number of updates seen, and the state of the optimizer."""
+  count: jax.Array
+  inner: Any
+
+
+def hold_steps(inner: optax.GradientTransformation,
+               when: Callable[[jax.Array], Any]) -> Transform:
+  """Makes an optimizer stand still at some steps: no update, no new state.
+
+  `optax.conditionally_mask` does so with a branch. Here both are computed and
+  one is taken, which fuses with the optimizer's arithmetic.
+
+  Args:
+    inner: any optax optimizer.
+    when: at which steps it stands still.
+
+  Returns:
+    A transform.
+
+  >>> import jax.numpy as jnp
+  >>> tx, w = hold_steps(optax.sgd(1.), lambda step: step == 2), jnp.zeros(1)
+  >>> state = tx.init(w)
+  >>> for _ in range(3):
+  ...   updates, state = tx.update(jnp.ones(1), state, w)
+  ...   print(updates)
+  [-1.]
+  [0.]
+  [-1.]
+  """
+  inner = optax.with_extra_args_support(inner)
+
+  def init(params):
+    return HeldState(jnp.zeros((), jnp.int32), inner.init(params))
+
+  def update(updates, state, params=None, **extra_args):
+    step = state.count + 1
+    held = jnp.asarray(when(step))
+    updates, new = inner.update(updates, state.inner, params, **extra_args)
+    updates = jax.tree.map(
+        lambda u: jnp.where(held, jnp.zeros_like(u), u), updates)
+    new = jax.tree.map(
+        lambda a, b: jnp.where(held, a, b), state.inner, new)
+    return updates, HeldState(step, new)
+
+  return Transform(init, update)
 
 
 def apply_masks(params: Any, masks: Any, gain: jax.typing.ArrayLike = 0.

@@ -1,6 +1,6 @@
 """`prune_and_grow`: the rule of dynamic sparse training."""
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxsparse import scores as scores_lib
 from jaxsparse import selection
 from jaxsparse import trees
 from jaxsparse.counts import Count
+from jaxsparse.patterns import Pattern
 from jaxsparse.rules import RuleState
 from jaxsparse.selection import Kept
 
@@ -70,8 +71,9 @@ def prune_and_grow(
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
-    Its `update` takes `allowed`, too: a function that returns a tree of bool
-    arrays, outside of which nothing stays or grows.
+    Its `update` takes two more arguments: `allowed`, a function that returns a
+    tree of bool arrays, outside of which nothing stays or grows, and `act`, a
+    bool scalar that makes it exchange at a step of which `when` knows nothing.
 
   Raises:
     ValueError: from `init`, see `rules.resolve`; or if a sparsity is missing.
@@ -124,75 +126,108 @@ def prune_and_grow(
               k.count, pattern.sizes(s.shape)[1], _at(surplus, 0))),
           scores, shapes, kept)
     masks = rules.select(scores, shapes, kept)
-    reads = rules.initial_scores(grow, sparse) is None
-    return RuleState(
-        jnp.zeros((), jnp.int32), masks, (drop.init(sparse), grow.init(sparse)),
-        jnp.zeros((), bool) if reads else None)
+    states = drop.init(sparse), grow.init(sparse)
+    return RuleState(jnp.zeros((), jnp.int32), masks, states,
+                     reads_dense(sparse, states, False))
+
+  def reads_dense(sparse, states, due):
+    """Whether gradients of pruned weights are read; `None` for never.
+
+    A score with a state accumulates them at every step.
+    """
+    if rules.initial_scores(grow, sparse) is not None:
+      return None
+    return jnp.asarray(due) | bool(jax.tree.leaves(states[1]))
 
   def update(grads, state, params=None, *, updates=None, allowed=None,
-             **extra_args):
+             act=None, **extra_args):
     step, shapes, scored = rules.moment(
         patterns, state, grads, params, updates, **extra_args)
+
+    own = when(step)
 
     def exchange():
       drops, grows = (
           scored(s, t)[0] for s, t in zip((drop, grow), state.scores))
       masks = rules.sparse_only(state.masks, shapes)
-      final = masks if surplus is None else budgets(drops, shapes)
-      inside = masks if allowed is None else allowed()
-      rows = [row for row in trees.align(
-          drops, grows, masks, shapes, final, inside) if row[1].size]
-      dropping = [
-          _layer(path, pattern, drop_score, mask, may & mask)
-          for path, drop_score, _, mask, pattern, _, may in rows]
-      have = [_per_group(layer.active, layer) for layer in dropping]
-      sizes = [layer.pattern.sizes(layer.shape)[1] for layer in dropping]
-      base = have if surplus is None else [
-          counts.minimum(n, row[5].count) for n, row in zip(have, rows)]
-      share = _at(fraction, step)
-      stay = drop_scope(dropping, [
-          counts.subtract(n, counts.floor_of(n, share)) for n in base])
-      growing = [
-          _layer(path, pattern, grow_score, mask, may if allowed else None,
-                 certain)
-          for (path, _, grow_score, mask, pattern, _, may), certain
-          in zip(rows, stay)]
-      new = grow_scope(growing, have if surplus is None else [
-          _with_surplus(row[5].count, size, _at(surplus, step))
-          for row, size in zip(rows, sizes)])
-      made = {layer.path: selection.spread(units, layer.pattern, layer.shape)
-              for layer, units in zip(growing, new)}
-      return trees.map_with_path(
-          lambda path, mask: made.get(path, mask), masks)
+      none = jax.tree.map(lambda m: None, masks)
+      layers = [_Layer(*row) for row in trees.align(
+          masks, shapes, drops, grows,
+          none if surplus is None else budgets(drops, shapes),
+          none if allowed is None else allowed()) if row[1].size]
+      new = _exchange(
+          layers, drop_scope, grow_scope,
+          # Who is told to act only makes room, and replaces nothing.
+          jnp.where(own, _at(fraction, step), 0.), _at(surplus or 0., step))
+      return trees.map_with_path(lambda path, m: new.get(path, m), masks)
 
-    due = when(step)
+    due = own if act is None else own | act
     masks = rules.run_if(due, exchange, state.masks)
     scores = tuple(scored(s, t)[1] for s, t in zip((drop, grow), state.scores))
-    return masks, RuleState(step, masks, scores, _dense(state, due))
+    return masks, RuleState(step, masks, scores, reads_dense(
+        rules.sparse_only(params, shapes), state.scores, due))
 
   return rules.Rule(init_fn, update)
 
 
-def _layer(path: str, pattern: Any, scores: jax.Array, mask: jax.Array,
-           inside: jax.Array | None, certain: jax.Array | None = None
-           ) -> scopes.Layer:
-  """A layer on its grid of units; open are those with any weight inside."""
-  def any_of(x):
-    return selection.unit_scores(x.astype(jnp.float32), pattern) > 0
-  active = any_of(mask)
+
+class _Layer(NamedTuple):
+  """A sparse parameter at an exchange.
+
+  `budget` is how many units each group ends with, `None` for as many as it has;
+  `allowed` where weights may be, `None` for anywhere.
+  """
+  path: str
+  mask: jax.Array
+  pattern: Pattern
+  drop: jax.Array
+  grow: jax.Array
+  budget: Kept | None
+  allowed: jax.Array | None
+
+
+def _exchange(layers: list[_Layer], drop_scope: scopes.Scope,
+              grow_scope: scopes.Scope, share: jax.Array, extra: jax.Array
+              ) -> dict[str, jax.Array]:
+  """The new mask of every layer."""
+  drop_goals, grow_goals = [], []
+  for layer in layers:
+    n = _per_group(_any(layer.mask, layer.pattern), layer)
+    base = n if layer.budget is None else counts.minimum(n, layer.budget.count)
+    drop_goals.append(counts.subtract(base, counts.floor_of(base, share)))
+    _, size = layer.pattern.sizes(layer.mask.shape)
+    grow_goals.append(n if layer.budget is None else _with_surplus(
+        layer.budget.count, size, extra))
+  stay = drop_scope([_on_grid(x, x.drop, open_=x.mask if x.allowed is None
+                              else x.mask & x.allowed) for x in layers],
+                    drop_goals)
+  new = grow_scope([_on_grid(x, x.grow, open_=x.allowed)._replace(certain=units)
+                    for x, units in zip(layers, stay)], grow_goals)
+  return {x.path: selection.spread(units, x.pattern, x.mask.shape)
+          for x, units in zip(layers, new)}
+
+
+def _any(mask: jax.Array, pattern: Pattern) -> jax.Array:
+  """Units with any entry that is true."""
+  return selection.unit_scores(mask.astype(jnp.float32), pattern) > 0
+
+
+def _on_grid(layer: _Layer, scores: jax.Array, open_: jax.Array | None
+             ) -> scopes.Layer:
+  active = _any(layer.mask, layer.pattern)
   return scopes.Layer(
-      path, pattern, mask.shape,
-      scopes.finite(selection.unit_scores(scores, pattern)), active,
-      jnp.zeros_like(active) if certain is None else certain,
-      jnp.ones_like(active) if inside is None else any_of(inside))
+      layer.path, layer.pattern, layer.mask.shape,
+      scopes.finite(selection.unit_scores(scores, layer.pattern)), active,
+      jnp.zeros_like(active),
+      jnp.ones_like(active) if open_ is None else _any(open_, layer.pattern))
 
 
-def _per_group(units: jax.Array, layer: scopes.Layer) -> Count:
+def _per_group(units: jax.Array, layer: _Layer) -> Count:
   """How many units of each group are marked.
 
   Every group of a mask made by `select` has the same number.
   """
-  tile = layer.pattern.group_tile(layer.shape)
+  tile = layer.pattern.group_tile(layer.mask.shape)
   return scopes.count(units[tuple(slice(t) for t in tile)])
 
 
@@ -205,13 +240,3 @@ def _with_surplus(budget: Count, size: int, surplus: jax.Array) -> Count:
   whole = counts.exactly(size)
   return counts.minimum(
       whole, counts.add(budget, counts.floor_of(whole, surplus)))
-
-
-def _dense(state: RuleState, due: bool | jax.Array) -> jax.Array | None:
-  """Whether an update reads gradients of pruned weights.
-
-  A score with a state accumulates them at every step.
-  """
-  if state.dense is None:
-    return None
-  return jnp.asarray(due) | bool(jax.tree.leaves(state.scores[1]))

@@ -35,7 +35,10 @@ class Statistics(NamedTuple):
     gradient: mean over all steps of the share of weights whose gradient is
       used: that of the mask if the flow is hard, of the backward set of
       Top-KAST, and 1 otherwise (which `mdgf(straight_through=False)` does not
-      need once its gain is 0: its cost is overstated).
+      need once its gain is 0: its cost is overstated). A step on which a rule
+      grows weights by gradient counts as 1.
+    explored: the share of weights that were kept at any step so far, the
+      exploration rate `R_s` of ITOP.
   """
   second_kept: jax.Array
   second_pruned: jax.Array
@@ -45,6 +48,7 @@ class Statistics(NamedTuple):
   mean_flips: jax.Array
   forward: jax.Array
   gradient: jax.Array
+  explored: jax.Array
 
 
 class ObservedState(NamedTuple):
@@ -54,12 +58,14 @@ class ObservedState(NamedTuple):
     inner: the state of the optimizer that is observed.
     count: the number of updates made, int32.
     second: second moments of the gradients of sparse parameters, float32.
+    visited: the union of all masks so far.
     statistics: float32 `[layers]` each, in the order of `jax.tree.leaves`; one
       entry without meaning if no layer is sparse.
   """
   inner: Any
   count: jax.Array
   second: Any
+  visited: Any
   statistics: Statistics
 
 
@@ -89,7 +95,10 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
     Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
     Training in Transformers <https://arxiv.org/abs/2402.04744>`_, 2024 (noise);
     Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
-    From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021 (divergence)
+    From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021 (divergence);
+    Liu et al., `Do We Actually Need Dense Over-Parameterization? In-Time
+    Over-Parameterization in Sparse Training
+    <https://arxiv.org/abs/2102.02887>`_, 2021 (exploration)
 
   >>> from jaxsparse import patterns, rules
   >>> tx = observe(transform.sparsify(
@@ -108,7 +117,9 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
     # Checkpoints refuse arrays of no entries, which a dense model would have.
     zeros = jnp.zeros(max(len(jax.tree.leaves(masks)), 1), jnp.float32)
     second = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.float32), masks)
-    return ObservedState(inner, jnp.zeros((), jnp.int32), second,
+    # A copy: a train step may write over each array once.
+    visited = jax.tree.map(jnp.copy, masks)
+    return ObservedState(inner, jnp.zeros((), jnp.int32), second, visited,
                          Statistics(*([zeros] * len(Statistics._fields))))
 
   def update(grads, state, params=None, **extra_args):
@@ -133,13 +144,15 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
       return updates, state._replace(inner=inner, count=count)
     seen = jnp.stack(layers, axis=1)
     flips = _stack(accounting.mask_flips(before.masks, after.masks))
-    densities = _densities(before)
+    visited = jax.tree.map(jnp.logical_or, state.visited, after.masks)
+    densities = _densities(before, after)
     running = jnp.maximum(1. - decay, 1. / t)
-    now = Statistics(*seen, flips, flips, *densities)
-    rate = Statistics(*[running] * 4, jnp.ones(()), running, 1. / t, 1. / t)
+    now = Statistics(*seen, flips, flips, *densities, _density(visited))
+    one = jnp.ones(())
+    rate = Statistics(*[running] * 4, one, running, 1. / t, 1. / t, one)
     statistics = jax.tree.map(
         lambda old, new, r: old + r * (new - old), state.statistics, now, rate)
-    return updates, ObservedState(inner, count, second, statistics)
+    return updates, ObservedState(inner, count, second, visited, statistics)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -157,16 +170,20 @@ def _variances(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
   return variance(mask), variance(~mask)
 
 
-def _densities(state: transform.SparseState) -> tuple[jax.Array, jax.Array]:
+def _density(masks: Any) -> jax.Array:
+  return _stack(jax.tree.map(lambda m: m.mean(dtype=jnp.float32), masks))
+
+
+def _densities(state: transform.SparseState, after: transform.SparseState
+               ) -> tuple[jax.Array, jax.Array]:
   """The shares of each layer in the forward pass and in its gradient."""
-  def density(masks):
-    return _stack(jax.tree.map(lambda m: m.mean(dtype=jnp.float32), masks))
-  kept = density(state.masks)
+  kept = _density(state.masks)
   if state.gain is None:
-    return kept, kept
+    dense = getattr(after.rule, 'dense', None)
+    return kept, kept if dense is None else jnp.where(dense, 1., kept)
   forward = jnp.where(state.gain > 0, 1., kept)
   if hasattr(state.rule, 'backward'):
-    return forward, density(state.rule.backward)
+    return forward, _density(state.rule.backward)
   return forward, jnp.ones_like(kept)
 
 

@@ -14,9 +14,11 @@ traced arrays. With `p = clip((step - begin) / (end - begin), 0, 1)`:
 | `cube` | `p^3` | slow at first |
 | `staircase` | what it is told | |
 
-The gains of `flows.mdgf` go from 1 to 0: `fade_linear` and `fade_exponential`.
+The gains of `flows.mdgf` go from 1 to 0: `fade_linear`,
+`fade_exponential` and `fade_cosine`.
 """
 
+import functools
 import math
 from typing import Callable, Mapping
 
@@ -224,6 +226,39 @@ def fade_exponential(begin: int, end: int, *, rate: float | None = None
   # From the progress, so that what is 0 or 1 there is exactly 1 or 0 here.
   return lambda step: jnp.where(
       progress(step) < 1., jnp.exp(-rate * (end - begin) * progress(step)), 0.)
+
+
+def fade_cosine(begin: int, end: int) -> Schedule:
+  """`(1 + cos(pi p)) / 2`, exactly 0 from `end` on.
+
+  Args:
+    begin: the last step with gain 1.
+    end: the first step with gain 0.
+
+  Returns:
+    What dynamic sparse training multiplies its drop fraction with.
+
+  Raises:
+    ValueError: unless `0 <= begin < end`.
+
+  >>> [round(float(fade_cosine(0, 4)(step)), 3) for step in range(5)]
+  [1.0, 0.854, 0.5, 0.146, 0.0]
+  """
+  progress = linear(begin, end)
+  return lambda step: jnp.where(
+      progress(step) < 1., .5 * (1. + jnp.cos(jnp.pi * progress(step))), 0.)
+
+
+def either(*whens: When) -> When:
+  """True at the steps at which any of several is.
+
+  >>> both = either(every(4), every(3, begin=3))
+  >>> [step for step in range(10) if both(step)]
+  [0, 3, 4, 6, 8, 9]
+  """
+  def when(step):
+    return functools.reduce(lambda a, b: a | b, (w(step) for w in whens))
+  return when
 
 
 def every(n: int, begin: int = 0, end: int | None = None) -> When:

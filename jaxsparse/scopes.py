@@ -108,12 +108,12 @@ def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
     # Rounding may ask one side for more than it has.
     second = counts.minimum(counts.subtract(goes, first), rest)
     first = counts.subtract(goes, second)
-    sides = [(positive, counts.subtract(above, first)),
-             (~positive, counts.subtract(rest, second))]
-    chosen.append(sum(
+    one, other = (
         _highest(layer._replace(scores=jnp.abs(layer.scores),
                                 open=layer.open & side), Kept(kept))
-        for side, kept in sides) > 0)
+        for side, kept in ((positive, counts.subtract(above, first)),
+                           (~positive, counts.subtract(rest, second))))
+    chosen.append(one | other)
   return chosen
 
 

@@ -18,9 +18,10 @@ is not used: an accumulator costs one multiply-add a step, anything else nothing
 until a mask is made.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import optax
 
@@ -56,6 +57,15 @@ def magnitude() -> Score:
       lambda grads, params, point: jax.tree.map(jnp.abs, params))
 
 
+def signed_magnitude() -> Score:
+  """Scores weights by themselves, for scopes that tell signs apart.
+
+  Returns:
+    A score; see `scopes.per_sign`.
+  """
+  return _stateless(lambda grads, params, point: params)
+
+
 def gradient() -> Score:
   """Scores weights by `|g|`, the dense gradient at the sparse point.
 
@@ -85,6 +95,28 @@ def saliency() -> Score:
     Sensitivity <https://arxiv.org/abs/1810.02340>`_, 2019
   """
   return _stateless(lambda grads, params, point: _products(grads, point))
+
+
+def magnitude_and_gradient(scale: float = 0.01) -> Score:
+  """Scores weights by `|w| + scale * |g|`, the criterion of MEST.
+
+  Args:
+    scale: the paper's lambda.
+
+  Returns:
+    A score.
+
+  References:
+    Yuan et al., `MEST: Accurate and Fast Memory-Economic Sparse Training
+    Framework on the Edge <https://arxiv.org/abs/2110.14032>`_, 2021
+  """
+  def score(grads, params, point):
+    if grads is None:
+      return None
+    return jax.tree.map(
+        lambda w, g: jnp.abs(w) + scale * jnp.abs(g.astype(w.dtype)),
+        params, grads)
+  return _stateless(score)
 
 
 def _products(grads: Any, point: Any) -> Any:
@@ -141,6 +173,108 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9) -> Score:
         lambda s, p: decay * s + scale * p.astype(s.dtype), state.accumulated,
         _products(grads, params if point is None else point))
     return accumulated, SnipMomentumState(accumulated)
+
+  return Score(init, update)
+
+
+class MomentumState(NamedTuple):
+  """The running mean of gradients, a tree like the params."""
+  mean: Any
+
+
+def momentum(decay: float = 0.9) -> Score:
+  """Scores weights by `|M|`, with `M <- decay * M + (1 - decay) * g`.
+
+  The growth criterion of SNFS. It needs the dense gradient of every step.
+
+  Args:
+    decay: of the running mean.
+
+  Returns:
+    A score; its state holds one float32 (or wider) per weight.
+
+  References:
+    Dettmers and Zettlemoyer, `Sparse Networks from Scratch: Faster Training
+    without Losing Performance <https://arxiv.org/abs/1907.04840>`_, 2019
+
+  >>> import jax.numpy as jnp
+  >>> score, w = momentum(0.5), jnp.zeros(2)
+  >>> state = score.init(w)
+  >>> for g in (jnp.array([2., 4.]), jnp.array([2., -4.])):
+  ...   scores, state = score.update(g, state, w)
+  >>> print(scores)
+  [1.5 1. ]
+  """
+  def init(params):
+    return MomentumState(jax.tree.map(
+        lambda w: jnp.zeros_like(w, _at_least_float32(w.dtype)), params))
+
+  def update(grads, state, params=None, **extra_args):
+    del params, extra_args
+    if grads is None:
+      return None, state
+    mean = jax.tree.map(
+        lambda m, g: decay * m + (1. - decay) * g.astype(m.dtype),
+        state.mean, grads)
+    return jax.tree.map(jnp.abs, mean), MomentumState(mean)
+
+  return Score(init, update)
+
+
+class ThresholdState(NamedTuple):
+  """The number of updates made, and the threshold, a float32 scalar."""
+  count: jax.Array
+  threshold: jax.Array
+
+
+def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
+                       when: Callable[[jax.Array], Any],
+                       tolerance: float = 0.1) -> Score:
+  """Scores weights by `|w| / H` with a threshold `H` that finds its own size.
+
+  Whenever `when(step)` holds, after the scores of that step are made: if of
+  the active weights more than `(1 + tolerance) * fraction` were below `H`, it
+  is halved, if fewer than `(1 - tolerance) * fraction`, doubled.
+
+  Args:
+    initial: the first `H`.
+    fraction: the share of active weights that should be below it.
+    when: at which steps, those of the rule.
+    tolerance: how far off the share may be.
+
+  Returns:
+    A score; see `scopes.above_one`.
+
+  References:
+    Mostafa and Wang, `Parameter Efficient Training of Deep Convolutional Neural
+    Networks by Dynamic Sparse Reparameterization
+    <https://arxiv.org/abs/1902.05967>`_, 2019
+  """
+  def init(params):
+    del params
+    return ThresholdState(
+        jnp.zeros((), jnp.int32), jnp.asarray(initial, jnp.float32))
+
+  def update(grads, state, params=None, *, masks=None, **extra_args):
+    del grads, extra_args
+    scores = jax.tree.map(
+        lambda w: jnp.abs(w.astype(jnp.float32)) / state.threshold, params)
+    step = state.count + 1
+
+    def adapted():
+      active = scores if masks is None else masks
+      pairs = [(s, jnp.ones_like(m, bool) if masks is None else m) for s, m
+               in zip(jax.tree.leaves(scores), jax.tree.leaves(active))]
+      total, below = (sum(x.sum(dtype=jnp.float32) for x in column)
+                      for column in ([m for _, m in pairs],
+                                     [m & (s < 1.) for s, m in pairs]))
+      share = below / jnp.maximum(total, 1.)
+      factor = jnp.where(share > (1. + tolerance) * fraction, 0.5, jnp.where(
+          share < (1. - tolerance) * fraction, 2., 1.))
+      return state.threshold * factor
+
+    threshold = lax.cond(when(step), adapted, lambda: state.threshold)
+    return scores, ThresholdState(step, threshold)
 
   return Score(init, update)
 

@@ -56,22 +56,28 @@ def stages(rules: Mapping[int, rules_lib.Rule]) -> rules_lib.Rule:
     states = [rule.init(params) for rule in rules]
     for begin, state in zip(begins, states):
       _check(begin, state, states[0])
-    return states[0]._replace(scores=tuple(s.scores for s in states))
+    dense = [s.dense for s in states if s.dense is not None]
+    return states[0]._replace(scores=tuple(s.scores for s in states),
+                              dense=dense[0] if dense else None)
 
   def update(grads, state, params=None, **extra_args):
     def ask(i):
       masks, new = rules[i].update(
           grads, state._replace(scores=state.scores[i]), params, **extra_args)
-      return masks, (*state.scores[:i], new.scores, *state.scores[i + 1:])
+      dense = new.dense
+      if dense is None and state.dense is not None:
+        dense = jnp.zeros_like(state.dense)
+      scores = *state.scores[:i], new.scores, *state.scores[i + 1:]
+      return masks, scores, dense
 
     step = state.count + 1
     stage = sum((step >= begin).astype(jnp.int32) for begin in begins[1:])
     if len(rules) == 1:
-      masks, scores = ask(0)
+      masks, scores, dense = ask(0)
     else:
-      masks, scores = lax.switch(
+      masks, scores, dense = lax.switch(
           stage, [lambda i=i: ask(i) for i in range(len(rules))])
-    return masks, rules_lib.RuleState(step, masks, scores)
+    return masks, rules_lib.RuleState(step, masks, scores, dense)
 
   return rules_lib.Rule(init, update)
 

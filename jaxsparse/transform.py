@@ -88,7 +88,7 @@ def sparsify(inner: optax.GradientTransformation,
         'sparsify(optax.adam(1e-3), rule, jaxsparse.hard()).')
   inner, rule, before, after = (
       optax.with_extra_args_support(t)
-      for t in (inner, rule, flow.before, flow.after))
+      for t in (flow.around(inner), rule, flow.before, flow.after))
   project = flows.project_updates()
 
   def gain_at(count):

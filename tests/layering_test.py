@@ -8,11 +8,13 @@ _LEVELS = {
     'trees': 0, 'counts': 0, 'axes': 0, 'wiring': 0, 'tables': 0,
     'topk': 1, 'scores': 1, 'schedules': 1, 'flows': 1, 'accounting': 1,
     'patterns': 1, 'costs': 1, 'partitions': 1, 'relations': 1, 'units': 1,
-    'selection': 2, 'values': 2, 'permute': 2,
-    'distributions': 3, 'reading': 3,
-    'rules': 4, 'ties': 4, 'contractions': 4,
-    'transform': 5, 'staging': 5, 'topkast': 5,
-    'observation': 6, 'recipes': 6,
+    'selection': 2, 'values': 2, 'reordering': 2, 'readers': 2,
+    'distributions': 3, 'reading': 3, 'permute': 3, 'slim': 3,
+    'folding': 3,
+    'rules': 4, 'scopes': 4, 'ties': 4, 'contractions': 4,
+    'transform': 5, 'staging': 5, 'topkast': 5, 'growing': 5,
+    'observation': 6, 'recipes': 6, 'channels': 6,
+    'dynamic': 7,
 }
 
 

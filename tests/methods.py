@@ -40,6 +40,20 @@ def _recipes(*names, **options):
           for name, f in made.items()}
 
 
+def _dynamic(name, **options):
+  """A row of `jaxsparse.dynamic` for a training of six steps."""
+  options = {'every': 2 if name != 'dsr' else 1, **options}
+  make = functools.partial(
+      getattr(jaxsparse.dynamic, name), _FREE, 0.5, 6, **options)
+  return (lambda: make().rule), (lambda: make().flow), False
+
+
+_TIE = jaxsparse.Tie(8, (
+    jaxsparse.Member('block/fc/kernel', 1, role='makes'),
+    jaxsparse.Member('block/fc/bias', 0, role='beside'),
+    jaxsparse.Member('head/kernel', 0, role='reads')))
+
+
 # name -> (rule, flow, whether masks are those of the newest magnitudes)
 METHODS = {
     'one_shot': (
@@ -79,6 +93,14 @@ METHODS = {
             jaxsparse.prune_and_grow, _FREE, sparsity=jaxsparse.erk(0.75),
             grow=jaxsparse.random(1), when=jaxsparse.every(2)),
         jaxsparse.hard, False),
+    'set_by_sign': _dynamic('set_', by_sign=True),
+    'dsr': _dynamic('dsr', threshold=0.5),
+    'snfs': _dynamic('snfs'),
+    'rigl_replacing_steps': _dynamic('rigl'),
+    'rigl_itop': _dynamic('rigl_itop'),
+    'mest': _dynamic('mest'),
+    'mest_em': _dynamic('mest', soft_bound=False),
+    'chase': _dynamic('chase', ties=[_TIE], prune_every=1, surplus=0.2),
     'ste': (_prune(_NM), jaxsparse.ste, True),
     'sr_ste': (_prune(_NM), jaxsparse.sr_ste, True),
     'mdgf': (
