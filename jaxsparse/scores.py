@@ -280,7 +280,11 @@ def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
 
 
 class RandomState(NamedTuple):
-  """How many times scores were drawn."""
+  """The key, as uint32 data, and how many times scores were drawn.
+
+  With the key in here and not in the program, all seeds share a compiled step.
+  """
+  key: jax.Array
   count: jax.Array
 
 
@@ -295,15 +299,17 @@ def random(seed: int) -> Score:
   """
   def init(params):
     del params
-    return RandomState(jnp.zeros((), jnp.int32))
+    return RandomState(jax.random.key_data(jax.random.key(seed)),
+                       jnp.zeros((), jnp.int32))
 
   def update(grads, state, params=None, **extra_args):
     del grads, extra_args
-    key = jax.random.fold_in(jax.random.key(seed), state.count)
+    key = jax.random.fold_in(
+        jax.random.wrap_key_data(state.key), state.count)
     leaves, structure = jax.tree.flatten(params)
     scores = [
         jax.random.uniform(jax.random.fold_in(key, i), w.shape)
         for i, w in enumerate(leaves)]
-    return structure.unflatten(scores), RandomState(state.count + 1)
+    return structure.unflatten(scores), state._replace(count=state.count + 1)
 
   return Score(init, update)
