@@ -56,8 +56,9 @@ def create(config: ml_collections.ConfigDict, run: steps.Steps,
         f'masks, but with config.steps={config.steps} they are there from the '
         'start. Train for at least 2 steps.')
   batch = dataset.train(config.seed, 1, config.batch_size)
-  ties = jaxsparse.infer_ties(run.apply, state.params, batch.inputs)
-  if not jaxsparse.find_permutations(state.params, ties, patterns, budget=0):
+  variables = steps.variables(state)
+  ties = jaxsparse.infer_ties(run.apply, variables, batch.inputs)
+  if not jaxsparse.find_permutations(variables, ties, patterns, budget=0):
     raise ValueError(
         'config.permute_budget has nothing to permute: no channels that may be '
         f'permuted are what {[*patterns][0]!r} contracts. Set config.sparse to '
@@ -96,7 +97,8 @@ def permute(state: steps.State, *, ties: jaxsparse.Ties,
     unfinished.pop()
 
   permutations = jaxsparse.find_permutations(
-      state.params, ties, patterns, budget=budget, progress=progress)
+      steps.variables(state), ties, patterns, budget=budget,
+      progress=progress)
   if unfinished:  # Ctrl-C gives the best so far, but it has to end a run.
     raise KeyboardInterrupt
   permuted = jaxsparse.permute(state, ties, permutations)

@@ -5,12 +5,15 @@ optimizer to a sparse optax optimizer. What a method reads from the config
 beyond `configs/default.py`, its own config file sets.
 """
 
+from collections.abc import Callable
+
 import ml_collections
 import optax
 
 from experiments import models
 from experiments import names
 import jaxsparse
+from jaxsparse import dynamic
 from jaxsparse import recipes
 
 Config = ml_collections.ConfigDict
@@ -18,11 +21,17 @@ Optimizer = optax.GradientTransformationExtraArgs
 Patterns = dict[str, jaxsparse.Pattern | None]
 
 
-def create(config: Config) -> Optimizer:
-  """Returns the optimizer that trains with the config's method."""
+def create(config: Config, ties: Callable[[], jaxsparse.Ties]) -> Optimizer:
+  """Returns the optimizer that trains with the config's method.
+
+  Args:
+    config: its `method`, and whatever that reads.
+    ties: tells which channels the model has, where a method asks for it.
+  """
   method = names.lookup(METHODS, config.method, kind='method')
+  more = [ties()] if config.method in _OF_CHANNELS else []
   try:
-    tx = method(config, optimizer(config))
+    tx = method(config, optimizer(config), *more)
   except AttributeError as error:
     if not isinstance(error.args[0], KeyError):
       raise
@@ -33,11 +42,26 @@ def create(config: Config) -> Optimizer:
 
 
 def optimizer(config: Config) -> Optimizer:
-  """Returns the dense optimizer that methods make sparse."""
-  return optax.adamw(
-      optax.warmup_cosine_decay_schedule(
-          0., config.learning_rate, config.steps // 10, config.steps),
-      weight_decay=config.weight_decay)
+  """Returns the dense optimizer that methods make sparse.
+
+  `adamw` decays weights apart from their gradients, `sgd` as an L2 penalty
+  would. The learning rate of `steps` falls to a tenth after one half and again
+  after three quarters of training.
+  """
+  peak, end = config.learning_rate, config.steps
+  schedule = names.lookup({
+      'warmup_cosine': lambda: optax.warmup_cosine_decay_schedule(
+          0., peak, end // 10, end),
+      'steps': lambda: optax.piecewise_constant_schedule(
+          peak, {end // 2: 0.1, end * 3 // 4: 0.1}),
+  }, config.learning_rate_schedule, kind='learning rate schedule')()
+  decay = config.weight_decay
+  return names.lookup({
+      'adamw': lambda: optax.adamw(schedule, weight_decay=decay),
+      'sgd': lambda: optax.chain(
+          optax.add_decayed_weights(decay),
+          optax.sgd(schedule, momentum=config.momentum)),
+  }, config.optimizer, kind='optimizer')()
 
 
 def nm_patterns(config: Config) -> Patterns:
@@ -126,18 +150,42 @@ def train_prune_retrain(config, inner):
                  prune_step=prune_step(config))
 
 
-def rigl(config, inner):
-  """Drops small weights, grows large gradients, https://arxiv.org/abs/1911.11134."""
-  return _drop_and_grow(
-      config, inner, grow=jaxsparse.gradient(),
-      fraction=optax.cosine_decay_schedule(config.fraction, config.end))
-
-
 def set_(config, inner):
   """Drops small weights, grows random ones, https://arxiv.org/abs/1707.04780."""
-  return _drop_and_grow(
-      config, inner, grow=jaxsparse.random(config.seed),
-      fraction=optax.constant_schedule(config.fraction))
+  return _dynamic(config, inner, dynamic.set_)
+
+
+def dsr(config, inner):
+  """Lets layers share by what survives, https://arxiv.org/abs/1902.05967."""
+  return _dynamic(config, inner, dynamic.dsr)
+
+
+def snfs(config, inner):
+  """Grows where gradients last, https://arxiv.org/abs/1907.04840."""
+  return _dynamic(config, inner, dynamic.snfs)
+
+
+def rigl(config, inner):
+  """Drops small weights, grows large gradients, https://arxiv.org/abs/1911.11134."""
+  return _dynamic(config, inner, dynamic.rigl)
+
+
+def rigl_itop(config, inner):
+  """The same at longer periods, https://arxiv.org/abs/2102.02887."""
+  return _dynamic(config, inner, dynamic.rigl_itop)
+
+
+def mest(config, inner):
+  """Holds more weights than it ends with, https://arxiv.org/abs/2110.14032."""
+  return _dynamic(config, inner, dynamic.mest)
+
+
+def chase(config, inner, ties):
+  """Lets whole channels die on the way, https://arxiv.org/abs/2305.19454."""
+  return _dynamic(
+      config, inner, dynamic.chase, ties=ties,
+      channel_sparsity=config.channel_sparsity, floor=config.floor,
+      prune_every=config.prune_every, prune_skip=config.prune_skip)
 
 
 def lock(config, inner):
@@ -162,10 +210,16 @@ METHODS = {
     'sdgf_geometric': sdgf_geometric,
     'top_kast': top_kast,
     'train_prune_retrain': train_prune_retrain,
-    'rigl': rigl,
     'set': set_,
+    'dsr': dsr,
+    'snfs': snfs,
+    'rigl': rigl,
+    'rigl_itop': rigl_itop,
+    'mest': mest,
+    'chase': chase,
     'lock': lock,
 }
+_OF_CHANNELS = ('chase',)  # These are told which channels there are.
 
 
 def _patterns(config, pattern):
@@ -186,10 +240,7 @@ def _gradual(config, inner, pattern, *, score, distribution):
   return jaxsparse.sparsify(inner, rule, jaxsparse.hard())
 
 
-def _drop_and_grow(config, inner, *, grow, fraction):
-  rule = jaxsparse.prune_and_grow(
-      _patterns(config, jaxsparse.unstructured()),
-      sparsity=jaxsparse.erk(config.sparsity), grow=grow, fraction=fraction,
-      when=jaxsparse.every(config.every, end=config.end),
-      init=jaxsparse.random(config.seed))
-  return jaxsparse.sparsify(inner, rule, jaxsparse.hard())
+def _dynamic(config, inner, method, **options):
+  return jaxsparse.sparsify(inner, *method(
+      _patterns(config, jaxsparse.unstructured()), config.sparsity,
+      config.steps, every=config.every, seed=config.seed, **options))

@@ -1,4 +1,8 @@
-"""Which runs a sweep consists of: method x N:M x seed, and those that tune."""
+"""Which runs a sweep consists of: method x target x seed, and those that tune.
+
+A target is 'N:M' or the share pruned, such as '90%'. A method may come in
+several variants: `config.only` names them, with their method and settings.
+"""
 
 from collections.abc import Mapping
 import json
@@ -18,14 +22,16 @@ from experiments import workdir as workdirs
 
 Config = ml_collections.ConfigDict
 
-_TARGET = re.compile(r'([1-9]\d*):([1-9]\d*)')
-_PLANNED = ('method', 'n', 'm', 'seed')  # Keys that the sweep itself sets.
+_N_M = re.compile(r'([1-9]\d*):([1-9]\d*)')
+_SHARE = re.compile(r'(\d+(?:\.\d+)?)%')
+# Keys that the sweep itself sets.
+_PLANNED = ('method', 'n', 'm', 'sparsity', 'seed')
 
 
 class Planned(NamedTuple):
   """One run: what it trains and where."""
-  method: str
-  target: str | None  # 'N:M'; None for dense.
+  method: str  # Or a variant of one.
+  target: str | None  # 'N:M' or 'S%'; None for dense.
   seed: int
   config: Config
   path: pathlib.Path
@@ -48,7 +54,8 @@ def judged(config: Config, path: pathlib.Path,
                **({key: chosen[method]} if key else {}))
       for seed in config.seeds for method in config.methods
       if chosen is None or method in chosen
-      for target in ((None,) if method == tables.DENSE else config.targets)]
+      for target in (
+          (None,) if tables.is_dense(method) else config.targets)]
 
 
 def tuning(config: Config, path: pathlib.Path) -> list[Planned]:
@@ -63,10 +70,20 @@ def tuning(config: Config, path: pathlib.Path) -> list[Planned]:
   tune = config.tune
   return [
       _planned(config, path / 'tuning' / f'{tune.key}_{value}', method,
-               None if method == tables.DENSE else tune.target, seed,
+               None if tables.is_dense(method) else tune.target, seed,
                **{tune.key: value})._replace(value=value)
       for seed in tune.seeds for method in config.methods
       for value in tune['values']]
+
+
+def method_of(config: Config, name: str) -> str:
+  """Returns the method that a row of the sweep is a variant of.
+
+  Args:
+    config: that of the sweep.
+    name: one of its `methods`.
+  """
+  return config.get('only', {}).get(name, {}).get('method', name)
 
 
 def tunes(config: Config) -> bool:
@@ -120,8 +137,8 @@ def checked(config: Config) -> Config:
   for seed in config.seeds:
     if not isinstance(seed, int) or seed < 0:
       raise ValueError(f'config.seeds has {seed!r}, expected a whole number')
-  for method in (*config.methods, *config.get('only', {})):
-    names.lookup(methods.METHODS, method, kind='method')
+  for name in (*config.methods, *config.get('only', {})):
+    names.lookup(methods.METHODS, method_of(config, name), kind='method')
   _check_targets(config.targets, 'targets')
   if tunes(config):
     _check_tuning(config)
@@ -151,20 +168,31 @@ def _planned(config, path, method, target, seed, **settings):
   run = config.base.copy_and_resolve_references()
   with run.unlocked():
     if target:
-      run.n, run.m = map(int, target.split(':'))
+      run.update(_settings(target))
     run.update(config.get('only', {}).get(method, {}))
-    run.update(settings, method=method, seed=seed)
-  place = target.replace(':', '_') if target else 'all'
+    run.update(settings, method=method_of(config, method), seed=seed)
+  place = target.replace(':', '_').replace('%', '') if target else 'all'
   return Planned(method, target, seed, run,
                  path / method / place / f'seed_{seed}')
 
 
+def _settings(target):
+  """What a target sets in a run's config; nothing if it is none."""
+  if match := _N_M.fullmatch(target):
+    n, m = map(int, match.groups())
+    return dict(n=n, m=m) if n <= m else {}
+  if match := _SHARE.fullmatch(target):
+    share = float(match[1]) / 100
+    return dict(sparsity=share) if share < 1 else {}
+  return {}
+
+
 def _check_targets(targets, key):
   for target in targets:
-    match = _TARGET.fullmatch(target)
-    if match is None or int(match[1]) > int(match[2]):
-      raise ValueError(f'config.{key} has {target!r}, expected N:M with N at '
-                       'most M, such as \'2:4\'')
+    if not _settings(target):
+      raise ValueError(
+          f'config.{key} has {target!r}, expected N:M with N at most M, such as '
+          '\'2:4\', or the share pruned, such as \'90%\'')
 
 
 def _check_tuning(config):

@@ -54,7 +54,7 @@ def write(path: pathlib.Path, runs: Sequence[tables.Run],
     plot_flops(path / FLOPS, runs, methods, targets)
   if _has(runs, 'noise_kept') or _has(runs, 'noise_pruned'):
     plot_noise(path / NOISE, runs, methods, targets)
-  sparse = [method for method in methods if method != tables.DENSE]
+  sparse = [method for method in methods if not tables.is_dense(method)]
   target = config.get('plot_target')
   if sparse:
     plot_masks(path / MASKS, runs, sparse,
@@ -66,7 +66,7 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
   """Draws the metric at every target, with its 95% intervals over seeds."""
   metric = tables.judged(runs)[1]
   drawing, axis = _one_panel(metric.axis_label + ' by N:M')
-  sparse = [method for method in methods if method != tables.DENSE]
+  sparse = [method for method in methods if not tables.is_dense(method)]
   handles = []
   for i, method in enumerate(sparse):
     offset = _SPREAD * ((i + 0.5) / len(sparse) - 0.5)

@@ -20,19 +20,37 @@ from jaxsparse import transform
 
 PyTree = Any
 
+_losses = optax.softmax_cross_entropy_with_integer_labels
+
 
 class State(NamedTuple):
   """What training changes, and all that a checkpoint holds."""
   params: PyTree
   opt_state: PyTree  # The masks are in here.
+  averages: PyTree  # What batch norms remember; empty for most models.
 
 
 class Steps(NamedTuple):
   """The functions of one run, compiled on first use."""
-  init: Callable[[PyTree | None], State]
+  init: Callable[[PyTree | None], State]  # From variables, or from the seed.
   train: Callable[[State, data.Batch], tuple[State, jax.Array]]  # Eats a state.
   measure: Callable[[State, Iterable[data.Batch]], dict[str, float]]
-  apply: Callable[[PyTree, Any], jax.Array]  # Params and inputs to logits.
+  # Variables and inputs to logits, as in an evaluation: see `variables`.
+  apply: Callable[[PyTree, Any], jax.Array]
+
+
+def variables(state: State) -> PyTree:
+  """Returns params and running averages in one tree, as `Steps.apply` reads.
+
+  Without running averages it is that of the params.
+  """
+  return nnx.merge_state(state.params, state.averages)
+
+
+def sparse(state: State) -> State:
+  """Returns the state with the params that the network computes with."""
+  return state._replace(
+      params=jaxsparse.sparse_params(state.params, state.opt_state))
 
 
 def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
@@ -43,46 +61,53 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
   all seeds. A train step writes the new state over the old one.
   """
   model = models.create(config, dataset, rngs=nnx.Rngs(config.seed))
-  graphdef, new_params, rest = nnx.split(model, nnx.Param, ...)
+  model.train()
+  training, new_variables, rest = nnx.split(
+      model, (nnx.Param, nnx.BatchStat), ...)
+  model.eval()
+  evaluation = nnx.graphdef(model)
 
-  def apply(params, inputs):
-    return nnx.merge(graphdef, params, rest, copy=True)(inputs)
+  def forward(graphdef, variables, inputs):
+    model = nnx.merge(graphdef, variables, rest, copy=True)
+    return model(inputs), nnx.state(model, nnx.BatchStat)
 
-  def losses_and_logits(params, batch):
-    logits = apply(params, batch.inputs)
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits, batch.labels), logits
+  def apply(variables, inputs):
+    return forward(evaluation, variables, inputs)[0]
 
   @functools.cache
   def counted():
     """The FLOPs of one forward pass, by parameter; from shapes alone."""
-    dtype = np.float32 if dataset.task == data.IMAGES else np.uint8
-    return jaxsparse.flops(apply, new_params, jax.ShapeDtypeStruct(
-        (config.batch_size, *dataset.shape), dtype))
+    return jaxsparse.flops(apply, new_variables, _inputs(config, dataset))
 
-  def init(params=None):
-    params = new_params if params is None else params
+  def init(variables=None):
+    params, averages = nnx.split_state(
+        new_variables if variables is None else variables, nnx.Param, ...)
     opt_state = jax.jit(tx.init)(params)  # Op by op it takes seconds.
     if jaxsparse.sparse_params(params, opt_state) is params:
       # The params are the sparse point themselves (the `hard` flow), so masks
       # that hold from the first step on have to be applied to them.
       params = jaxsparse.apply_masks(params, jaxsparse.get_masks(opt_state))
     # A train step writes over its state, not over what was given here.
-    return jax.tree.map(jnp.copy, State(params, opt_state))
+    return jax.tree.map(jnp.copy, State(params, opt_state, averages))
 
   @functools.partial(jax.jit, donate_argnums=0)
   def train(state, batch):
-    loss, grads = jax.value_and_grad(
-        lambda params: losses_and_logits(params, batch)[0].mean())(
-            jaxsparse.sparse_params(*state))
+    def mean_loss(params):
+      logits, averages = forward(
+          training, variables(state._replace(params=params)), batch.inputs)
+      return _losses(logits, batch.labels).mean(), averages
+
+    (loss, averages), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+        sparse(state).params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    return State(optax.apply_updates(state.params, updates), opt_state), loss
+    params = optax.apply_updates(state.params, updates)
+    return State(params, opt_state, averages), loss
 
   @jax.jit
   def judge(state, batch):
-    losses, logits = losses_and_logits(jaxsparse.sparse_params(*state), batch)
+    logits = apply(variables(sparse(state)), batch.inputs)
     counted = batch.labels >= 0
-    return (jnp.sum(losses, where=counted),
+    return (jnp.sum(_losses(logits, batch.labels), where=counted),
             jnp.sum(logits.argmax(-1) == batch.labels, where=counted),
             jnp.sum(counted))
 
@@ -96,6 +121,19 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
             **observed(state, counted)}
 
   return Steps(init, train, measure, apply)
+
+
+def ties(config: ml_collections.ConfigDict, dataset: data.Dataset
+         ) -> jaxsparse.Ties:
+  """Returns which channels the config's model has; from shapes alone."""
+  model = nnx.eval_shape(
+      lambda: models.create(config, dataset, rngs=nnx.Rngs(0)))
+  model.eval()
+  graphdef, variables = nnx.split(model)
+
+  def apply(variables, inputs):
+    return nnx.merge(graphdef, variables, copy=True)(inputs)
+  return jaxsparse.infer_ties(apply, variables, _inputs(config, dataset))
 
 
 def sparsity(state: State) -> float:
@@ -136,6 +174,12 @@ def observed(state: State, counted: Callable[[], jaxsparse.Flops]
       'noise_pruned': mean('gradient_pruned'),
       'second_kept': mean('second_kept'),
       'second_pruned': mean('second_pruned')}
+
+
+def _inputs(config, dataset):
+  """The shape and type of a batch of inputs."""
+  dtype = np.float32 if dataset.task == data.IMAGES else np.uint8
+  return jax.ShapeDtypeStruct((config.batch_size, *dataset.shape), dtype)
 
 
 @jax.jit

@@ -16,7 +16,7 @@ from scipy import stats
 from experiments import metrics
 
 NOT_BUILT = 'n/a'
-DENSE = 'dense'  # A ceiling, and no competitor.
+DENSE = 'dense'  # A ceiling, and no competitor; so is `dense_...`.
 
 Tried = dict[str, list[tuple[Any, float]]]  # Method -> value, mean metric.
 
@@ -41,7 +41,7 @@ _MIXED_NOTE = ' (**the data changed between runs: they do not compare**)'
 class Run(NamedTuple):
   """What one run of a sweep measured."""
   method: str
-  target: str | None  # 'N:M'; None if the method has none.
+  target: str | None  # 'N:M' or 'S%'; None if the method has none.
   seed: int
   rows: list[metrics.Row]
 
@@ -89,6 +89,11 @@ def show(cell: Estimate, digits: int, *, sign: str = '') -> str:
   if not math.isnan(cell.half):
     text += f' ± {cell.half:.{digits}f}'
   return text
+
+
+def is_dense(name: str) -> bool:
+  """Returns whether a method, or a variant of one, prunes nothing."""
+  return name.split('_')[0] == DENSE
 
 
 def judged(runs: Sequence[Run]) -> tuple[str, metrics.Metric]:
@@ -166,7 +171,7 @@ def means(runs: Sequence[Run], methods: Sequence[str], targets: Sequence[str],
     cells = {method: estimate(list(values.values())) for method in methods
              if (values := scores(runs, method, target))}
     best = _best({method: cell.mean for method, cell in cells.items()
-                  if method != DENSE}, metric)
+                  if not is_dense(method)}, metric)
     for line, method in zip(lines[1:], methods):
       cell = cells.get(method)
       text = NOT_BUILT
@@ -252,7 +257,7 @@ def _best(means_, metric):
 
 def _rivals(method, best, cells):
   """Whether a sparse method's interval overlaps that of the best one."""
-  if best is None or method in (best, DENSE):
+  if best is None or method == best or is_dense(method):
     return False
   one, other = cells[method], cells[best]
   return abs(one.mean - other.mean) <= one.half + other.half

@@ -66,11 +66,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     OSError: if the directory cannot be written to.
   """
   _check(config)
-  tx = methods.create(config)
-  dataset = data.load(config)
-  run = steps.create(config, tx, dataset)
-  params = load(config.init_from) if config.init_from else None
-  state = run.init(params)
+  run, dataset = _run(config)
+  state = run.init(load(config.init_from) if config.init_from else None)
   permuting = channels.create(config, run, state, dataset)
 
   path = workdirs.claim(workdir, config, fingerprint=dataset.fingerprint)
@@ -96,21 +93,21 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
       checkpoints.save(saved, step, state)
 
   rows = metrics.read(log)
-  params = jaxsparse.sparse_params(*state)
+  params = steps.sparse(state).params
   masks = jaxsparse.get_masks(state.opt_state)
   return Result(state, rows, report.write(path, config, rows, params, masks))
 
 
 def load(workdir: str) -> PyTree:
-  """Returns the sparse params at the last checkpoint of a run."""
+  """Returns the variables at the last checkpoint of a run, params sparse."""
   path = pathlib.Path(workdir)
   config = workdirs.read_config(path)
-  run = steps.create(config, methods.create(config), data.load(config))
+  run, _ = _run(config)
   step, state = checkpoints.restore(
       path / workdirs.CHECKPOINTS, run.init(None))
   if not step:
     raise ValueError(f'{path} holds no checkpoint')
-  return jaxsparse.sparse_params(*state)
+  return steps.variables(steps.sparse(state))
 
 
 def main(argv: list[str]):
@@ -123,6 +120,13 @@ def main(argv: list[str]):
       raise
     sys.exit(f'error: {launch.one_line(error)}')
   print(f'\n{result.summary}\n{report.locations(_WORKDIR.value)}')
+
+
+def _run(config):
+  """The steps of a run, and what it trains on."""
+  dataset = data.load(config)
+  tx = methods.create(config, lambda: steps.ties(config, dataset))
+  return steps.create(config, tx, dataset), dataset
 
 
 def _check(config):

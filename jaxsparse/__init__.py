@@ -56,6 +56,8 @@ from jaxsparse.flows import mdgf
 from jaxsparse.flows import project_updates
 from jaxsparse.flows import sr_ste
 from jaxsparse.flows import ste
+from jaxsparse.folding import fold_constants
+from jaxsparse.folding import Folded
 from jaxsparse.growing import prune_and_grow
 from jaxsparse.observation import observe
 from jaxsparse.observation import observed
@@ -96,6 +98,8 @@ from jaxsparse.scores import signed_magnitude
 from jaxsparse.scores import snip_momentum
 from jaxsparse.selection import Kept
 from jaxsparse.selection import select
+from jaxsparse.slim import alive
+from jaxsparse.slim import slim
 from jaxsparse.staging import stages
 from jaxsparse.ties import check_ties
 from jaxsparse.ties import infer_ties

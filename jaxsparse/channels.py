@@ -147,6 +147,8 @@ def _why_not(tie: Tie, masks: Any, prune_skip: bool) -> str | None:
   """Why units of a tie cannot die, or `None`."""
   if tie.fixed or tie.kept:
     return tie.fixed or tie.kept
+  if tie.read:
+    return f'{tie.read} reads it'
   if tie.along or any(m.elsewhere for m in tie.members):
     return 'its units differ along other axes'
   roles = {m.role for m in tie.members}
@@ -208,8 +210,8 @@ def _kept(scores: Sequence[jax.Array], alive: Sequence[jax.Array],
   most = [counts.exactly(x.size) for x in ranks]
   kept = distributions.keep_together(
       ranks, k, fewest, most, [False] * len(ranks))
-  unit = patterns_lib.unstructured()
-  return [selection.select(x, unit, n) for x, n in zip(ranks, kept)]
+  return selection.select_each(
+      ranks, [patterns_lib.unstructured()] * len(ranks), kept)
 
 
 def _inside(masks: Any, ties: Sequence[Tie], alive: Sequence[jax.Array]) -> Any:

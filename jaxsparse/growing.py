@@ -125,7 +125,7 @@ def prune_and_grow(
           lambda s, pattern, k: Kept(_with_surplus(
               k.count, pattern.sizes(s.shape)[1], _at(surplus, 0))),
           scores, shapes, kept)
-    masks = rules.select(scores, shapes, kept)
+    masks = selection.select_each(scores, shapes, kept)
     states = drop.init(sparse), grow.init(sparse)
     return RuleState(jnp.zeros((), jnp.int32), masks, states,
                      reads_dense(sparse, states, False))

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxsparse import partitions
 from jaxsparse import patterns as patterns_lib
+from jaxsparse import reordering
 from jaxsparse import trees
 from jaxsparse import units
 from jaxsparse.patterns import Pattern
@@ -286,6 +287,6 @@ def permute(tree: Any, ties: Ties | Sequence[Tie],
           f'The units of tie {tie.name!r} are fixed ({tie.fixed}): another '
           'order would change the function. Leave it out of `permutations`.')
   # Units within a group move before the groups that they are numbered by.
-  return units.reorder(
+  return reordering.reorder(
       tree, sorted(orders, key=lambda order: -len(order[0].along)),
       shapes=ties.shapes)

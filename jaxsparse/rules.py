@@ -27,7 +27,6 @@ from jaxsparse import scores as scores_lib
 from jaxsparse import selection
 from jaxsparse import trees
 from jaxsparse.patterns import Pattern
-from jaxsparse.selection import Kept
 
 Rule = optax.GradientTransformationExtraArgs
 Patterns = Mapping[str, Pattern | None]
@@ -111,11 +110,6 @@ def initial_scores(score: Any, params: Any) -> Any:
     ) from error
 
 
-def select(scores: Any, patterns: Any, kept: Any) -> Any:
-  return jax.tree.map(selection.select, scores, patterns, kept,
-                      is_leaf=lambda x: isinstance(x, Kept))
-
-
 def _all_kept(params: Any) -> Any:
   return jax.tree.map(lambda w: jnp.ones_like(w, dtype=bool), params)
 
@@ -196,7 +190,8 @@ def prune(patterns: Patterns, *, score: optax.GradientTransformation | None
   when = when or schedules.every(1)
 
   def masks_for(scores, shapes, progress):
-    return select(scores, shapes, distribution(scores, shapes, progress))
+    return selection.select_each(
+        scores, shapes, distribution(scores, shapes, progress))
 
   def init(params):
     shapes = resolve(patterns, params)

@@ -70,10 +70,13 @@ def count(units: jax.Array) -> Count:
   return Count(*(v.reshape(()) for v in total))
 
 
-def _highest(layer: Layer, kept: Kept) -> jax.Array:
+def _highest(layers: Sequence[Layer], kept: Sequence[Kept]
+             ) -> list[jax.Array]:
   """The highest open units, fewer where there are not so many."""
-  chosen = selection.keep_units(layer.ranks, layer.pattern, layer.shape, kept)
-  return chosen & layer.open
+  chosen = selection.keep_units_each(
+      [x.ranks for x in layers], [x.pattern for x in layers],
+      [x.shape for x in layers], kept)
+  return [units & layer.open for units, layer in zip(chosen, layers)]
 
 
 def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
@@ -81,7 +84,7 @@ def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
   """Units compete within their layer, or their group there, and it keeps its
   count. The scope of SET, RigL and MEST.
   """
-  return [_highest(layer, Kept(goal)) for layer, goal in zip(layers, goals)]
+  return _highest(layers, [Kept(goal) for goal in goals])
 
 
 def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
@@ -97,24 +100,23 @@ def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
     Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
   """
   _check_whole('per_sign', layers)
-  chosen = []
+  sides, kept = [], []
   for layer, goal in zip(layers, goals):
     positive = layer.scores >= 0
     have, above = count(layer.open), count(layer.open & positive)
     goes = counts.subtract(have, counts.minimum(have, goal))
     share = counts.to_float(above) / jnp.maximum(counts.to_float(have), 1.)
-    first = counts.floor_of(goes, share)
     rest = counts.subtract(have, above)
     # Rounding may ask one side for more than it has.
-    second = counts.minimum(counts.subtract(goes, first), rest)
-    first = counts.subtract(goes, second)
-    one, other = (
-        _highest(layer._replace(scores=jnp.abs(layer.scores),
-                                open=layer.open & side), Kept(kept))
-        for side, kept in ((positive, counts.subtract(above, first)),
-                           (~positive, counts.subtract(rest, second))))
-    chosen.append(one | other)
-  return chosen
+    other = counts.minimum(
+        counts.subtract(goes, counts.floor_of(goes, share)), rest)
+    layer = layer._replace(scores=jnp.abs(layer.scores))
+    sides += [layer._replace(open=layer.open & side)
+              for side in (positive, ~positive)]
+    kept += [Kept(counts.subtract(above, counts.subtract(goes, other))),
+             Kept(counts.subtract(rest, other))]
+  chosen = _highest(sides, kept)
+  return [one | other for one, other in zip(chosen[::2], chosen[1::2])]
 
 
 def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
@@ -129,7 +131,7 @@ def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
   kept = distributions.keep_together(
       ranks, total, [count(layer.certain) for layer in layers],
       [count(layer.open) for layer in layers], [True] * len(layers))
-  return [_highest(layer, k) for layer, k in zip(layers, kept)]
+  return _highest(layers, kept)
 
 
 def above_one(layers: Sequence[Layer], goals: Sequence[Count]

@@ -5,9 +5,10 @@ group keeps its highest units (`topk`), and what holds for a unit is spread over
 its members.
 """
 
+import collections
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 import jax
 from jax import lax
@@ -105,6 +106,32 @@ def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
       lambda x: topk.keep_best(x, axis), few if size == 16 else general, x))
 
 
+def keep_units_each(units: Sequence[jax.Array], patterns: Sequence[Pattern],
+                    shapes: Sequence[tuple[int, ...]], kept: Sequence[Kept]
+                    ) -> list[jax.Array]:
+  """`keep_units` of several weights; those without groups in one search."""
+  made: dict[int, jax.Array] = {}
+  together = collections.defaultdict(list)
+  for i, (x, pattern, shape, k) in enumerate(
+      zip(units, patterns, shapes, kept)):
+    if pattern.group_tile(shape) != x.shape:
+      made[i] = keep_units(x, pattern, shape, k)
+      continue
+    if k.found is not None:
+      x = topk.as_searched(x, k.found)
+    together[x.dtype, k.found is None].append((i, x, k))
+  for (_, new), rows in together.items():
+    places, xs, ks = zip(*rows)
+    n = counts.stack([k.count for k in ks])
+    if new:
+      masks = topk.keep_highest_each(xs, n)
+    else:
+      found = topk.stack([k.found for k in ks])
+      masks = topk.cut_each(xs, found, counts.subtract(n, found.above))
+    made.update(zip(places, masks))
+  return [made[i] for i in range(len(units))]
+
+
 def spread(mask: jax.Array, pattern: Pattern, shape: tuple[int, ...]
            ) -> jax.Array:
   """From units to weights: repeats each unit's entry over its members."""
@@ -179,6 +206,44 @@ def select(scores: jax.Array, pattern: Pattern,
     _, size = pattern.sizes(scores.shape)
     sparsity = Kept(kept_count(size, sparsity))
   return _select(units, sparsity, pattern, scores.shape)
+
+
+def select_each(scores: Any, patterns: Any, kept: Any) -> Any:
+  """`select` of every leaf of a tree, with whole weights in one search.
+
+  Args:
+    scores: a tree of floating arrays.
+    patterns: the same tree.
+    kept: what a distribution returns: the same tree of `Kept` or numbers.
+
+  Returns:
+    A tree of masks.
+  """
+  leaves, structure = jax.tree.flatten(scores)
+  rules = jax.tree.leaves(patterns)
+  numbers = structure.flatten_up_to(kept)
+  made = {}
+  for i, (x, pattern, k) in enumerate(zip(leaves, rules, numbers)):
+    tile = pattern.group_tile(x.shape)
+    if (not x.size or not isinstance(k, Kept)
+        or tile != pattern.grid(x.shape)):
+      made[i] = select(x, pattern, k)
+  rest = [i for i in range(len(leaves)) if i not in made]
+  if rest:
+    made.update(zip(rest, _select_each(
+        [unit_scores(leaves[i], rules[i]) for i in rest],
+        [numbers[i] for i in rest], tuple(rules[i] for i in rest),
+        tuple(leaves[i].shape for i in rest))))
+  return structure.unflatten([made[i] for i in range(len(leaves))])
+
+
+# Jitted so that outside of jit, too, it compiles once.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _select_each(units: list[jax.Array], kept: list[Kept],
+                 patterns: tuple[Pattern, ...],
+                 shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
+  return [spread(mask, pattern, shape) for mask, pattern, shape in zip(
+      keep_units_each(units, patterns, shapes, kept), patterns, shapes)]
 
 
 # Jitted so that equal layers are compiled once, outside of jit and within.

@@ -8,7 +8,7 @@ JAX function; `permute` and all that removes units stand on them.
 
 import collections
 import math
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,11 @@ import numpy as np
 from jaxsparse import axes as axes_lib
 from jaxsparse import reading
 from jaxsparse import trees
+from jaxsparse.reordering import reorder
 from jaxsparse.units import as_ties
 from jaxsparse.units import Elsewhere
 from jaxsparse.units import indices
 from jaxsparse.units import Member
-from jaxsparse.units import reorder
 from jaxsparse.units import Tie
 from jaxsparse.units import Ties
 
@@ -43,6 +43,8 @@ def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
 
   Units may be permuted under softmax, norms and sums over them, but not
   removed, because what is left would change: then `Tie.kept` says why not.
+  `Member.role` tells what makes units and what reads them, `Tie.read` what
+  else does, such as a sum over them.
 
   Args:
     fn: any function that JAX can trace.
@@ -74,7 +76,8 @@ def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
   4      -      no: an output of the function  no      fc2/kernel[:, *]
   """
   read = reading.read(fn, params, *inputs)
-  ties = Ties(tuple(_ties(read)), read.shapes)
+  ties = Ties(tuple(_ties(read, _others(read, fn, params, *inputs))),
+              read.shapes)
   concrete = all(isinstance(x, (jax.Array, np.ndarray, np.generic, float, int))
                  and not isinstance(x, jax.core.Tracer)
                  for x in jax.tree.leaves((params, inputs)))
@@ -83,7 +86,8 @@ def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
   return ties
 
 
-def _ties(read: reading.Reading) -> Iterator[Tie]:
+def _ties(read: reading.Reading, others: Mapping[tuple, str | None]
+          ) -> Iterator[Tie]:
   companies = read.relations.companies()
   places, cut = collections.defaultdict(list), []
   for path, array in read.params.items():
@@ -91,17 +95,71 @@ def _ties(read: reading.Reading) -> Iterator[Tie]:
     for place in there:
       places[place.leaf].append((path, place))
     # An axis may have been sliced into single indices.
-    cut += [Tie(axis.size, (Member(path, k),), fixed='slice')
+    cut += [Tie(axis.size, (Member(path, k, role=_role(read, path, k)),),
+                fixed='slice')
             for k, axis in enumerate(array)
             if axis and k not in {place.axis for place in there}]
   for leaf in sorted(places, key=lambda leaf: leaf.fixed is not None):
     # What may not be permuted need not be told apart.
     along = [] if leaf.fixed else _common(companies[leaf])
-    members = tuple(_member(path, place, along, read.shapes[path])
-                    for path, place in places[leaf])
+    members = tuple(
+        _member(path, place, along, read.shapes[path])._replace(
+            role=_role(read, path, place.axis)) for path, place in places[leaf])
+    why = (others.get(_key(path, place), 'what could not be followed')
+           for path, place in places[leaf])
     yield Tie(leaf.size, members, tuple(axis.size for axis in along),
-              leaf.fixed, leaf.kept)
+              leaf.fixed, leaf.kept, read=None if leaf.fixed or leaf.kept
+              else next(filter(None, why), None))
   yield from cut
+
+
+def _role(read: reading.Reading, path: str, axis: int) -> str:
+  """What a parameter's products with data do along an axis."""
+  products = read.products[path]
+  if any(axis in product.contracted for product in products):
+    return 'reads'
+  made = any(axis in product.outputs for product in products)
+  return 'makes' if made else 'beside'
+
+
+def _key(path: str, place: axes_lib.Place) -> tuple:
+  return (path, place.axis, place.starts[place.axis], place.stride,
+          place.leaf.size)
+
+
+def _others(read: reading.Reading, fn: Callable[..., Any], params: Any,
+            *inputs: Any) -> dict[tuple, str | None]:
+  """Why units matter although all that is zero that reads them, by place.
+
+  The function is read again, with parameters of which a unit has zeros only
+  where it is read: something is added to them that is not zero elsewhere. What
+  then keeps units is not a member.
+  """
+  leaves, structure = jax.tree.flatten(params)
+  added = [jax.ShapeDtypeStruct(
+      [n if _role(read, path, axis) == 'reads' else 1
+       for axis, n in enumerate(shape)], jnp.result_type(w))
+           for (path, shape), w in zip(read.shapes.items(), leaves)]
+
+  def nonzero(both, *inputs):
+    moved = [_joined(w, more) for w, more in zip(*both)]
+    return fn(jax.tree.unflatten(structure, moved), *inputs)
+  again = reading.read(nonzero, (leaves, added), *inputs)
+  found = {}
+  for path, array in zip(read.params, again.params.values()):
+    for place in again.relations.places(array):
+      key = _key(path, place)
+      found[key] = found.get(key) or place.leaf.kept
+  return found
+
+
+def _joined(w: Any, more: Any) -> Any:
+  """A sum of any numbers, or bits; keys stay what they are."""
+  w = jnp.asarray(w)
+  if not (jnp.issubdtype(w.dtype, jnp.number) or w.dtype == np.bool_):
+    return w
+  join = jnp.logical_xor if w.dtype == np.bool_ else jax.lax.add
+  return join(w, jnp.broadcast_to(more, w.shape))
 
 
 def _common(companies: list[list[axes_lib.Axis]]) -> list[axes_lib.Axis]:

@@ -1,17 +1,13 @@
-"""Ties as data: units, where they are, and how to put them in another order."""
+"""Ties as data: units, and where in parameters they are."""
 
-import collections
 import dataclasses
-import functools
+import difflib
 import math
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import tables
-from jaxsparse import trees
 
 # How many, and how far apart.
 Steps = tuple[tuple[int, int], ...]
@@ -43,6 +39,10 @@ class Member(NamedTuple):
     along: `(axis, distance)` for each dimension of `Tie.along`.
     elsewhere: the parts of other axes that are meant; all of those not here.
     part: whether the axis has indices that are not of these units.
+    role: what the parameter is to the units: 'reads' if its products with data
+      sum over the axis, 'makes' if they have the axis as output, 'beside' if
+      there are no such products (biases, scales, running averages, tables that
+      are looked up); `None` if it is not known.
   """
   path: str
   axis: int
@@ -52,6 +52,7 @@ class Member(NamedTuple):
   along: Steps = ()
   elsewhere: tuple[Elsewhere, ...] = ()
   part: bool = False
+  role: str | None = None
 
   def __str__(self) -> str:
     """As an index: `*` is where units are, `@` what they are told along."""
@@ -97,6 +98,8 @@ class Tie:
     fixed: why they may not be permuted, or `None`.
     kept: why they may not be removed, or `None`.
     name: a short name; by default that of the first member.
+    read: what reads the units beside members with the role 'reads', such as a
+      sum over them, or `None`.
 
   Raises:
     ValueError: if there are no members, or some lack a place for `along`.
@@ -111,6 +114,7 @@ class Tie:
   fixed: str | None = None
   kept: str | None = None
   name: str = ''
+  read: str | None = None
 
   def __post_init__(self):
     members = tuple(m if isinstance(m, Member) else Member(*m)
@@ -170,10 +174,12 @@ class Ties:
     for tie in self.ties:
       if tie.name == name:
         return tie
+    names = [tie.name for tie in self.ties]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=.3)
     raise ValueError(
-        f'Got {name!r}, expected the name of a tie, one of '
-        f'{[tie.name for tie in self.ties]}. By parameter and axis it is '
-        "found with `ties.of('fc1/kernel', 1)`.")
+        f'Got {name!r}, expected the name of a tie, one of {names}.'
+        f"{f' Did you mean {near[0]!r}?' if near else ''} By parameter and "
+        "axis it is found with `ties.of('fc1/kernel', 1)`.")
 
   def of(self, path: str, axis: int) -> tuple[Tie, ...]:
     """The ties that a parameter's axis, or parts of it, belong to."""
@@ -259,147 +265,72 @@ def indices(size: int, along: Sequence[int], member: Member) -> int:
       n for n, (axis, _) in zip(along, member.along) if axis == member.axis)])
 
 
-def sources(tie: Tie, member: Member, shape: Sequence[int],
-            permutation: np.ndarray) -> np.ndarray:
-  """For `take_along_axis`: where the elements of a parameter come from.
+def view(tie: Tie, member: Member, array: np.ndarray) -> np.ndarray:
+  """The elements of a parameter that belong to units of a tie.
 
   Args:
     tie: the tie.
     member: one of its members.
-    shape: the parameter's shape.
-    permutation: of `tie.shape`; unit `u` will be what `permutation[u]` was.
+    array: of the parameter's shape, or 1 along axes of which all is meant.
 
   Returns:
-    int32, of the parameter's size along axes that matter and 1 along others.
+    `[*along, size, rest...]` in the array's own memory: what is written to it
+    is written there.
 
   Raises:
     ValueError: if there is no such part of the parameter.
+
+  >>> w = np.zeros((2, 6))
+  >>> heads = Member('w', 1, stride=3, repeats=((3, 1),))
+  >>> view(Tie(2, (heads,)), heads, w)[1] = 1.
+  >>> w[0]
+  array([0., 0., 0., 1., 1., 1.])
   """
-  rank, problem = len(shape), None
-  along_axis = lambda x: x.reshape(
-      [-1 if a == member.axis else 1 for a in range(rank)])
+  if not array.size:
+    return np.empty((*tie.shape, 0), array.dtype)
+  check_fit(tie, member, array.shape)
+  starts, groups, rest = _layout(tie, member)
+  rest += [(axis, n, 1) for axis, n in enumerate(array.shape)
+           if axis not in starts]
+  steps = [*groups, (member.axis, tie.size, member.stride), *rest]
+  first = tuple(slice(starts.get(axis, 0), None) for axis in range(array.ndim))
+  return np.lib.stride_tricks.as_strided(
+      array[first], [n for _, n, _ in steps],
+      [array.strides[axis] * distance for axis, _, distance in steps])
+
+
+def check_fit(tie: Tie, member: Member, shape: Sequence[int]) -> None:
+  """Checks that a parameter has elements where a member says that they are.
+
+  Raises:
+    ValueError: if it has not.
+  """
+  starts, groups, rest = _layout(tie, member)
+  ends = dict(starts)
+  for axis, n, distance in [
+      *groups, (member.axis, tie.size, member.stride), *rest]:
+    ends[axis] += (n - 1) * distance
   known = indices(tie.size, tie.along, member)
-  axes = positions(tie, member, (0,) * len(tie.along))
-  if not all(0 <= axis < rank for axis in axes):
-    problem = f'has no axis {max(axes)}'
+  if max(ends) >= len(shape):
+    problem = f'has no axis {max(ends)}'
   elif not member.part and shape[member.axis] != known:
     problem = f'has {shape[member.axis]} indices there, not {known}'
+  elif any(end >= shape[axis] for axis, end in ends.items()):
+    problem = 'is smaller than that'
   else:
-    made = np.zeros([n if a in axes else 1 for a, n in enumerate(shape)],
-                    np.int32)
-    made += along_axis(np.arange(shape[member.axis], dtype=np.int32))
-    try:
-      for group in np.ndindex(*tie.along):
-        here = positions(tie, member, group)
-        old = here[member.axis]
-        at = [here.get(axis, np.zeros(1, int)).reshape(-1)
-              for axis in range(rank)]
-        made[np.ix_(*at)] = along_axis(old[permutation[group]])
-      return made
-    except IndexError:
-      problem = 'is smaller than that'
+    return
   raise ValueError(
       f'Member {member} of tie {tie.name!r} with {tie.size} units does not '
       f'fit: {member.path} of shape {tuple(shape)} {problem}. Infer ties from '
       'these parameters, or mend the member.')
 
 
-def reorder(tree: Any, orders: Sequence[tuple[Tie, Any]], *,
-            shapes: Mapping[str, Sequence[int]] | None = None) -> Any:
-  """Puts units of ties in another order, wherever they are in a tree.
-
-  A leaf belongs to the parameter whose path its own ends with, so that an
-  optimizer's state follows; Linen's `params/` may be left out. Of several such
-  parameters it is the one that is there with most others under one prefix.
-
-  Args:
-    tree: whatever has the parameters in it.
-    orders: ties, fixed ones, too, and for each an int array of `tie.shape`;
-      unit `u` will be what `p[..., u]` was. One after the other.
-    shapes: those of all parameters by path, as `Ties.shapes`.
-
-  Returns:
-    The tree; arrays stay numpy's or JAX's, and where they were.
-
-  Raises:
-    ValueError: if a permutation is none, a tie does not match the tree, or a
-      leaf has another shape than its parameter.
-  """
-  orders = [(tie, _permutation(tie, p)) for tie, p in orders]
-  members = list(dict.fromkeys(
-      member.path for tie, _ in orders for member in tie.members))
-  shapes = dict(shapes or {})
-  owners = _owners(trees.paths(tree), [*shapes, *members])
-  if lost := [path for path in members if path not in owners.values()]:
-    raise ValueError(
-        f'The tree has no {lost}, which ties have. It has {trees.paths(tree)}. '
-        'Infer ties from these parameters, and give all of them, running '
-        'averages, too, under the same keys, e.g. '
-        "({'params': params, 'batch_stats': stats}, opt_state).")
-
-  @functools.cache  # A parameter and its moments move alike.
-  def moves(owner, shape):
-    return [(sources(tie, member, shape, p), member.axis)
-            for tie, p in orders for member in tie.members
-            if member.path == owner]
-
-  def moved(path, leaf):
-    owner = owners[path]
-    # Optimizers put scalars where they keep nothing of a parameter.
-    if owner not in members or np.size(leaf) <= 1:
-      return leaf
-    if np.shape(leaf) != tuple(shapes.get(owner, np.shape(leaf))):
-      raise ValueError(
-          f'{path} has shape {np.shape(leaf)}, but {owner}, whose units move, '
-          f'has {tuple(shapes[owner])}: what is kept in another layout, such '
-          'as factored moments, cannot follow. Permute the parameters, and '
-          'start this part anew: `opt_state = tx.init(params)`.')
-    for at, axis in moves(owner, np.shape(leaf)):
-      leaf = _take(leaf, at, axis)
-    return leaf
-  return trees.map_with_path(moved, tree)
-
-
-def _owners(leaves: list[str], params: list[str]) -> dict[str, str | None]:
-  """The parameter that each leaf of a tree is of, or belongs to."""
-  known = {path.removeprefix('params/'): path for path in params}
-  known |= {path: path for path in params}
-  found = {}
-  for leaf in leaves:
-    keys = leaf.split('/')
-    # From the longest path to the shortest, and what is before it.
-    found[leaf] = [('/'.join(keys[:i]), known[ending])
-                   for i in range(len(keys))
-                   if (ending := '/'.join(keys[i:])) in known]
-  # An optimizer may keep its `mu`, beside a parameter that is called so.
-  together = collections.Counter(
-      prefix for prefix, _ in {match for matches in found.values()
-                               for match in matches})
-  return {leaf: max(matches, key=lambda match: together[match[0]])[1]
-          if matches else None for leaf, matches in found.items()}
-
-
-def _take(x: Any, at: np.ndarray, axis: int) -> Any:
-  place = None
-  if (isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
-      and len(x.devices()) > 1):
-    # On the host: which elements move between devices is known only there.
-    x, place = np.asarray(x), x.sharding
-  library = np if isinstance(x, np.ndarray) else jnp
-  if at.size == x.shape[axis]:
-    moved = library.take(x, at.reshape(-1), axis=axis)
-  else:
-    moved = library.take_along_axis(x, library.asarray(at), axis=axis)
-  return jax.device_put(moved, place) if place else moved
-
-
-def _permutation(tie: Tie, p: Any) -> np.ndarray:
-  p = np.asarray(p)
-  if p.shape != tie.shape or p.dtype.kind not in 'iu' or not np.array_equal(
-      np.sort(p, axis=-1), np.broadcast_to(np.arange(tie.size), tie.shape)):
-    raise ValueError(
-        f'Tie {tie.name!r} needs a permutation of 0 ... {tie.size - 1}, an int '
-        f'array of shape {tie.shape}, got {p.dtype}{list(p.shape)}: '
-        f'{np.array2string(p, threshold=8)}. Write e.g. '
-        'jaxsparse.find_permutation(w, jaxsparse.nm(2, 4)).')
-  return p
+def _layout(tie: Tie, member: Member) -> tuple[
+    dict[int, int], list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+  """Where axes begin that matter; `(axis, count, distance)` of groups, rest."""
+  groups = [(axis, n, d) for n, (axis, d) in zip(tie.along, member.along)]
+  rest = [(member.axis, *step) for step in member.repeats]
+  rest += [(e.axis, *step) for e in member.elsewhere for step in e.steps]
+  starts = {axis: 0 for axis, *_ in groups}
+  starts |= {e.axis: e.start for e in (*member.elsewhere, member)}
+  return starts, groups, rest

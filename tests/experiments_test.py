@@ -34,7 +34,6 @@ from experiments import steps
 from experiments import train
 from experiments.configs import default
 from experiments.data import dataset as datasets
-import jaxsparse
 from tests import data_files
 
 # The config files are loaded by ml_collections.
@@ -120,7 +119,7 @@ def test_run_writes_every_result(finished):
 
 def test_checkpoint_holds_params_and_masks_that_belong_together(finished):
   _, path, result = finished
-  expected = jaxsparse.sparse_params(*result.state)
+  expected = steps.sparse(result.state).params
   params = train.load(str(path))
   assert checkpoints.digest(params) == checkpoints.digest(expected)
   kernel = np.asarray(params['layers'][0]['kernel'][...])
@@ -142,8 +141,9 @@ def test_lock_keeps_the_zeros_of_another_run(finished, tmp_path):
   config = default.get_config()
   config.update(method='lock', steps=2, batch_size=16, init_from=str(path))
   locked = train.train(config, str(tmp_path / 'lock'))
-  before = jaxsparse.sparse_params(*result.state)['layers'][0]['kernel'][...]
-  after = jaxsparse.sparse_params(*locked.state)['layers'][0]['kernel'][...]
+  before, after = (
+      steps.sparse(state).params['layers'][0]['kernel'][...]
+      for state in (result.state, locked.state))
   np.testing.assert_array_equal(before == 0, after == 0)
   assert (before != after).any()
 
@@ -195,6 +195,38 @@ def test_run_killed_before_its_first_checkpoint_starts_again(
   assert not (copy / 'checkpoints' / 'partial').exists()
 
 
+def _killed(monkeypatch, config, path, *, at):
+  """Trains until a run is killed while it saves the checkpoint of a step."""
+  save = checkpoints.save
+
+  def killed(directory, step, state):
+    if step == at:
+      raise KeyboardInterrupt
+    save(directory, step, state)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints, 'save', killed)
+    with pytest.raises(KeyboardInterrupt):
+      train.train(config, str(path))
+
+
+def test_run_with_running_averages_killed_ends_bit_identical(
+    monkeypatch, tmp_path):
+  config = _config('sr_ste_2_4', model='vgg', width=4, depth=11, steps=4,
+                   log_every=2, save_every=2, batch_size=8, optimizer='sgd',
+                   learning_rate_schedule='steps', observe=False)
+  whole = train.train(config, str(tmp_path / 'whole'))
+  _killed(monkeypatch, config, tmp_path / 'killed', at=4)
+  again = train.train(config, str(tmp_path / 'killed'))
+  assert checkpoints.digest(again.state) == checkpoints.digest(whole.state)
+  assert again.rows == whole.rows
+  loaded = train.load(str(tmp_path / 'whole'))
+  assert checkpoints.digest(loaded) == checkpoints.digest(
+      steps.variables(steps.sparse(whole.state)))
+  assert (checkpoints.digest(_run(config).init(loaded).averages)
+          == checkpoints.digest(whole.state.averages))
+
+
 def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   for step in (2, 4, 6):
@@ -207,7 +239,9 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
 
 
 def _run(config):
-  return steps.create(config, methods.create(config), data.load(config))
+  dataset = data.load(config)
+  tx = methods.create(config, lambda: steps.ties(config, dataset))
+  return steps.create(config, tx, dataset)
 
 
 # Another order of channels.
@@ -239,17 +273,7 @@ def test_run_tells_what_another_order_kept(permuted):
 def test_run_killed_around_its_permutation_ends_bit_identical(
     permuted, at, monkeypatch, tmp_path):
   config, path, result = permuted
-  save = checkpoints.save
-
-  def killed(directory, step, state):
-    if step == at:
-      raise KeyboardInterrupt
-    save(directory, step, state)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(checkpoints, 'save', killed)
-    with pytest.raises(KeyboardInterrupt):
-      train.train(config, str(tmp_path))
+  _killed(monkeypatch, config, tmp_path, at=at)
   again = train.train(config, str(tmp_path))
   assert checkpoints.digest(again.state) == checkpoints.digest(result.state)
   for name in ('metrics.jsonl', 'summary.txt'):
@@ -318,6 +342,25 @@ def test_a_train_step_leaves_what_a_run_began_with():
     assert checkpoints.digest(first) == checkpoints.digest(again)
 
 
+# Dense optimizers.
+
+
+def test_sgd_has_momentum_an_l2_penalty_and_steps_of_learning_rate():
+  config = default.get_config()
+  config.update(optimizer='sgd', learning_rate=.1, momentum=.8, steps=8,
+                weight_decay=.01, learning_rate_schedule='steps')
+  tx = methods.optimizer(config)
+  w = expected = np.asarray([1., -2.], np.float32)
+  state, velocity = tx.init(w), 0.
+  for rate in (.1, .1, .1, .1, .01, .01, .001, .001):
+    gradient = np.sin(expected)
+    velocity = .8 * velocity + gradient + .01 * expected
+    expected = expected - rate * velocity
+    updates, state = tx.update(jnp.sin(w), state, w)
+    w = w + updates
+  np.testing.assert_allclose(w, expected, rtol=1e-5)
+
+
 # Measurements.
 
 
@@ -327,7 +370,7 @@ def test_measured_are_all_examples_and_none_that_fill_up_a_batch(finished):
   whole = list(dataset.test())
   state = result.state
   model = nnx.merge(nnx.graphdef(models.create(
-      config, dataset, rngs=nnx.Rngs(0))), jaxsparse.sparse_params(*state))
+      config, dataset, rngs=nnx.Rngs(0))), steps.sparse(state).params)
   answers = np.concatenate([model(batch.inputs).argmax(-1) for batch in whole])
   labels = np.concatenate([batch.labels for batch in whole])
   assert (labels >= 0).sum() == 500 < len(labels)
@@ -350,8 +393,9 @@ def test_bits_per_byte_are_the_mean_over_all_bytes():
 # Configs.
 
 
-_WRITERS = {'cifar10': data_files.cifar10, 'imagenet': data_files.imagenet,
-            'glue/sst2': data_files.glue}
+_WRITERS = {'cifar10': data_files.cifar10, 'cifar100': data_files.cifar100,
+            'imagenet': data_files.imagenet, 'glue/sst2': data_files.glue}
+_SHALLOW = {'vgg': 11, 'resnet50': 26}  # Depths; 2 where any will do.
 
 
 @pytest.fixture(name='small')
@@ -363,8 +407,8 @@ def _small(tmp_path):
     if config.dataset in _WRITERS:
       _WRITERS[config.dataset](tmp_path / 'data')
       config.data_dir = str(tmp_path / 'data')
-    if config.depth:
-      config.depth = 2
+    if config.depth or config.model in _SHALLOW:
+      config.depth = _SHALLOW.get(config.model, 2)
     config.update(overrides)
     return config
   return small
@@ -372,7 +416,8 @@ def _small(tmp_path):
 
 @pytest.mark.parametrize('path', [
     # Convolutions take long to compile.
-    pytest.param(path, marks=[pytest.mark.slow] * ('resnet' in path.stem))
+    pytest.param(path, marks=[pytest.mark.slow] * any(
+        name in path.stem for name in ('resnet', 'vgg')))
     for path in _CONFIGS], ids=lambda path: path.stem)
 def test_every_config_takes_a_step(path, small):
   config = small(path.stem)
@@ -414,103 +459,6 @@ def test_language_model_learns_and_is_judged_in_bits_per_byte(small, tmp_path):
   assert shown in result.summary
 
 
-# Models.
-
-
-def _dataset(task, shape, classes):
-  return data.Dataset(task, shape, classes, None, None, '')
-
-
-_IMAGES = [_dataset(datasets.IMAGES, (8, 8, 1), 10),
-           _dataset(datasets.IMAGES, (20, 12, 3), 7)]
-_TEXTS = _dataset(datasets.TEXT, (12,), 3)
-_BYTES = _dataset(datasets.NEXT_BYTE, (12,), 256)
-
-
-@pytest.mark.parametrize('name, dataset', [
-    ('mlp', _IMAGES[0]), ('resnet', _IMAGES[0]), ('resnet', _IMAGES[1]),
-    ('vit', _IMAGES[0]), ('vit', _IMAGES[1]), ('lm', _BYTES),
-    ('text', _TEXTS)])
-def test_models_return_logits_and_say_what_may_be_sparse(name, dataset):
-  config = default.get_config()
-  config.update(model=name, width=16)
-  model = nnx.eval_shape(
-      lambda: models.create(config, dataset, rngs=nnx.Rngs(0)))
-  images = dataset.task == datasets.IMAGES
-  inputs = jax.ShapeDtypeStruct(
-      (3, *dataset.shape), jnp.float32 if images else jnp.uint8)
-  logits = nnx.eval_shape(lambda model, x: model(x), model, inputs)
-  each_byte = dataset.shape if dataset is _BYTES else ()
-  assert logits.shape == (3, *each_byte, dataset.classes)
-  params = nnx.state(model, nnx.Param)
-  paths = jaxsparse.trees.match_rules(
-      {models.sparse_leaves(name): True, '.*': None}, params)
-  kernels = jax.tree.leaves(jax.tree.map(
-      lambda sparse, p: p if sparse else None, paths, params,
-      is_leaf=lambda sparse: sparse is None))
-  assert len(kernels) >= 2
-  assert all(kernel.shape[-2] % 16 == 0 for kernel in kernels)
-
-
-_call = nnx.jit(lambda model, x: model(x))
-
-
-def _model(name, dataset, **sizes):
-  config = default.get_config()
-  config.update(model=name, **sizes)
-  return models.create(config, dataset, rngs=nnx.Rngs(0))
-
-
-@pytest.mark.parametrize('name, dataset, layers', [
-    ('mlp', _IMAGES[0], 'layers'), ('vit', _IMAGES[0], 'blocks'),
-    ('resnet', _IMAGES[0], 'blocks'), ('lm', _BYTES, 'blocks'),
-    ('text', _TEXTS, 'blocks')])
-def test_depth_is_the_number_of_sparse_layers(name, dataset, layers):
-  model = nnx.eval_shape(lambda: _model(name, dataset, width=8, depth=3))
-  assert len(getattr(model, layers)) == 3
-
-
-def test_language_model_sees_no_byte_to_come():
-  model = _model('lm', _BYTES, width=8, depth=1)
-  text = np.arange(1, 13, dtype=np.uint8)[None]
-  changed = text.copy()
-  changed[0, 7] = 200
-  logits, others = _call(model, text), _call(model, changed)
-  np.testing.assert_array_equal(logits[0, :7], others[0, :7])
-  assert (logits[0, 7:] != others[0, 7:]).any(-1).all()
-
-
-def test_texts_are_read_up_to_where_they_are_filled_up():
-  texts = np.zeros((2, 12), np.uint8)
-  texts[0, :5] = [104, 101, 108, 108, 111]
-  long = _model('text', _TEXTS, width=8, depth=1)
-  short = _model('text', _dataset(datasets.TEXT, (5,), 3), width=8, depth=1)
-  logits = _call(long, texts)
-  params = nnx.state(long, nnx.Param)
-  params['positions'] = nnx.Param(params['positions'][...][:, :5])
-  nnx.update(short, params)
-  np.testing.assert_allclose(
-      logits[:1], _call(short, texts[:1, :5]), rtol=1e-5, atol=1e-6)
-  assert np.isfinite(logits).all()  # Of an empty text, too.
-
-
-@pytest.mark.parametrize('name, sizes, told', [
-    ('vit', {'width': 10}, 'width must be a multiple of 4,.* got 10'),
-    ('resnet', {'width': 12}, 'width must be a multiple of 8,.* got 12'),
-    ('mlp', {'depth': 0}, 'depth must be at least 1, got 0')])
-def test_sizes_that_no_model_has_are_told(name, sizes, told):
-  with pytest.raises(ValueError, match=told):
-    _model(name, _IMAGES[0], **sizes)
-
-
-@pytest.mark.parametrize('name, dataset, fitting', [
-    ('lm', _IMAGES[0], 'use mlp or resnet or vit'), ('vit', _BYTES, 'use lm'),
-    ('mlp', _TEXTS, 'use text')])
-def test_model_for_other_data_is_told_which_would_do(name, dataset, fitting):
-  with pytest.raises(ValueError, match=fitting):
-    _model(name, dataset)
-
-
 # Mistakes: one line, an exit code, nothing overwritten.
 
 
@@ -531,6 +479,8 @@ def _assert_one_line(message, *parts):
     ('--config.dataset=cifar10', ['--config.data_dir', 'www.cs.toronto.edu']),
     ('--config.seed=-1', ['config.seed must be at least 0']),
     ('--config.model=resnett', ['did you mean \'resnet\'?']),
+    ('--config.optimizer=sdg', ['optimizer', 'did you mean \'sgd\'?']),
+    ('--config.learning_rate_schedule=step', ['did you mean \'steps\'?']),
     ('--config.dataset=digit', ['did you mean \'digits\'?']),
     ('--config.sparse=encoder/kernel', ['encoder/kernel']),
     ('--config.m=7', ['7']),

@@ -50,7 +50,8 @@ def test_imports_go_down():
 
 def test_the_library_needs_only_jax_optax_and_numpy():
   allowed = {'jax', 'optax', 'numpy', 'jaxsparse', 'collections', 'copy',
-             'dataclasses', 'difflib', 'functools', 'math', 're', 'typing'}
+             'dataclasses', 'difflib', 'functools', 'itertools', 'math', 're',
+             'typing'}
   for path in _ROOT.glob('*.py'):
     roots = {name.split('.')[0] for name in _imports(path)}
     assert roots <= allowed, f'{path.name}: {roots - allowed}'

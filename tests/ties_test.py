@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jaxsparse
+from jaxsparse.reordering import reorder
 from jaxsparse.units import Member
-from jaxsparse.units import reorder
 from jaxsparse.units import Tie
 from tests import zoo
 
@@ -75,7 +75,9 @@ def mlp(params, x):
 
 
 X = np.ones(4, np.float32)
-HIDDEN = Tie(6, (Member('fc1', 1), Member('bias', 0), Member('fc2', 0)))
+HIDDEN = Tie(6, (
+    Member('fc1', 1, role='makes'), Member('bias', 0, role='beside'),
+    Member('fc2', 0, role='reads')))
 
 
 def test_a_tie_by_hand_is_what_is_inferred():
@@ -146,3 +148,53 @@ def test_a_check_that_could_not_fail_is_refused():
 def test_what_are_no_ties_is_told():
   with pytest.raises(ValueError, match='Expected ties, got ndarray'):
     jaxsparse.check_ties(mlp, params(), X, [HIDDEN])
+
+
+def test_what_makes_and_reads_units_is_told():
+  def tied(p, tokens):
+    x = p['table'][tokens] * p['scale'][None]
+    y = jnp.einsum('nd,dhk->nhk', x, p['heads'])
+    return jnp.einsum('nhk,hkd->nd', y, p['out']) @ p['table'].T
+  shapes = {'table': (7, 6), 'scale': (6,), 'heads': (6, 2, 4),
+            'out': (2, 4, 6)}
+  p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+  ties = jaxsparse.infer_ties(tied, p, np.arange(3), check=False)
+  role = lambda path, axis: {
+      m.role for tie in ties.of(path, axis) for m in tie.members
+      if (m.path, m.axis) == (path, axis)}
+  assert role('table', 1) == role('heads', 0) == {'reads'}
+  assert role('out', 0) == role('out', 1) == {'reads'}
+  assert role('heads', 1) == role('heads', 2) == role('out', 2) == {'makes'}
+  assert role('table', 0) == {'makes'} and role('scale', 0) == {'beside'}
+
+
+def test_what_reads_units_without_a_kernel_is_told():
+  both = lambda read: lambda p, x: (
+      mlp(p, x), read(x @ p['fc1'] + p['bias']))
+  for read, why in (
+      (lambda h: h.sum(), 'reduce_sum over it'),
+      (lambda h: h @ jax.nn.relu(h), 'dot_general over it'),
+      (lambda h: (h * h).sum() * 2., 'reduce_sum over it')):
+    tie, = jaxsparse.infer_ties(both(read), params(), X).free
+    assert tie.read == why and tie.kept is None
+  assert jaxsparse.infer_ties(mlp, params(), X).free[0].read is None
+
+
+def test_kernels_made_of_parameters_alone_are_no_known_readers():
+  def merged(p, x):
+    return jax.nn.relu(x @ p['fc1']) @ (p['down'] @ p['up'])
+  shapes = {'fc1': (4, 6), 'down': (6, 2), 'up': (2, 8)}
+  p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+  hidden, = jaxsparse.infer_ties(merged, p, X).of('fc1', 1)
+  assert hidden.read == 'dot_general over it' and hidden.kept is None
+
+
+def test_what_has_a_kernel_for_every_unit_is_no_reader_of_it():
+  def each(p, x):
+    h = jax.nn.relu(x @ p['in'])
+    y = jnp.einsum('nh,hk->nhk', h, p['each'])
+    return h @ p['out'], y.sum(1)
+  shapes = {'in': (4, 6), 'each': (6, 2), 'out': (6, 3)}
+  p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+  hidden, = jaxsparse.infer_ties(each, p, X[None]).of('in', 1)
+  assert hidden.read == 'reduce_sum over it' and hidden.kept is None

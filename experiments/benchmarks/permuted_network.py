@@ -90,10 +90,10 @@ def train(config: ml_collections.ConfigDict, run: steps.Steps,
 def train_dense(config: ml_collections.ConfigDict, run: steps.Steps,
                 dataset: data.Dataset) -> list[steps.State]:
   """Returns a dense network a seed."""
-  def new_params(seed):
-    return nnx.state(
-        models.create(config, dataset, rngs=nnx.Rngs(seed)), nnx.Param)
-  return [train(config, run, dataset, run.init(new_params(seed)), seed=seed)
+  def new_variables(seed):
+    return nnx.state(models.create(config, dataset, rngs=nnx.Rngs(seed)),
+                     (nnx.Param, nnx.BatchStat))
+  return [train(config, run, dataset, run.init(new_variables(seed)), seed=seed)
           for seed in range(_SEEDS.value)]
 
 
@@ -117,7 +117,7 @@ def compare(config: ml_collections.ConfigDict, states: Sequence[steps.State],
   for seed, state in enumerate(states):
     permuted, kept = channels.permute(
         state, ties=ties, patterns=patterns, budget=_BUDGET.value)
-    pruned = [run.init(s.params) for s in (state, permuted)]
+    pruned = [run.init(steps.variables(s)) for s in (state, permuted)]
     found['kept'].append((kept['kept_before'], kept['kept_after']))
     found['one-shot'].append([judged(run, s, dataset) for s in pruned])
     found['retrained'].append([
@@ -147,10 +147,11 @@ def report(network: str) -> str:
   """Returns the table of one network."""
   config = dense_config(network)
   dataset = data.load(config)
-  run = steps.create(config, methods.create(config), dataset)
+  tx = methods.create(config, lambda: steps.ties(config, dataset))
+  run = steps.create(config, tx, dataset)
   states = train_dense(config, run, dataset)
   ties = jaxsparse.infer_ties(
-      run.apply, states[0].params,
+      run.apply, steps.variables(states[0]),
       dataset.train(0, 1, config.batch_size).inputs)
   rows = [run.measure(state, dataset.test()) for state in states]
   key = metrics.judged_by(rows[0])

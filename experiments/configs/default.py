@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.context = 64  # Bytes a model sees at once; python_source, glue.
   config.test_examples = 1_024  # Windows at most; python_source.
 
-  config.model = 'mlp'  # Or 'resnet', 'vit'; 'lm', 'text' read bytes.
+  config.model = 'mlp'  # A name from experiments/models/__init__.py.
   config.width = config_dict.placeholder(int)  # None: the model's own.
   config.depth = config_dict.placeholder(int)  # None: the model's own.
   config.init_from = config_dict.placeholder(str)  # The --workdir of a run.
@@ -25,7 +25,10 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.steps = 2_000
   config.batch_size = 128
-  config.learning_rate = 3e-3
+  config.optimizer = 'adamw'  # Or 'sgd'.
+  config.momentum = 0.9  # Of sgd.
+  config.learning_rate = 3e-3  # The highest.
+  config.learning_rate_schedule = 'warmup_cosine'  # Or 'steps'.
   config.weight_decay = 0.5
   config.seed = 0
 

@@ -18,7 +18,5 @@ def get_config():
   config.model = 'resnet'
   config.steps = 500
   config.sparsity = 0.9
-  config.fraction = 0.3
-  config.end = config.get_ref('steps') * 3 // 4
   config.every = 25
   return config

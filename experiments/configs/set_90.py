@@ -16,7 +16,5 @@ def get_config():
   config = default.get_config()
   config.method = 'set'
   config.sparsity = 0.9
-  config.fraction = 0.3
-  config.end = config.get_ref('steps') * 3 // 4
   config.every = 50
   return config

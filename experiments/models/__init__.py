@@ -10,14 +10,18 @@ import ml_collections
 
 from experiments import data
 from experiments import names
+from experiments.models.batch_norm_resnet import BatchNormResNet
 from experiments.models.lm import LM
 from experiments.models.lm import TextClassifier
 from experiments.models.mlp import MLP
 from experiments.models.resnet import ResNet
+from experiments.models.vgg import VGG
 from experiments.models.vit import ViT
 
-_MODELS = {'mlp': MLP, 'resnet': ResNet, 'vit': ViT, 'lm': LM,
-           'text': TextClassifier}
+_DEPTHS = {f'resnet{depth}': depth for depth in (20, 32, 34, 50)}
+_MODELS = {'mlp': MLP, 'resnet': ResNet, 'vit': ViT, 'vgg': VGG,
+           **dict.fromkeys(_DEPTHS, BatchNormResNet),
+           'lm': LM, 'text': TextClassifier}
 _SIZES = ('width', 'depth')
 
 
@@ -42,6 +46,8 @@ def create(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
         f'model {config.model!r} is for {model.TASK}, dataset '
         f'{config.dataset!r} for {dataset.task}; use {" or ".join(fitting)}')
   sizes = {key: config[key] for key in _SIZES if config[key] is not None}
+  if config.model in _DEPTHS:
+    sizes.setdefault('depth', _DEPTHS[config.model])
   for key, value in sizes.items():
     if value < 1:
       raise ValueError(f'config.{key} must be at least 1, got {value}')

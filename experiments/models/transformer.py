@@ -23,6 +23,7 @@ class Block(nnx.Module):
       raise ValueError(f'config.width must be a multiple of {_HEADS}, the '
                        f'number of heads, got {width}')
     self.causal = causal
+    self.head_dim = width // _HEADS  # Their number is in the arrays' shapes.
     self.norm1 = nnx.LayerNorm(width, rngs=rngs)
     self.qkv = nnx.Linear(width, 3 * width, rngs=rngs)
     self.out = nnx.Linear(width, width, rngs=rngs)
@@ -38,12 +39,12 @@ class Block(nnx.Module):
       x: tokens.
       lengths: `[N]`, how many tokens to attend to; `None` is all.
     """
-    n, tokens, width = x.shape
-    qkv = self.qkv(self.norm1(x)).reshape(n, tokens, 3, _HEADS, -1)
+    n, tokens, _ = x.shape
+    qkv = self.qkv(self.norm1(x)).reshape(n, tokens, 3, -1, self.head_dim)
     y = jax.nn.dot_product_attention(
         *jnp.moveaxis(qkv, 2, 0), is_causal=self.causal,
         key_value_seq_lengths=lengths)
-    x = x + self.out(y.reshape(n, tokens, width))
+    x = x + self.out(y.reshape(n, tokens, -1))
     return x + self.mlp_out(nnx.gelu(self.mlp_in(self.norm2(x))))
 
 
