@@ -99,8 +99,8 @@ def build(planned: Planned):
   """
   config = planned.config
   dataset = data.load(config)
-  jax.eval_shape(lambda: steps.create(
-      config, methods.create(config), dataset).init(None))
+  tx = methods.create(config, lambda: steps.ties(config, dataset))
+  jax.eval_shape(lambda: steps.create(config, tx, dataset).init(None))
 
 
 def differences(config: Config, base: Config) -> dict[str, Any]:

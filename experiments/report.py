@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: two pictures and a table."""
+"""What a run leaves for people to look at: pictures and a table."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -35,7 +35,9 @@ _SPARSITY = _Panel(
 _IF_MEASURED = (
     _Panel('Flipped mask bits (%)', {'flips': _RED}, 100),
     _Panel('Gradient noise', {'noise_kept': _BLUE, 'noise_pruned': _RED},
-           scale='log'))
+           scale='log'),
+    _Panel('Weights ever kept (%)', {'explored': _BLUE}, 100,
+           limits=(-5, 105)))
 
 
 def write(path: pathlib.Path, config: ml_collections.ConfigDict,
@@ -46,6 +48,8 @@ def write(path: pathlib.Path, config: ml_collections.ConfigDict,
   pruned = [row for row in trees.align(params, masks) if row[-1] is not None]
   if pruned:
     plot_mask(path / workdir.MASK, pruned[0][-1], title=pruned[0][0])
+  if any('channels' in row for row in rows):
+    plot_channels(path / workdir.CHANNELS, rows, title=title)
   text = f'{jaxsparse.summary(params, masks)}\n\n{conclusion(rows)}\n'
   workdir.write(path / workdir.SUMMARY, text)
   return text
@@ -67,6 +71,12 @@ def conclusion(rows: list[metrics.Row]) -> str:
       text += (f'. Another order of channels at step {row["step"]:,} raised '
                f'the magnitude that masks keep from {row["kept_before"]:.1%} '
                f'to {row["kept_after"]:.1%}')
+  if 'channels' in last:
+    left, of = map(sum, zip(*last['channels'].values()))
+    text += (f'. Without dead channels {left:,} of {of:,} are left, and '
+             f'{last["gpu_flops"] / last["dense_flops"]:.1%} of the FLOPs of a '
+             'dense network; outputs differ by '
+             f'{last["slim_error"]:.0e} of the largest')
   return text + '.'
 
 
@@ -75,6 +85,7 @@ def locations(path: str) -> str:
   path = pathlib.Path(path)
   names = {
       'metrics': workdir.METRICS, 'plot': workdir.PLOT, 'mask': workdir.MASK,
+      'channels': workdir.CHANNELS,
       'table': workdir.SUMMARY, 'config': workdir.CONFIG,
       'data': workdir.DATASET, 'checkpoints': workdir.CHECKPOINTS}
   return '\n'.join(f'{label:<12} {path / name}'
@@ -115,6 +126,30 @@ def _draw(axis, rows, key, *, factor, color, name):
   axis.plot(*zip(*points), color=color, linewidth=1.8)
   axis.annotate(f' {name}{points[-1][1]:.4g}', points[-1], color=color,
                 va='center', annotation_clip=False)
+
+
+def plot_channels(path: pathlib.Path, rows: list[metrics.Row], *, title: str):
+  """Draws how many channels of each layer are alive, over the steps."""
+  rows = [row for row in rows if 'channels' in row]
+  shares = np.array([[100 * left / of for left, of in row['channels'].values()]
+                     for row in rows])
+  left, of = np.array([np.sum([*row['channels'].values()], axis=0)
+                       for row in rows]).T
+  names = [*rows[0]['channels']]
+  drawing = figure.Figure(figsize=(8, 1.6 + 0.22 * len(names)),
+                          layout='constrained')
+  axis = drawing.subplots()
+  ticks = [row['step'] for row in rows]
+  image = axis.imshow(shares.T, aspect='auto', cmap='viridis', vmin=0, vmax=100,
+                      interpolation='nearest')
+  some = np.unique(np.linspace(0, len(ticks) - 1, 8).astype(int))
+  axis.set_xticks(some, [f'{ticks[i]:,}' for i in some])
+  axis.set_yticks(range(len(names)), names, fontsize='small')
+  axis.set(xlabel='Step')
+  axis.set_title(f'{title}: {left[-1]} of {of[-1]} channels are left',
+                 loc='left', fontweight='bold')
+  drawing.colorbar(image, label='Channels alive (%)')
+  drawing.savefig(path, dpi=120)
 
 
 def plot_mask(path: pathlib.Path, mask: jax.Array, *, title: str):

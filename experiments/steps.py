@@ -37,6 +37,8 @@ class Steps(NamedTuple):
   measure: Callable[[State, Iterable[data.Batch]], dict[str, float]]
   # Variables and inputs to logits, as in an evaluation: see `variables`.
   apply: Callable[[PyTree, Any], jax.Array]
+  # Variables to the FLOPs of `apply` on a batch; from their shapes alone.
+  flops: Callable[[PyTree], jaxsparse.Flops]
 
 
 def variables(state: State) -> PyTree:
@@ -74,15 +76,22 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
   def apply(variables, inputs):
     return forward(evaluation, variables, inputs)[0]
 
-  @functools.cache
-  def counted():
-    """The FLOPs of one forward pass, by parameter; from shapes alone."""
-    return jaxsparse.flops(apply, new_variables, _inputs(config, dataset))
+  known = {}  # Channels may be cut out of a network: its shapes are the key.
+
+  def flops(variables):
+    shapes = tuple(x.shape for x in jax.tree.leaves(variables))
+    if shapes not in known:
+      known[shapes] = jaxsparse.flops(
+          apply, variables, _inputs(config, dataset))
+    return known[shapes]
 
   def init(variables=None):
     params, averages = nnx.split_state(
         new_variables if variables is None else variables, nnx.Param, ...)
-    opt_state = jax.jit(tx.init)(params)  # Op by op it takes seconds.
+    # As one program it compiles faster, but anew for each seed; where programs
+    # are kept, seeds share those of single operations.
+    kept = jax.config.jax_compilation_cache_dir
+    opt_state = (tx.init if kept else jax.jit(tx.init))(params)
     if jaxsparse.sparse_params(params, opt_state) is params:
       # The params are the sparse point themselves (the `hard` flow), so masks
       # that hold from the first step on have to be applied to them.
@@ -118,9 +127,9 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
               'bits_per_byte': nats / count / math.log(2)}
     metric = ('bits_per_byte' if dataset.task == data.NEXT_BYTE else 'accuracy')
     return {metric: values[metric], 'sparsity': sparsity(state),
-            **observed(state, counted)}
+            **observed(state, flops)}
 
-  return Steps(init, train, measure, apply)
+  return Steps(init, train, measure, apply, flops)
 
 
 def ties(config: ml_collections.ConfigDict, dataset: data.Dataset
@@ -146,30 +155,34 @@ def sparsity(state: State) -> float:
   return 1 - kept / sum(mask.size for mask in masks)
 
 
-def observed(state: State, counted: Callable[[], jaxsparse.Flops]
+def observed(state: State, flops: Callable[[PyTree], jaxsparse.Flops]
              ) -> dict[str, float]:
   """Returns what the optimizer has seen, for each row of metrics.
 
   Mask flips are the running mean of the fraction of sparse weights that change
   sides in a step, noise is the running mean of Var(|g|), averaged over layers,
-  `second_*` that of the second moments, and `train_flops` is all spent so far.
+  `second_*` that of the second moments, `explored` is the share of sparse
+  weights that were ever kept, and `train_flops` is all spent so far.
   """
   if not isinstance(state.opt_state, jaxsparse.ObservedState):
     return {}
   seen = jax.device_get(jaxsparse.observed(state.opt_state))
   step = int(state.opt_state.count)
-  row = {'train_flops': step * counted().training(
+  row = {'train_flops': step * flops(variables(state)).training(
       forward={path: float(s.forward) for path, s in seen.items()},
       gradient={path: float(s.gradient) for path, s in seen.items()})}
   if not seen:
     return row
-  masks = jax.tree.leaves(jaxsparse.get_masks(state.opt_state))
+  sizes = [mask.size for mask in
+           jax.tree.leaves(jaxsparse.get_masks(state.opt_state))]
 
-  def mean(field):
-    return float(np.mean([getattr(s, field) for s in seen.values()]))
+  def mean(field, **weights):
+    return float(np.average(
+        [getattr(s, field) for s in seen.values()], **weights))
   return row | {
       'flips': float(sum(s.mean_flips for s in seen.values())
-                     / sum(mask.size for mask in masks)),
+                     / sum(sizes)),
+      'explored': mean('explored', weights=sizes),
       'noise_kept': mean('gradient_kept'),
       'noise_pruned': mean('gradient_pruned'),
       'second_kept': mean('second_kept'),

@@ -30,6 +30,7 @@ import jax
 import ml_collections
 import tqdm
 
+from experiments import cost_table
 from experiments import launch
 from experiments import metrics
 from experiments import plan
@@ -235,6 +236,10 @@ def _write(path, planned, config, **context):
           'row': _last(run)[1], 'path': str(run.path.relative_to(path))}) + '\n'
       for run in done))
   if runs:
+    if cost_table.has_costs(runs):
+      context['costs'] = '\n\n'.join([
+          cost_table.cost_table(runs, config),
+          cost_table.NOTE.format(steps=config.base.steps)])
     workdirs.write(path / TABLE, tables.document(
         runs, config, **context, data=sorted({
             str(workdirs.read_fingerprint(run.path)) for run in done})))

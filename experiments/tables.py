@@ -24,8 +24,8 @@ _MEANS_NOTE = (
     'Mean ± half of its 95% interval over seeds; {better} is better. **Bold**: '
     'the best sparse method of the column. †: its interval overlaps that of '
     'the best. n=: this cell has fewer seeds than the others. n/a: nothing '
-    'that could be built and ended. Dense has no N:M: its one value stands in '
-    'every column.')
+    'that could be built and ended. Dense has no target: its one value stands '
+    'in every column.')
 _DIFFERENCES_NOTE = (
     'Mean over seeds of the method minus {reference} with the same seed ± half '
     'of its 95% interval (paired t); {better} is better. **Bold**: the '
@@ -118,7 +118,7 @@ def scores(runs: Sequence[Run], method: str, target: str) -> dict[int, float]:
 def document(runs: Sequence[Run], config: ml_collections.ConfigDict, *,
              tuned: Tuned | None,
              not_built: dict[tuple[str, str | None], str],
-             data: Sequence[str], command: str) -> str:
+             data: Sequence[str], command: str, costs: str = '') -> str:
   """Returns all that `table.md` says.
 
   Args:
@@ -128,12 +128,13 @@ def document(runs: Sequence[Run], config: ml_collections.ConfigDict, *,
     not_built: method, target -> why it could not be built.
     data: the fingerprints of the data that the runs read.
     command: by which people can repeat it.
+    costs: a table of FLOPs, if they were measured.
   """
   _, metric = judged(runs)
   better = 'higher' if metric.higher_is_better else 'lower'
   order = config.methods, config.targets
   parts = [
-      f'# {metric.axis_label} by method and N:M',
+      f'# {metric.axis_label} by method and target',
       means(runs, *order, seeds=len(config.seeds)),
       _MEANS_NOTE.format(better=better)]
   reference = config.get('reference', 'sr_ste')
@@ -141,6 +142,7 @@ def document(runs: Sequence[Run], config: ml_collections.ConfigDict, *,
     parts += [f'## Paired differences to {reference}',
               differences(runs, *order, reference=reference),
               _DIFFERENCES_NOTE.format(better=better, reference=reference)]
+  parts += ['## Costs', costs] if costs else []
   parts += _tuning_parts(tuned, metric) if tuned else []
   if not_built:
     parts += ['## Not built', '\n'.join(

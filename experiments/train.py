@@ -30,6 +30,7 @@ from experiments import launch
 from experiments import methods
 from experiments import metrics
 from experiments import report
+from experiments import slimming as slimmer
 from experiments import steps
 from experiments import workdir as workdirs
 import jaxsparse
@@ -67,7 +68,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   """
   _check(config)
   run, dataset = _run(config)
-  state = run.init(load(config.init_from) if config.init_from else None)
+  state = _first_state(config, run)
+  slimming = slimmer.create(config, run, dataset) if config.slim else None
   permuting = channels.create(config, run, state, dataset)
 
   path = workdirs.claim(workdir, config, fingerprint=dataset.fingerprint)
@@ -87,6 +89,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     if step % config.log_every == 0 or step in (permuting.step, config.steps):
       row = {'step': step, 'loss': float(loss), **kept,
              **run.measure(state, dataset.test())}
+      if slimming:
+        row['channels'] = slimmer.channels(slimming, state)
+      if slimming and step == config.steps:
+        row |= slimmer.costs(slimming, state)
       metrics.append(log, row)
       _show(bar, row)
     if step % config.save_every == 0 or step == config.steps:
@@ -98,15 +104,26 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   return Result(state, rows, report.write(path, config, rows, params, masks))
 
 
-def load(workdir: str) -> PyTree:
-  """Returns the variables at the last checkpoint of a run, params sparse."""
+def load(workdir: str, *, slim: bool = False) -> PyTree:
+  """Returns the variables at the last checkpoint of a run, params sparse.
+
+  Args:
+    workdir: of the run.
+    slim: whether to cut out the channels that are of no effect.
+
+  Raises:
+    ValueError: if it holds no checkpoint.
+  """
   path = pathlib.Path(workdir)
   config = workdirs.read_config(path)
-  run, _ = _run(config)
+  run, dataset = _run(config)
   step, state = checkpoints.restore(
-      path / workdirs.CHECKPOINTS, run.init(None))
+      path / workdirs.CHECKPOINTS, _first_state(config, run))
   if not step:
     raise ValueError(f'{path} holds no checkpoint')
+  if slim:
+    return slimmer.slim(
+        slimmer.create(config, run, dataset), state).variables
   return steps.variables(steps.sparse(state))
 
 
@@ -120,6 +137,13 @@ def main(argv: list[str]):
       raise
     sys.exit(f'error: {launch.one_line(error)}')
   print(f'\n{result.summary}\n{report.locations(_WORKDIR.value)}')
+
+
+def _first_state(config, run):
+  """The state that a run starts from, if it does not go on."""
+  if not config.init_from:
+    return run.init(None)
+  return run.init(load(config.init_from, slim=config.init_slim))
 
 
 def _run(config):

@@ -12,6 +12,7 @@ CHECKPOINTS = 'checkpoints'
 METRICS = 'metrics.jsonl'
 PLOT = 'training.png'
 MASK = 'mask.png'
+CHANNELS = 'channels.png'
 SUMMARY = 'summary.txt'
 
 
@@ -37,7 +38,8 @@ def claim(path: str, config: ml_collections.ConfigDict, *, fingerprint: str
     _check_same(path, read_config(path), json.loads(config.to_json()))
     _check_data(path, config.dataset, fingerprint)
     return path
-  for name in (DATASET, CHECKPOINTS, METRICS, PLOT, MASK, SUMMARY):
+  for name in (
+      DATASET, CHECKPOINTS, METRICS, PLOT, MASK, CHANNELS, SUMMARY):
     if (path / name).exists():
       raise ValueError(
           f'{path} holds {name} but no {CONFIG}, so it is not known which run '

@@ -20,8 +20,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.width = config_dict.placeholder(int)  # None: the model's own.
   config.depth = config_dict.placeholder(int)  # None: the model's own.
   config.init_from = config_dict.placeholder(str)  # The --workdir of a run.
+  config.init_slim = False  # Cuts its dead channels out first.
 
   config.permute_budget = 0  # Sweeps for an order of channels before pruning.
+  config.slim = False  # Counts dead channels, and what cutting them out saves.
 
   config.steps = 2_000
   config.batch_size = 128

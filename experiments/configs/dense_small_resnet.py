@@ -1,0 +1,24 @@
+r"""A ResNet-8 with batch norm, as the CIFAR networks have it, on the digits.
+
+  python -m experiments.train \
+      --config=experiments/configs/dense_small_resnet.py \
+      --workdir=runs/dense_small_resnet
+
+not yet measured
+"""
+
+from experiments.configs import default
+
+
+def get_config():
+  config = default.get_config()
+  config.method = 'dense'
+  config.model = 'resnet20'
+  config.depth = 8
+  config.width = 8
+  config.steps = 1_000
+  config.batch_size = 64
+  config.optimizer = 'sgd'
+  config.learning_rate = 0.1
+  config.weight_decay = 5e-4
+  return config
