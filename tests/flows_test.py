@@ -256,3 +256,52 @@ def test_coupled_and_decoupled_decay_are_one_in_sgd_at_rate_1():
     grads = jax.tree.map(jnp.ones_like, _params())
     updates.append(tx.update(grads, tx.init(_params()), _params())[0]['w'])
   np.testing.assert_allclose(*updates, **_TOLERANCE)
+
+
+def _held(inner, steps=6):
+  """Params and inner states of an optimizer that stands still at 2 and 5."""
+  tx = jaxsparse.flows.hold_steps(inner, lambda s: (s == 2) | (s == 5))
+  params = {'w': jnp.asarray(_W), 'b': jnp.ones(2)}
+  state, history = tx.init(params), []
+
+  @jax.jit
+  def step(params, state, i):
+    grads = jax.tree.map(lambda w: w * (i + 1.), params)
+    with jax.numpy_dtype_promotion('standard'):
+      updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+  for i in range(steps):
+    history.append((params, state))
+    params, state = step(params, state, jnp.float32(i))
+  return [*history, (params, state)]
+
+
+@pytest.mark.parametrize('inner', [
+    optax.adamw(.1), optax.sgd(optax.linear_schedule(.1, 0., 5), momentum=.9)])
+def test_a_held_optimizer_is_as_if_the_step_had_not_been(inner):
+  history = _held(inner)
+  for i, (old, new) in enumerate(zip(history, history[1:]), start=1):
+    same = jax.tree.map(np.array_equal, (old[0], old[1].inner),
+                        (new[0], new[1].inner))
+    assert all(jax.tree.leaves(same)) == (i in (2, 5))
+    assert int(new[1].count) == i
+  # Left alone, with the same gradients but at steps 2 and 5.
+  params, state = history[0][0], inner.init(history[0][0])
+  for i in (0, 2, 3, 5):
+    grads = jax.tree.map(lambda w, i=i: w * (i + 1.), params)
+    with jax.numpy_dtype_promotion('standard'):
+      updates, state = inner.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **_TOLERANCE),
+               params, history[-1][0])
+
+
+def test_a_flow_goes_around_the_optimizer_that_sparsify_is_given():
+  inner = optax.sgd(1.)
+  assert jaxsparse.hard().around(inner) is inner
+  flow = jaxsparse.hard()._replace(
+      around=lambda inner: optax.chain(inner, optax.scale(.5)))
+  tx = jaxsparse.sparsify(inner, jaxsparse.lock(), flow)
+  w = jnp.array([0., 2., 4.])
+  updates, _ = tx.update(jnp.ones(3), tx.init(w), w)
+  np.testing.assert_array_equal(updates, [0., -.5, -.5])

@@ -226,3 +226,35 @@ def test_without_observe_there_is_a_taught_error():
 def test_without_sparsify_there_is_nothing_to_observe():
   with pytest.raises(ValueError, match=r'(?s)one SparseState.*found 0'):
     jaxsparse.observe(optax.adam(.1)).init(_params())
+
+
+@pytest.mark.parametrize('layer', ['a', 'b'])
+def test_explored_grows_with_the_union_of_all_masks(layer):
+  history = _ste()
+  union = np.zeros_like(_masks(history, layer)[0])
+  for t, (mask, (_, state, _)) in enumerate(
+      zip(_masks(history, layer), history)):
+    union |= mask
+    if t:
+      explored = jaxsparse.observed(state)[f'{layer}/kernel'].explored
+      np.testing.assert_allclose(explored, union.mean(), rtol=1e-6)
+  assert .5 < union.mean()
+
+
+def test_masks_that_stand_still_explore_their_density():
+  params = _params()
+  tx = _observe(jaxsparse.prune_and_grow(
+      {'.*kernel': jaxsparse.unstructured()}, sparsity=.75,
+      grow=jaxsparse.gradient()), jaxsparse.hard())
+  state = tx.init(params)
+  _, state = jax.jit(tx.update)(_grads(0), state, params)
+  for seen in jaxsparse.observed(state).values():
+    np.testing.assert_allclose([seen.explored, seen.gradient], .25)
+
+
+@pytest.mark.xfail(strict=True, reason=(
+    'BUG: 0 until the first update, though the first masks have been kept'))
+def test_what_the_first_masks_keep_is_explored_before_the_first_update():
+  state = _ste()[0][1]
+  for seen in jaxsparse.observed(state).values():
+    assert seen.explored == .5

@@ -222,3 +222,41 @@ def test_a_fade_that_does_not_fall_is_an_error(fade, begin, end):
 def test_an_exponential_fade_without_a_rate_is_an_error(rate):
   with pytest.raises(ValueError, match=rf'(?s)rate above 0.*{rate}.*leave it'):
     schedules.fade_exponential(0, 10, rate=rate)
+
+
+def test_fade_cosine_is_half_a_wave_and_exactly_zero_at_its_end():
+  fade = jax.jit(schedules.fade_cosine(_BEGIN, _END))
+  steps = np.arange(0, 400, 7)
+  p = np.clip((steps - _BEGIN) / (_END - _BEGIN), 0, 1)
+  np.testing.assert_allclose(
+      [fade(t) for t in steps], (1 + np.cos(np.pi * p)) / 2, atol=1e-6)
+  assert fade(0) == fade(_BEGIN) == 1
+  assert fade(_END) == fade(_END + 1) == 0 < fade(_END - 1)
+
+
+def test_fade_cosine_needs_an_end_behind_its_begin():
+  with pytest.raises(ValueError, match='begin < end|begin.*end'):
+    schedules.fade_cosine(5, 5)
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_either_is_true_where_any_is(jit):
+  whens = (schedules.every(4, end=9), schedules.every(3, begin=2))
+  both = schedules.either(*whens)
+  both = jax.jit(both) if jit else both
+  for step in range(20):
+    assert bool(both(step)) == any(bool(when(step)) for when in whens)
+
+
+def test_either_of_one_is_that_one():
+  one = schedules.either(schedules.every(3))
+  assert [t for t in range(7) if one(t)] == [0, 3, 6]
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError,
+                   reason='BUG: reduce() of empty iterable')
+def test_either_of_none_is_never_or_a_taught_error():
+  try:
+    assert not schedules.either()(3)
+  except ValueError:
+    pass
