@@ -121,13 +121,13 @@ def prune_channels(rule: rules.Rule, ties: Ties | Sequence[Tie], *,
                  if not trees.is_dense(mask)}
       scores = [_mean_magnitude(tie, kernels) for tie in mortal]
       units = sum(tie.size for tie in mortal)
-      k = counts.remaining(
-          counts.exactly(units), counts.exactly(round(sparsity * units)),
-          schedule(step))
+      k = counts.remaining(counts.exactly(units), counts.exactly(units),
+                           sparsity * schedule(step))
       return jnp.concatenate(_kept(
           scores, _split(state.alive, mortal), k, (1 - sparsity) * floor))
 
-    alive = lax.cond(due, survivors, lambda: state.alive)
+    alive = lax.cond(due, survivors, lambda: state.alive
+                     ) if mortal else state.alive
     masks, inner = rule.update(
         grads, state.inner, params, updates=updates, act=due,
         allowed=lambda: _inside(
@@ -180,7 +180,8 @@ def _nobody(ties: Ties, masks: Any, prune_skip: bool) -> str:
 
 
 def _split(alive: jax.Array, ties: Sequence[Tie]) -> list[jax.Array]:
-  return jnp.split(alive, np.cumsum([tie.size for tie in ties])[:-1])
+  ends = np.cumsum([tie.size for tie in ties]).tolist()
+  return [alive[end - tie.size:end] for tie, end in zip(ties, ends)]
 
 
 def _positions(tie: Tie, member: Member) -> np.ndarray:
@@ -205,8 +206,10 @@ def _mean_magnitude(tie: Tie, kernels: dict[str, jax.Array]) -> jax.Array:
 def _kept(scores: Sequence[jax.Array], alive: Sequence[jax.Array],
           k: counts.Count, floor: float) -> list[jax.Array]:
   """The `k` highest of all units; who is dead ranks below all others."""
-  ranks = [jnp.where(a, scopes.finite(s), -1.) for s, a in zip(scores, alive)]
-  fewest = [counts.exactly(max(1, int(floor * x.size))) for x in ranks]
+  ranks = [jnp.where(a, jnp.maximum(scopes.finite(s), 0.), -1.)
+           for s, a in zip(scores, alive)]
+  # 0.07 * 100 is 7, although the float is a little less.
+  fewest = [counts.exactly(max(1, int(floor * x.size + 1e-6))) for x in ranks]
   most = [counts.exactly(x.size) for x in ranks]
   kept = distributions.keep_together(
       ranks, k, fewest, most, [False] * len(ranks))

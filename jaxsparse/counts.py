@@ -79,8 +79,8 @@ def in_turn(wanted: Count, total: Count) -> Count:
 def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
   """Shares a total in proportion to weights, no entry beyond its room.
 
-  What an entry has no room for is shared among the others in the same way, and
-  the few that rounding leaves go to the first that have room. So all of the
+  What an entry has no room for is shared among the others in the same way. What
+  rounding down leaves goes to the largest remainders, one each. So all of the
   total is given, unless there is no room.
 
   Args:
@@ -92,19 +92,39 @@ def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
     Counts `[n]`.
   """
   weights = jnp.where(jnp.isfinite(weights), jnp.maximum(weights, 0.), 0.)
-
-  def turn(_, given):
-    left = subtract(total, sum_few(given))
-    free = subtract(room, given)
-    some = ((free.hi | free.lo) > 0).astype(weights.dtype)
-    mine = weights * some
-    mine = jnp.where(mine.sum() > 0, mine, some)
-    wanted = floor_of(left, mine / jnp.maximum(mine.sum(), 1e-30))
-    return add(given, in_turn(minimum(wanted, free), left))
-
+  top = weights.max()
+  # Into the middle of the range: the inverse of a large float is zero.
+  scale = jnp.where(top > 1e18, 1e-19, jnp.where(top < 1e-18, 1e19, 1.))
+  weights = weights * scale
   none = jax.tree.map(jnp.zeros_like, room)
-  # Every turn but the last fills an entry, or gives all but what rounding left.
-  given = lax.fori_loop(0, weights.size + 1, turn, none)
+
+  def shares(full):
+    """What is left by full entries, and the shares of the others in it."""
+    left = subtract(total, minimum(total, sum_few(where(full, room, none))))
+    mine = jnp.where(full, 0., weights)
+    mine = jnp.where(mine.sum() > 0, mine, (~full).astype(mine.dtype))
+    return left, mine / jnp.where(mine.sum() > 0, mine.sum(), 1.)
+
+  def fill(_, full):
+    left, mine = shares(full)
+    return full | (to_float(left) * mine >= to_float(room))
+
+  full = (room.hi | room.lo) == 0
+  # Every turn but the last fills an entry.
+  full = lax.fori_loop(0, weights.size, fill, full)
+  left, mine = shares(full)
+  wanted = where(full, room, minimum(floor_of(left, mine), room))
+  given = in_turn(wanted, total)
+  left = subtract(total, sum_few(given))
+  free = subtract(room, given)
+  ideal = to_float(shares(full)[0]) * mine
+  rest = jnp.where((free.hi | free.lo) > 0, ideal - to_float(given), -jnp.inf)
+  order = jnp.argsort(-rest, stable=True)
+  one = minimum(free, jax.tree.map(jnp.ones_like, free)._replace(
+      hi=jnp.zeros_like(free.hi)))
+  first = in_turn(Count(*(v[order] for v in one)), left)
+  back = jnp.argsort(order)
+  given = add(given, Count(*(v[back] for v in first)))
   left = subtract(total, sum_few(given))
   return add(given, in_turn(subtract(room, given), left))
 
@@ -121,14 +141,15 @@ def to_float(a: Count) -> jax.Array:
 
 
 def _multiply(a: Count, fraction: jax.Array
-              ) -> tuple[Count, jax.Array, jax.Array]:
-  """`a * fraction`: its integer part, and how the rest compares to a half.
+              ) -> tuple[Count, jax.Array, jax.Array, jax.Array]:
+  """`a * fraction`: its integer part, and how large the rest is.
 
   Schoolbook multiplication in 16-bit digits. `fraction` in [0, 1] is read as a
   fixed point number with 64 bits after the point, all of a float32 above 2^-40.
 
   Returns:
-    The integer part, whether the rest is above a half, and whether it is one.
+    The integer part, whether the rest is above a half, whether it is
+    one, and whether it is 1 but for a thousandth.
   """
   rest = jnp.clip(jnp.asarray(fraction, jnp.float32), 0., 1.)
   places = []  # Digits after the point; the first may be 65536, for 1.
@@ -149,7 +170,7 @@ def _multiply(a: Count, fraction: jax.Array
   more = (digits[0] | digits[1] | digits[2]) > 0
   top = digits[3]
   return (whole, (top > 0x8000) | ((top == 0x8000) & more),
-          (top == 0x8000) & ~more)
+          (top == 0x8000) & ~more, top >= 0xFFC0)
 
 
 def floor_of(a: Count, fraction: jax.Array) -> Count:
@@ -157,9 +178,19 @@ def floor_of(a: Count, fraction: jax.Array) -> Count:
   return _multiply(a, fraction)[0]
 
 
+def share_of(a: Count, fraction: jax.Array) -> Count:
+  """`floor_of` for people: 70% of 10 are 7, though the float32 0.7 is less.
+
+  What is a thousandth below a whole number counts as that number.
+  """
+  whole, near = _multiply(a, fraction)[::3]
+  return minimum(a, add(whole, Count(jnp.zeros_like(whole.hi),
+                                     near.astype(_U32))))
+
+
 def remaining(a: Count, part: Count, fraction: jax.Array) -> Count:
   """`round(a - part * fraction)`, halves to even; asks for `part <= a`."""
-  whole, above, half = _multiply(part, fraction)
+  whole, above, half, _ = _multiply(part, fraction)
   kept = subtract(a, whole)
   down = above | (half & (kept.lo % 2 == 1))
   return subtract(kept, Count(jnp.zeros_like(kept.hi), down.astype(_U32)))

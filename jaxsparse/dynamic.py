@@ -46,15 +46,28 @@ def _shared(sparsity: Sparsity, distribution) -> distributions.Distribution:
   return sparsity if callable(sparsity) else distribution(sparsity)
 
 
-def _end(total_steps: int, share: float, end: int | None, every: int) -> int:
-  """The last step at which connections move, on the period's phase."""
+def _end(total_steps: int, share: float, end: int | None, every: int, *,
+         name: str = 'every') -> int:
+  """The last step at which something happens, on the period's phase."""
   end = int(total_steps * share) if end is None else end
   if not 0 < every <= end <= total_steps:
     raise ValueError(
-        f'No connection would move: every={every} and end={end} of '
-        f'total_steps={total_steps}, all in steps, need 0 < every <= end <= '
-        f'total_steps. Write e.g. every={max(total_steps // 100, 1)}.')
+        f'No connection would move: {name}={every} and end={end} of '
+        f'total_steps={total_steps}, all in steps, need 0 < {name} <= end <= '
+        f'total_steps. Write e.g. {name}={max(total_steps // 100, 1)}.')
   return end // every * every
+
+
+def _check_shares(**shares: float) -> None:
+  for name, share in shares.items():
+    if not 0 <= share <= 1:
+      raise ValueError(f'{name} is a share and lies in [0, 1], got {share}. '
+                       f'For 30% write {name}=0.3.')
+
+
+def _fading(every: int, end: int) -> schedules.When:
+  """Exchanges while a share fades: at its end there is nothing to exchange."""
+  return schedules.every(every, begin=every, end=max(end - 1, every))
 
 
 def set_(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
@@ -78,12 +91,13 @@ def set_(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     A recipe: rule and flow.
 
   Raises:
-    ValueError: if no step is left to move connections in.
+    ValueError: if no step is left to move connections in, or a share is none.
 
   References:
     Mocanu et al., `Scalable Training of Artificial Neural Networks with
     Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
   """
+  _check_shares(fraction=fraction)
   return Recipe(growing.prune_and_grow(
       patterns, sparsity=_shared(sparsity, distributions.er),
       drop=scores.signed_magnitude() if by_sign else scores.magnitude(),
@@ -118,7 +132,7 @@ def dsr(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     A recipe: rule and flow.
 
   Raises:
-    ValueError: if no step is left to move connections in.
+    ValueError: if no step is left to move connections in, or a share is none.
 
   References:
     Mostafa and Wang, `Parameter Efficient Training of Deep Convolutional Neural
@@ -126,7 +140,8 @@ def dsr(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     <https://arxiv.org/abs/1902.05967>`_, 2019. It tells numbers of weights to
     aim at, model by model, where we have a fraction.
   """
-  _end(total_steps, 1., None, every)
+  _check_shares(fraction=fraction)
+  _end(total_steps, 0.25, None, every)
   quarters = [i * total_steps // 4 for i in range(5)]
   when = schedules.either(*(
       schedules.every(every * 2**i, begin=begin + every * 2**i, end=end)
@@ -163,19 +178,19 @@ def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     A recipe: rule and flow.
 
   Raises:
-    ValueError: if no step is left to move connections in.
+    ValueError: if no step is left to move connections in, or a share is none.
 
   References:
     Dettmers and Zettlemoyer, `Sparse Networks from Scratch: Faster Training
     without Losing Performance <https://arxiv.org/abs/1907.04840>`_, 2019
   """
+  _check_shares(fraction=fraction)
   end = _end(total_steps, 1., end, every)
   fade = schedules.fade_cosine(0, end)
   return Recipe(growing.prune_and_grow(
       patterns, sparsity=_shared(sparsity, distributions.erk),
       grow=scores.momentum(decay), grow_scope=scopes.by_mean_score,
-      fraction=lambda step: fraction * fade(step),
-      when=schedules.every(every, begin=every, end=end),
+      fraction=lambda step: fraction * fade(step), when=_fading(every, end),
       init=scores.random(seed)), flows.hard())
 
 
@@ -200,17 +215,18 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     A recipe: rule and flow.
 
   Raises:
-    ValueError: if no step is left to move connections in.
+    ValueError: if no step is left to move connections in, or a share is none.
 
   References:
     Evci et al., `Rigging the Lottery: Making All Tickets Winners
     <https://arxiv.org/abs/1911.11134>`_, 2020
   """
+  _check_shares(fraction=fraction)
   end = _end(total_steps, 0.75, end, every)
   fade = schedules.fade_cosine(0, end)
   return _by_gradient(
       patterns, sparsity, lambda step: fraction * fade(step),
-      schedules.every(every, begin=every, end=end), replace_step, seed)
+      _fading(every, end), replace_step, seed)
 
 
 def rigl_itop(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
@@ -237,13 +253,14 @@ def rigl_itop(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     A recipe: rule and flow.
 
   Raises:
-    ValueError: if no step is left to move connections in.
+    ValueError: if no step is left to move connections in, or a share is none.
 
   References:
     Liu et al., `Do We Actually Need Dense Over-Parameterization? In-Time
     Over-Parameterization in Sparse Training
     <https://arxiv.org/abs/2102.02887>`_, 2021
   """
+  _check_shares(fraction=fraction, last_fraction=last_fraction)
   end = _end(total_steps, 1., end, every)
   fade = schedules.fade_cosine(0, total_steps)
   return _by_gradient(
@@ -289,17 +306,27 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     A recipe: rule and flow.
 
   Raises:
-    ValueError: if no step is left to move connections in.
+    ValueError: if no step is left to move connections in, or a share is none.
 
   References:
     Yuan et al., `MEST: Accurate and Fast Memory-Economic Sparse Training
     Framework on the Edge <https://arxiv.org/abs/2110.14032>`_, 2021. Its phases
     end at 90 and 120 of 160 epochs.
   """
+  if not isinstance(shares, (list, tuple)) or not shares:
+    raise ValueError(f'mest takes a sequence of shares, got {shares!r}. Write '
+                     'e.g. shares=(0.05, 0.025).')
+  for share in shares:
+    _check_shares(shares=share)
   if not soft_bound and callable(sparsity):
     raise ValueError(
         'mest(soft_bound=False) prunes to sparsity + p, so it needs a number, '
         f'got the distribution {sparsity!r:.80}. Write e.g. 0.9.')
+  if not soft_bound and max(shares) > 1 - sparsity:
+    raise ValueError(
+        f'mest(soft_bound=False) prunes to sparsity + p = '
+        f'{sparsity + max(shares):.3g}, which is more than everything. Write '
+        f'shares of at most {1 - sparsity:.3g}.')
   end = _end(total_steps, 0.75, end, every)
   phases = [end * (i + 1) // len(shares) for i in range(len(shares))]
 
@@ -361,8 +388,9 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     Yin et al., `Dynamic Sparsity Is Channel-Level Sparsity Learner
     <https://arxiv.org/abs/2305.19454>`_, 2023
   """
+  _check_shares(surplus=surplus, channel_sparsity=channel_sparsity,
+                floor=floor)
   end = _end(total_steps, 0.8, end, every)
-  prune_end = _end(total_steps, 0.8, prune_end, prune_every)
   fade = schedules.fade_cosine(0, end)
   rule = growing.prune_and_grow(
       patterns, sparsity=_shared(sparsity, distributions.erk),
@@ -372,6 +400,8 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       when=schedules.every(every, begin=every, end=end),
       init=scores.random(seed))
   if channel_sparsity:
+    prune_end = _end(total_steps, 0.8, prune_end, prune_every,
+                     name='prune_every')
     rule = channels.prune_channels(
         rule, ties, sparsity=channel_sparsity, floor=floor,
         schedule=schedules.cubic(0, prune_end), prune_skip=prune_skip,

@@ -29,8 +29,8 @@ def prune_and_grow(
     fraction: Share = 0.3,
     drop: optax.GradientTransformation | None = None,
     init: optax.GradientTransformation | None = None,
-    drop_scope: scopes.Scope = scopes.per_layer,
-    grow_scope: scopes.Scope = scopes.per_layer,
+    drop_scope: scopes.Scope | None = None,
+    grow_scope: scopes.Scope | None = None,
     surplus: Share | None = None) -> rules.Rule:
   """Dynamic sparse training: drop some weights, grow as many elsewhere.
 
@@ -62,7 +62,8 @@ def prune_and_grow(
     drop: the score by which active units stay; `magnitude()` by default.
     init: the score of the first masks; `random(0)` by default, as in the
       papers. Give `random(seed)` for other topologies.
-    drop_scope: who competes with whom to stay; see `jaxsparse.scopes`.
+    drop_scope: who competes with whom to stay; `scopes.per_layer` by default,
+      see `jaxsparse.scopes`.
     grow_scope: who competes with whom to be grown.
     surplus: density above the budget, a number or an optax schedule; clipped to
       [0, 1]. The last exchange that it allows more at decides what remains, so
@@ -93,8 +94,11 @@ def prune_and_grow(
   >>> print(rule.update(jnp.array([0., 1., 2., 9.]), state, w)[0])
   [ True False False  True]
   """
+  rules.check_scores(drop=drop, grow=grow, init=init)
   drop, grow, first = (optax.with_extra_args_support(s) for s in (
       drop or scores_lib.magnitude(), grow, init or scores_lib.random(0)))
+  drop_scope, grow_scope = (
+      scope or scopes.per_layer for scope in (drop_scope, grow_scope))
   rules.check_functions(
       when=(when, 'every(100)'), drop_scope=(drop_scope, 'scopes.all_layers'),
       grow_scope=(grow_scope, 'scopes.all_layers'))
@@ -190,19 +194,22 @@ def _exchange(layers: list[_Layer], drop_scope: scopes.Scope,
               grow_scope: scopes.Scope, share: jax.Array, extra: jax.Array
               ) -> dict[str, jax.Array]:
   """The new mask of every layer."""
+  if not layers:
+    return {}
   drop_goals, grow_goals = [], []
   for layer in layers:
     n = _per_group(_any(layer.mask, layer.pattern), layer)
-    base = n if layer.budget is None else counts.minimum(n, layer.budget.count)
-    drop_goals.append(counts.subtract(base, counts.floor_of(base, share)))
+    base = n if layer.budget is None else layer.budget.count
+    drop_goals.append(counts.subtract(base, counts.share_of(base, share)))
     _, size = layer.pattern.sizes(layer.mask.shape)
     grow_goals.append(n if layer.budget is None else _with_surplus(
         layer.budget.count, size, extra))
-  stay = drop_scope([_on_grid(x, x.drop, open_=x.mask if x.allowed is None
-                              else x.mask & x.allowed) for x in layers],
+  dropping = [_on_grid(layer, layer.drop) for layer in layers]
+  stay = drop_scope([x._replace(open=x.open & x.active) for x in dropping],
                     drop_goals)
-  new = grow_scope([_on_grid(x, x.grow, open_=x.allowed)._replace(certain=units)
-                    for x, units in zip(layers, stay)], grow_goals)
+  growing = [_on_grid(layer, layer.grow) for layer in layers]
+  new = grow_scope([x._replace(certain=units)
+                    for x, units in zip(growing, stay)], grow_goals)
   return {x.path: selection.spread(units, x.pattern, x.mask.shape)
           for x, units in zip(layers, new)}
 
@@ -212,14 +219,14 @@ def _any(mask: jax.Array, pattern: Pattern) -> jax.Array:
   return selection.unit_scores(mask.astype(jnp.float32), pattern) > 0
 
 
-def _on_grid(layer: _Layer, scores: jax.Array, open_: jax.Array | None
-             ) -> scopes.Layer:
+def _on_grid(layer: _Layer, scores: jax.Array) -> scopes.Layer:
+  """A layer whose open units are those that are allowed as a whole."""
   active = _any(layer.mask, layer.pattern)
   return scopes.Layer(
       layer.path, layer.pattern, layer.mask.shape,
       scopes.finite(selection.unit_scores(scores, layer.pattern)), active,
-      jnp.zeros_like(active),
-      jnp.ones_like(active) if open_ is None else _any(open_, layer.pattern))
+      jnp.zeros_like(active), jnp.ones_like(active) if layer.allowed is None
+      else ~_any(~layer.allowed, layer.pattern))
 
 
 def _per_group(units: jax.Array, layer: _Layer) -> Count:
@@ -239,4 +246,4 @@ def _at(share: Share, step: jax.typing.ArrayLike) -> jax.Array:
 def _with_surplus(budget: Count, size: int, surplus: jax.Array) -> Count:
   whole = counts.exactly(size)
   return counts.minimum(
-      whole, counts.add(budget, counts.floor_of(whole, surplus)))
+      whole, counts.add(budget, counts.share_of(whole, surplus)))

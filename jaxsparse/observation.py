@@ -119,8 +119,11 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
     second = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.float32), masks)
     # A copy: a train step may write over each array once.
     visited = jax.tree.map(jnp.copy, masks)
-    return ObservedState(inner, jnp.zeros((), jnp.int32), second, visited,
-                         Statistics(*([zeros] * len(Statistics._fields))))
+    statistics = Statistics(*([zeros] * len(Statistics._fields)))
+    if jax.tree.leaves(masks):
+      statistics = statistics._replace(explored=_density(masks))
+    return ObservedState(
+        inner, jnp.zeros((), jnp.int32), second, visited, statistics)
 
   def update(grads, state, params=None, **extra_args):
     updates, inner = tx.update(grads, state.inner, params, **extra_args)

@@ -90,6 +90,15 @@ def check_functions(**arguments: tuple[Any, str]) -> None:
                        f'{name}=jaxsparse.{example}.')
 
 
+def check_scores(**scores: Any) -> None:
+  for name, score in scores.items():
+    if score is not None and not isinstance(
+        score, optax.GradientTransformation):
+      raise ValueError(
+          f'{name} must be a score, got {score!r:.80}. Write e.g. '
+          f'{name}=jaxsparse.magnitude(), with its parentheses.')
+
+
 def sparse_only(tree: Any, like: Any) -> Any:
   """`tree` with `None` in place of every leaf that is dense in `like`."""
   if tree is None:
@@ -184,6 +193,7 @@ def prune(patterns: Patterns, *, score: optax.GradientTransformation | None
   check_functions(
       distribution=(distribution, 'uniform(0.9)'),
       schedule=(schedule, 'cubic(0, 10_000)'), when=(when, 'every(100)'))
+  check_scores(score=score)
   score = optax.with_extra_args_support(score or scores_lib.magnitude())
   distribution = distribution or distributions.uniform()
   schedule = schedule or schedules.one_shot()

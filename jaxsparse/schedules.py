@@ -252,10 +252,23 @@ def fade_cosine(begin: int, end: int) -> Schedule:
 def either(*whens: When) -> When:
   """True at the steps at which any of several is.
 
+  Args:
+    *whens: functions from step to bool.
+
+  Returns:
+    A function from step to bool.
+
+  Raises:
+    ValueError: if there are none.
+
   >>> both = either(every(4), every(3, begin=3))
   >>> [step for step in range(10) if both(step)]
   [0, 3, 4, 6, 8, 9]
   """
+  if not whens:
+    raise ValueError('either() needs one function of the step at least. Write '
+                     'e.g. either(every(100), every(70, begin=30)).')
+
   def when(step):
     return functools.reduce(lambda a, b: a | b, (w(step) for w in whens))
   return when

@@ -11,6 +11,7 @@ them, or to their sum, or not. `prune_and_grow` calls one to drop and one to
 grow. (The scope of `prune` is its distribution.)
 """
 
+import functools
 from typing import Callable, NamedTuple, Sequence
 
 import jax
@@ -109,7 +110,7 @@ def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
     rest = counts.subtract(have, above)
     # Rounding may ask one side for more than it has.
     other = counts.minimum(
-        counts.subtract(goes, counts.floor_of(goes, share)), rest)
+        counts.subtract(goes, counts.share_of(goes, share)), rest)
     layer = layer._replace(scores=jnp.abs(layer.scores))
     sides += [layer._replace(open=layer.open & side)
               for side in (positive, ~positive)]
@@ -127,10 +128,15 @@ def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
   """
   _check_whole('all_layers', layers)
   ranks = [layer.ranks for layer in layers]
-  total = counts.sum_few(counts.stack([*goals]))
+  goal, least, most = (counts.sum_few(counts.stack(each)) for each in (
+      [*goals], [count(layer.certain) for layer in layers],
+      [count(layer.open) for layer in layers]))
+  # Ranks say who is certain and who is not open: layers have no bounds of
+  # their own.
   kept = distributions.keep_together(
-      ranks, total, [count(layer.certain) for layer in layers],
-      [count(layer.open) for layer in layers], [True] * len(layers))
+      ranks, counts.minimum(counts.maximum(goal, least), most),
+      [counts.exactly(0)] * len(ranks),
+      [counts.exactly(x.size) for x in ranks], [True] * len(ranks))
   return _highest(layers, kept)
 
 
@@ -175,9 +181,12 @@ def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
     without Losing Performance <https://arxiv.org/abs/1907.04840>`_, 2019
   """
   _check_whole('by_mean_score', layers)
+  # A sum of large ones would overflow.
+  top = functools.reduce(jnp.maximum, (
+      layer.scores.max().astype(jnp.float32) for layer in layers))
   return _shared(layers, goals, [
-      jnp.mean(layer.scores.astype(jnp.float32), where=layer.active)
-      for layer in layers])
+      jnp.mean(layer.scores.astype(jnp.float32) * jnp.where(
+          top > 1e18, 1e-19, 1.), where=layer.active) for layer in layers])
 
 
 def _shared(layers: Sequence[Layer], goals: Sequence[Count],

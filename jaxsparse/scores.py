@@ -271,7 +271,8 @@ def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
       share = below / jnp.maximum(total, 1.)
       factor = jnp.where(share > (1. + tolerance) * fraction, 0.5, jnp.where(
           share < (1. - tolerance) * fraction, 2., 1.))
-      return state.threshold * factor
+      # Inside limits from which it finds back.
+      return jnp.clip(state.threshold * factor, 1e-30, 1e30)
 
     threshold = lax.cond(when(step), adapted, lambda: state.threshold)
     return scores, ThresholdState(step, threshold)

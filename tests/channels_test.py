@@ -142,8 +142,6 @@ def test_the_total_is_held_while_channels_die():
   assert bound == _TOTAL
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: it drops to the sum of min(count, budget) of layers, not the budget'))
 def test_survivors_compete_by_magnitude_and_newcomers_by_gradient():
   history = _history()
   for t, (step, new) in enumerate(zip(history, history[1:]), start=1):
@@ -263,15 +261,11 @@ def test_the_end_of_the_schedule_counts_whatever_the_phase():
   assert dead == [0] * 4 + [round(4 * (1 - (2 / 7)**3))] * 2 + [4] * 3
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: rounds sparsity * units before it multiplies with the progress'))
 def test_the_number_of_dead_is_rounded_once():
   rule = _prune([_tie(9)], schedule=lambda step: jnp.float32(.8))
   assert _dead(rule, _pair(9))[1] == [round(.5 * .8 * 9)]
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: (1 - 0.3) * 0.1 * 100 is a rounding error below 7'))
 def test_the_floor_is_not_a_rounding_error_below():
   # 120 of 400 die, of the first tie as many as may.
   params = {**_pair(100), 'u': {'kernel': jnp.full((4, 300), 9.)},
@@ -305,8 +299,6 @@ def test_every_tie_keeps_a_unit():
   assert state.alive.tolist() == [True] + [False] * 5
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: a unit with a NaN ranks below the dead, who come back for it'))
 def test_nobody_comes_back_for_a_unit_with_a_nan():
   rule = _prune([_tie(4)], when=jaxsparse.every(1))
   params = _pair(4)
@@ -324,8 +316,6 @@ def test_what_living_units_have_no_room_for_is_not_grown():
   assert sum(m.sum() for m in jax.tree.leaves(state.masks)) == 32
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: a block that is partly dead may still be grown'))
 def test_blocks_do_not_grow_into_dead_slices():
   rule = _prune([_tie(8)], rule=growing.prune_and_grow(
       {'.*kernel': jaxsparse.block((2, 2))}, sparsity=.25,

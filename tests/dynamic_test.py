@@ -17,7 +17,6 @@ from tests import methods
 
 pytestmark = pytest.mark.usefixtures('quick')
 
-LEFTOVER = 'BUG: what rounding leaves all goes to the first layer'
 _T, _EVERY, _SPARSITY = 100, 4, 0.6
 _RECIPES = {
     'set': dynamic.set_,
@@ -63,7 +62,8 @@ def _history(name):
 def _steps(name):
   """The steps at which connections move, by the papers' periods."""
   return _DSR if name == 'dsr' else [
-      *range(_EVERY, _ENDS.get(name, _T) + 1, _EVERY)]
+      *range(_EVERY, _ENDS.get(name, _T) + (name not in ('rigl', 'snfs')),
+             _EVERY)]
 
 
 def _exchanges(name):
@@ -173,7 +173,6 @@ def test_dsr_drops_below_a_threshold_that_follows_its_rule():
   assert seen == {.5, 1., 2.} or seen == {.5, 2.}
 
 
-@pytest.mark.xfail(strict=True, reason=LEFTOVER)
 def test_dsr_grows_in_proportion_to_survivors():
   threshold = .05
   for _, step, new in _exchanges('dsr'):
@@ -210,7 +209,6 @@ def test_snfs_keeps_running_means_of_dense_gradients():
       np.testing.assert_allclose(m, mean[path], atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason=LEFTOVER)
 def test_snfs_shares_growth_by_mean_momentum():
   for step, _, stay, momentum, grown in _snfs():
     ideal = exchanges.shares(
@@ -307,8 +305,6 @@ def test_chase_keeps_its_bound_in_total_at_every_step():
   assert bound == 93 == round((1 - _SPARSITY) * 232)
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: it drops to the sum of min(count, budget) of layers, not the budget'))
 def test_chase_prunes_to_the_budget_among_all_layers_and_grows_by_gradients():
   for t, step, new in _exchanges('chase'):
     bound = 93 + sum(_floor(.1 * exchanges.cosine(t, 80), n)
@@ -430,40 +426,31 @@ def test_no_step_to_move_connections_in_is_a_taught_error(every, total_steps):
     dynamic.rigl(exchanges.FREE, .5, total_steps, every=every)
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: a quarter shorter than the period leaves either() without anything, '
-    'a TypeError at the first update'))
 def test_dsr_without_a_step_in_any_quarter_is_a_taught_error():
   with pytest.raises(ValueError, match='No connection would move'):
     dynamic.dsr(exchanges.FREE, .5, 200, every=100)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason=(
-    'BUG: it asks for a period of channels where no channel dies'))
 def test_chase_without_channels_needs_no_period_for_them():
   dynamic.chase(exchanges.FREE, .5, 100, every=4, ties=(), channel_sparsity=0.)
 
 
-@pytest.mark.xfail(strict=True, reason='BUG: it says every=1000')
 def test_the_period_of_channels_is_called_by_its_name():
   with pytest.raises(ValueError, match='prune_every=1000'):
     dynamic.chase(exchanges.FREE, .5, 100, every=4, ties=())
 
 
-@pytest.mark.xfail(strict=True, reason='BUG: accepted, or a TypeError')
 @pytest.mark.parametrize('shares', [(), (2.,), (-.1,), .05])
 def test_shares_that_are_none_are_taught_errors(shares):
   with pytest.raises(ValueError, match='shares'):
     dynamic.mest(exchanges.FREE, .5, 100, every=4, shares=shares)
 
 
-@pytest.mark.xfail(strict=True, reason='BUG: accepted; all weights are dropped')
 def test_mest_cannot_drop_more_than_there_is():
   with pytest.raises(ValueError, match='shares'):
     dynamic.mest(exchanges.FREE, .97, 100, every=4, soft_bound=False)
 
 
-@pytest.mark.xfail(strict=True, reason='BUG: accepted, and clipped')
 @pytest.mark.parametrize('make', [
     dynamic.set_, dynamic.snfs, dynamic.rigl, dynamic.dsr])
 def test_a_fraction_beyond_one_is_a_taught_error(make):

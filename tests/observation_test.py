@@ -252,8 +252,6 @@ def test_masks_that_stand_still_explore_their_density():
     np.testing.assert_allclose([seen.explored, seen.gradient], .25)
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: 0 until the first update, though the first masks have been kept'))
 def test_what_the_first_masks_keep_is_explored_before_the_first_update():
   state = _ste()[0][1]
   for seen in jaxsparse.observed(state).values():

@@ -253,8 +253,6 @@ def test_either_of_one_is_that_one():
   assert [t for t in range(7) if one(t)] == [0, 3, 6]
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError,
-                   reason='BUG: reduce() of empty iterable')
 def test_either_of_none_is_never_or_a_taught_error():
   try:
     assert not schedules.either()(3)

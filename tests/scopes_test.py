@@ -143,8 +143,6 @@ def test_per_sign_of_lopsided_layers(positive, negative, goal):
       _array(layer.scores), np.ones(20, bool), goal))
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: 14 / 20 in float32 is below 0.7, and 7 of 10 become 6'))
 def test_per_sign_rounds_the_exact_share():
   mask, = _call(scopes.per_sign, [_of_signs(14, 6)], [10])
   assert (~mask[:14]).sum() == 7
@@ -193,8 +191,6 @@ def test_layers_without_anything_share_evenly(scope):
   assert got == [8, 8, 8]
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: the mean overflows, and infinity counts as no weight at all'))
 def test_a_layer_of_enormous_scores_gets_the_largest_share():
   layers = [x._replace(scores=jnp.full(x.shape, s),
                        certain=jnp.zeros_like(x.open),

@@ -293,9 +293,6 @@ def test_the_scores_of_a_step_are_by_the_threshold_before_it():
   np.testing.assert_array_equal(out['a']['kernel'], [4., 1., 0.])
 
 
-@pytest.mark.xfail(strict=True, reason=(
-    'BUG: once it has come to 0, or to infinity, doubling cannot bring it back'
-))
 @pytest.mark.parametrize('values', [[0.] * 4, [math.inf] * 4])
 def test_a_threshold_can_always_come_back(values):
   w, masks = _of(values)
