@@ -191,8 +191,8 @@ def _check_targets(targets, key):
   for target in targets:
     if not _settings(target):
       raise ValueError(
-          f'config.{key} has {target!r}, expected N:M with N at most M, such as '
-          '\'2:4\', or the share pruned, such as \'90%\'')
+          f'config.{key} has {target!r}, expected N:M with N at most M, such '
+          'as \'2:4\', or the share pruned, such as \'90%\'')
 
 
 def _check_tuning(config):

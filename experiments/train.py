@@ -44,6 +44,14 @@ _TRACEBACK = flags.DEFINE_bool(
 PyTree = Any
 
 
+class Restored(NamedTuple):
+  """A run that was saved."""
+  config: ml_collections.ConfigDict
+  run: steps.Steps
+  dataset: data.Dataset
+  state: steps.State
+
+
 class Result(NamedTuple):
   """How a run ended."""
   state: steps.State
@@ -114,6 +122,19 @@ def load(workdir: str, *, slim: bool = False) -> PyTree:
   Raises:
     ValueError: if it holds no checkpoint.
   """
+  config, run, dataset, state = restore(workdir)
+  if slim:
+    return slimmer.slim(
+        slimmer.create(config, run, dataset), state).variables
+  return steps.variables(steps.sparse(state))
+
+
+def restore(workdir: str) -> Restored:
+  """Returns a run as it was at its last checkpoint.
+
+  Raises:
+    ValueError: if it holds none.
+  """
   path = pathlib.Path(workdir)
   config = workdirs.read_config(path)
   run, dataset = _run(config)
@@ -121,10 +142,7 @@ def load(workdir: str, *, slim: bool = False) -> PyTree:
       path / workdirs.CHECKPOINTS, _first_state(config, run))
   if not step:
     raise ValueError(f'{path} holds no checkpoint')
-  if slim:
-    return slimmer.slim(
-        slimmer.create(config, run, dataset), state).variables
-  return steps.variables(steps.sparse(state))
+  return Restored(config, run, dataset, state)
 
 
 def main(argv: list[str]):

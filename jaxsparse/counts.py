@@ -94,8 +94,7 @@ def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
   weights = jnp.where(jnp.isfinite(weights), jnp.maximum(weights, 0.), 0.)
   top = weights.max()
   # Into the middle of the range: the inverse of a large float is zero.
-  scale = jnp.where(top > 1e18, 1e-19, jnp.where(top < 1e-18, 1e19, 1.))
-  weights = weights * scale
+  weights *= jnp.where(top > 1e18, 1e-19, jnp.where(top < 1e-18, 1e19, 1.))
   none = jax.tree.map(jnp.zeros_like, room)
 
   def shares(full):
@@ -113,20 +112,18 @@ def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
   # Every turn but the last fills an entry.
   full = lax.fori_loop(0, weights.size, fill, full)
   left, mine = shares(full)
-  wanted = where(full, room, minimum(floor_of(left, mine), room))
-  given = in_turn(wanted, total)
-  left = subtract(total, sum_few(given))
-  free = subtract(room, given)
-  ideal = to_float(shares(full)[0]) * mine
-  rest = jnp.where((free.hi | free.lo) > 0, ideal - to_float(given), -jnp.inf)
-  order = jnp.argsort(-rest, stable=True)
-  one = minimum(free, jax.tree.map(jnp.ones_like, free)._replace(
-      hi=jnp.zeros_like(free.hi)))
-  first = in_turn(Count(*(v[order] for v in one)), left)
-  back = jnp.argsort(order)
-  given = add(given, Count(*(v[back] for v in first)))
-  left = subtract(total, sum_few(given))
-  return add(given, in_turn(subtract(room, given), left))
+  given = in_turn(
+      where(full, room, minimum(floor_of(left, mine), room)), total)
+  remainders = jnp.where(
+      less_equal(room, given), -jnp.inf, to_float(left) * mine
+      - to_float(given))
+  rank = jnp.argsort(jnp.argsort(-remainders, stable=True)).astype(_U32)
+  missing = subtract(total, sum_few(given))
+  one = ~less_equal(room, given) & ~less_equal(
+      missing, Count(rank >> 16, rank & _LOW))
+  given = add(given, Count(jnp.zeros_like(rank), one.astype(_U32)))
+  return add(given, in_turn(
+      subtract(room, given), subtract(total, sum_few(given))))
 
 
 def sum_few(a: Count) -> Count:

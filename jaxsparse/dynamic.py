@@ -12,9 +12,8 @@ score to drop by, one to grow by, and who competes with whom.
 | method | drops the lowest | grows the highest | layers |
 |---|---|---|---|
 | `set_` | magnitudes | random numbers | keep their counts |
-| `dsr` | magnitudes, below a threshold that adapts | random numbers | share what \
-grows by the weights they still have |
-| `snfs` | magnitudes | mean gradients | share what grows by their mean |
+| `dsr` | magnitudes, by a threshold | random numbers | share by survivors |
+| `snfs` | magnitudes | mean gradients | share by mean gradients |
 | `rigl`, `rigl_itop` | magnitudes | gradients | keep their counts |
 | `mest` | magnitudes and gradients | random numbers | keep their counts |
 | `chase` | magnitudes, and whole channels | gradients | compete for all |

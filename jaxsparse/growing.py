@@ -47,8 +47,8 @@ def prune_and_grow(
   there is exploring to do: each exchange leaves `budget - floor(fraction *
   budget)` and grows up to `budget + floor(surplus * size)`.
 
-  With `hard`, grown weights start at zero with zero moments. `jaxsparse.dynamic`
-  has SET, DSR, SNFS, RigL, ITOP, MEST and Chase, each a few lines over this.
+  With `hard`, grown weights start at zero with zero moments. SET, DSR, SNFS,
+  RigL, ITOP, MEST and Chase, each a few lines over this, are in `dynamic`.
 
   Args:
     patterns: regular expressions for parameter paths to patterns; see

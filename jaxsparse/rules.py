@@ -19,7 +19,6 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from jaxsparse import counts
 from jaxsparse import distributions
 from jaxsparse import patterns as patterns_lib
 from jaxsparse import schedules

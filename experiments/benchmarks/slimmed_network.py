@@ -1,0 +1,78 @@
+r"""How fast a network is without its dead channels.
+
+  python -m experiments.train \
+      --config=experiments/configs/vgg19_chase_90.py --workdir=runs/vgg19
+  python -m experiments.benchmarks.slimmed_network --workdirs=runs/vgg19
+
+Times one forward pass of each run's network on random images: dense, with new
+weights; masked, with zeros, which costs as much on ordinary hardware; and
+slimmed. Medians of runs in turns, in one
+process. Shares of FLOPs are those that any hardware can have.
+"""
+
+import functools
+import pathlib
+
+from absl import app
+from absl import flags
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from experiments import models
+from experiments import slimming
+from experiments import steps
+from experiments import train
+from experiments.benchmarks import timing
+import jaxsparse
+
+_WORKDIRS = flags.DEFINE_list('workdirs', None, 'Of runs that have ended.')
+_BATCH = flags.DEFINE_integer('batch', 32, 'Images at once.', lower_bound=1)
+_SIZE = flags.DEFINE_integer(
+    'image_size', 32, 'Pixels a side; networks here take any.', lower_bound=1)
+_REPEATS = flags.DEFINE_integer('repeats', 21, 'Of each network.',
+                                lower_bound=1)
+
+_HEAD = ['run', 'pruned (%)', 'channels left', 'FLOPs left', 'dense ms',
+         'masked ms', 'slimmed ms', 'slimmed images/s', 'speed-up',
+         'difference']
+
+
+def row(workdir: str) -> list:
+  """Returns the row of the table for one run."""
+  config, run, dataset, state = train.restore(workdir)
+  slimmed = slimming.slim(slimming.create(config, run, dataset), state)
+  *_, channels = dataset.shape
+  images = jax.random.normal(
+      jax.random.key(0), (_BATCH.value, _SIZE.value, _SIZE.value, channels))
+  new = models.create(config, dataset, rngs=nnx.Rngs(0))
+  networks = {'dense': nnx.state(new, (nnx.Param, nnx.BatchStat)),
+              'masked': steps.variables(steps.sparse(state)),
+              'slimmed': slimmed.variables}
+  apply = jax.jit(run.apply)
+  times = timing.interleaved({
+      name: functools.partial(apply, variables, images)
+      for name, variables in networks.items()}, _REPEATS.value)
+  flops = {name: jaxsparse.flops(run.apply, variables, images).total
+           for name, variables in networks.items()}
+  before, after = (apply(networks[name], images)
+                   for name in ('masked', 'slimmed'))
+  difference = jnp.abs(before - after).max() / jnp.abs(before).max()
+  left, of = map(sum, zip(*slimmed.channels.values()))
+  return [
+      '/'.join(pathlib.Path(workdir).parts[-3:]),
+      100 * steps.sparsity(state), f'{left:,} of {of:,}',
+      flops['slimmed'] / flops['dense'], *times.values(),
+      f'{1e3 * _BATCH.value / times["slimmed"]:,.0f}',
+      times['dense'] / times['slimmed'], f'{difference:.0e}']
+
+
+def main(argv: list[str]):
+  del argv
+  print(f'{timing.describe()}, batch {_BATCH.value}, {_SIZE.value} pixels\n')
+  timing.print_table(_HEAD, [row(workdir) for workdir in _WORKDIRS.value])
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('workdirs')
+  app.run(main)
