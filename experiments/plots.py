@@ -29,7 +29,18 @@ _COLORS = {
     'sdgf_stepwise': '#E69F00',
     'sdgf_geometric': '#CC79A7',
     'top_kast': '#882255',
+    'set': '#56B4E9',
+    'dsr': '#E69F00',
+    'snfs': '#CC79A7',
+    'rigl': '#D55E00',
+    'rigl_itop': '#882255',
+    'mest': '#009E73',
+    'chase_0': '#9ECAE1',
+    'chase_30': '#4292C6',
+    'chase_40': '#2171B5',
+    'chase_50': '#08306B',
 }
+_LONG = '_long'  # A variant that trains longer has the colour of its method.
 _OTHER = '#7F7F7F'
 _MARKERS = 'os^DvPX*<>'
 _SPREAD = 0.7  # How far apart the points of a target lie; targets are at 1.
@@ -54,7 +65,8 @@ def write(path: pathlib.Path, runs: Sequence[tables.Run],
     plot_flops(path / FLOPS, runs, methods, targets)
   if _has(runs, 'noise_kept') or _has(runs, 'noise_pruned'):
     plot_noise(path / NOISE, runs, methods, targets)
-  sparse = [method for method in methods if not tables.is_dense(method)]
+  sparse = [method for method in methods if not tables.is_dense(method)
+            and not method.endswith(_LONG)]
   target = config.get('plot_target')
   if sparse:
     plot_masks(path / MASKS, runs, sparse,
@@ -65,7 +77,7 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
                  methods: Sequence[str], targets: Sequence[str]):
   """Draws the metric at every target, with its 95% intervals over seeds."""
   metric = tables.judged(runs)[1]
-  drawing, axis = _one_panel(metric.axis_label + ' by N:M')
+  drawing, axis = _one_panel(metric.axis_label + ' by target')
   sparse = [method for method in methods if not tables.is_dense(method)]
   handles = []
   for i, method in enumerate(sparse):
@@ -79,7 +91,8 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
     handles.append(axis.errorbar(
         places, means, [np.nan_to_num(point.half) for _, point in points],
         fmt='o', color=_color(method), label=method, capsize=2, markersize=4.5,
-        elinewidth=1.4))
+        elinewidth=1.4,
+        markerfacecolor='white' if method.endswith(_LONG) else None))
   if tables.DENSE in methods:
     dense = tables.estimate(
         [*tables.scores(runs, tables.DENSE, targets[0]).values()])
@@ -89,7 +102,7 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
       axis.axhspan(dense.mean - dense.half, dense.mean + dense.half,
                    color=_color(tables.DENSE), alpha=0.1, linewidth=0)
   axis.set_xticks(range(len(targets)), targets)
-  axis.set(xlabel='N:M', ylabel=metric.axis_label,
+  axis.set(xlabel='Target', ylabel=metric.axis_label,
            xlim=(-0.5, len(targets) - 0.5))
   drawing.legend(handles=handles, loc='outside right upper', frameon=False)
   drawing.savefig(path, dpi=120)
@@ -97,7 +110,7 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
 
 def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
                methods: Sequence[str], targets: Sequence[str]):
-  """Draws the metric against what training cost: a point a method and N:M."""
+  """Draws the metric against what training cost: a point each."""
   metric = tables.judged(runs)[1]
   drawing, axis = _one_panel('What training costs and what it gives')
   markers = dict(zip([None, *targets], _MARKERS))
@@ -150,10 +163,12 @@ def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
 
 def plot_masks(path: pathlib.Path, runs: Sequence[tables.Run],
                methods: Sequence[str], target: str):
-  """Draws sparsity, and flipped mask bits if measured, over the steps."""
+  """Draws sparsity over the steps, and what else was measured of masks."""
   panels = {'sparsity': 'Weights pruned (%)'}
   if _has(runs, 'flips'):
     panels['flips'] = 'Flipped mask bits (%)'
+  if _has(runs, 'explored'):
+    panels['explored'] = 'Weights ever kept (%)'
   drawing = figure.Figure(
       figsize=(8, 1.2 + 2.6 * len(panels)), layout='constrained')
   all_axes = drawing.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
@@ -189,7 +204,7 @@ def _has(runs, key):
 
 
 def _color(method):
-  return _COLORS.get(method, _OTHER)
+  return _COLORS.get(method.removesuffix(_LONG), _OTHER)
 
 
 def _one_panel(title):

@@ -1,4 +1,4 @@
-r"""Trains every method at every N:M with every seed, and compares them.
+r"""Trains every method at every target with every seed, and compares them.
 
   python -m experiments.sweep --workers=2 \
       --config=experiments/configs/sweep_digits.py --workdir=runs/sweep_digits

@@ -15,15 +15,18 @@ A method is five choices, each a pure function or plain data:
   weight still gives forward and still gets backward.
 
 The first four make a **rule** (`prune`, `prune_and_grow`, `lock`,
-`forward_backward`, `stages` of rules), and `sparsify(optimizer, rule, flow)`
-joins it to any optax optimizer. In the train step one line is new,
-`sparse_params(params, opt_state)`. `recipes` has rule and flow of a method in
-one line; `observe` measures flips and noise, `flops` counts what it costs.
+`forward_backward`, `prune_channels`, `stages` of rules), and
+`sparsify(optimizer, rule, flow)` joins it to any optax optimizer. In the train
+step one line is new, `sparse_params(params, opt_state)`. `recipes` has rule and
+flow of a method in one line, `dynamic` the same for dynamic sparse training,
+`scopes` who competes with whom there; `observe` measures flips, noise and
+exploration, `flops` counts what it costs.
 
 From the function itself are read: which parameters are kernels
 (`infer_kernels`, `kernel_patterns`) and which of their axes index the same
 hidden units (`infer_ties`), so that `permute` may put these in an order in
-which N:M keeps more (`find_permutations`).
+which N:M keeps more (`find_permutations`), and `slim` may remove those that
+nothing reads (`alive`, `fold_constants`).
 
 True means kept, `None` means dense, `sparsity` is the fraction pruned.
 """

@@ -34,6 +34,7 @@ from experiments import steps
 from experiments import train
 from experiments.configs import default
 from experiments.data import dataset as datasets
+import jaxsparse
 from tests import data_files
 
 # The config files are loaded by ml_collections.
@@ -322,10 +323,45 @@ def test_permutation_that_would_do_nothing_is_told(settings, told):
     _permuting(config)
 
 
-def test_one_compiled_train_step_serves_all_seeds():
+_DYNAMIC = ('set', 'dsr', 'snfs', 'rigl', 'rigl_itop', 'mest', 'chase')
+_MOVING = dict(width=16, steps=8, every=2, sparsity=0.8, observe=False)
+
+
+def _dynamic(method, **overrides):
+  config = _config('chase_90', model='mlp', depth=2, batch_size=16)
+  config.update(method=method, prune_every=2, **_MOVING, **overrides)
+  return config
+
+
+@pytest.mark.parametrize('method', _DYNAMIC)
+def test_dynamic_method_moves_connections_and_ends_at_its_sparsity(method):
+  config = _dynamic(method)
+  dataset, run = data.load(config), _run(config)
+  state, masks, shares = run.init(None), [], []
+  for step in range(config.steps + 1):
+    if step:
+      state, loss = run.train(state, dataset.train(0, step, 16))
+      assert np.isfinite(loss)
+    mask = [layer['kernel'] for layer in jaxsparse.get_masks(
+        state.opt_state)['layers'].values()]
+    masks.append(np.concatenate([np.ravel(m[...]) for m in mask]))
+    shares.append(steps.sparsity(state))
+  weights = np.concatenate([
+      np.ravel(layer['kernel'][...])
+      for layer in state.params['layers'].values()])
+  assert weights[masks[-1]].any() and not weights[~masks[-1]].any()
+  assert (masks[0] != masks[-1]).any()
+  assert shares[-1] == pytest.approx(0.8, abs=1e-3)
+  surplus = 0.05 if method in ('mest', 'chase') else 0.
+  assert all(0.8 - surplus - 1e-3 <= share <= 0.8 + 1e-3 for share in shares)
+
+
+@pytest.mark.parametrize('method', ['sr_ste', *_DYNAMIC])
+def test_one_compiled_train_step_serves_all_seeds(method):
   texts = set()
   for seed in (0, 1):
-    config = _config('sr_ste_2_4', seed=seed)
+    config = (_config('sr_ste_2_4', seed=seed) if method == 'sr_ste'
+              else _dynamic(method, seed=seed))
     batch = data.load(config).train(seed, 1, 4)
     run = _run(config)
     texts.add(run.train.lower(run.init(None), batch).as_text())
@@ -395,7 +431,8 @@ def test_bits_per_byte_are_the_mean_over_all_bytes():
 
 _WRITERS = {'cifar10': data_files.cifar10, 'cifar100': data_files.cifar100,
             'imagenet': data_files.imagenet, 'glue/sst2': data_files.glue}
-_SHALLOW = {'vgg': 11, 'resnet50': 26}  # Depths; 2 where any will do.
+# Depths; 2 where any will do.
+_SHALLOW = {'vgg': 11, 'resnet20': 8, 'resnet50': 26}
 
 
 @pytest.fixture(name='small')
@@ -417,7 +454,7 @@ def _small(tmp_path):
 @pytest.mark.parametrize('path', [
     # Convolutions take long to compile.
     pytest.param(path, marks=[pytest.mark.slow] * any(
-        name in path.stem for name in ('resnet', 'vgg')))
+        name in path.stem for name in ('resnet', 'vgg', 'chase')))
     for path in _CONFIGS], ids=lambda path: path.stem)
 def test_every_config_takes_a_step(path, small):
   config = small(path.stem)
@@ -451,7 +488,7 @@ def test_language_model_learns_and_is_judged_in_bits_per_byte(small, tmp_path):
   first, last = result.rows
   assert first.keys() == {
       'step', 'loss', 'bits_per_byte', 'sparsity', 'train_flops', 'flips',
-      'noise_kept', 'noise_pruned', 'second_kept', 'second_pruned'}
+      'explored', 'noise_kept', 'noise_pruned', 'second_kept', 'second_pruned'}
   assert last['train_flops'] == 2 * first['train_flops'] > 0
   assert last['bits_per_byte'] < first['bits_per_byte'] < 9
   assert last['sparsity'] == 0.5

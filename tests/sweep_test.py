@@ -24,6 +24,7 @@ from experiments import train
 from experiments import workers
 from experiments.configs import default
 from experiments.configs import sweep_digits
+from experiments.configs import sweep_dynamic
 from experiments.configs import sweep_lm
 
 # The config files are loaded by ml_collections.
@@ -117,7 +118,7 @@ def test_sweep_writes_every_result(swept):
 def test_table_says_what_was_run(swept):
   _, path, _ = swept
   table = (path / 'table.md').read_text()
-  assert table.startswith('# Test accuracy (%) by method and N:M\n')
+  assert table.startswith('# Test accuracy (%) by method and target\n')
   for part in ('| sr_ste ', '## Paired differences to sr_ste', '- seeds 0, 1\n',
                'mlp on digits, 6 steps', '- `the command`'):
     assert part in table
@@ -216,6 +217,72 @@ def test_method_has_its_own_settings_and_no_others(tmp_path):
   assert plan.differences(sr_ste.config, _config().base) == {'decay': 2e-4}
 
 
+def test_target_is_the_share_pruned_or_n_of_m(tmp_path):
+  config = _config(methods=('set',), targets=('90%', '12.5%', '1:8'),
+                   seeds=(0,))
+  share, fine, n_m = plan.judged(config, tmp_path)
+  assert (share.config.sparsity, fine.config.sparsity) == (0.9, 0.125)
+  assert (n_m.config.n, n_m.config.m) == (1, 8)
+  assert 'n' not in share.config and 'm' not in share.config
+  assert 'sparsity' not in n_m.config
+  assert [run.path.relative_to(tmp_path).as_posix()
+          for run in (share, fine, n_m)] == [
+              f'runs/set/{place}/seed_0' for place in ('90', '12.5', '1_8')]
+
+
+_VARIANTS = {'set_long': {'method': 'set', 'steps': 9}, 'set': {'every': 2},
+             'dense_long': {'method': 'dense', 'steps': 9}}
+
+
+def test_variants_have_their_method_and_settings_beside_each_other(tmp_path):
+  config = _config(methods=('dense_long', 'set', 'set_long'), only=_VARIANTS,
+                   targets=('80%', '90%'), seeds=(0,))
+  runs = plan.judged(config, tmp_path)
+  assert [(run.method, run.target, run.config.method, run.config.steps)
+          for run in runs] == [
+              ('dense_long', None, 'dense', 9), ('set', '80%', 'set', 6),
+              ('set', '90%', 'set', 6), ('set_long', '80%', 'set', 9),
+              ('set_long', '90%', 'set', 9)]
+  assert [plan.differences(run.config, config.base) for run in runs[::2]] == [
+      {'steps': 9}, {'every': 2}, {'steps': 9}]
+  assert len({run.path for run in runs}) == 5
+  assert {name: plan.method_of(config, name) for name in (
+      'set_long', 'dense_long', 'set', 'rigl')} == {
+          'set_long': 'set', 'dense_long': 'dense', 'set': 'set',
+          'rigl': 'rigl'}
+
+
+def test_variants_are_swept_under_their_names(trained, tmp_path):
+  config = _config(methods=('dense_long', 'set', 'set_long'), only=_VARIANTS,
+                   targets=('80%', '90%'), reference='set')
+  config.base.every = 3
+  swept = sweep.sweep(config, str(tmp_path))
+  assert not swept.failures and not swept.not_built
+  assert len(trained) == 2 * (1 + 2 + 2)
+  lines = metrics.read(tmp_path / 'results.jsonl')
+  assert {(line['method'], line['target']) for line in lines} == {
+      ('dense_long', None), ('set', '80%'), ('set', '90%'),
+      ('set_long', '80%'), ('set_long', '90%')}
+  table = (tmp_path / 'table.md').read_text()
+  assert '| method     | 80% ' in table
+  assert '## Paired differences to set\n' in table
+
+
+@pytest.mark.parametrize('name, dense', [
+    ('dense', True), ('dense_long', True), ('set', False),
+    ('densely', False), ('set_dense', False)])
+def test_dense_is_what_is_named_so_before_anything_else(name, dense):
+  assert tables.is_dense(name) == dense
+
+
+def test_dense_variants_are_never_the_best_method_of_a_column():
+  table = tables.means(
+      _runs({('dense_long', None): (99, 99), ('set', '90%'): (90, 90)}),
+      ('dense_long', 'set'), ('90%',), seeds=2)
+  assert table.splitlines()[2:] == [
+      '| dense_long | 99.0 ± 0.0     |', '| set        | **90.0 ± 0.0** |']
+
+
 def test_tuning_uses_the_best_value_and_no_judging_seed(trained, tmp_path):
   swept = sweep.sweep(_config(tune=_TUNE), str(tmp_path))
   tuning = [c for c in trained if c.seed >= 1_000]
@@ -247,6 +314,16 @@ def test_diverged_value_is_never_chosen():
     ({'methods': ('sr_st',)}, 'did you mean \'sr_ste\'?'),
     ({'targets': ('2-4',)}, '\'2-4\', expected N:M'),
     ({'targets': ('4:2',)}, '\'4:2\', expected N:M'),
+    ({'targets': ('0:4',)}, '\'0:4\', expected N:M'),
+    ({'targets': ('90%', '120%')}, '\'120%\', expected .* such as \'90%\''),
+    ({'targets': ('100%',)}, '\'100%\', expected .* the share pruned'),
+    ({'targets': ('-5%',)}, '\'-5%\', expected .* the share pruned'),
+    ({'targets': ('0.9',)}, '\'0.9\', expected .* the share pruned'),
+    ({'targets': ('x',)}, '\'x\', expected N:M'),
+    ({'tune': {**_TUNE, 'target': '120%'}}, 'tune.target has \'120%\''),
+    ({'methods': ('ste_long',)}, 'unknown method \'ste_long\''),
+    ({'only': {'ste_long': {'method': 'stee'}}}, 'did you mean \'ste\'?'),
+    ({'only': {'ste_long': {'steps': 9}}}, 'unknown method \'ste_long\''),
     ({'tune': {**_TUNE, 'seeds': (7, 1)}}, r'share \[1\]'),
     ({'tune': {**_TUNE, 'seeds': ()}}, 'config.tune.seeds is empty'),
     ({'tune': {**_TUNE, 'key': 'learning_rat'}}, '\'learning_rat\', expected'),
@@ -276,6 +353,16 @@ def test_impossible_target_is_left_out_before_anything_trains(
           if line.startswith('| ste')] == ['n/a', 'n/a']
   with pytest.raises(ValueError, match='layers/0/kernel'):
     sweep.sweep(_config(targets=('1:7',)), str(tmp_path / 'other'))
+
+
+def test_method_that_knows_no_such_target_is_left_out(trained, tmp_path):
+  config = _config(methods=('ste', 'set'), targets=('2:4', '90%'), seeds=(0,))
+  config.base.every = 2
+  swept = sweep.sweep(config, str(tmp_path))
+  assert set(swept.not_built) == {('ste', '90%'), ('set', '2:4')}
+  assert 'does not set: ' in swept.not_built['set', '2:4']
+  assert [(c.method, c.get('sparsity')) for c in trained] == [
+      ('ste', None), ('set', 0.9)]
 
 
 def test_failing_run_is_named_and_the_others_finish(trained, tmp_path):
@@ -366,7 +453,7 @@ def test_wrong_command_costs_one_line(override, part, monkeypatch, tmp_path):
   assert not path.exists()
 
 
-@pytest.mark.parametrize('module', [sweep_digits, sweep_lm])
+@pytest.mark.parametrize('module', [sweep_digits, sweep_lm, sweep_dynamic])
 def test_shipped_sweep_says_its_command_and_is_well_formed(module):
   plan.checked(module.get_config())
   name = module.__name__.split('.')[-1]
@@ -377,7 +464,7 @@ def test_shipped_sweep_says_its_command_and_is_well_formed(module):
           f'--workdir=runs/{name}') in command
 
 
-@pytest.mark.parametrize('module', [sweep_digits, sweep_lm])
+@pytest.mark.parametrize('module', [sweep_digits, sweep_lm, sweep_dynamic])
 def test_every_method_of_a_shipped_sweep_can_be_built(module, tmp_path):
   config = module.get_config()
   config.targets = config.targets[-1:]
