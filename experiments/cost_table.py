@@ -21,7 +21,7 @@ NOTE = (
 
 def has_costs(runs: Sequence[tables.Run]) -> bool:
   """Returns whether runs measured what the table is made of."""
-  return any('gpu_flops' in run.rows[-1] for run in runs)
+  return all({'gpu_flops', 'train_flops'} <= {*run.rows[-1]} for run in runs)
 
 
 def cost_table(runs: Sequence[tables.Run], config: ml_collections.ConfigDict

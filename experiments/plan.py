@@ -139,6 +139,10 @@ def checked(config: Config) -> Config:
       raise ValueError(f'config.seeds has {seed!r}, expected a whole number')
   for name in (*config.methods, *config.get('only', {})):
     names.lookup(methods.METHODS, method_of(config, name), kind='method')
+  for name, settings in config.get('only', {}).items():
+    if fixed := sorted({*settings} & {*_PLANNED} - {'method'}):
+      raise ValueError(f'config.only.{name} sets {fixed}, which targets and '
+                       'seeds set. Write it there')
   _check_targets(config.targets, 'targets')
   if tunes(config):
     _check_tuning(config)
@@ -167,8 +171,9 @@ def check_directories(runs: list[Planned]):
 def _planned(config, path, method, target, seed, **settings):
   run = config.base.copy_and_resolve_references()
   with run.unlocked():
-    if target:
-      run.update(_settings(target))
+    for key in {'n', 'm', 'sparsity'} & {*run}:
+      del run[key]  # Who needs another kind of target is told so.
+    run.update(_settings(target) if target else {})
     run.update(config.get('only', {}).get(method, {}))
     run.update(settings, method=method_of(config, method), seed=seed)
   place = target.replace(':', '_').replace('%', '') if target else 'all'

@@ -34,15 +34,16 @@ class Slimming(NamedTuple):
 
 
 def create(config: ml_collections.ConfigDict, run: steps.Steps,
-           dataset: data.Dataset) -> Slimming:
+           state: steps.State, dataset: data.Dataset) -> Slimming:
   """Returns what is needed to count and to cut the channels of a run's model.
 
   Args:
     config: of the run.
     run: its steps.
+    state: any state of it.
     dataset: what it trains on.
   """
-  return Slimming(steps.ties(config, dataset), run,
+  return Slimming(steps.ties(config, dataset, steps.variables(state)), run,
                   dataset.train(0, 1, config.batch_size).inputs)
 
 
@@ -75,10 +76,11 @@ def slim(slimming: Slimming, state: steps.State) -> Slimmed:
 
 
 def costs(slimming: Slimming, state: steps.State) -> metrics.Row:
-  """Returns the FLOPs of a forward pass, for the last row of a run.
+  """Returns channels and FLOPs of a forward pass, for the last row of a run.
 
-  Dense; sparse, if hardware skips every pruned weight (test); and as any
-  hardware can have it, dense without dead channels (GPU).
+  Channels that can be cut out once constants are moved are not counted any
+  more. FLOPs are dense; sparse, if hardware skips every pruned weight (test);
+  and as any hardware can have it, dense without dead channels (GPU).
 
   Args:
     slimming: from `create`.
@@ -86,7 +88,7 @@ def costs(slimming: Slimming, state: steps.State) -> metrics.Row:
   """
   dense = slimming.run.flops(steps.variables(state))
   slimmed = slim(slimming, state)
-  return {'dense_flops': dense.total,
+  return {'channels': slimmed.channels, 'dense_flops': dense.total,
           'test_flops': dense.forward(jaxsparse.get_masks(state.opt_state)),
           'gpu_flops': slimming.run.flops(slimmed.variables).total,
           'slim_error': slimmed.error}

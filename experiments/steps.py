@@ -132,17 +132,24 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
   return Steps(init, train, measure, apply, flops)
 
 
-def ties(config: ml_collections.ConfigDict, dataset: data.Dataset
-         ) -> jaxsparse.Ties:
-  """Returns which channels the config's model has; from shapes alone."""
+def ties(config: ml_collections.ConfigDict, dataset: data.Dataset,
+         variables: PyTree | None = None) -> jaxsparse.Ties:
+  """Returns which channels the config's model has; from shapes alone.
+
+  Args:
+    config: of the model.
+    dataset: what it reads.
+    variables: params and averages, if channels were cut out of them.
+  """
   model = nnx.eval_shape(
       lambda: models.create(config, dataset, rngs=nnx.Rngs(0)))
   model.eval()
-  graphdef, variables = nnx.split(model)
+  graphdef, new, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)
 
   def apply(variables, inputs):
-    return nnx.merge(graphdef, variables, copy=True)(inputs)
-  return jaxsparse.infer_ties(apply, variables, _inputs(config, dataset))
+    return nnx.merge(graphdef, variables, rest, copy=True)(inputs)
+  shapes = jax.eval_shape(lambda: new if variables is None else variables)
+  return jaxsparse.infer_ties(apply, shapes, _inputs(config, dataset))
 
 
 def sparsity(state: State) -> float:

@@ -77,7 +77,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   _check(config)
   run, dataset = _run(config)
   state = _first_state(config, run)
-  slimming = slimmer.create(config, run, dataset) if config.slim else None
+  slimming = slimmer.create(
+      config, run, state, dataset) if config.slim else None
   permuting = channels.create(config, run, state, dataset)
 
   path = workdirs.claim(workdir, config, fingerprint=dataset.fingerprint)
@@ -125,7 +126,7 @@ def load(workdir: str, *, slim: bool = False) -> PyTree:
   config, run, dataset, state = restore(workdir)
   if slim:
     return slimmer.slim(
-        slimmer.create(config, run, dataset), state).variables
+        slimmer.create(config, run, state, dataset), state).variables
   return steps.variables(steps.sparse(state))
 
 
@@ -172,6 +173,13 @@ def _run(config):
 
 
 def _check(config):
+  if config.init_slim and not config.init_from:
+    raise ValueError('config.init_slim cuts channels out of config.init_from: '
+                     'give the --workdir of a run that has ended')
+  if config.init_slim and config.method == 'chase':
+    raise ValueError('config.init_slim is for methods that keep the channels '
+                     'that are left, such as dense; chase reads them from the '
+                     'model as it was')
   least = dict(steps=1, batch_size=1, log_every=1, save_every=1, seed=0,
                context=1, test_examples=1, image_size=1, permute_budget=0)
   for key, value in least.items():

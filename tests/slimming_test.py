@@ -49,7 +49,8 @@ def _slimmed(chased):
   """The last state of that run, without its dead channels."""
   config, _, result = chased
   run, dataset = _run(config)
-  return slimming.slim(slimming.create(config, run, dataset), result.state)
+  return slimming.slim(
+      slimming.create(config, run, result.state, dataset), result.state)
 
 
 @pytest.fixture(scope='module', name='locked')
@@ -169,7 +170,8 @@ def test_network_without_dead_channels_stays_whole():
   config = dense_small_resnet.get_config()
   config.update(**_MLP)
   run, dataset = _run(config)
-  state, given = run.init(None), slimming.create(config, run, dataset)
+  state = run.init(None)
+  given = slimming.create(config, run, state, dataset)
   small = slimming.slim(given, state)
   whole = {f'layers/{i}': (16, 16) for i in range(3)}
   assert small.channels == slimming.channels(given, state) == whole
@@ -263,6 +265,7 @@ def _flops(variables, batch):
   return 2 * batch * total
 
 
+@pytest.mark.slow  # Convolutions take long to compile.
 def test_residual_network_loses_channels_inside_its_blocks_alone(resnet):
   config, path, result = resnet
   last = result.rows[-1]
@@ -285,6 +288,7 @@ def test_residual_network_loses_channels_inside_its_blocks_alone(resnet):
       rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # Convolutions take long to compile.
 def test_smaller_residual_network_goes_on_averages_included(resnet, tmp_path):
   _, path, _ = resnet
   config = dense_small_resnet.get_config()

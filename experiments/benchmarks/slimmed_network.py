@@ -41,7 +41,8 @@ _HEAD = ['run', 'pruned (%)', 'channels left', 'FLOPs left', 'dense ms',
 def row(workdir: str) -> list:
   """Returns the row of the table for one run."""
   config, run, dataset, state = train.restore(workdir)
-  slimmed = slimming.slim(slimming.create(config, run, dataset), state)
+  slimmed = slimming.slim(
+      slimming.create(config, run, state, dataset), state)
   *_, channels = dataset.shape
   images = jax.random.normal(
       jax.random.key(0), (_BATCH.value, _SIZE.value, _SIZE.value, channels))
