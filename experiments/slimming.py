@@ -49,9 +49,15 @@ def create(config: ml_collections.ConfigDict, run: steps.Steps,
 
 def channels(slimming: Slimming, state: steps.State
              ) -> dict[str, tuple[int, int]]:
-  """Returns how many channels are alive, and of how many, layer by layer."""
+  """Returns how many channels are alive, and of how many, layer by layer.
+
+  By the masks: connections that have just grown are zero still.
+  """
+  ones = jaxsparse.apply_masks(
+      jax.tree.map(jnp.ones_like, state.params),
+      jaxsparse.get_masks(state.opt_state))
   return _counted(slimming.ties, jaxsparse.alive(
-      steps.variables(steps.sparse(state)), slimming.ties))
+      steps.variables(state._replace(params=ones)), slimming.ties))
 
 
 def slim(slimming: Slimming, state: steps.State) -> Slimmed:

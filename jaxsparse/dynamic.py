@@ -214,13 +214,18 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     A recipe: rule and flow.
 
   Raises:
-    ValueError: if no step is left to move connections in, or a share is none.
+    ValueError: if no step is left to move connections in, or none to move
+      weights in, or a share is none.
 
   References:
     Evci et al., `Rigging the Lottery: Making All Tickets Winners
     <https://arxiv.org/abs/1911.11134>`_, 2020
   """
   _check_shares(fraction=fraction)
+  if replace_step and every == 1:
+    raise ValueError(
+        'rigl(every=1) would replace every step of the weights, got '
+        'replace_step=True. Write e.g. every=100, or replace_step=False.')
   end = _end(total_steps, 0.75, end, every)
   fade = schedules.fade_cosine(0, end)
   return _by_gradient(

@@ -15,7 +15,8 @@ from jaxsparse import transform
 from tests import exchanges
 from tests import methods
 
-pytestmark = pytest.mark.usefixtures('quick')
+# A hundred steps of every method.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick')]
 
 _T, _EVERY, _SPARSITY = 100, 4, 0.6
 _RECIPES = {

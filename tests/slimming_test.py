@@ -17,7 +17,7 @@ from experiments.configs import chase_90
 from experiments.configs import dense_small_resnet
 import jaxsparse
 
-pytestmark = pytest.mark.usefixtures('launched')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
 _MLP = dict(model='mlp', depth=3, width=16, steps=8, batch_size=16,
             log_every=2, save_every=4)
@@ -78,12 +78,12 @@ def _alive(kernels, *, makers):
   return {f'layers/{i}': now for i, now in enumerate(keep)}
 
 
-def test_rows_count_the_channels_that_something_reads(chased):
+def test_last_row_counts_the_channels_that_are_made_and_read(chased):
   _, path, result = chased
   kernels = _kernels(train.load(str(path)))
   head = np.asarray(result.state.params['head']['kernel'][...])
   counted = {layer: [int(keep.sum()), keep.size] for layer, keep
-             in _alive([*kernels, head], makers=False).items()}
+             in _alive([*kernels, head], makers=True).items()}
   assert result.rows[-1]['channels'] == counted
   assert 0 < sum(left for left, _ in counted.values()) < 3 * 16
   first = result.rows[0]['channels']
@@ -265,7 +265,6 @@ def _flops(variables, batch):
   return 2 * batch * total
 
 
-@pytest.mark.slow  # Convolutions take long to compile.
 def test_residual_network_loses_channels_inside_its_blocks_alone(resnet):
   config, path, result = resnet
   last = result.rows[-1]
@@ -288,7 +287,6 @@ def test_residual_network_loses_channels_inside_its_blocks_alone(resnet):
       rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow  # Convolutions take long to compile.
 def test_smaller_residual_network_goes_on_averages_included(resnet, tmp_path):
   _, path, _ = resnet
   config = dense_small_resnet.get_config()
