@@ -6,7 +6,7 @@ https://arxiv.org/abs/1911.11134
       --config=experiments/configs/resnet_rigl_90.py \
       --workdir=runs/resnet_rigl_90
 
-Test accuracy 98.5%, the mean of 3 seeds (dense: 98.9%).
+Test accuracy 98.1%, the mean of 3 seeds (dense: 98.9%).
 """
 
 from experiments.configs import default

@@ -6,7 +6,7 @@ https://arxiv.org/abs/1911.11134
       --config=experiments/configs/rigl_90.py \
       --workdir=runs/rigl_90
 
-Test accuracy 96.4%, the mean of 3 seeds (dense: 98.0%).
+Test accuracy 97.1%, the mean of 3 seeds (dense: 98.0%).
 """
 
 from experiments.configs import default
