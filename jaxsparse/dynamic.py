@@ -222,11 +222,11 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     <https://arxiv.org/abs/1911.11134>`_, 2020
   """
   _check_shares(fraction=fraction)
+  end = _end(total_steps, 0.75, end, every)
   if replace_step and every == 1:
     raise ValueError(
         'rigl(every=1) would replace every step of the weights, got '
         'replace_step=True. Write e.g. every=100, or replace_step=False.')
-  end = _end(total_steps, 0.75, end, every)
   fade = schedules.fade_cosine(0, end)
   return _by_gradient(
       patterns, sparsity, lambda step: fraction * fade(step),
