@@ -132,6 +132,13 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
   return Steps(init, train, measure, apply, flops)
 
 
+def new_variables(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
+                  seed: int) -> PyTree:
+  """Returns the params and averages of a new network, as `Steps.init` reads."""
+  return nnx.state(models.create(config, dataset, rngs=nnx.Rngs(seed)),
+                   (nnx.Param, nnx.BatchStat))
+
+
 def ties(config: ml_collections.ConfigDict, dataset: data.Dataset,
          variables: PyTree | None = None) -> jaxsparse.Ties:
   """Returns which channels the config's model has; from shapes alone.

@@ -12,7 +12,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxsparse import counts
 from jaxsparse import distributions
@@ -112,11 +111,10 @@ def prune_channels(rule: rules.Rule, ties: Ties | Sequence[Tie], *,
   def update(grads, state, params=None, *, updates=None, **extra_args):
     mortal = tuple(_mortal(ties, state.masks, prune_skip))
     step = state.count + 1
-    due = when(step) | ((schedule(step) >= 1) & (schedule(state.count) < 1))
+    due = when(step) | schedules.arrives(schedule, step)
 
     def survivors():
-      after = params if updates is None else optax.apply_updates(
-          params, updates)
+      after = rules.after(params, updates)
       kernels = {path: w for path, w, mask in trees.align(after, state.masks)
                  if not trees.is_dense(mask)}
       scores = [_mean_magnitude(tie, kernels) for tie in mortal]

@@ -139,7 +139,9 @@ def prune_and_grow(
 
     A score with a state accumulates them at every step.
     """
-    if rules.initial_scores(grow, sparse) is not None:
+    # By shapes: a step makes no scores only to know that it could.
+    if jax.eval_shape(
+        lambda w: rules.initial_scores(grow, w), sparse) is not None:
       return None
     return jnp.asarray(due) | bool(jax.tree.leaves(states[1]))
 

@@ -122,6 +122,11 @@ def _all_kept(params: Any) -> Any:
   return jax.tree.map(lambda w: jnp.ones_like(w, dtype=bool), params)
 
 
+def after(params: Any, updates: Any) -> Any:
+  """The params as `optax.apply_updates` will make them."""
+  return params if updates is None else optax.apply_updates(params, updates)
+
+
 class Moment(NamedTuple):
   """One update, as far as sparse parameters are concerned.
 
@@ -144,8 +149,7 @@ def moment(patterns: Patterns, state: RuleState, grads: Any, params: Any,
       sparse_only(tree, shapes) for tree in (grads, params, updates))
 
   def scored(score, score_state):
-    after = point if updates is None else optax.apply_updates(point, updates)
-    return score.update(grads, score_state, after, point=point,
+    return score.update(grads, score_state, after(point, updates), point=point,
                         masks=state.masks, **extra_args)
   return Moment(state.count + 1, shapes, scored)
 
@@ -219,7 +223,7 @@ def prune(patterns: Patterns, *, score: optax.GradientTransformation | None
         patterns, state, grads, params, updates, **extra_args)
     due = when(step)
     if due is not True:
-      due = due | ((schedule(step) >= 1) & (schedule(state.count) < 1))
+      due = due | schedules.arrives(schedule, step)
     scores = lambda: scored(score, state.scores)
     masks = run_if(
         due, lambda: masks_for(scores()[0], shapes, schedule(step)),

@@ -249,6 +249,15 @@ def fade_cosine(begin: int, end: int) -> Schedule:
       progress(step) < 1., .5 * (1. + jnp.cos(jnp.pi * progress(step))), 0.)
 
 
+def arrives(schedule: Schedule, step: jax.typing.ArrayLike) -> jax.Array:
+  """Whether a schedule reaches its end at this very step.
+
+  >>> print([bool(arrives(linear(0, 2), step)) for step in (1, 2, 3)])
+  [False, True, False]
+  """
+  return (schedule(step) >= 1) & (schedule(step - 1) < 1)
+
+
 def either(*whens: When) -> When:
   """True at the steps at which any of several is.
 

@@ -21,14 +21,12 @@ from collections.abc import Sequence
 
 from absl import app
 from absl import flags
-from flax import nnx
 import ml_collections
 
 from experiments import channels
 from experiments import data
 from experiments import methods
 from experiments import metrics
-from experiments import models
 from experiments import names
 from experiments import steps
 from experiments import tables
@@ -90,11 +88,10 @@ def train(config: ml_collections.ConfigDict, run: steps.Steps,
 def train_dense(config: ml_collections.ConfigDict, run: steps.Steps,
                 dataset: data.Dataset) -> list[steps.State]:
   """Returns a dense network a seed."""
-  def new_variables(seed):
-    return nnx.state(models.create(config, dataset, rngs=nnx.Rngs(seed)),
-                     (nnx.Param, nnx.BatchStat))
-  return [train(config, run, dataset, run.init(new_variables(seed)), seed=seed)
-          for seed in range(_SEEDS.value)]
+  return [
+      train(config, run, dataset, run.init(
+          steps.new_variables(config, dataset, seed=seed)), seed=seed)
+      for seed in range(_SEEDS.value)]
 
 
 def compare(config: ml_collections.ConfigDict, states: Sequence[steps.State],
