@@ -1,0 +1,27 @@
+"""Packed 2:4 weights in Flax: models that exist, and layers that hold them.
+
+A pruned model runs on packed parameters as it is. Linen's parameters are
+outside of the model, so that calling it is what changes:
+
+    packed = jaxsparse.pack_params(params, rules)
+    y = nn.packed(model.apply)({'params': packed}, x)
+
+An NNX model holds them itself:
+
+    model = nn.pack_model(model, rules)
+    y = model(x)
+
+`Dense` (Linen) and `Linear` (NNX) are Flax's layers, packed from the start.
+`dot_general` is `lax.dot_general` with a packed right side; where a model takes
+a `dot_general=`, `training_dot_general` is the product of 2:4 training.
+
+Flax is no dependency of the library, so this is imported by who has it:
+`from jaxsparse import nn`.
+"""
+
+from jaxsparse.nn.dots import dot_general
+from jaxsparse.nn.dots import training_dot_general
+from jaxsparse.nn.linen import Dense
+from jaxsparse.nn.linen import packed
+from jaxsparse.nn.nnx import Linear
+from jaxsparse.nn.nnx import pack_model

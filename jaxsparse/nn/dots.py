@@ -1,0 +1,201 @@
+"""What Flax's layers compute, with a packed kernel."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Callable, Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from jaxsparse import packing
+from jaxsparse import products
+from jaxsparse.packing import Packed24
+from jaxsparse.products import Implementation
+
+DimensionNumbers = tuple[tuple[Sequence[int], Sequence[int]],
+                         tuple[Sequence[int], Sequence[int]]]
+
+
+def dot_general(
+    lhs: jax.Array, rhs: jax.Array | Packed24,
+    dimension_numbers: DimensionNumbers, precision: Any = None,
+    preferred_element_type: jax.typing.DTypeLike | None = None, *,
+    implementation: Implementation = None, **options: Any) -> jax.Array:
+  """`lax.dot_general` whose right side may be packed.
+
+  Args:
+    lhs: an array.
+    rhs: an array, or a `Packed24` whose contracted axes are summed over and
+      whose leading axes, if it has any, are the batch.
+    dimension_numbers: as of `lax.dot_general`, of the weight's dense shape.
+    precision: as of `lax.dot_general`. Kernels know one precision only, so
+      where one is asked for XLA multiplies with the unpacked weight.
+    preferred_element_type: the dtype of the result.
+    implementation: as of `matmul`, for packed weights.
+    **options: more arguments of `lax.dot_general`, such as `out_sharding`; as
+      `precision`.
+
+  Returns:
+    What `lax.dot_general` returns for the dense weight.
+
+  Raises:
+    ValueError: if other axes are summed over than the weight is packed along.
+
+  >>> w = packing.pack(jnp.array([[1., 0.], [0., 0.], [2., 3.], [0., 4.]]))
+  >>> dot_general(jnp.ones((1, 4)), w, (((1,), (0,)), ((), ())))
+  Array([[3., 7.]], dtype=float32)
+  """
+  options = {k: v for k, v in options.items() if v is not None}
+  is_packed = isinstance(rhs, Packed24)
+  if is_packed:
+    _check_axes(rhs, dimension_numbers)
+  if not is_packed or options or precision is not None:
+    return lax.dot_general(
+        lhs, packing.unpack(rhs) if is_packed else rhs, dimension_numbers,
+        precision, preferred_element_type, **options)
+  product = functools.partial(
+      products.matmul, implementation=implementation,
+      preferred_element_type=preferred_element_type)
+  for _ in dimension_numbers[1][0]:
+    product = jax.vmap(product)
+  return product(_arranged(lhs, dimension_numbers), rhs)
+
+
+def training_dot_general(
+    lhs: jax.Array, rhs: jax.Array | Packed24,
+    dimension_numbers: DimensionNumbers, precision: Any = None,
+    preferred_element_type: jax.typing.DTypeLike | None = None, *,
+    implementation: Implementation = None, **options: Any) -> jax.Array:
+  """`training_matmul` for the `dot_general=` of Flax's layers.
+
+  Serves a layer whose weights have the masks of `nm(2, 4, transposable=True)`,
+  in training and, with a packed kernel, after it. Only such a layer: on a
+  Hopper GPU under `jit` of any other weight two of every four are dropped.
+
+  A product that sums over the first axes of `rhs` is one with a matrix, that of
+  attention's `[in, heads, head_dim]` and `[heads, head_dim, out]`
+  included, and its mask is that of this matrix. Any other product, and one for
+  which `precision` or other options ask, is `lax.dot_general`.
+
+  Args:
+    lhs: an array.
+    rhs: an array, 2:4 both ways, or a `Packed24`.
+    dimension_numbers: as of `lax.dot_general`.
+    precision: as of `lax.dot_general`.
+    preferred_element_type: the dtype of the result.
+    implementation: as of `training_matmul`.
+    **options: more arguments of `lax.dot_general`.
+
+  Returns:
+    What `lax.dot_general` returns.
+
+  >>> from flax import linen
+  >>> layer = linen.Dense(8, dot_general=training_dot_general)
+  """
+  (sums, over), (batch, _) = dimension_numbers
+  asked = precision is not None or any(v is not None for v in options.values())
+  if (isinstance(rhs, Packed24) or asked or batch
+      or tuple(over) != tuple(range(len(over))) or len(over) == rhs.ndim):
+    return dot_general(
+        lhs, rhs, dimension_numbers, precision, preferred_element_type,
+        implementation=implementation, **options)
+  x = _arranged(lhs, dimension_numbers)
+  leading, rest = x.shape[:x.ndim - len(sums)], rhs.shape[len(over):]
+  k = math.prod(rhs.shape[:len(over)])
+  y = products.training_matmul(
+      x.reshape(*leading, k), rhs.reshape(k, -1),
+      implementation=implementation,
+      preferred_element_type=preferred_element_type)
+  return y.reshape(*leading, *rest)
+
+
+def dense(layer: Any, x: jax.Array, kernel: Packed24, bias: jax.Array | None,
+          *, promote: Callable[..., Any], implementation: Implementation = None,
+          axis: Sequence[int] = (-1,), batch: Sequence[int] = (),
+          **options: Any) -> jax.Array:
+  """`y = x @ kernel + bias` as Flax's four dense layers do it.
+
+  Args:
+    layer: the layer, whose own `dot_general`, if it has one, is called.
+    x: `[batch, ..., *contracted]`.
+    kernel: `[batch, *contracted, *features]`.
+    bias: `[batch, *features]`, or `None`.
+    promote: brings three arrays, one of which may be `None`, to one dtype.
+    implementation: as of `matmul`.
+    axis: the axes of `x` that are summed over.
+    batch: its first axes, if each has a kernel of its own.
+    **options: more arguments of `dot_general`.
+
+  Returns:
+    `[batch, ..., *features]`.
+  """
+  x, values, bias = promote(x, kernel.values, bias)
+  kernel = _with_values(kernel, values)
+  axis = tuple(sorted(a % x.ndim for a in axis))
+  n = len(batch)
+  numbers = ((axis, tuple(range(n, n + len(axis)))),
+             (tuple(range(n)), tuple(range(n))))
+  y = _dot_of(layer, implementation)(
+      x, kernel, numbers, precision=layer.precision, **options)
+  if bias is None:
+    return y
+  ones = (1,) * (y.ndim - bias.ndim)
+  return y + bias.reshape(*bias.shape[:n], *ones, *bias.shape[n:])
+
+
+def unreadable(path: Sequence[Any], layer: Any, readers: str) -> ValueError:
+  """The error of a packed weight where no layer reads it."""
+  name = '/'.join(map(str, path))
+  return ValueError(
+      f'{name} is packed, but {type(layer).__name__} cannot read it. The '
+      f"kernels of {readers} may be packed, attention's among them. Keep this "
+      f"weight dense by a rule before the others, {{'{name}': None}}.")
+
+
+def _dot_of(layer: Any, implementation: Implementation) -> Callable[..., Any]:
+  """The layer's own product, if it has one."""
+  own = layer.dot_general
+  if (make := getattr(layer, 'dot_general_cls', None)) is not None:
+    own = make()
+  if own is None or own is lax.dot_general:
+    return functools.partial(dot_general, implementation=implementation)
+  return own
+
+
+def _with_values(w: Packed24, values: jax.Array) -> Packed24:
+  """The weight with values of another dtype."""
+  other = w.transposed
+  return dataclasses.replace(
+      w, values=values, transposed=other and _with_values(
+          other, other.values.astype(values.dtype)))
+
+
+def _arranged(x: jax.Array, dimension_numbers: DimensionNumbers) -> jax.Array:
+  """`x` with its batch first, and what is summed over last and in order."""
+  (sums, over), (batch, _) = dimension_numbers
+  last = [axis for _, axis in sorted(zip(over, sums))]
+  return jnp.moveaxis(x, (*batch, *last),
+                      (*range(len(batch)), *range(-len(last), 0)))
+
+
+def _check_axes(w: Packed24, dimension_numbers: DimensionNumbers) -> None:
+  (_, over), (_, batch) = dimension_numbers
+  leading = w.ndim - len(w.contracted) - len(w.features)
+  first = leading + len(w.features) * w.contracted_last
+  along = range(first, first + len(w.contracted))
+  if sorted(over) != list(along):
+    along, over = (tuple(a - w.ndim for a in sorted(axes))
+                   for axes in (along, over))
+    one = lambda axes: axes[0] if len(axes) == 1 else axes
+    raise ValueError(
+        f'A weight of shape {w.shape} was packed along axis {one(along)}, but '
+        f'this product sums over axis {one(over)}. Prune and pack it by the '
+        f'rule jaxsparse.nm(2, 4, axis={one(over)}); jaxsparse.attention(2, 4) '
+        'has the rules for attention.')
+  if list(batch) != list(range(leading)):
+    raise ValueError(
+        f'The batch of a product with a packed weight of shape {w.shape} is '
+        f'its {leading} leading axes, got axes {tuple(batch)}. Scan or vmap '
+        'over stacked weights.')

@@ -1,0 +1,154 @@
+"""Packed kernels in NNX."""
+
+import functools
+from typing import Any, Callable
+
+from flax import nnx
+import jax
+
+from jaxsparse import packed_params
+from jaxsparse import packing
+from jaxsparse.nn import dots
+from jaxsparse.packing import Packed24
+from jaxsparse.products import Implementation
+
+
+class Linear(nnx.Linear):
+  """`flax.nnx.Linear` whose kernel is packed.
+
+    y = x @ kernel + bias,   kernel 2:4 along its inputs
+
+  A new one packs the two largest of every four that `kernel_init` made. With
+  `nnx.update` it takes a kernel in any layout, or a dense one.
+
+  Args:
+    in_features: the number of inputs.
+    out_features: the number of outputs.
+    implementation: as of `jaxsparse.matmul`.
+    rngs: as of Flax's.
+    **options: more arguments of Flax's: `use_bias`, `dtype`, `param_dtype`,
+      `kernel_init`, `bias_init` and others.
+
+  >>> layer = Linear(512, 8, rngs=nnx.Rngs(0))
+  >>> layer.kernel.shape, layer(jax.numpy.ones((1, 512))).shape
+  ((512, 8), (1, 8))
+  """
+  implementation: Implementation = None
+
+  def __init__(self, in_features: int, out_features: int, *,
+               implementation: Implementation = None, rngs: nnx.Rngs,
+               **options: Any):
+    super().__init__(in_features, out_features, rngs=rngs, **options)
+    self.implementation = _static(implementation)
+    # Under `jit` the two largest are what `pack` keeps.
+    self.kernel = jax.tree.map(jax.jit(packing.pack), self.kernel)
+
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """`[..., in] -> [..., out]`."""
+    return _call(self, super().__call__, inputs, out_sharding)
+
+
+class _LinearGeneral(nnx.LinearGeneral):
+  """`flax.nnx.LinearGeneral` whose kernel may be packed."""
+  implementation: Implementation = None
+
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """`[..., in] -> [..., out]`."""
+    return _call(self, super().__call__, inputs, out_sharding)
+
+
+def pack_model(model: nnx.Module, masks_or_rules: Any, *,
+               layout: str = 'planar', transposed: bool = False,
+               implementation: Implementation = None) -> nnx.Module:
+  """The same NNX model with packed kernels in its dense layers.
+
+  That of `Linear`, `LinearGeneral` (hence attention) and subclasses. Paths of
+  modules and of parameters stay what they were, so that `nnx.jit`,
+  `nnx.split`, `nnx.merge` and `nnx.update` work as before, the latter with
+  what `pack_params(nnx.state(model, nnx.Param), rules)` returns, too. Under
+  `nnx.eval_shape` it gives the model that a checkpoint is restored into.
+
+  Args:
+    model: a pruned model; it is not changed.
+    masks_or_rules: as of `pack_params`, for `nnx.state(model, nnx.Param)`.
+    layout: as of `pack_params`.
+    transposed: as of `pack_params`.
+    implementation: as of `matmul`.
+
+  Returns:
+    A model that shares all other arrays with this one.
+
+  Raises:
+    ValueError: as of `pack_params`, and if a layer that is to be packed is
+      another, a convolution or an embedding; it is named.
+
+  >>> from jaxsparse import patterns
+  >>> model = nnx.Linear(512, 8, kernel_init=nnx.initializers.zeros,
+  ...                    rngs=nnx.Rngs(0))
+  >>> model = pack_model(model, {'kernel': patterns.nm(2, 4)})
+  >>> model(jax.numpy.ones((1, 512))).shape
+  (1, 8)
+  """
+  params = packed_params.pack_params(
+      nnx.state(model, nnx.Param), masks_or_rules, layout=layout,
+      transposed=transposed)
+  model = nnx.clone(model)
+  nnx.update(model, params)
+  for path, layer in list(nnx.iter_graph(model)):
+    if not isinstance(layer, nnx.Module):
+      continue
+    held = [name for name, variable in vars(layer).items()
+            if isinstance(variable, nnx.Variable)
+            and isinstance(_value(variable), Packed24)]
+    if held:
+      kind = _class_of(type(layer))
+      if kind is None or held != ['kernel']:
+        name = min(held, key='kernel'.__eq__)  # Another, if there is one.
+        raise dots.unreadable(
+            (*path, name), layer, 'Linear and LinearGeneral')
+      # Only what is called changes: variables, references to the layer and its
+      # place stay.
+      object.__setattr__(layer, '__class__', kind)
+      layer.implementation = _static(implementation)
+  return model
+
+
+def _call(layer: Linear | _LinearGeneral, dense: Callable[..., jax.Array],
+          inputs: jax.Array, out_sharding: Any) -> jax.Array:
+  options = {} if out_sharding is None else {'out_sharding': out_sharding}
+  kernel = _value(layer.kernel)
+  if not isinstance(kernel, Packed24):
+    return dense(inputs, **options)
+  return dots.dense(
+      layer, inputs, kernel, None if layer.bias is None else _value(layer.bias),
+      promote=lambda *arrays: layer.promote_dtype(arrays, dtype=layer.dtype),
+      implementation=layer.implementation, axis=getattr(layer, 'axis', (-1,)),
+      batch=tuple(getattr(layer, 'batch_axis', ())),
+      preferred_element_type=layer.preferred_element_type, **options)
+
+
+def _class_of(kind: type) -> type | None:
+  """The class whose layers read packed kernels, and else are what they were."""
+  if issubclass(kind, (Linear, _LinearGeneral)):
+    return kind
+  for base, ours in ((nnx.Linear, Linear), (nnx.LinearGeneral, _LinearGeneral)):
+    if issubclass(kind, base):
+      return ours if kind is base else _subclass(kind, ours)
+  return None
+
+
+@functools.cache
+def _subclass(kind: type, ours: type) -> type:
+  # What `kind` reaches by `super().__call__` is ours, then Flax's.
+  return type(kind.__name__, (kind, ours), {'__module__': kind.__module__})
+
+
+def _static(implementation: Implementation) -> str | tuple[str, ...] | None:
+  is_one = implementation is None or isinstance(implementation, str)
+  return implementation if is_one else tuple(implementation)
+
+
+def _value(variable: nnx.Variable) -> Any:
+  # Flax 0.12.0 has only `value`, of which later versions warn.
+  return (variable.get_value() if hasattr(variable, 'get_value')
+          else variable.value)
