@@ -1,0 +1,1 @@
+"""Tests that need a GPU; they are skipped where there is none."""
