@@ -146,7 +146,8 @@ def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
   """Rules that give a pattern to all kernels of a function, on the right axes.
 
   Axis -2 of the pattern, where N:M groups are, becomes the axis along which a
-  kernel is contracted with data, and -1 that of its outputs. Where layers are
+  kernel is contracted with data, and -1 that of its outputs, where transposable
+  groups are, too. Where layers are
   stacked, weights compete within their layer. Left dense, with the reason, are
   parameters that are no kernels, that are used in two ways, such as an
   embedding that is the output head, too, and that the pattern does not fit.
@@ -162,8 +163,8 @@ def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
     A dict of rules for `prune` and `recipes`; it prints as a table.
 
   Raises:
-    ValueError: if `pattern` is no `Pattern`, an expression matches no
-      parameter, or nothing has got the pattern.
+    ValueError: if `pattern` is no `Pattern`, or transposable along other axes,
+      an expression matches no parameter, or nothing has got the pattern.
 
   >>> import jax.numpy as jnp
   >>> params = {'in': jnp.ones((3, 8)), 'out': jnp.ones((5, 8))}
@@ -179,6 +180,12 @@ def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
     raise ValueError(
         f'Expected a pattern, got {pattern!r}. Write e.g. '
         'pattern=jaxsparse.nm(2, 4).')
+  if patterns.is_transposable(pattern) and (
+      {axis for axis, _ in pattern.group.sizes} != {-2, -1}):
+    raise ValueError(
+        f'{pattern} is not written for kernels [in, out], whose axes are '
+        'looked up for every kernel. Write '
+        f'nm({pattern.per_line}, 4, transposable=True).')
   dense = [dense] if isinstance(dense, str) else dense
   kernels = infer_kernels(fn, params, *inputs)
   asked = trees.match_rules(dict.fromkeys(dense, True), params)
@@ -206,6 +213,9 @@ def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
 def _for_kernel(pattern: Pattern, kernel: Kernel) -> Pattern:
   """A pattern written for `[in, out]`, on the axes of a kernel."""
   rank = len(kernel.shape)
+  if patterns.is_transposable(pattern) and not (
+      kernel.contracted and kernel.outputs):
+    raise ValueError(f'{pattern} needs contracted and output axes')
 
   def joined(axes):
     axes = tuple(axis - rank for axis in axes)
@@ -225,7 +235,10 @@ def _for_kernel(pattern: Pattern, kernel: Kernel) -> Pattern:
     return pattern
   if patterns.is_nm(pattern):
     n, m, _ = patterns.n_m_axis(pattern)
-    return patterns.nm(n, m, axis=group.sizes[0][0])
+    written = patterns.nm(n, m, axis=group.sizes[0][0],
+                          transposable=patterns.is_transposable(pattern))
+    if written.group == group:
+      return written
   where = f'in {_text(kernel.contracted)}, out {_text(kernel.outputs)}'
   stacked = ', each layer' if kernel.stacked else ''
   return dataclasses.replace(

@@ -8,6 +8,7 @@ units into **groups**, inside which units compete for a fixed number of places.
 |---|---|---|
 | `unstructured()` | one weight | the whole weight |
 | `nm(2, 4)` | one weight | 4 neighbours along the contraction axis |
+| `nm(2, 4, transposable=True)` | one weight | a 4 x 4 tile, 2 in each line |
 | `block((4, 4))` | a 4 x 4 tile of the last two axes | the whole weight |
 | `channel(-1)` | everything at one index of the axis | the whole weight |
 
@@ -30,7 +31,8 @@ class Tiling:
   sizes: tuple[tuple[int | tuple[int, ...], int], ...] = ()
   rest: int | None = None
 
-  def tile(self, shape: tuple[int, ...], what: str = '') -> tuple[int, ...]:
+  def tile(self, shape: tuple[int, ...], what: str = '',
+           resizable: bool = True) -> tuple[int, ...]:
     """The tile's shape for an array of `shape`; raises if it does not tile."""
     tile = [n if self.rest is None else self.rest for n in shape]
     for axes, size in self.sizes:
@@ -44,12 +46,12 @@ class Tiling:
       if parts is None:
         there = math.prod(sizes)
         fits = [d for d in range(2, there + 1) if _parts(sizes, d)]
+        another = f'another group size (one of {fits[:8]}), ' * resizable
         raise ValueError(
             f'{what} needs axis {axes} to be a multiple of {size}'
             f'{", in whole minor axes" * (len(joined) > 1)}, but the weight '
-            f'has shape {shape}, with {there} there. Use another group size '
-            f'(one of {fits[:8]}), another axis, or make it dense: '
-            '{regex: None}.')
+            f'has shape {shape}, with {there} there. Use {another}another '
+            'axis, or make it dense: {regex: None}.')
       for axis, part in zip(joined, parts):
         tile[axis] = part
     return tuple(tile)
@@ -72,6 +74,9 @@ def _parts(sizes: list[int], tile: int) -> list[int] | None:
   return None
 
 
+_SIDE = 4  # Of a transposable group.
+
+
 @dataclasses.dataclass(frozen=True)
 class Pattern:
   """What `unstructured`, `nm`, `block` and `channel` return; plain data.
@@ -86,6 +91,9 @@ class Pattern:
       distribution.
     min_sparsity: a distribution gives this layer no less,
     max_sparsity: and no more.
+    per_line: how many every line of a group keeps, along each of its tiled
+      axes, as soon as the sparsity is reached; `None` if lines do not matter.
+      The group is then a tile of 4 x 4.
   """
   name: str
   unit: Tiling
@@ -94,6 +102,7 @@ class Pattern:
   sparsity: float | None = None
   min_sparsity: float = 0.
   max_sparsity: float = 1.
+  per_line: int | None = None
 
   def __post_init__(self):
     for field in ('sparsity', 'min_sparsity', 'max_sparsity'):
@@ -110,6 +119,8 @@ class Pattern:
       raise ValueError(
           f"{self.name}: reduce must be 'sum', 'mean' or 'max', got "
           f'{self.reduce!r}.')
+    if self.sparsity is not None:
+      self.check_lines(self.sparsity)
 
   def __str__(self) -> str:
     return self.name
@@ -121,12 +132,22 @@ class Pattern:
 
   def group_tile(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a group, counted in units."""
-    return self.group.tile(self.grid(shape), f'group of {self.name}')
+    return self.group.tile(self.grid(shape), f'group of {self.name}',
+                           resizable=self.per_line is None)
 
   def sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
     """How many groups there are, and how many units each has."""
     group = math.prod(self.group_tile(shape))
     return math.prod(self.grid(shape)) // max(group, 1), group
+
+  def check_lines(self, sparsity: float) -> None:
+    """Raises if lines would have to keep fewer than the pattern says."""
+    if self.per_line is not None and sparsity > 1 - self.per_line / _SIDE:
+      raise ValueError(
+          f'{self.name} keeps {self.per_line} of {_SIDE} in every row and '
+          f'column, a sparsity of {1 - self.per_line / _SIDE} at most, got '
+          f'{sparsity}. The sparsest is nm(1, 4, transposable=True), with '
+          '0.75; nm(...) without transposable=True goes up to 1.')
 
 
 def _options(name: str, **options) -> dict:
@@ -160,7 +181,8 @@ def unstructured(*, sparsity: float | None = None, min_sparsity: float = 0.,
       max_sparsity=max_sparsity))
 
 
-def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2) -> Pattern:
+def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
+       transposable: bool = False) -> Pattern:
   """N of every M neighbours along an axis are kept: N:M sparsity.
 
   The pattern brings its own sparsity, `1 - n / m`; while a schedule is under
@@ -174,6 +196,13 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2) -> Pattern:
       `[out, in]` weights have it at -1. Neighbouring axes that are contracted
       together, `(-3, -2)` of an attention output `[heads, head_dim, out]`, are
       joined, so a group may span heads; see `attention`.
+    transposable: whether n of every m are kept along the output axes, too, so
+      that a product with the transpose, that of the input gradient, runs on the
+      same hardware. Output axes are all after the contraction axis, joined, or
+      the one before it where none is after. A group is a tile of 4 x 4 that
+      keeps, with n in each of its rows and columns, the highest total; while a
+      schedule is under way it keeps `round((1 - progress * sparsity) * 16)`:
+      those, and of the others the highest. For `m = 4` and `0 < n < m`.
 
   Returns:
     A pattern for weights that have the axis.
@@ -183,13 +212,22 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2) -> Pattern:
 
   References:
     Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
-    From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021
+    From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021; Hubara et al.,
+    `Accelerated Sparse Neural Training: A Provable and Efficient Method to Find
+    N:M Transposable Masks <https://arxiv.org/abs/2102.08124>`_, 2021
 
   >>> import jax.numpy as jnp
   >>> from jaxsparse import select
   >>> w = jnp.array([[1.], [-3.], [2.], [0.]])
   >>> select(jnp.abs(w), nm(2, 4))[:, 0]
   Array([False,  True,  True, False], dtype=bool)
+  >>> w = jnp.array([[9., 8., 7., 6.], [5., 4., 3., 2.],
+  ...                [9., 0., 0., 9.], [0., 0., 0., 0.]])
+  >>> select(w, nm(2, 4, transposable=True)).astype(int)
+  Array([[1, 1, 0, 0],
+         [0, 1, 1, 0],
+         [1, 0, 0, 1],
+         [0, 0, 1, 1]], dtype=int32)
   """
   joined = axis if isinstance(axis, tuple) else (axis,)
   if not (all(type(i) is int for i in (n, m, *joined)) and 0 <= n <= m
@@ -202,8 +240,19 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2) -> Pattern:
         'Axes that nm joins are neighbours, major first, such as '
         f'axis=(-3, -2), got axis={axis}.')
   where = '' if axis == -2 else f', axis={axis}'
-  return Pattern(f'nm({n}, {m}{where})', Tiling(rest=1),
-                 Tiling(((axis, m),), rest=1), sparsity=1 - n / m)
+  if not transposable:
+    return Pattern(f'nm({n}, {m}{where})', Tiling(rest=1),
+                   Tiling(((axis, m),), rest=1), sparsity=1 - n / m)
+  if m != _SIDE or not 0 < n < m or joined[-1] >= 0:
+    raise ValueError(
+        'A transposable pattern keeps 1, 2 or 3 of 4, along axes counted from '
+        f'the end, got nm({n}, {m}, axis={axis}, transposable=True). Write '
+        'e.g. nm(2, 4, axis=-2, transposable=True).')
+  after = tuple(range(joined[-1] + 1, 0)) or (joined[0] - 1,)
+  other = after if len(after) > 1 else after[0]
+  return Pattern(f'nm({n}, {m}{where}, transposable=True)', Tiling(rest=1),
+                 Tiling(((axis, m), (other, m)), rest=1), sparsity=1 - n / m,
+                 per_line=n)
 
 
 def is_nm(pattern: Pattern | None) -> bool:
@@ -212,12 +261,24 @@ def is_nm(pattern: Pattern | None) -> bool:
   >>> is_nm(nm(2, 4)), is_nm(unstructured())
   (True, False)
   """
-  return (isinstance(pattern, Pattern) and len(pattern.group.sizes) == 1
-          and pattern.unit == Tiling(rest=1) and pattern.group.rest == 1)
+  return is_transposable(pattern) or (
+      isinstance(pattern, Pattern) and len(pattern.group.sizes) == 1
+      and pattern.unit == Tiling(rest=1) and pattern.group.rest == 1)
+
+
+def is_transposable(pattern: Pattern | None) -> bool:
+  """Whether a pattern is what `nm(..., transposable=True)` returns.
+
+  >>> is_transposable(nm(2, 4, transposable=True)), is_transposable(nm(2, 4))
+  (True, False)
+  """
+  return isinstance(pattern, Pattern) and pattern.per_line is not None
 
 
 def n_m_axis(pattern: Pattern) -> tuple[int, int, int | tuple[int, ...]]:
   """What `nm` was called with; raises if the pattern is another.
+
+  Whether it is transposable, `is_transposable` says.
 
   >>> n_m_axis(nm(2, 4))
   (2, 4, -2)
@@ -225,7 +286,7 @@ def n_m_axis(pattern: Pattern) -> tuple[int, int, int | tuple[int, ...]]:
   if not is_nm(pattern):
     raise ValueError(
         f'Expected an N:M pattern, got {pattern}. Write e.g. nm(2, 4).')
-  (axis, m), = pattern.group.sizes
+  axis, m = pattern.group.sizes[0]
   return round((1 - pattern.sparsity) * m), m, axis
 
 
@@ -239,7 +300,8 @@ def with_sparsity(pattern: Pattern, sparsity: float) -> Pattern:
       pattern, name=f'{pattern} at sparsity {sparsity}', sparsity=sparsity)
 
 
-def attention(n: int, m: int) -> dict[str, Pattern]:
+def attention(n: int, m: int, *, transposable: bool = False
+              ) -> dict[str, Pattern]:
   """N:M along the contraction axes of Flax's attention projections.
 
   | kernel | shape | contracted | pattern |
@@ -251,6 +313,7 @@ def attention(n: int, m: int) -> dict[str, Pattern]:
     n: how many of each group are kept.
     m: the size of a group; must divide `in` and either `head_dim` or, in whole
       heads, `heads * head_dim`.
+    transposable: see `nm`.
 
   Returns:
     Rules for `MultiHeadAttention` and `MultiHeadDotProductAttention` of NNX and
@@ -260,8 +323,10 @@ def attention(n: int, m: int) -> dict[str, Pattern]:
   >>> [str(p) for p in patterns.values()]
   ['nm(2, 4, axis=-3)', 'nm(2, 4, axis=(-3, -2))', 'nm(2, 4)']
   """
-  return {r'(.*/)?(query|key|value)/kernel': nm(n, m, axis=-3),
-          r'(.*/)?out/kernel': nm(n, m, axis=(-3, -2))}
+  return {r'(.*/)?(query|key|value)/kernel': nm(
+              n, m, axis=-3, transposable=transposable),
+          r'(.*/)?out/kernel': nm(
+              n, m, axis=(-3, -2), transposable=transposable)}
 
 
 def block(shape: tuple[int, ...], *, sparsity: float | None = None,

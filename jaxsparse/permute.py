@@ -56,9 +56,9 @@ def find_permutation(
     identity if nothing found keeps more. After Ctrl-C, the best so far.
 
   Raises:
-    ValueError: if the pattern is not N:M, its axis is missing or no multiple of
-      m, arrays have different numbers of channels, scores are NaN or infinite,
-      or the budget is negative.
+    ValueError: if the pattern is not N:M along one axis, so transposable, its
+      axis is missing or no multiple of m, arrays have different numbers of
+      channels, scores are NaN or infinite, or the budget is negative.
 
   References:
     Pool and Yu, `Channel Permutations for N:M Sparsity
@@ -85,6 +85,8 @@ def find_permutation(
     raise ValueError(
         'budget is a number of sweeps, an integer >= 0 (0 for no search), got '
         f'{budget!r}. Write e.g. budget=4000.')
+  for p in each:
+    _check_one_axis(p)
   n_ms = {patterns_lib.n_m_axis(p)[:2] for p in each}
   if len(n_ms) != 1:
     raise ValueError(
@@ -112,6 +114,15 @@ def find_permutation(
       [np.ldexp(x, exponent).astype(np.float32) for x in magnitudes], axis=1)
   return partitions.search(
       columns, n, m, budget=budget, seed=seed, progress=progress)
+
+
+def _check_one_axis(pattern: Pattern, where: str = '') -> None:
+  if patterns_lib.is_transposable(pattern):
+    n, m, axis = patterns_lib.n_m_axis(pattern)
+    raise ValueError(
+        f'{where}{pattern} keeps what two axes allow, but an order of channels '
+        f'is sought for N:M along one. Write nm({n}, {m}, axis={axis}) here to '
+        'seek it all the same, and compare what is kept, or leave it out.')
 
 
 def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
@@ -162,8 +173,9 @@ def find_permutations(
     such ties.
 
   Raises:
-    ValueError: if ties or rules do not fit the parameters, kernels of one tie
-      have different N:M, or all of them have been pruned to it already.
+    ValueError: if ties or rules do not fit the parameters, a pattern is
+      transposable, kernels of one tie have different N:M, or all of them have
+      been pruned to it already.
 
   >>> from jaxsparse import infer_ties, nm
   >>> rng = np.random.default_rng(0)
@@ -184,6 +196,8 @@ def find_permutations(
   sparse = {path: (w, pattern)
             for path, w, pattern in trees.align(params, rules)
             if patterns_lib.is_nm(pattern)}
+  for path, (_, pattern) in sparse.items():
+    _check_one_axis(pattern, f'{path}: ')
   searches = []
   for tie in ties.free:
     columns = {member: _columns(tie, member, *sparse[member.path])

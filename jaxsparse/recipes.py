@@ -214,7 +214,8 @@ def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
   1:8 is reached by 7:8, 4:8, 2:8, 1:8, frames of equal length, and kept while
   fine-tuning. The last frame is always the target (the released code stops
   short of it unless M/N is a power of two). Which frame it is follows from the
-  step alone, and N is a traced number: one compilation, no branches.
+  step alone, and N is a traced number: one compilation, no branches. (A tile of
+  a transposable 2:4 keeps 12 of 16, its 8 among them, and then its 8.)
 
   Args:
     patterns: regular expressions to N:M patterns of the same N and M, `None`
@@ -271,14 +272,21 @@ def sdgf_geometric(patterns: Patterns, total_steps: int, *,
     A rule and a flow.
 
   Raises:
-    ValueError: if the phases do not fit or a pattern is not N:M; from `init`
-      if a group of some frame does not tile a layer.
+    ValueError: if the phases do not fit or a pattern is not N:M, or is
+      transposable, as tiles of 4 x 4 do not grow; from `init` if a group of
+      some frame does not tile a layer.
 
   References:
     Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
     Training in Transformers <https://arxiv.org/abs/2402.04744>`_, 2024
   """
   targets = _targets(patterns)
+  if fixed := [str(p) for p in patterns.values()
+               if patterns_lib.is_transposable(p)]:
+    raise ValueError(
+        f'sdgf_geometric begins with larger groups, but {fixed[0]} has tiles '
+        'of 4 x 4 only. Write sdgf_stepwise(...), or a pattern without '
+        'transposable=True.')
   if frames is not None and frames < 1:
     raise ValueError(f'sdgf_geometric needs frames >= 1, got {frames}.')
   begin, end = _phases(total_steps, dense_steps, fine_tune_steps)

@@ -1,7 +1,8 @@
 """Selection: from scores and a pattern to a mask. True means kept.
 
 Every mask of the library is made here: scores are summed over units, each
-group keeps its highest units (`topk`), and what holds for a unit is spread over
+group keeps its highest units (`topk`, or `transposable` where its lines have a
+say), and what holds for a unit is spread over
 its members.
 """
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxsparse import counts
 from jaxsparse import topk
+from jaxsparse import transposable
 from jaxsparse.patterns import Pattern
 
 
@@ -78,6 +80,9 @@ def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
                kept: Kept) -> jax.Array:
   """Marks the kept units on the grid of units of a weight of `shape`."""
   tile = pattern.group_tile(shape)
+  if pattern.per_line is not None:
+    return _join(transposable.keep_highest(
+        _split(units, tile), kept.count.lo, pattern.per_line))
   long = [a for a, t in enumerate(tile) if t > 1]
   whole = tile == units.shape
   if kept.found is not None:  # Its keys tell in which float it was made.
@@ -106,6 +111,12 @@ def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
       lambda x: topk.keep_best(x, axis), few if size == 16 else general, x))
 
 
+def _is_whole(pattern: Pattern, shape: tuple[int, ...]) -> bool:
+  """Whether all units of a weight compete with each other, and freely."""
+  return pattern.per_line is None and (
+      pattern.group_tile(shape) == pattern.grid(shape))
+
+
 def keep_units_each(units: Sequence[jax.Array], patterns: Sequence[Pattern],
                     shapes: Sequence[tuple[int, ...]], kept: Sequence[Kept]
                     ) -> list[jax.Array]:
@@ -114,7 +125,7 @@ def keep_units_each(units: Sequence[jax.Array], patterns: Sequence[Pattern],
   together = collections.defaultdict(list)
   for i, (x, pattern, shape, k) in enumerate(
       zip(units, patterns, shapes, kept)):
-    if pattern.group_tile(shape) != x.shape:
+    if not _is_whole(pattern, shape):
       made[i] = keep_units(x, pattern, shape, k)
       continue
     if k.found is not None:
@@ -162,8 +173,10 @@ def select(scores: jax.Array, pattern: Pattern,
 
   Each group keeps exactly `round((1 - sparsity) * units)` (halves to even) of
   its units. Ties go to the lower index; NaN is pruned before anything else,
-  -inf included (in N:M groups -inf and the lowest finite number may tie).
-  Nothing is sorted, and a sharded array stays where it is.
+  -inf included (in N:M groups -inf and the lowest finite number may tie). A
+  transposable pattern keeps what adds up to the most, see `nm` and, for ties
+  and NaN, `transposable.keep_best`. Nothing is sorted, and a sharded array
+  stays where it is.
 
   Args:
     scores: floating array of any shape, e.g. `jnp.abs(w)`.
@@ -177,7 +190,7 @@ def select(scores: jax.Array, pattern: Pattern,
 
   Raises:
     ValueError: if the pattern does not tile the shape, the sparsity is outside
-      [0, 1] or missing.
+      [0, 1] or missing, or above that of a transposable pattern.
 
   >>> import jax.numpy as jnp
   >>> from jaxsparse import nm
@@ -198,6 +211,8 @@ def select(scores: jax.Array, pattern: Pattern,
     raise ValueError(
         'sparsity is the fraction pruned and must lie in [0, 1], got '
         f'{sparsity}. For 90% pruned write 0.9.')
+  if isinstance(sparsity, (int, float)):
+    pattern.check_lines(sparsity)
   if scores.size == 0:
     pattern.sizes(scores.shape)
     return jnp.ones(scores.shape, bool)
@@ -224,9 +239,8 @@ def select_each(scores: Any, patterns: Any, kept: Any) -> Any:
   numbers = structure.flatten_up_to(kept)
   made = {}
   for i, (x, pattern, k) in enumerate(zip(leaves, rules, numbers)):
-    tile = pattern.group_tile(x.shape)
     if (not x.size or not isinstance(k, Kept)
-        or tile != pattern.grid(x.shape)):
+        or not _is_whole(pattern, x.shape)):
       made[i] = select(x, pattern, k)
   rest = [i for i in range(len(leaves)) if i not in made]
   if rest:

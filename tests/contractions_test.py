@@ -555,6 +555,52 @@ def test_a_closed_over_batch_is_no_data():
                     pattern=nm(2, 4))
 
 
+# Transposable patterns take both axes.
+
+@pytest.mark.parametrize('fn, shape, name, groups', [
+    (lambda p, x: x @ p['w'], (8, 12), 'nm(2, 4, transposable=True)',
+     ((-2, 4), (-1, 4))),
+    (lambda p, x: x @ p['w'].T, (12, 8), 'nm(2, 4, axis=-1, transposable=True)',
+     ((-1, 4), (-2, 4))),
+    (lambda p, x: jnp.einsum('nd,dhk->nhk', x, p['w']), (8, 3, 4),
+     'nm(2, 4, axis=-3, transposable=True)', ((-3, 4), ((-2, -1), 4))),
+    (lambda p, x: jnp.einsum('nhk,hkd->nd', x.reshape(N, 4, 2), p['w']),
+     (4, 2, 12), 'nm(2, 4, axis=(-3, -2), transposable=True)',
+     (((-3, -2), 4), (-1, 4))),
+    # The axes after the inputs are a window.
+    (lambda p, x: lax.conv(x.reshape(N, 8, 1, 1), p['w'], (1, 1), 'SAME'),
+     (4, 8, 3, 3), 'nm(2, 4, transposable=True) (in 1, out 0)',
+     ((-3, 4), (-4, 4)))])
+def test_transposable_groups_are_of_inputs_and_outputs(
+    fn, shape, name, groups):
+  params = weights({'w': shape})
+  rules = kernel_patterns(
+      fn, params, data(N, 8), pattern=nm(2, 4, transposable=True))
+  assert str(rules['w']) == name and rules['w'].group.sizes == groups
+  mask = np.asarray(masks_of(params, rules)['w'])
+  for axes, _ in groups:
+    joined = axes if isinstance(axes, tuple) else (axes,)
+    front = np.moveaxis(mask, joined, range(len(joined)))
+    size = math.prod(front.shape[:len(joined)])
+    assert (front.reshape(size // 4, 4, -1).sum(1) == 2).all()
+
+
+def test_a_kernel_without_outputs_is_not_transposable():
+  params = weights({'out': (8,), 'w': (8, 8)})
+  rules = kernel_patterns(
+      lambda p, x: x @ p['w'] @ p['out'], params, data(N, 8),
+      pattern=nm(2, 4, transposable=True))
+  assert list(rules) == ['w'] and 'output axes' in rules.dense['out']
+
+
+def test_a_transposable_pattern_on_other_axes_is_an_error():
+  with pytest.raises(ValueError, match=(
+      r'(?s)axis=-3, transposable=True\) is not written for kernels '
+      r'\[in, out\].*Write nm\(2, 4, transposable=True\)')):
+    kernel_patterns(two, weights(TWO), data(N, 8),
+                    pattern=nm(2, 4, axis=-3, transposable=True))
+
+
 # It goes straight into training.
 
 METHODS = {

@@ -103,6 +103,9 @@ METHODS = {
     'chase': _dynamic('chase', ties=[_TIE], prune_every=1, surplus=0.2),
     'ste': (_prune(_NM), jaxsparse.ste, True),
     'sr_ste': (_prune(_NM), jaxsparse.sr_ste, True),
+    'transposable': (
+        _prune({_KERNELS: jaxsparse.nm(2, 4, transposable=True)},
+               schedule=jaxsparse.linear(0, 3)), jaxsparse.sr_ste, False),
     'mdgf': (
         _prune(_NM), lambda: jaxsparse.mdgf(optax.linear_schedule(1., 0., 4)),
         True),

@@ -15,6 +15,8 @@ import jaxsparse
 from jaxsparse.patterns import attention
 from jaxsparse.patterns import block
 from jaxsparse.patterns import channel
+from jaxsparse.patterns import is_nm
+from jaxsparse.patterns import is_transposable
 from jaxsparse.patterns import n_m_axis
 from jaxsparse.patterns import nm
 from jaxsparse.patterns import unstructured
@@ -24,6 +26,7 @@ from jaxsparse.patterns import with_sparsity
 def test_patterns_are_plain_data():
   assert nm(2, 4) == nm(2, 4) and nm(2, 4) != nm(1, 4)
   assert nm(2, 4) != nm(2, 4, axis=-1)
+  assert nm(2, 4) != nm(2, 4, transposable=True)
   assert len({nm(2, 4), nm(2, 4), unstructured(), block((2, 2))}) == 3
   with pytest.raises(dataclasses.FrozenInstanceError):
     nm(2, 4).sparsity = .5
@@ -39,6 +42,9 @@ def test_nm_is_as_sparse_as_it_says(n, m):
 @pytest.mark.parametrize('pattern, text', [
     (unstructured(), 'unstructured()'), (nm(2, 4), 'nm(2, 4)'),
     (nm(2, 4, axis=-1), 'nm(2, 4, axis=-1)'),
+    (nm(2, 4, transposable=True), 'nm(2, 4, transposable=True)'),
+    (nm(1, 4, axis=(-3, -2), transposable=True),
+     'nm(1, 4, axis=(-3, -2), transposable=True)'),
     (block((4, 4)), 'block((4, 4))'), (channel(), 'channel(-1)'),
     (unstructured(sparsity=.9), 'unstructured(sparsity=0.9)')], ids=str)
 def test_patterns_show_how_they_are_written(pattern, text):
@@ -48,6 +54,7 @@ def test_patterns_show_how_they_are_written(pattern, text):
 @pytest.mark.parametrize('pattern, grid, sizes', [
     (unstructured(), (2, 8, 4), (1, 64)), (nm(2, 4), (2, 8, 4), (16, 4)),
     (nm(2, 4, axis=-1), (2, 8, 4), (16, 4)),
+    (nm(2, 4, transposable=True), (2, 8, 4), (4, 16)),
     (block((4, 2)), (2, 2, 2), (1, 8)), (block((4,)), (2, 8, 1), (1, 16))],
                          ids=str)
 def test_grid_and_sizes_count_units(pattern, grid, sizes):
@@ -87,7 +94,26 @@ def test_an_unknown_reduce_is_an_error():
     (2, 4, -2), (0, 4, -1), (1, 3, 0), (7, 10, -3), (9, 128, (-3, -2)),
     (4, 4, (1, 2, 3))])
 def test_n_m_axis_is_what_nm_was_called_with(n, m, axis):
-  assert n_m_axis(nm(n, m, axis=axis)) == (n, m, axis)
+  pattern = nm(n, m, axis=axis)
+  assert n_m_axis(pattern) == (n, m, axis)
+  assert is_nm(pattern) and not is_transposable(pattern)
+
+
+@pytest.mark.parametrize('n, axis', [(2, -2), (1, -1), (3, (-3, -2))])
+def test_a_transposable_pattern_is_n_m_and_says_that_it_is(n, axis):
+  pattern = nm(n, 4, axis=axis, transposable=True)
+  assert n_m_axis(pattern) == (n, 4, axis)
+  assert is_nm(pattern) and is_transposable(pattern)
+  assert not is_transposable(unstructured()) and not is_transposable(None)
+
+
+@pytest.mark.parametrize('n, m, axis', [
+    (0, 4, -2), (4, 4, -2), (4, 8, -2), (1, 2, -2), (2, 4, 0), (2, 4, (0, 1))])
+def test_other_transposable_patterns_are_an_error(n, m, axis):
+  with pytest.raises(ValueError, match=(
+      r'(?s)1, 2 or 3 of 4, along axes counted from the end, got nm\('
+      r'.*Write e\.g\. nm\(2, 4')):
+    nm(n, m, axis=axis, transposable=True)
 
 
 @pytest.mark.parametrize('pattern', [
@@ -100,7 +126,7 @@ def test_n_m_axis_of_another_pattern_is_an_error(pattern):
 
 def test_with_sparsity_changes_how_many_and_not_who_competes():
   for pattern in (nm(1, 8), nm(1, 8, axis=(-3, -2)), block((4, 2)),
-                  unstructured(sparsity=.9)):
+                  unstructured(sparsity=.9), nm(1, 4, transposable=True)):
     other = with_sparsity(pattern, .75)
     assert other.sparsity == .75
     assert (other.unit, other.group) == (pattern.unit, pattern.group)

@@ -3,12 +3,14 @@
   python -m experiments.benchmarks.selection
 
 Prints ratios from one run: N:M selection on a 4096 x 4096 float32 weight
-against the jitted `|w| > c` pass; 90% unstructured against a full sort; and a
+against the jitted `|w| > c` pass; transposable 2:4 against scores times all 90
+masks and argmax; 90% unstructured against a full sort; and a
 global threshold over a tree with the shapes of ResNet-50 against sorting it
 concatenated.
 """
 
 import functools
+import itertools
 
 from absl import app
 import jax
@@ -54,6 +56,49 @@ def n_of_m() -> None:
   timing.print_table(
       ['4096 x 4096 f32', 'ms', 'x one pass', 'goal'],
       [[name, ms, ms / times['one pass'], goals.get(name, '')]
+       for name, ms in times.items()])
+
+
+def _by_argmax(w: jax.Array, rows: int = 64) -> jax.Array:
+  """Transposable 2:4 by a product with all masks, some rows at a time."""
+  masks = np.array(list(itertools.product((0, 1), repeat=16)), np.float32)
+  lines = masks.reshape(-1, 4, 4)
+  masks = masks[(lines.sum(1) == 2).all(1) & (lines.sum(2) == 2).all(1)]
+
+  def some(w):
+    tiles = w.reshape(rows // 4, 4, -1, 4).swapaxes(1, 2)
+    best = jnp.argmax(jnp.dot(
+        tiles.reshape(-1, 16), masks.T, precision='highest'), -1)
+    return (jnp.asarray(masks, bool)[best].reshape(tiles.shape).swapaxes(1, 2)
+            .reshape(w.shape))
+  parts = jax.lax.map(some, jnp.abs(w).reshape(-1, rows, w.shape[1]))
+  return parts.reshape(w.shape)
+
+
+def transposable() -> None:
+  """2:4 along both axes, finished and while a schedule is under way."""
+  w = _weight((4096, 4096))
+  pattern = jaxsparse.nm(2, 4, transposable=True)
+  under_way = jax.jit(lambda w, s: jaxsparse.select(jnp.abs(w), pattern, s))
+
+  def final(pattern):
+    f = jax.jit(lambda w: jaxsparse.select(jnp.abs(w), pattern))
+    return functools.partial(f, w)
+  functions = {
+      'scores times masks, argmax': functools.partial(jax.jit(_by_argmax), w),
+      str(pattern): final(pattern),
+      'with a traced sparsity, 8 of 16': lambda: under_way(w, jnp.float32(.5)),
+      '10 of 16': lambda: under_way(w, jnp.float32(6 / 16)),
+      'nm(2, 4)': final(jaxsparse.nm(2, 4))}
+  times = timing.interleaved(functions, repeats=7)
+  kept = {name: float(jnp.sum(jnp.abs(w), where=f()))
+          for name, f in functions.items()}
+  timing.print_table(
+      ['4096 x 4096 f32', 'ms', 'x faster than argmax', 'goal',
+       'of the magnitude kept by nm(2, 4)'],
+      [[name, ms, times['scores times masks, argmax'] / ms,
+        '>= 5.7, <= 80 ms' if name == str(pattern) else '',
+        f'{kept[name] / kept["nm(2, 4)"]:.3f}']
        for name, ms in times.items()])
 
 
@@ -116,7 +161,7 @@ def global_threshold() -> None:
 def main(argv: list[str]) -> None:
   del argv
   print(timing.describe())
-  for benchmark in (n_of_m, unstructured, global_threshold):
+  for benchmark in (n_of_m, transposable, unstructured, global_threshold):
     print()
     benchmark()
 
