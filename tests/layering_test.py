@@ -6,11 +6,14 @@ import pathlib
 _ROOT = pathlib.Path(__file__).parents[1] / 'jaxsparse'
 _LEVELS = {
     'trees': 0, 'counts': 0, 'axes': 0, 'wiring': 0, 'tables': 0,
+    'packing': 0, 'kernels': 0,
     'topk': 1, 'scores': 1, 'schedules': 1, 'flows': 1, 'accounting': 1,
     'patterns': 1, 'costs': 1, 'partitions': 1, 'relations': 1, 'units': 1,
+    'products': 1, 'transposable': 1,
     'selection': 2, 'values': 2, 'reordering': 2, 'readers': 2,
+    'packed_params': 2, 'packed_sharding': 2,
     'distributions': 3, 'reading': 3, 'permute': 3, 'slim': 3,
-    'folding': 3,
+    'folding': 3, 'nn': 3,
     'rules': 4, 'scopes': 4, 'ties': 4, 'contractions': 4,
     'transform': 5, 'staging': 5, 'topkast': 5, 'growing': 5,
     'observation': 6, 'recipes': 6, 'channels': 6,
@@ -29,6 +32,12 @@ def _imports(path):
         yield f'{node.module}.{alias.name}'
 
 
+def _files(room):
+  """The files of a room: one, or those of a folder."""
+  file = _ROOT / f'{room}.py'
+  return [file] if file.exists() else sorted((_ROOT / room).glob('*.py'))
+
+
 def _rooms(path):
   """The rooms of the house that a file imports."""
   names = [n for n in _imports(path) if n.split('.')[0] == 'jaxsparse']
@@ -38,21 +47,31 @@ def _rooms(path):
 
 
 def test_every_room_has_a_level():
-  rooms = {p.stem for p in _ROOT.glob('*.py')} - {'__init__'}
-  assert rooms == set(_LEVELS)
+  rooms = {p.stem for p in _ROOT.glob('*.py')}
+  rooms |= {p.parent.name for p in _ROOT.glob('*/*.py')}
+  assert rooms - {'__init__'} == set(_LEVELS)
 
 
 def test_imports_go_down():
   for room, level in _LEVELS.items():
-    for other in _rooms(_ROOT / f'{room}.py'):
-      assert _LEVELS[other] < level, f'{room} imports {other}'
+    for path in _files(room):
+      for other in _rooms(path) - {room}:
+        assert _LEVELS[other] < level, f'{room} imports {other}'
+
+
+def test_kernels_need_only_jax_and_numpy():
+  for path in _files('kernels'):
+    roots = {name.split('.')[0] for name in _imports(path)}
+    assert roots <= {'jax', 'jaxlib', 'numpy', 'functools', 'math', 'typing',
+                     'dataclasses', 'collections', 'itertools'}, path.name
 
 
 def test_the_library_needs_only_jax_optax_and_numpy():
   allowed = {'jax', 'optax', 'numpy', 'jaxsparse', 'collections', 'copy',
              'dataclasses', 'difflib', 'functools', 'itertools', 'math', 're',
              'typing'}
-  for path in _ROOT.glob('*.py'):
+  for room in set(_LEVELS) - {'kernels', 'nn'}:
+    path = _ROOT / f'{room}.py'
     roots = {name.split('.')[0] for name in _imports(path)}
     assert roots <= allowed, f'{path.name}: {roots - allowed}'
 
@@ -63,5 +82,6 @@ def test_nothing_private_of_jax_is_imported():
 
 
 def test_every_room_has_tests():
+  tests = _ROOT.parent / 'tests'
   for room in _LEVELS:
-    assert (_ROOT.parent / 'tests' / f'{room}_test.py').exists(), room
+    assert list(tests.glob(f'{room}*_test.py')), room

@@ -246,14 +246,14 @@ def test_a_new_linen_layer_holds_the_two_largest(dtype):
 
 
 def test_a_new_linen_layer_takes_packed_params():
-  layer = nn.Dense(8, use_bias=False, param_dtype=jnp.bfloat16,
+  layer = nn.Dense(128, use_bias=False, param_dtype=jnp.bfloat16,
                    implementation='xla')
   x = _x(2, dtype=jnp.bfloat16)
-  params = {'kernel': jnp.eye(_K, 8, dtype=jnp.bfloat16)}
+  params = {'kernel': jnp.eye(_K, 128, dtype=jnp.bfloat16)}
   for layout in ('planar', 'hopper'):
     packed = pack_params(params, {'kernel': nm(2, 4)}, layout=layout)
     np.testing.assert_array_equal(
-        layer.apply({'params': packed}, x), x[:, :8])
+        layer.apply({'params': packed}, x), x[:, :128])
   assert set(layer.init(jax.random.key(0), x)['params']) == {'kernel'}
 
 

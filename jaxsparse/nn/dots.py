@@ -104,10 +104,11 @@ def training_dot_general(
   x = _arranged(lhs, dimension_numbers)
   leading, rest = x.shape[:x.ndim - len(sums)], rhs.shape[len(over):]
   k = math.prod(rhs.shape[:len(over)])
+  # Flax calls a layer with its first, dense weights to find its shapes.
   y = products.training_matmul(
       x.reshape(*leading, k), rhs.reshape(k, -1),
       implementation=implementation,
-      preferred_element_type=preferred_element_type)
+      preferred_element_type=preferred_element_type, check=False)
   return y.reshape(*leading, *rest)
 
 

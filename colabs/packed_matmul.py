@@ -1,0 +1,284 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Packed 2:4: a language model in less memory
+#
+# A **2:4** weight has at most two of every four neighbouring inputs. `pack`
+# keeps these two and where they were: 9/16 of the bytes of a dense bfloat16
+# weight. `matmul` multiplies with it, on Hopper GPUs and TPUs by a kernel that
+# never unpacks it in memory, elsewhere by XLA.
+#
+# This notebook trains a small model of Python source, prunes it to 2:4, retrains
+# it, packs it, and compares logits, bytes and time. `quickstart.ipynb` explains
+# the train step.
+#
+# On Colab, install first:
+# `%pip install "git+https://github.com/<you>/jaxsparse" flax`
+
+# %% tags=["parameters"]
+STEPS = 600  # Half of them dense; about two minutes on two CPU cores.
+
+# %%
+import pathlib
+import statistics
+import sysconfig
+import time
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+import jaxsparse
+from jaxsparse import nn
+from jaxsparse import recipes
+
+# %% [markdown]
+# ## Bytes of Python's own library
+#
+# The last files, about a twentieth, are held out.
+
+# %%
+CONTEXT, BATCH = 64, 16
+
+library = pathlib.Path(sysconfig.get_paths()['stdlib'])
+texts = [path.read_bytes() for path in sorted(library.glob('*.py'))]
+corpus = np.frombuffer(b'\0'.join(texts), np.uint8)
+train_bytes, test_bytes = np.split(corpus, [len(corpus) * 19 // 20])
+print(f'{len(texts)} files, {len(corpus) / 1e6:.1f} million bytes')
+
+
+def windows(data, starts):
+  """Rows of bytes, and the byte that follows each of them."""
+  rows = data[starts[:, None] + np.arange(CONTEXT + 1)]
+  return jnp.asarray(rows[:, :-1]), jnp.asarray(rows[:, 1:])
+
+
+# %% [markdown]
+# ## A transformer
+#
+# 256 wide, because inputs count in tiles of 256: a narrower weight would be
+# padded, and gain nothing. The parameters are bfloat16, as models are served.
+
+# %%
+WIDTH, HEADS, DEPTH = 256, 4, 2
+
+
+class Block(nnx.Module):
+  def __init__(self, rngs):
+    linear = lambda i, o: nnx.Linear(
+        i, o, param_dtype=jnp.bfloat16, rngs=rngs)
+    self.norm1 = nnx.LayerNorm(WIDTH, rngs=rngs)
+    self.norm2 = nnx.LayerNorm(WIDTH, rngs=rngs)
+    self.qkv, self.out = linear(WIDTH, 3 * WIDTH), linear(WIDTH, WIDTH)
+    self.mlp_in = linear(WIDTH, 4 * WIDTH)
+    self.mlp_out = linear(4 * WIDTH, WIDTH)
+
+  def __call__(self, x):
+    qkv = self.qkv(self.norm1(x).astype(x.dtype))
+    qkv = qkv.reshape(*x.shape[:2], 3, HEADS, WIDTH // HEADS)
+    y = jax.nn.dot_product_attention(
+        *jnp.moveaxis(qkv, 2, 0), is_causal=True)
+    x = x + self.out(y.reshape(x.shape))
+    y = self.norm2(x).astype(x.dtype)
+    return x + self.mlp_out(nnx.gelu(self.mlp_in(y)))
+
+
+class LanguageModel(nnx.Module):
+  def __init__(self, rngs):
+    self.embedding = nnx.Embed(256, WIDTH, param_dtype=jnp.bfloat16,
+                               dtype=jnp.bfloat16, rngs=rngs)
+    self.positions = nnx.Param(0.2 * jax.random.normal(
+        rngs.params(), (CONTEXT, WIDTH), jnp.bfloat16))
+    self.blocks = nnx.List([Block(rngs) for _ in range(DEPTH)])
+    self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
+    self.head = nnx.Linear(WIDTH, 256, rngs=rngs)
+
+  def __call__(self, x):
+    x = self.embedding(x.astype(jnp.int32)) + self.positions[...]
+    for block in self.blocks:
+      x = block(x)
+    return self.head(self.norm(x))
+
+
+model = LanguageModel(nnx.Rngs(0))
+graphdef, params = nnx.split(model, nnx.Param)
+
+
+def loss_fn(params, x, y):
+  logits = nnx.merge(graphdef, params, copy=True)(x)
+  return optax.softmax_cross_entropy_with_integer_labels(
+      logits, y.astype(jnp.int32)).mean()
+
+
+# %% [markdown]
+# ## Train, prune, retrain
+#
+# All kernels of the blocks become 2:4 along their inputs, at half of the steps
+# and once for all; embedding and head stay dense.
+
+# %%
+patterns = {'blocks/.*/kernel': jaxsparse.nm(2, 4), '.*': None}
+recipe = recipes.train_prune_retrain(patterns, STEPS, prune_step=STEPS // 2)
+tx = jaxsparse.sparsify(
+    optax.adamw(optax.cosine_onecycle_schedule(2 * STEPS, 2e-3)), *recipe)
+
+
+@jax.jit
+def train_step(params, opt_state, x, y):
+  sparse = jaxsparse.sparse_params(params, opt_state)
+  loss, grads = jax.value_and_grad(loss_fn)(sparse, x, y)
+  updates, opt_state = tx.update(grads, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state, loss
+
+
+rng = np.random.default_rng(0)
+opt_state, losses = tx.init(params), []
+for step in range(STEPS):
+  starts = rng.integers(len(train_bytes) - CONTEXT, size=BATCH)
+  params, opt_state, loss = train_step(
+      params, opt_state, *windows(train_bytes, starts))
+  losses.append(loss)
+bits = np.array(losses) / np.log(2)
+
+figure, axis = plt.subplots(figsize=(7, 3.2))
+width = max(1, STEPS // 30)
+axis.plot(np.arange(width - 1, STEPS),
+          np.convolve(bits, np.ones(width) / width, 'valid'))
+axis.axvline(STEPS // 2, color='0.7', linewidth=1)
+axis.text(STEPS // 2, axis.get_ylim()[1], ' pruned to 2:4', va='top')
+axis.set(xlabel='step', title='bits per byte, training')
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# ## Pack it
+#
+# `pack_params` packs what the rules say, and names a weight that is not 2:4.
+# `pack_model` puts these into the layers of the model, which is used as before:
+# its linear layers now call `jaxsparse.matmul`.
+
+# %%
+sparse = jaxsparse.sparse_params(params, opt_state)
+dense_model = nnx.merge(graphdef, sparse)
+packed_model = nn.pack_model(nnx.merge(graphdef, sparse, copy=True), patterns)
+
+
+def kernel_bytes(model):
+  state = nnx.state(model, nnx.Param)['blocks']
+  return sum(x.nbytes for x in jax.tree.leaves(state) if x.ndim > 1)
+
+
+dense_bytes, packed_bytes = map(kernel_bytes, (dense_model, packed_model))
+print(packed_model.blocks[0].mlp_in)
+print(f'kernels of the blocks: {dense_bytes:,} bytes dense, {packed_bytes:,} '
+      f'packed, {packed_bytes / dense_bytes:.4f} of them')
+
+# %% [markdown]
+# ## The same logits
+#
+# Packing loses nothing, so on a CPU, where XLA unpacks and multiplies, logits
+# are the same; a kernel that sums in another order differs by a rounding
+# of bfloat16.
+
+# %%
+run = nnx.jit(lambda model, x: model(x))
+starts = np.arange(0, len(test_bytes) - CONTEXT - 1, CONTEXT)[:64]
+x, y = windows(test_bytes, starts)
+dense_logits, packed_logits = run(dense_model, x), run(packed_model, x)
+difference = jnp.abs(dense_logits - packed_logits).max()
+print(f'largest logit {jnp.abs(dense_logits).max():.2f}, '
+      f'largest difference {difference:.2g}')
+for name, logits in (('dense', dense_logits), ('packed', packed_logits)):
+  print(f'{name:6} accuracy of the next byte: '
+        f'{(logits.argmax(-1) == y).mean():.2%}')
+assert difference < 0.1
+
+# %% [markdown]
+# ## Time
+#
+# Of one forward pass, in turns. A GPU or TPU with a kernel reads fewer bytes,
+# which is what time goes with while few tokens are asked for at once. **On a CPU
+# packed weights are slower**: XLA makes a dense weight of them in every call.
+# There they save memory, and that is all.
+
+# %%
+def milliseconds(model, x):
+  start = time.perf_counter()
+  jax.block_until_ready(run(model, x))
+  return 1e3 * (time.perf_counter() - start)
+
+
+print(f'on {jax.devices()[0].device_kind}; Hopper kernel: '
+      f'{jaxsparse.products.missing("gpu") or "used"}')
+shares = []
+for rows in (1, 64):
+  for m in (dense_model, packed_model):
+    milliseconds(m, x[:rows])  # Compiles.
+  dense_ms, packed_ms = (
+      statistics.median(times) for times in zip(*(
+          (milliseconds(dense_model, x[:rows]),
+           milliseconds(packed_model, x[:rows])) for _ in range(11))))
+  shares.append(packed_ms / dense_ms)
+  print(f'{rows:2} windows: dense {dense_ms:7.2f} ms, packed {packed_ms:7.2f} ms')
+
+figure, axis = plt.subplots(figsize=(6, 2.4))
+names = ['bytes of kernels', 'time, 1 window', 'time, 64 windows']
+axis.barh(names, [packed_bytes / dense_bytes, *shares], color='tab:blue')
+axis.axvline(1, color='0.3', linewidth=1)
+axis.invert_yaxis()
+axis.set(title='packed, as a share of dense')
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# ## Both ways: transposable masks
+#
+# The gradient to a layer's input multiplies by the transposed weight. For that
+# to run on sparse tensor cores, too, a mask must be 2:4 along both axes:
+# `nm(2, 4, transposable=True)` finds, for every 4 x 4 tile, the best of the 90
+# ways to keep two in each row and each column. `training_matmul` then packs both
+# products of a training step; the weights' own gradients stay dense.
+
+# %%
+w = jax.random.normal(jax.random.key(0), (WIDTH, 4 * WIDTH))
+free, both = (
+    jaxsparse.select(jnp.abs(w), jaxsparse.nm(2, 4, transposable=transposable))
+    for transposable in (False, True))
+for name, mask in (('2:4', free), ('2:4 both ways', both)):
+  kept = (jnp.abs(w) * mask).sum() / jnp.abs(w).sum()
+  print(f'{name:14} keeps {kept:.1%} of the magnitude')
+figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
+for axis, name, mask in zip(axes, ('2:4', '2:4 both ways'), (free, both)):
+  axis.imshow(mask[:16, :16], cmap='Greys')
+  axis.set(title=name, xlabel='output', ylabel='input',
+           xticks=np.arange(-.5, 16, 4), yticks=np.arange(-.5, 16, 4),
+           xticklabels=[], yticklabels=[])
+  axis.grid(color='tab:orange')
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# With such a weight, the gradients are those of the dense product:
+
+# %%
+masked = jnp.where(both, w, 0)
+inputs = jax.random.normal(jax.random.key(1), (32, WIDTH))
+for name, product in (('dense', jnp.dot),
+                      ('packed', jaxsparse.training_matmul)):
+  gradients = jax.grad(
+      lambda x, w: (product(x, w)**2).sum(), (0, 1))(inputs, masked)
+  print(f'{name:6} gradients: inputs {jnp.linalg.norm(gradients[0]):.4f}, '
+        f'weights {jnp.linalg.norm(gradients[1]):.4f}')

@@ -1,0 +1,440 @@
+"""Packed 2:4 weights: the two kept entries of every four, and where they were.
+
+A weight is read as a matrix `w[K, N]` whose groups of four run along K, the
+contraction axis, which is padded with zeros to `K'`, a multiple of 256. The
+same class holds it in one of two layouts:
+
+| layout | `values` | `positions`, int32 |
+|---|---|---|
+| `'planar'` | `[2, K'/4, N]` | `[K'/32, N]` |
+| `'hopper'` | `[N', K'/2]`, N padded to 128 | `[N'/64, K'/128, 256]` |
+
+*Planar* is what `pack` returns, what XLA and the TPU kernel read, and what
+belongs in a checkpoint. Its positions are four bits a group, bit j for its row
+j, of which two are set. A tile of 256 rows has 64 groups in 8 words: group
+`2 * (8 * s + r) + h` is in word r, from bit `16 * h + 4 * s` on. So
+`words >> 4 * s` for s = 0..3, one under the other, have the bits of
+neighbouring groups in the two halves of a word, as a TPU's registers have
+neighbouring rows of bfloat16.
+
+*Hopper* is in the order in which `wgmma.mma_async.sp` reads its operands: for a
+64 x 64 part of the transposed weight, thread `32 * w + 4 * g + c` has one word,
+the groups of rows `16 * w + g` (low half) and `16 * w + g + 8` from
+column `16 * c` on, four bits each: the index of the first kept entry, then of
+the second. A block of 256 words has two such parts, a thread's words side by
+side.
+"""
+
+import dataclasses
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+TILE = 256  # Rows of K in a tile of positions.
+COLUMNS = 128  # Columns that a block of the Hopper kernel has.
+_LAYOUTS = ('planar', 'hopper')
+# Those whose two zeros are where those of other floats are.
+_BYTES = (jnp.int8, jnp.float8_e4m3fn, jnp.float8_e5m2)
+HOPPER_DTYPES = (jnp.bfloat16, jnp.float16)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Packed24:
+  """A 2:4 weight in 0.5625 of the memory (bfloat16); a pytree.
+
+  `jit`, `vmap` over leading axes, `scan`, `device_put` and checkpoints see two
+  arrays, the rest is static. What reads them is `matmul` and `unpack`.
+
+  Attributes:
+    values: the kept entries.
+    positions: where they were; int32.
+    transposed: the same weight packed along its outputs, or `None`.
+    contracted: the sizes of the axes that a product sums over.
+    features: the sizes of the others, but for leading axes.
+    contracted_last: whether the weight is `[..., out, in]`.
+    layout: 'planar' or 'hopper'.
+  """
+  values: jax.Array
+  positions: jax.Array
+  transposed: 'Packed24 | None'
+  contracted: tuple[int, ...]
+  features: tuple[int, ...]
+  contracted_last: bool = False
+  layout: str = 'planar'
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the weight that `unpack` returns."""
+    leading = self.values.shape[:-3 if self.layout == 'planar' else -2]
+    return leading + (self.features + self.contracted if self.contracted_last
+                      else self.contracted + self.features)
+
+  @property
+  def ndim(self) -> int:
+    """The rank of the weight that `unpack` returns."""
+    return len(self.shape)
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    """The dtype of the values."""
+    return self.values.dtype
+
+  @property
+  def nbytes(self) -> int:
+    """The bytes of all arrays."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self))
+
+
+jax.tree_util.register_dataclass(
+    Packed24, data_fields=['values', 'positions', 'transposed'],
+    meta_fields=['contracted', 'features', 'contracted_last', 'layout'])
+
+
+def _axes(shape: tuple[int, ...], axis: int | tuple[int, ...]
+          ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """The axes that are contracted and those of the features, from the end."""
+  rank = len(shape)
+  joined = axis if isinstance(axis, tuple) else (axis,)
+  joined = tuple(a - rank if a >= 0 else a for a in joined)
+  if (rank < 2 or not joined or joined[0] < -rank or joined[-1] >= 0
+      or joined != tuple(range(joined[0], joined[0] + len(joined)))
+      or len(joined) == rank):
+    raise ValueError(
+        'pack needs a weight of two axes or more and the axis, or neighbouring '
+        f'axes, along which it is 2:4, got shape {shape} and axis={axis}. '
+        "Flax's kernels [in, out] have it at -2, PyTorch's [out, in] at -1.")
+  if joined[-1] == -1:
+    return joined, (joined[0] - 1,)
+  return joined, tuple(range(joined[-1] + 1, 0))
+
+
+def _round_up(n: int, multiple: int) -> int:
+  return -(-n // multiple) * multiple
+
+
+def _padded(x: jax.Array, axis: int, size: int) -> jax.Array:
+  if x.shape[axis] == size:
+    return x
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, size - x.shape[axis])
+  return jnp.pad(x, widths)
+
+
+def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
+         transposed: bool = False) -> Packed24:
+  """Packs a 2:4 weight: of every four along an axis, two and their places.
+
+  `unpack(pack(w))` is `w` bit for bit, but that -0.0 becomes 0.0 and a NaN may
+  become another NaN. Takes `K/2 * N` values and half a byte for every group:
+  1.125 bytes for a weight of bfloat16 (0.5625 of 2), 2.125 for float32, 0.625
+  for int8. K counts as padded to a multiple of 256.
+
+  Args:
+    w: `[..., K, N]` of floats (8-bit ones: float8_e4m3fn and float8_e5m2) or
+      int8; leading axes are other weights.
+    axis: what a product sums over, and along which the weight is 2:4, as in
+      `nm`: -2 (default) of `[in, out]`, -1 of `[out, in]`, -3 of attention's
+      `[in, heads, head_dim]`, (-3, -2) of its output `[heads, head_dim, out]`.
+    transposed: also packs the weight along its outputs, for gradients with
+      respect to the inputs on GPUs; needs a weight that is 2:4 both ways, as
+      `nm(2, 4, transposable=True)` makes it.
+
+  Returns:
+    A `Packed24` in the planar layout.
+
+  Raises:
+    ValueError: for another dtype or no such axis, and if a group has three or
+      four entries that are not zero; it is named. Inside `jit` values cannot be
+      looked at: there the two of largest magnitude are kept, the first of equal
+      ones.
+
+  References:
+    Mishra et al., `Accelerating Sparse Deep Neural Networks
+    <https://arxiv.org/abs/2104.08378>`_, 2021. There an index of two bits for
+    each kept entry, here four bits of occupancy for each group: as many.
+
+  >>> w = jnp.array([[1., 0.], [0., 0.], [-2., 3.], [0., 0.]], jnp.bfloat16)
+  >>> packed = pack(w)
+  >>> packed.shape, bool((unpack(packed) == w).all())
+  ((4, 2), True)
+  >>> pack(jnp.zeros((512, 512), jnp.bfloat16)).nbytes / (2 * 512 * 512)
+  0.5625
+  """
+  w = jnp.asarray(w)
+  if not (w.dtype in _BYTES or w.dtype.itemsize > 1
+          and jnp.issubdtype(w.dtype, jnp.floating)):
+    raise ValueError(
+        'pack needs floats, float8_e4m3fn, float8_e5m2 or int8, got '
+        f'{w.dtype}. Write e.g. pack(w.astype(jnp.bfloat16)).')
+  matrix, sizes, outs, last = _matrix(w, axis)
+  groups = _split_groups(matrix)
+  if not isinstance(w, jax.core.Tracer):
+    _check(groups, axis, w.shape)
+  other = None
+  if transposed:
+    other = dataclasses.replace(
+        pack(matrix, axis=-1), contracted=outs, features=sizes,
+        contracted_last=not last)
+  return Packed24(*_pack(groups), other, sizes, outs, last)
+
+
+def is_24(w: jax.Array, axis: int | tuple[int, ...] = -2) -> bool:
+  """Whether no group of four along an axis has three that are not zero.
+
+  >>> is_24(jnp.eye(4)), is_24(jnp.ones((4, 4)))
+  (True, False)
+  """
+  return not _full(_split_groups(_matrix(w, axis)[0])).any()
+
+
+def _matrix(w: jax.Array, axis: int | tuple[int, ...]) -> tuple[
+    jax.Array, tuple[int, ...], tuple[int, ...], bool]:
+  """`[..., K, N]`, what K and N are made of, and whether K came last."""
+  contracted, features = _axes(w.shape, axis)
+  last = contracted[-1] == -1
+  sizes, outs = (tuple(w.shape[a] for a in axes)
+                 for axes in (contracted, features))
+  leading = w.shape[:w.ndim - len(sizes) - len(outs)]
+  two = [math.prod(sizes), math.prod(outs)]
+  matrix = w.reshape(*leading, *(two[::-1] if last else two))
+  return matrix.mT if last else matrix, sizes, outs, last
+
+
+def _split_groups(matrix: jax.Array) -> jax.Array:
+  """`[..., K, N] -> [..., K'/4, 4, N]`, padded with zeros."""
+  k = _round_up(matrix.shape[-2], TILE)
+  padded = _in_tiles(_padded(matrix, matrix.ndim - 2, k))
+  return padded.reshape(*padded.shape[:-2], k // 4, 4, padded.shape[-1])
+
+
+def _in_tiles(matrix: jax.Array) -> jax.Array:
+  """The same, on devices that have whole tiles of it.
+
+  The compiler sees to that, but for explicitly sharded axes.
+  """
+  sharding = jax.typeof(matrix).sharding
+  if not any(sharding.spec):
+    return matrix
+  *leading, rows, columns = sharding.spec
+  devices = math.prod(sharding.mesh.shape[a] for a in jax.tree.leaves(rows))
+  if matrix.shape[-2] // TILE % devices == 0:
+    return matrix
+  return jax.sharding.reshard(
+      matrix, jax.sharding.PartitionSpec(*leading, None, columns))
+
+
+def _magnitudes(x: jax.Array) -> jax.Array:
+  """Integers in the order of magnitudes; 0 for the two zeros alone.
+
+  Unlike floats they do not lose subnormal numbers, and know a place for NaN.
+  """
+  if x.dtype == jnp.int8:
+    return jnp.abs(x.astype(jnp.int32))
+  bits = lax.bitcast_convert_type(x, np.dtype(f'uint{8 * x.dtype.itemsize}'))
+  return bits & bits.dtype.type((1 << (8 * x.dtype.itemsize - 1)) - 1)
+
+
+def _full(groups: jax.Array) -> jax.Array:
+  """Whether a group has more than two entries that are not zero."""
+  return (_magnitudes(groups) != 0).sum(-2) > 2
+
+
+def _check(groups: jax.Array, axis: int | tuple[int, ...],
+           shape: tuple[int, ...]) -> None:
+  """Raises if there is such a group, and names the first."""
+  full = _full(groups)
+  if not full.any():
+    return
+  *at, group, column = np.unravel_index(int(full.argmax()), full.shape)
+  at = tuple(map(int, at))
+  found = np.asarray(groups[*at, group, :, column]).tolist()
+  where = f' of weight {", ".join(map(str, at))}' if at else ''
+  raise ValueError(
+      f'pack needs at most two of every four along axis {axis} that are not '
+      f'zero, got {found} at inputs {4 * group}:{4 * group + 4}, output '
+      f'{column}{where}, in an array of shape {shape}. Write e.g. '
+      f'`mask = jaxsparse.select(jnp.abs(w), jaxsparse.nm(2, 4, axis={axis}))` '
+      'and pack(jnp.where(mask, w, 0)); for transposed=True '
+      'jaxsparse.nm(2, 4, transposable=True).')
+
+
+@jax.jit
+def _pack(groups: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """`[..., G, 4, N] -> values [..., 2, G, N], positions [..., G / 8, N]`."""
+  keys = _magnitudes(groups)
+  four = [groups[..., i, :] for i in range(4)]
+  key = [keys[..., i, :] for i in range(4)]
+  zero = jnp.zeros((), groups.dtype)
+  four = [jnp.where(k == 0, zero, x) for k, x in zip(key, four)]
+  kept = [sum(((other >= mine) if j < i else (other > mine)).astype(jnp.uint8)
+              for j, other in enumerate(key) if j != i) < 2
+          for i, mine in enumerate(key)]
+  values = jnp.stack([
+      jnp.where(kept[0], four[0], jnp.where(kept[1], four[1], four[2])),
+      jnp.where(kept[3], four[3], jnp.where(kept[2], four[2], four[1]))], -3)
+  bits = sum(k.astype(jnp.uint32) << i for i, k in enumerate(kept))
+  return values, _words(bits)
+
+
+def _words(bits: jax.Array) -> jax.Array:
+  """`[..., G, N]` with four bits each `-> [..., G / 8, N]`, as told above."""
+  *leading, groups, n = bits.shape
+  tiles = bits.reshape(*leading, groups // 64, 4, 8, 2, n)
+  shifts = [[16 * h + 4 * s for h in range(2)] for s in range(4)]
+  words = sum(tiles[..., s, :, h, :] << shifts[s][h]
+              for s in range(4) for h in range(2))
+  return lax.bitcast_convert_type(
+      words.reshape(*leading, groups // 8, n), jnp.int32)
+
+
+def _occupancy(words: jax.Array) -> jax.Array:
+  """The inverse of `_words`."""
+  *leading, rows, n = words.shape
+  tiles = lax.bitcast_convert_type(words, jnp.uint32).reshape(
+      *leading, rows // 8, 1, 8, 1, n)
+  shifts = np.array([[16 * h + 4 * s for h in range(2)] for s in range(4)],
+                    np.uint32).reshape((1,) * len(leading) + (1, 4, 1, 2, 1))
+  return ((tiles >> shifts) & np.uint32(15)).reshape(*leading, 8 * rows, n)
+
+
+def unpack(packed: Packed24) -> jax.Array:
+  """The weight that was packed, zeros included.
+
+  Args:
+    packed: what `pack` returned, in any layout.
+
+  Returns:
+    An array of the shape and dtype of the weight.
+
+  >>> unpack(pack(jnp.array([[0., 0., 0., 5.]]), axis=-1))
+  Array([[0., 0., 0., 5.]], dtype=float32)
+  """
+  if not isinstance(packed, Packed24):
+    raise ValueError(
+        f'unpack takes what pack returned, got {type(packed).__name__}.')
+  packed = with_layout(packed, 'planar')
+  matrix = matrix_of(packed)
+  if packed.contracted_last:
+    matrix = matrix.mT
+  return matrix.reshape(packed.shape)
+
+
+def matrix_of(packed: Packed24) -> jax.Array:
+  """The weight as `[..., K, N]`, from the planar layout."""
+  first, second = packed.values[..., 0, :, :], packed.values[..., 1, :, :]
+  groups = places(packed)
+  is_kept = lambda i: (groups >> i) & 1 != 0
+  zero = jnp.zeros((), packed.dtype)
+  four = [jnp.where(is_kept(0), first, zero),
+          jnp.where(is_kept(1), jnp.where(is_kept(0), second, first), zero),
+          jnp.where(is_kept(2), jnp.where(is_kept(3), first, second), zero),
+          jnp.where(is_kept(3), second, zero)]
+  padded = jnp.stack(four, -2)
+  padded = padded.reshape(
+      *padded.shape[:-3], 4 * padded.shape[-3], padded.shape[-1])
+  return padded[..., :math.prod(packed.contracted), :]
+
+
+def places(packed: Packed24) -> jax.Array:
+  """Four bits for every group, uint32 `[..., K'/4, N]`, of a planar weight."""
+  return _occupancy(packed.positions)
+
+
+def gather(matrix: jax.Array, packed: Packed24) -> jax.Array:
+  """The entries of `[..., K, N]` where a planar weight's kept ones are."""
+  four = _split_groups(matrix)
+  groups = places(packed)
+  pick = lambda i, then, otherwise: jnp.where(
+      (groups >> i) & 1 != 0, then, otherwise)
+  a, b, c, d = (four[..., i, :] for i in range(4))
+  return jnp.stack([pick(0, a, pick(1, b, c)), pick(3, d, pick(2, c, b))], -3)
+
+
+def check_layout(layout: str) -> None:
+  """Raises if there is no such layout."""
+  if layout not in _LAYOUTS:
+    raise ValueError(f'layout must be one of {_LAYOUTS}, got {layout!r}.')
+
+
+def with_layout(packed: Packed24, layout: str) -> Packed24:
+  """The same weight in the layout that a kernel reads; made once, at load.
+
+  `matmul` takes any layout, but to change it at every call costs more than the
+  kernel saves.
+
+  Args:
+    packed: a weight.
+    layout: 'planar' for XLA and TPU, 'hopper' for H100 and H200.
+
+  Returns:
+    A `Packed24`; going there and back changes nothing.
+
+  Raises:
+    ValueError: if there is no such layout, or not for this dtype: Hopper's
+      sparse tensor cores read bfloat16 and float16 here.
+
+  >>> packed = pack(jnp.zeros((64, 32), jnp.bfloat16))
+  >>> with_layout(packed, 'hopper').values.shape
+  (128, 128)
+  """
+  check_layout(layout)
+  if layout == packed.layout:
+    return packed
+  if layout == 'hopper' and packed.dtype not in HOPPER_DTYPES:
+    raise ValueError(
+        "layout='hopper' holds bfloat16 and float16, got "
+        f'{packed.dtype}. Pack w.astype(jnp.bfloat16), or stay planar.')
+  turn = _to_hopper if layout == 'hopper' else _from_hopper
+  values, positions = turn(packed)
+  other = packed.transposed
+  return dataclasses.replace(
+      packed, values=values, positions=positions, layout=layout,
+      transposed=other if other is None else with_layout(other, layout))
+
+
+def _to_hopper(packed: Packed24) -> tuple[jax.Array, jax.Array]:
+  *leading, _, g, n = packed.values.shape
+  columns = _round_up(n, COLUMNS)
+  # [2, G, N] -> [N', G, 2] -> [N', K'/2]
+  values = jnp.moveaxis(packed.values, -3, -1).swapaxes(-3, -2)
+  values = _padded(values, len(leading), columns).reshape(
+      *leading, columns, 2 * g)
+  groups = places(packed)
+  pick = lambda i, then, otherwise: jnp.where(
+      (groups >> i) & 1 != 0, np.uint32(then), otherwise)
+  code = pick(0, 0, pick(1, 1, np.uint32(2))) | (
+      pick(3, 3, pick(2, 2, np.uint32(1))) << 2)
+  # A padding column keeps its first two.
+  code = jnp.pad(code, [(0, 0)] * (code.ndim - 1) + [(0, columns - n)],
+                 constant_values=np.uint32(4))
+  # Columns are (block, w, half, g), groups (tile, step, c, four).
+  code = code.mT.reshape(
+      *leading, columns // 64, 4, 2, 8, g // 32, 2, 4, 4)
+  words = sum(code[..., :, :, half, :, :, :, :, i] << (16 * half + 4 * i)
+              for half in range(2) for i in range(4))
+  # [block, w, g, tile, step, c] -> [block, tile, w, g, c, step]
+  lead = tuple(range(len(leading)))
+  words = words.transpose(*lead, *(len(lead) + a for a in (0, 3, 1, 2, 5, 4)))
+  return values, lax.bitcast_convert_type(
+      words.reshape(*leading, columns // 64, g // 32, TILE), jnp.int32)
+
+
+def _from_hopper(packed: Packed24) -> tuple[jax.Array, jax.Array]:
+  *leading, columns, half_k = packed.values.shape
+  g, n = half_k // 2, math.prod(packed.features)
+  values = packed.values.reshape(*leading, columns, g, 2)[..., :n, :, :]
+  values = jnp.moveaxis(values.swapaxes(-3, -2), -1, -3)
+  words = lax.bitcast_convert_type(packed.positions, jnp.uint32).reshape(
+      *leading, columns // 64, g // 32, 4, 8, 4, 2)
+  lead = tuple(range(len(leading)))
+  words = words.transpose(*lead, *(len(lead) + a for a in (0, 2, 3, 1, 5, 4)))
+  fours = lambda half: jnp.stack(
+      [(words >> (16 * half + 4 * i)) & np.uint32(15) for i in range(4)], -1)
+  # [block, w, g, tile, step, c, four] -> [block, w, half, g, ...]
+  code = jnp.stack([fours(0), fours(1)], len(leading) + 2)
+  code = code.reshape(*leading, columns, g)[..., :n, :].mT
+  bits = (np.uint32(1) << (code & 3)) | (np.uint32(1) << (code >> 2))
+  return values, _words(bits)
