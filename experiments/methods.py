@@ -66,7 +66,8 @@ def optimizer(config: Config) -> Optimizer:
 
 def nm_patterns(config: Config) -> Patterns:
   """Returns which parameters are to be N:M."""
-  return _patterns(config, jaxsparse.nm(config.n, config.m))
+  return _patterns(config, jaxsparse.nm(
+      config.n, config.m, transposable=config.transposable))
 
 
 def prune_step(config: Config) -> int:

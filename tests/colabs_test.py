@@ -11,14 +11,19 @@ import pytest
 
 _COLABS = pathlib.Path(__file__).parents[1] / 'colabs'
 _FEWER = {'STEPS': 60}
+_LONG = ('dynamic_sparse', 'packed_matmul')
 
 
 @pytest.fixture(autouse=True)
-def standard_promotion():
+def standard_settings():
   """Notebooks are run as users run them."""
+  name = 'jax_disable_most_optimizations'
+  before = jax.config.values[name]
+  jax.config.update(name, False)
   with jax.numpy_dtype_promotion('standard'):
     with jax.numpy_rank_promotion('allow'):
       yield
+  jax.config.update(name, before)
   plt.close('all')
 
 
@@ -39,8 +44,9 @@ def _with_fewer_steps(source):
   return ast.unparse(tree)
 
 
-@pytest.mark.parametrize('path', sorted(_COLABS.glob('*.ipynb')),
-                         ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', [
+    pytest.param(path, marks=[pytest.mark.slow] * (path.stem in _LONG))
+    for path in sorted(_COLABS.glob('*.ipynb'))], ids=lambda path: path.stem)
 def test_notebook_runs(path, monkeypatch, capsys):
   monkeypatch.setattr(plt, 'show', lambda: None)
   namespace, parameters = {'__name__': '__main__'}, 0

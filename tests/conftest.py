@@ -16,12 +16,13 @@ import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Tests compile much and run little.
+jax.config.update('jax_disable_most_optimizations', True)
 
 _LAUNCHED = {
     # Optax does not work with what conftest.py asks of the library.
     'jax_numpy_dtype_promotion': 'standard',
     'jax_numpy_rank_promotion': 'allow',
-    # These tests compile much and run little.
     'jax_disable_most_optimizations': True,
     'jax_persistent_cache_min_compile_time_secs': 0,
 }
@@ -40,12 +41,3 @@ def _launched(tmp_path_factory):
     yield
   for name, value in before.items():
     jax.config.update(name, value)
-
-
-@pytest.fixture(scope='module', name='quick')
-def _quick():
-  """For tests that compile much and run little."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)

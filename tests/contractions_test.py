@@ -26,8 +26,6 @@ from tests.zoo_case import linen
 from tests.zoo_case import tokens
 from tests.zoo_case import weights
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 N, D = 2, 8
 
 

@@ -16,7 +16,7 @@ from tests import exchanges
 from tests import methods
 
 # A hundred steps of every method.
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick')]
+pytestmark = pytest.mark.slow
 
 _T, _EVERY, _SPARSITY = 100, 4, 0.6
 _RECIPES = {

@@ -14,8 +14,6 @@ from jaxsparse.units import Tie
 from tests.zoo_case import data
 from tests.zoo_case import weights
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 SAME = 1e-5  # Of the largest output, in f32.
 
 

@@ -10,8 +10,6 @@ from jaxsparse import growing
 from jaxsparse import scopes
 from tests import exchanges
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 _FREE = {'.*kernel': jaxsparse.unstructured()}
 
 

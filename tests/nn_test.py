@@ -22,8 +22,6 @@ from jaxsparse.patterns import attention
 from jaxsparse.patterns import nm
 from jaxsparse.selection import select
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 _TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}
 _RULES = {**attention(2, 4), '.*/kernel': nm(2, 4)}
 _KERNELS = {'.*/kernel': nm(2, 4)}
@@ -277,7 +275,7 @@ class _Half(nnx.Linear):
 
 
 @pytest.fixture(scope='module', name='model')
-def _model(quick):
+def _model():
   model = _NNX(nnx.Rngs(0))
   nnx.update(model, _pruned(nnx.state(model, nnx.Param)))
   return model

@@ -18,8 +18,6 @@ from tests.packing_test import normal
 from tests.packing_test import prune
 from tests.packing_test import two_way
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 _RULES = {'.*/kernel': jaxsparse.nm(2, 4), '.*': None}
 
 

@@ -24,8 +24,6 @@ from tests.products_test import gradients
 from tests.products_test import wide
 from tests.products_test import with_values
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 _BOTH = pytest.mark.parametrize('how', ['columns', 'rows'])
 _KINDS = pytest.mark.parametrize(
     'kind', [AxisType.Auto, AxisType.Explicit], ids=str)

@@ -26,8 +26,6 @@ import pytest
 import jaxsparse
 from jaxsparse import packing
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 _DTYPES = ['float32', 'bfloat16', 'float16', 'int8', 'float8_e4m3fn',
            'float8_e5m2']
 _SHAPES = [(1, 1), (7, 2), (260, 3)]

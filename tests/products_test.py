@@ -25,8 +25,6 @@ from tests.packing_test import prune
 from tests.packing_test import two_way
 from tests.packing_test import unpack
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 # One compilation for a shape rather than one for every operation.
 jitted = jax.jit(matmul)
 

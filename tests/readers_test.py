@@ -9,8 +9,6 @@ from jaxsparse.readers import find_readers
 from jaxsparse.readers import Reader
 from jaxsparse.readers import Vector
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 P = {'w': jnp.ones((3, 2)), 'b': jnp.ones(2), 'square': jnp.ones((3, 3))}
 X = jnp.ones((4, 3))
 

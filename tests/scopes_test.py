@@ -12,8 +12,6 @@ from jaxsparse import counts
 from jaxsparse import scopes
 from tests import exchanges
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 _SIZES = (40, 12, 25)
 
 

@@ -21,8 +21,6 @@ from tests.zoo_case import data
 from tests.zoo_case import nnx_module
 from tests.zoo_case import weights
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 SAME = 1e-5  # Of the largest number, in f32.
 
 # Models that have widths in their code: reshapes, declared shapes, slices.

@@ -11,8 +11,6 @@ from jaxsparse.units import Member
 from jaxsparse.units import Tie
 from tests import zoo
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 RELATIVE = 1e-5  # Of the largest output, in float32.
 
 

@@ -8,8 +8,6 @@ from jaxsparse import trees
 from jaxsparse.costs import flops
 from tests import zoo
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 SAME, OTHER = 1e-5, 1e-3  # Of the largest output, in f32.
 
 # What is multiplied with data, but in two ways, so that it is no kernel.

@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.init_from = config_dict.placeholder(str)  # The --workdir of a run.
   config.init_slim = False  # Cuts its dead channels out first.
 
+  config.transposable = False  # N:M along both axes: N of 4 a row and a column.
   config.permute_budget = 0  # Sweeps for an order of channels before pruning.
   config.slim = False  # Counts dead channels, and what cutting them out saves.
 
