@@ -116,7 +116,8 @@ def flops(f: Callable[..., Any], params: Any, *args: Any) -> Flops:
   `positions * taps` is, axis by axis, the product of the smaller two of input,
   kernel and output; what is beyond, as in transposed convolutions, meets zeros.
   Elementwise work, norms, softmax and decompositions are left out. Loops count
-  times their length, devices and kernel grids too, `cond` its costliest branch.
+  times their length, devices and kernel grids too, `cond` its costliest branch,
+  and `platform_dependent` its default.
 
   A product is of the parameter that is one operand, whatever was done to that
   parameter alone: cast, reshaped, quantised, sliced by a loop, or masked, with
@@ -215,6 +216,9 @@ def _called(eqn: Any) -> list[core.Jaxpr]:
   settings = list(eqn.params.values())
   if eqn.primitive.name == 'custom_linear_solve':  # The rest is derivatives'.
     settings = eqn.params['jaxprs'].solve
+  platforms = eqn.params.get('branches_platforms') or ()
+  if None in platforms:  # The default tells what others do their own way.
+    settings = eqn.params['branches'][platforms.index(None)]
   return [getattr(x, 'jaxpr', x) for x in jax.tree.leaves(settings)
           if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 
 from jaxsparse import packing
 from jaxsparse import patterns
+from jaxsparse import products
 from jaxsparse import trees
 from jaxsparse.patterns import Pattern
 
 
-def pack_params(params: Any, masks_or_rules: Any, *, layout: str = 'planar',
+def pack_params(params: Any, masks_or_rules: Any, *, layout: str | None = None,
                 transposed: bool = False) -> Any:
   """Packs all weights that are 2:4 and get smaller by it.
 
@@ -19,15 +20,17 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str = 'planar',
   these stay as they are, pruned.
 
   Args:
-    params: any pytree of parameters; not under `jit`.
+    params: any pytree of parameters. Inside `jit`, where they cannot be looked
+      at, two of every four are kept, as of `pack`.
     masks_or_rules: rules as of `prune`, by `kernel_patterns`, say: what they
       make `nm(n, 4)` with n of 1 or 2 is packed along that axis. Or
-      `get_masks(opt_state)`: a weight is multiplied by its mask, and packed
-      along axis -2, where its mask is 2:4 there, else along -1, leading axes
-      being stacked layers. Which axes attention contracts, and what is a
-      convolution, a mask cannot tell; that takes rules.
-    layout: 'planar', or 'hopper' for weights that an H100 or H200 is to read;
-      weights of other dtypes than it has stay planar.
+      `get_masks(opt_state)`: weights are multiplied by their masks, and
+      matrices packed along axis -2, where the mask is 2:4 there, else along
+      -1. Which axes attention, convolutions or stacked layers contract a mask
+      cannot tell; that takes rules.
+    layout: 'planar', or 'hopper' for weights that an H100 or H200 is to read,
+      bfloat16 and float16, others staying planar; `None` is what this machine
+      reads. Checkpoints for any machine are planar.
     transposed: as of `pack`; then both forms are to take less than two weights.
 
   Returns:
@@ -35,8 +38,8 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str = 'planar',
     the inverse. Linen and NNX models run on it through `jaxsparse.nn`.
 
   Raises:
-    ValueError: if nothing was packed, or a weight whose rule says so is not
-      2:4; its path is named.
+    ValueError: if nothing was packed, or nothing in Hopper's layout that was to
+      be, or a weight whose rule says so is not 2:4; its path is named.
 
   >>> import jaxsparse
   >>> params = {'mlp': {'kernel': jnp.ones((512, 8)), 'bias': jnp.ones(8)}}
@@ -46,7 +49,9 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str = 'planar',
   >>> type(packed['mlp']['kernel']).__name__, packed['mlp']['bias'].shape
   ('Packed24', (8,))
   """
-  packing.check_layout(layout)
+  wanted = layout or (
+      'planar' if products.missing('gpu') else 'hopper')
+  packing.check_layout(wanted)
   if trees.nodes(params, packing.Packed24):
     raise ValueError(
         'pack_params got parameters that are packed already. Give dense ones, '
@@ -69,21 +74,30 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str = 'planar',
     try:
       made = packing.pack(w, axis=axis, transposed=transposed)
     except ValueError as error:
-      raise ValueError(f'{path}: {error}') from error
+      raise ValueError(
+          f'{path}: {error} A whole tree is pruned by jaxsparse.sparse_params('
+          'params, opt_state) after training, or at once by '
+          'jaxsparse.apply_masks(params, jaxsparse.prune(rules).init(params)'
+          '.masks).') from error
     if made.dtype in packing.HOPPER_DTYPES:
-      made = packing.with_layout(made, layout)
+      made = packing.with_layout(made, wanted)
     if made.nbytes >= w.nbytes * (1 + transposed):
       return w
-    packed.append(path)
+    packed.append(made)
     return made
 
   result = trees.map_with_path(leaf, params, axes)
   if not packed:
     raise ValueError(
         'pack_params found no weight to pack: none is 2:4 by its '
-        f'{"rule" if by_rules else "mask"} and large enough to get smaller. '
-        f'Got parameters {trees.paths(params)}. Prune with '
-        "{'.*/kernel': jaxsparse.nm(2, 4)}, and give the masks or these rules.")
+        f'{"rule" if by_rules else "mask"} and, as inputs count in tiles of '
+        f'{packing.TILE}, gets smaller. Got parameters '
+        f"{trees.paths(params)}. Prune with {{'.*/kernel': jaxsparse.nm(2, 4)}}"
+        ', and give the masks or these rules.')
+  if layout and all(w.layout != layout for w in packed):
+    raise ValueError(
+        f'layout={layout!r} holds bfloat16 and float16, got weights of '
+        f'{packed[0].dtype}. Cast the parameters before.')
   return result
 
 
@@ -114,7 +128,7 @@ def _axis_of(pattern: Pattern | None) -> int | tuple[int, ...] | None:
 
 def _axis_of_mask(mask: jax.Array) -> int | None:
   """The same of a mask."""
-  if mask.ndim < 2:
+  if mask.ndim != 2:
     return None
   mask = mask.astype(jnp.int8)
   return next((axis for axis in (-2, -1) if packing.is_24(mask, axis)), None)

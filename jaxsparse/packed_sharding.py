@@ -46,7 +46,13 @@ def partition_specs(w: Packed24, *, columns: str | None = None,
   >>> specs = partition_specs(w, columns='model')
   >>> tuple(specs.values)
   (None, None, 'model')
+  >>> mesh = jax.make_mesh((1,), ('model',))
+  >>> with jax.set_mesh(mesh):
+  ...   w = jax.device_put(w, specs)
+  ...   sharded_matmul(jnp.ones((2, 512)), w, columns='model').shape
+  (2, 64)
   """
+  packing.check_packed(w)
   if columns and rows:
     raise ValueError(
         'A weight is sharded by columns or by rows, got '
@@ -111,7 +117,7 @@ def sharded_matmul(
       PartitionSpec(*leading, rows), PartitionSpec(*leading, columns),
       _part_of(w, columns and mesh.shape[columns], rows and mesh.shape[rows]),
       products.names_of(implementation),
-      products.dtype_of(x, w, preferred_element_type))
+      products.dtype_of(x, w.values, preferred_element_type))
   x = x.astype(jnp.result_type(x, w.values))
   if AxisType.Explicit in mesh.axis_types:
     x, w = jax.sharding.reshard((x, w), jax.tree.map(

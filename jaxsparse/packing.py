@@ -22,11 +22,13 @@ neighbouring rows of bfloat16.
 the groups of rows `16 * w + g` (low half) and `16 * w + g + 8` from
 column `16 * c` on, four bits each: the index of the first kept entry, then of
 the second. A block of 256 words has two such parts, a thread's words side by
-side.
+side. Both layouts are told here, beside each other, so that the way from one to
+the other can be read.
 """
 
 import dataclasses
 import math
+from typing import Sequence
 
 import jax
 from jax import lax
@@ -87,6 +89,20 @@ class Packed24:
     """The bytes of all arrays."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self))
 
+  def astype(self, dtype: jax.typing.DTypeLike) -> 'Packed24':
+    """The weight with values of another dtype."""
+    other = self.transposed
+    return dataclasses.replace(
+        self, values=self.values.astype(dtype),
+        transposed=other and other.astype(dtype))
+
+  def __repr__(self) -> str:
+    # Of a tree in the making, of specs, say, there are no shapes.
+    sizes = getattr(self.values, 'shape', None) and 'x'.join(
+        map(str, self.shape)) + f' {self.dtype}'
+    both = ', transposed too' * (self.transposed is not None)
+    return f'Packed24({sizes or self.values}, {self.layout}{both})'
+
 
 jax.tree_util.register_dataclass(
     Packed24, data_fields=['values', 'positions', 'transposed'],
@@ -127,10 +143,10 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
          transposed: bool = False) -> Packed24:
   """Packs a 2:4 weight: of every four along an axis, two and their places.
 
-  `unpack(pack(w))` is `w` bit for bit, but that -0.0 becomes 0.0 and a NaN may
-  become another NaN. Takes `K/2 * N` values and half a byte for every group:
-  1.125 bytes for a weight of bfloat16 (0.5625 of 2), 2.125 for float32, 0.625
-  for int8. K counts as padded to a multiple of 256.
+  `unpack(pack(w))` is `w` bit for bit, but that -0.0 becomes 0.0. Takes
+  `K/2 * N` values and half a byte for every group: 1.125 bytes for a weight of
+  bfloat16 (0.5625 of 2), 2.125 for float32, 0.625 for int8. K counts as padded
+  to a multiple of 256. Both are differentiable.
 
   Args:
     w: `[..., K, N]` of floats (8-bit ones: float8_e4m3fn and float8_e5m2) or
@@ -163,6 +179,8 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
   >>> pack(jnp.zeros((512, 512), jnp.bfloat16)).nbytes / (2 * 512 * 512)
   0.5625
   """
+  if isinstance(w, Packed24):
+    raise ValueError(f'pack takes a dense weight, got {w!r}.')
   w = jnp.asarray(w)
   if not (w.dtype in _BYTES or w.dtype.itemsize > 1
           and jnp.issubdtype(w.dtype, jnp.floating)):
@@ -170,15 +188,18 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
         'pack needs floats, float8_e4m3fn, float8_e5m2 or int8, got '
         f'{w.dtype}. Write e.g. pack(w.astype(jnp.bfloat16)).')
   matrix, sizes, outs, last = _matrix(w, axis)
-  groups = _split_groups(matrix)
   if not isinstance(w, jax.core.Tracer):
-    _check(groups, axis, w.shape)
+    _check(w, axis, _split_groups(matrix))
+    if transposed and not is_24(matrix, -1):
+      raise ValueError(
+          'pack(w, transposed=True) needs a weight that is 2:4 along its '
+          'outputs, too. Prune by jaxsparse.nm(2, 4, transposable=True).')
   other = None
   if transposed:
     other = dataclasses.replace(
         pack(matrix, axis=-1), contracted=outs, features=sizes,
         contracted_last=not last)
-  return Packed24(*_pack(groups), other, sizes, outs, last)
+  return Packed24(*_pack(matrix), other, sizes, outs, last)
 
 
 def is_24(w: jax.Array, axis: int | tuple[int, ...] = -2) -> bool:
@@ -226,14 +247,19 @@ def _in_tiles(matrix: jax.Array) -> jax.Array:
       matrix, jax.sharding.PartitionSpec(*leading, None, columns))
 
 
+def _bits(x: jax.Array) -> jax.Array:
+  """As integers: compilers may let floats lose their subnormal numbers."""
+  return lax.bitcast_convert_type(x, np.dtype(f'uint{8 * x.dtype.itemsize}'))
+
+
 def _magnitudes(x: jax.Array) -> jax.Array:
   """Integers in the order of magnitudes; 0 for the two zeros alone.
 
-  Unlike floats they do not lose subnormal numbers, and know a place for NaN.
+  Unlike among floats NaN has a place.
   """
   if x.dtype == jnp.int8:
     return jnp.abs(x.astype(jnp.int32))
-  bits = lax.bitcast_convert_type(x, np.dtype(f'uint{8 * x.dtype.itemsize}'))
+  bits = _bits(x)
   return bits & bits.dtype.type((1 << (8 * x.dtype.itemsize - 1)) - 1)
 
 
@@ -242,8 +268,8 @@ def _full(groups: jax.Array) -> jax.Array:
   return (_magnitudes(groups) != 0).sum(-2) > 2
 
 
-def _check(groups: jax.Array, axis: int | tuple[int, ...],
-           shape: tuple[int, ...]) -> None:
+def _check(w: jax.Array, axis: int | tuple[int, ...],
+           groups: jax.Array) -> None:
   """Raises if there is such a group, and names the first."""
   full = _full(groups)
   if not full.any():
@@ -252,31 +278,77 @@ def _check(groups: jax.Array, axis: int | tuple[int, ...],
   at = tuple(map(int, at))
   found = np.asarray(groups[*at, group, :, column]).tolist()
   where = f' of weight {", ".join(map(str, at))}' if at else ''
+  fits = [a for a in (-2, -1) if a != axis and is_24(w, a)]
   raise ValueError(
       f'pack needs at most two of every four along axis {axis} that are not '
       f'zero, got {found} at inputs {4 * group}:{4 * group + 4}, output '
-      f'{column}{where}, in an array of shape {shape}. Write e.g. '
-      f'`mask = jaxsparse.select(jnp.abs(w), jaxsparse.nm(2, 4, axis={axis}))` '
-      'and pack(jnp.where(mask, w, 0)); for transposed=True '
-      'jaxsparse.nm(2, 4, transposable=True).')
+      f'{column}{where}, in an array of shape {w.shape}. ' + (
+          f'Along axis {fits[0]} it is: pack(w, axis={fits[0]}), or ' if fits
+          else '') +
+      f'prune: `mask = jaxsparse.select(jnp.abs(w), jaxsparse.nm(2, 4, '
+      f'axis={axis}))` and pack(jnp.where(mask, w, 0)).')
 
 
 @jax.jit
-def _pack(groups: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """`[..., G, 4, N] -> values [..., 2, G, N], positions [..., G / 8, N]`."""
-  keys = _magnitudes(groups)
-  four = [groups[..., i, :] for i in range(4)]
+def _pack(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """`[..., K, N] -> values [..., 2, G, N], positions [..., G / 8, N]`."""
+  keys = _split_groups(_magnitudes(matrix))
   key = [keys[..., i, :] for i in range(4)]
-  zero = jnp.zeros((), groups.dtype)
-  four = [jnp.where(k == 0, zero, x) for k, x in zip(key, four)]
   kept = [sum(((other >= mine) if j < i else (other > mine)).astype(jnp.uint8)
               for j, other in enumerate(key) if j != i) < 2
           for i, mine in enumerate(key)]
-  values = jnp.stack([
-      jnp.where(kept[0], four[0], jnp.where(kept[1], four[1], four[2])),
-      jnp.where(kept[3], four[3], jnp.where(kept[2], four[2], four[1]))], -3)
   bits = sum(k.astype(jnp.uint32) << i for i, k in enumerate(kept))
-  return values, _words(bits)
+  return _kept(matrix, bits), _words(bits)
+
+
+@jax.custom_jvp
+def _kept(matrix: jax.Array, bits: jax.Array) -> jax.Array:
+  """The entries of `[..., K, N]` that are kept, and 0.0 for -0.0."""
+  whole = jnp.where(_magnitudes(matrix) == 0, 0, _bits(matrix))
+  return lax.bitcast_convert_type(gather(whole, bits), matrix.dtype)
+
+
+@_kept.defjvp
+def _(primals, tangents):
+  return _kept(*primals), gather(tangents[0], primals[1])
+
+
+def gather(matrix: jax.Array, bits: jax.Array) -> jax.Array:
+  """The entries of `[..., K, N]` at the kept places, `[..., 2, G, N]`."""
+  groups = _split_groups(matrix)
+  return _pair(bits, [groups[..., i, :] for i in range(4)])
+
+
+def _pair(bits: jax.Array, four: Sequence[jax.Array]) -> jax.Array:
+  """The two of four that are kept, in order: `[..., 2, G, N]`."""
+  pick = lambda i, then, otherwise: jnp.where(
+      (bits >> i) & 1 != 0, then, otherwise)
+  a, b, c, d = four
+  return jnp.stack([pick(0, a, pick(1, b, c)), pick(3, d, pick(2, c, b))], -3)
+
+
+@jax.custom_jvp
+def _spread(values: jax.Array, bits: jax.Array) -> jax.Array:
+  """The inverse of `_kept`, of padded rows."""
+  return lax.bitcast_convert_type(_four(_bits(values), bits), values.dtype)
+
+
+@_spread.defjvp
+def _(primals, tangents):
+  return _spread(*primals), _four(tangents[0], primals[1])
+
+
+def _four(values: jax.Array, bits: jax.Array) -> jax.Array:
+  """`[..., 2, G, N] -> [..., 4 * G, N]`, zeros where nothing was kept."""
+  first, second = values[..., 0, :, :], values[..., 1, :, :]
+  is_kept = lambda i: (bits >> i) & 1 != 0
+  zero = jnp.zeros((), values.dtype)
+  four = jnp.stack([
+      jnp.where(is_kept(0), first, zero),
+      jnp.where(is_kept(1), jnp.where(is_kept(0), second, first), zero),
+      jnp.where(is_kept(2), jnp.where(is_kept(3), first, second), zero),
+      jnp.where(is_kept(3), second, zero)], -2)
+  return four.reshape(*four.shape[:-3], 4 * four.shape[-3], four.shape[-1])
 
 
 def _words(bits: jax.Array) -> jax.Array:
@@ -312,9 +384,7 @@ def unpack(packed: Packed24) -> jax.Array:
   >>> unpack(pack(jnp.array([[0., 0., 0., 5.]]), axis=-1))
   Array([[0., 0., 0., 5.]], dtype=float32)
   """
-  if not isinstance(packed, Packed24):
-    raise ValueError(
-        f'unpack takes what pack returned, got {type(packed).__name__}.')
+  check_packed(packed)
   packed = with_layout(packed, 'planar')
   matrix = matrix_of(packed)
   if packed.contracted_last:
@@ -324,17 +394,7 @@ def unpack(packed: Packed24) -> jax.Array:
 
 def matrix_of(packed: Packed24) -> jax.Array:
   """The weight as `[..., K, N]`, from the planar layout."""
-  first, second = packed.values[..., 0, :, :], packed.values[..., 1, :, :]
-  groups = places(packed)
-  is_kept = lambda i: (groups >> i) & 1 != 0
-  zero = jnp.zeros((), packed.dtype)
-  four = [jnp.where(is_kept(0), first, zero),
-          jnp.where(is_kept(1), jnp.where(is_kept(0), second, first), zero),
-          jnp.where(is_kept(2), jnp.where(is_kept(3), first, second), zero),
-          jnp.where(is_kept(3), second, zero)]
-  padded = jnp.stack(four, -2)
-  padded = padded.reshape(
-      *padded.shape[:-3], 4 * padded.shape[-3], padded.shape[-1])
+  padded = _spread(packed.values, places(packed))
   return padded[..., :math.prod(packed.contracted), :]
 
 
@@ -343,14 +403,16 @@ def places(packed: Packed24) -> jax.Array:
   return _occupancy(packed.positions)
 
 
-def gather(matrix: jax.Array, packed: Packed24) -> jax.Array:
-  """The entries of `[..., K, N]` where a planar weight's kept ones are."""
-  four = _split_groups(matrix)
-  groups = places(packed)
-  pick = lambda i, then, otherwise: jnp.where(
-      (groups >> i) & 1 != 0, then, otherwise)
-  a, b, c, d = (four[..., i, :] for i in range(4))
-  return jnp.stack([pick(0, a, pick(1, b, c)), pick(3, d, pick(2, c, b))], -3)
+def check_packed(w: Packed24) -> None:
+  """Raises if it is not what `pack` returned."""
+  if not isinstance(w, Packed24):
+    raise ValueError(
+        f'Expected a packed weight, got {type(w).__name__}. Write '
+        'jaxsparse.pack(w).')
+  if getattr(w.positions, 'dtype', jnp.int32) != jnp.int32:
+    raise ValueError(
+        f'The positions of a packed weight are int32, got {w.positions.dtype}. '
+        'To change the dtype of its values write w.astype(dtype).')
 
 
 def check_layout(layout: str) -> None:
@@ -380,6 +442,7 @@ def with_layout(packed: Packed24, layout: str) -> Packed24:
   >>> with_layout(packed, 'hopper').values.shape
   (128, 128)
   """
+  check_packed(packed)
   check_layout(layout)
   if layout == packed.layout:
     return packed
@@ -395,18 +458,22 @@ def with_layout(packed: Packed24, layout: str) -> Packed24:
       transposed=other if other is None else with_layout(other, layout))
 
 
-def _to_hopper(packed: Packed24) -> tuple[jax.Array, jax.Array]:
-  *leading, _, g, n = packed.values.shape
+def hopper_values(values: jax.Array) -> jax.Array:
+  """`[2, G, N]` as the Hopper layout has them, `[N', 2 * G]`."""
+  *leading, _, g, n = values.shape
   columns = _round_up(n, COLUMNS)
-  # [2, G, N] -> [N', G, 2] -> [N', K'/2]
-  values = jnp.moveaxis(packed.values, -3, -1).swapaxes(-3, -2)
-  values = _padded(values, len(leading), columns).reshape(
+  values = jnp.moveaxis(values, -3, -1).swapaxes(-3, -2)  # [N, G, 2]
+  return _padded(values, len(leading), columns).reshape(
       *leading, columns, 2 * g)
+
+
+def _to_hopper(packed: Packed24) -> tuple[jax.Array, jax.Array]:
+  values = hopper_values(packed.values)
+  *leading, columns, _ = values.shape
+  g, n = packed.values.shape[-2:]
   groups = places(packed)
-  pick = lambda i, then, otherwise: jnp.where(
-      (groups >> i) & 1 != 0, np.uint32(then), otherwise)
-  code = pick(0, 0, pick(1, 1, np.uint32(2))) | (
-      pick(3, 3, pick(2, 2, np.uint32(1))) << 2)
+  index = _pair(groups, [jnp.full_like(groups, i) for i in range(4)])
+  code = index[..., 0, :, :] | (index[..., 1, :, :] << 2)
   # A padding column keeps its first two.
   code = jnp.pad(code, [(0, 0)] * (code.ndim - 1) + [(0, columns - n)],
                  constant_values=np.uint32(4))

@@ -34,9 +34,13 @@ def matmul(x: jax.Array, w: Packed24, *, implementation: Implementation = None,
   Differentiable in reverse mode: the gradient to `x` is `dy @ w.T`, made by a
   kernel on TPU, on GPU where `w.transposed` is there, and by XLA elsewhere; the
   gradient to the kept values, `w.values`, is `x.T @ dy` where they are. Both
-  take `dy` in the dtype of the operands. `w.transposed` gets none: who
-  trains values packs without it, who trains the weight itself wants
-  `training_matmul`.
+  take `dy` in the dtype of the operands. Positions have none, so that one takes
+  the gradient with respect to values:
+
+    jax.grad(lambda v: loss(dataclasses.replace(w, values=v)))(w.values)
+
+  `w.transposed` gets none either: who trains values packs without it, who
+  trains the weight itself wants `training_matmul`.
 
   Args:
     x: `[..., K]`; where the weight has several contracted axes, as attention's
@@ -73,16 +77,13 @@ def matmul(x: jax.Array, w: Packed24, *, implementation: Implementation = None,
   y = _product(
       x.reshape(*leading, math.prod(w.contracted)).astype(
           jnp.result_type(x, w.values)), w, names_of(implementation),
-      dtype_of(x, w, preferred_element_type))
+      dtype_of(x, w.values, preferred_element_type))
   return y.reshape(*leading, *w.features)
 
 
 def check_operands(x: jax.Array, w: Packed24) -> None:
   """Raises if `matmul(x, w)` does not fit."""
-  if not isinstance(w, Packed24):
-    raise ValueError(
-        f'matmul(x, w) needs a packed weight, got {type(w).__name__}. Write '
-        'matmul(x, jaxsparse.pack(w)).')
+  packing.check_packed(w)
   if len(w.shape) != len(w.contracted) + len(w.features):
     leading = w.shape[:len(w.shape) - len(w.contracted) - len(w.features)]
     raise ValueError(
@@ -96,10 +97,10 @@ def check_operands(x: jax.Array, w: Packed24) -> None:
         f'got x of shape {x.shape}.')
 
 
-def dtype_of(x: jax.Array, w: Packed24,
+def dtype_of(x: jax.Array, w: jax.Array,
              preferred: jax.typing.DTypeLike | None) -> Any:
   """The dtype of a product."""
-  dtype = jnp.result_type(x, w.values)
+  dtype = jnp.result_type(x, w)
   if preferred is None:
     preferred = jnp.int32 if dtype == jnp.int8 else dtype
   return jnp.dtype(preferred)
@@ -126,7 +127,9 @@ def training_matmul(
   cores of a Hopper GPU do both products. It is packed anew in every step. The
   gradient to `w` is the dense one, for pruned weights, too, as every
   flow here expects it. TPUs have no sparse units and XLA knows of none: there
-  all three products are dense.
+  all three products are dense. On a mesh whose axes are the compiler's a
+  kernel cannot be partitioned: there it is called inside of `jax.shard_map`, or
+  with implementation='xla'.
 
   Args:
     x: `[..., K]`.
@@ -154,6 +157,10 @@ def training_matmul(
   >>> training_matmul(jnp.ones((1, 4)), w)
   Array([[ 4.,  6., 12., 14.]], dtype=float32)
   """
+  if isinstance(w, Packed24):
+    raise ValueError(
+        'training_matmul(x, w) packs a dense weight itself; with a packed one '
+        'write matmul(x, w).')
   if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
     raise ValueError(
         'training_matmul(x, w) needs x [..., K] and w [K, N], got '
@@ -167,7 +174,7 @@ def training_matmul(
   dtype = jnp.result_type(x, w)
   return _training_product(
       x.astype(dtype), w.astype(dtype), names_of(implementation),
-      jnp.dtype(preferred_element_type or dtype))
+      dtype_of(x, w, preferred_element_type))
 
 
 def names_of(implementation: Implementation) -> tuple[str, ...] | None:
@@ -209,7 +216,7 @@ def _run(names: tuple[str, ...] | None, choices: dict[str, Callable[..., Any]],
       # Which GPU it will be is known only of this machine's.
       if name == 'xla' or name == 'gpu' and missing(name):
         continue
-      product = functools.partial(product, dtype=dtype)
+      product = _with_dtype(product, dtype)
       try:
         _refuse_sharded(x, w)
         jax.eval_shape(product, x, w)
@@ -217,22 +224,32 @@ def _run(names: tuple[str, ...] | None, choices: dict[str, Callable[..., Any]],
         continue
       kernels[_PLATFORMS[name]] = product
     return lax.platform_dependent(
-        x, w, default=functools.partial(choices['xla'], dtype=dtype), **kernels)
+        x, w, default=_with_dtype(choices['xla'], dtype), **kernels)
   reasons = []
   for name in names:
+    product = choices.get(name, _no_product)
+    why = [missing(name)]
     try:
-      if reason := missing(name):
-        raise NotImplementedError(reason)
-      if name not in choices:
-        raise NotImplementedError('does not do this product')
       if name != 'xla':
         _refuse_sharded(x, w)
-      return choices[name](x, w, dtype)
+      jax.eval_shape(_with_dtype(product, dtype), x, w)
     except NotImplementedError as error:
-      reasons.append(f'{name}: {error}')
+      why.append(str(error))
+    if not any(why):
+      return product(x, w, dtype)
+    reasons.append(f'{name}: {", and ".join(filter(None, why))}')
   raise NotImplementedError(
       'No implementation of the packed product that was asked for can serve. '
       + '; '.join(reasons) + '. Leave implementation=None for XLA.')
+
+
+def _with_dtype(product: Callable[..., jax.Array], dtype: Any
+                ) -> Callable[..., jax.Array]:
+  return lambda x, w: product(x, w, dtype)
+
+
+def _no_product(x: jax.Array, w: Any, dtype: Any) -> jax.Array:
+  raise NotImplementedError('does not do this product')
 
 
 def _refuse_sharded(*operands: Any) -> None:
@@ -244,8 +261,10 @@ def _refuse_sharded(*operands: Any) -> None:
 
 def _dense(x: jax.Array, matrix: jax.Array, dtype: Any) -> jax.Array:
   """`[..., K] x [K, N]`."""
+  # As of the kernels: who keeps float32 weights wants float32 products.
+  precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
   return lax.dot_general(
-      x, matrix.astype(x.dtype), (((x.ndim - 1,), (0,)), ((), ())),
+      x, matrix.astype(x.dtype), (((x.ndim - 1,), (0,)), ((), ())), precision,
       preferred_element_type=wide(dtype)).astype(dtype)
 
 
@@ -254,10 +273,10 @@ def _folded(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
   Jitted, so that it is traced once for equal shapes.
   """
-  @functools.partial(jax.jit, static_argnames='dtype')
-  @functools.wraps(kernel)
-  def run(x: jax.Array, w: Any, dtype: Any) -> jax.Array:
-    y = kernel(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w, dtype)
+  @functools.partial(jax.jit, static_argnums=(2, 3))
+  def run(x: jax.Array, w: Any, *settings: Any) -> jax.Array:
+    y = kernel(
+        x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w, *settings)
     return y.reshape(*x.shape[:-1], y.shape[-1])
   return run
 
@@ -266,14 +285,22 @@ def _padded(x: jax.Array, k: int) -> jax.Array:
   return jnp.pad(x, ((0, 0), (0, k - x.shape[1])))
 
 
-@_folded
 def _on_hopper(x: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
   if w.dtype not in packing.HOPPER_DTYPES:
     raise NotImplementedError(
         f'the Hopper layout has bfloat16 and float16, not {w.dtype}')
   w = packing.with_layout(w, 'hopper')
+  # Static, and asked for each time: it may have been tuned since.
+  config = hopper.config_of(
+      math.prod(x.shape[:-1]), w.values.shape, x.dtype)
+  return _hopper_kernel(x, w, dtype, config)
+
+
+@_folded
+def _hopper_kernel(x: jax.Array, w: Packed24, dtype: Any,
+                   config: Any) -> jax.Array:
   y = hopper.matmul(_padded(x, 2 * w.values.shape[-1]), w.values, w.positions,
-                    out_dtype=dtype)
+                    out_dtype=dtype, config=config)
   return y[:, :math.prod(w.features)]
 
 
@@ -283,7 +310,6 @@ def _on_hopper_transposed(dy: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
   return _on_hopper(dy, w.transposed, dtype)
 
 
-@_folded
 def _on_hopper_packing(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
   return _on_hopper(x, packing.pack(w), dtype)
 
@@ -333,11 +359,10 @@ def value_gradient(dy: jax.Array, x: jax.Array, w: Packed24, dtype: Any
   """
   if not jnp.issubdtype(dtype, jnp.floating):
     return jnp.zeros_like(w.values)
-  planar = dataclasses.replace(
-      packing.with_layout(w, 'planar'), transposed=None)
   matrix = _weight_gradient(dy.astype(x.dtype), x, dtype)
-  kept = dataclasses.replace(planar, values=packing.gather(matrix, planar))
-  return packing.with_layout(kept, w.layout).values
+  values = packing.gather(
+      matrix, packing.places(packing.with_layout(w, 'planar')))
+  return values if w.layout == 'planar' else packing.hopper_values(values)
 
 
 def _weight_gradient(dy: jax.Array, x: jax.Array, dtype: Any) -> jax.Array:

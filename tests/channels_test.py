@@ -20,6 +20,8 @@ from jaxsparse import transform
 from tests import exchanges
 from tests import methods
 
+pytestmark = pytest.mark.slow
+
 Member, Tie = jaxsparse.Member, jaxsparse.Tie
 _SHAPES = {'x': (6, 12), 'y': (12, 8), 'z': (8, 4)}
 _TIES = [

@@ -438,3 +438,12 @@ def test_the_table_shows_what_has_flops():
   assert lines[5:] == [['other', '8', '5.4%'], ['total', '148', '100.0%']]
   assert len({len(line) for line in str(COUNTED).splitlines()}) == 1
   assert 'total' in str(Flops({}, 0))
+
+
+def test_what_platforms_do_their_own_way_costs_as_the_default():
+  def apply(params, x):
+    return jax.lax.platform_dependent(
+        x, tpu=lambda x: x @ params['w'] @ jnp.ones((4, 4)),
+        default=lambda x: x @ params['w'])
+  params, x = {'w': jnp.ones((3, 4))}, jnp.ones((2, 3))
+  assert flops(apply, params, x).total == 2 * 2 * 3 * 4

@@ -16,6 +16,8 @@ from tests.odd import ODD
 from tests.odd import SAME
 from tests.zoo_case import data
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name='case', params=list(ODD), scope='module')
 def _case(request):

@@ -10,6 +10,7 @@ import pytest
 
 import jaxsparse
 from jaxsparse import packing
+from jaxsparse import products
 from jaxsparse.packed_params import pack_params
 from jaxsparse.packed_params import unpack_params
 from jaxsparse.packing import Packed24
@@ -157,10 +158,9 @@ def test_kernel_patterns_pack_what_a_function_contracts():
 def test_stacked_layers_are_packed_together_and_scanned():
   params = {'layers': {'kernel': pruned(3, 256, 256) / 300,
                        'bias': jnp.ones((3, 1))}}
-  for how in (_RULES, jax.tree.map(lambda w: w != 0, params)):
-    packed = pack_params(params, how)
-    assert packed['layers']['kernel'].values.shape[0] == 3
-    assert_same_trees(unpack_params(packed), params)
+  packed = pack_params(params, _RULES)
+  assert packed['layers']['kernel'].values.shape[0] == 3
+  assert_same_trees(unpack_params(packed), params)
 
   def step(x, layer):
     return jnp.tanh(matmul(x, layer['kernel']) + layer['bias']), None
@@ -249,10 +249,29 @@ def test_transposed_packs_both_ways():
                 transposed=True)
 
 
-@pytest.mark.parametrize('layout', ['hoper', None])
-def test_a_layout_that_is_none_is_an_error(layout):
+def test_a_layout_that_is_none_is_an_error():
   with pytest.raises(ValueError, match='planar.*hopper'):
-    pack_params(mlp(), _RULES, layout=layout)
+    pack_params(mlp(), _RULES, layout='hoper')
+
+
+def test_the_layout_is_what_the_machine_reads(monkeypatch):
+  params = {'kernel': pruned(512, 128).astype(jnp.bfloat16)}
+  rules = {'kernel': jaxsparse.nm(2, 4)}
+  assert pack_params(params, rules)['kernel'].layout == 'planar'
+  monkeypatch.setattr(products, 'missing', lambda _: None)
+  assert pack_params(params, rules)['kernel'].layout == 'hopper'
+
+
+def test_a_layout_that_no_weight_can_have_is_an_error():
+  with pytest.raises(ValueError, match='float32.*Cast'):
+    pack_params({'kernel': pruned(512, 128)},
+                {'kernel': jaxsparse.nm(2, 4)}, layout='hopper')
+
+
+def test_masks_tell_the_axis_of_matrices_alone():
+  params = {'attention': pruned(2, 256, 64), 'mlp': pruned(512, 64)}
+  packed = pack_params(params, jax.tree.map(lambda w: w != 0, params))
+  assert packed_paths(packed) == ['mlp']
 
 
 def test_what_is_not_24_is_named():

@@ -192,6 +192,16 @@ def test_backward_sums_once_for_the_batch_and_once_for_columns(how):
         ['all-reduce'] * (2 if how == 'columns' else 1))
 
 
+def test_gradients_of_hoppers_layout_are_summed_over_the_batch():
+  w = weight('bfloat16', 'hopper')
+  mesh = mesh_of(AxisType.Auto)
+  x, dy = normal(4, 512, seed=3, dtype=w.dtype), normal(4, 256, dtype=w.dtype)
+  f = lambda v: sharded_matmul(x, with_values(w, v), mesh=mesh,
+                               columns='model', batch='data')
+  dv, = jax.jit(lambda v: jax.vjp(f, v)[1](dy))(w.values)
+  assert_near(unpack(with_values(w, dv)), gradients(x, w, dy)[1])
+
+
 @_KINDS
 def test_columns_then_rows_make_a_layer_with_one_sum(kind):
   mesh = mesh_of(kind, 1, 2)

@@ -548,7 +548,8 @@ def test_gather_takes_the_entries_where_kept_ones_are():
   dense = normal(12, 3, seed=1)
   ones = dataclasses.replace(packed, values=jnp.ones_like(packed.values))
   kept = np.asarray(unpack(ones)) == 1
-  picked = dataclasses.replace(packed, values=packing.gather(dense, packed))
+  picked = dataclasses.replace(
+      packed, values=packing.gather(dense, packing.places(packed)))
   np.testing.assert_array_equal(unpack(picked), np.where(kept, dense, 0))
 
 
@@ -581,3 +582,12 @@ def test_sharded_weights_are_packed_and_unpacked(axes, kind):
     np.testing.assert_array_equal(unpack(packed), w)
     replicated = jax.device_put(packed, NamedSharding(mesh, P()))
     assert_same(jax.device_get(replicated), packing.pack(w))
+
+
+def test_gradients_go_through_pack_and_unpack():
+  w, dy = two_way(8, 4), jnp.asarray(normal(8, 4, seed=1))
+  dw = jax.grad(lambda w: (unpack(packing.pack(w)) * dy).sum())(w)
+  kept = unpack(jax.tree.map(
+      lambda x: jnp.ones_like(x) if x.dtype == w.dtype else x,
+      packing.pack(w)))
+  np.testing.assert_array_equal(dw, dy * kept)

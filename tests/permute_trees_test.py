@@ -28,6 +28,8 @@ from tests.zoo_case import data
 from tests.zoo_case import linen
 from tests.zoo_case import weights
 
+pytestmark = pytest.mark.slow
+
 SAME = 1e-5  # Of the largest number, in f32.
 N = 4
 

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsparse import costs
 from jaxsparse import packing
+from jaxsparse.kernels import hopper
 from jaxsparse.packing import pack
 from jaxsparse.products import matmul
 from jaxsparse.products import training_matmul
@@ -466,3 +468,75 @@ def test_an_exported_program_runs():
   f = lambda x, v: matmul(x, with_values(w, v))
   program = exported(f, x, w.values, platforms=[jax.default_backend()])
   assert_near(program.call(x, w.values), np.matmul(*wide(x, unpack(w))))
+
+
+def test_the_flops_of_a_product_are_those_of_the_dense_one():
+  w = packing.pack(prune(normal(512, 64)))
+  counted = costs.flops(lambda w, x: matmul(x, w), w, normal(4, 512))
+  assert counted.total == 2 * 4 * 512 * 64
+
+
+def on_h200():
+  """As if there were one."""
+  return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh(
+      (), (), abstract_device=jax.sharding.AbstractDevice(
+          device_kind='NVIDIA H200', platform='cuda', num_cores=132)))
+
+
+def for_cuda(f, *args):
+  """The program for GPUs, as a text."""
+  with on_h200():
+    return jax.export.export(jax.jit(f), platforms=['cuda'])(
+        *args).mlir_module()
+
+
+def kernels_of(program):
+  return program.count('custom_call @mosaic_gpu')
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='refused there')
+def test_programs_for_hopper_gpus_have_the_kernel_both_ways():
+  w = packing.with_layout(
+      pack(two_way(512, 256, dtype=jnp.bfloat16), transposed=True), 'hopper')
+  x, stack = normal(8, 512, dtype=jnp.bfloat16), jax.tree.map(
+      lambda a: jnp.stack([a, a]), w)
+  assert kernels_of(for_cuda(matmul, x, w)) == 1
+  assert kernels_of(for_cuda(lambda x, w: jax.vjp(
+      lambda x: matmul(x, w), x)[1](matmul(x, w)), x, w)) == 2
+  assert kernels_of(for_cuda(jax.vmap(matmul), jnp.stack([x, x]), stack)) == 1
+  dense = two_way(512, 256, dtype=jnp.bfloat16)
+  assert kernels_of(for_cuda(lambda x, w: jax.vjp(
+      training_matmul, x, w)[1](training_matmul(x, w)), x, dense)) == 2
+  # Float32 is not served, and XLA goes on.
+  assert not kernels_of(for_cuda(matmul, normal(8, 512), pack(two_way(512, 8))))
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='refused there')
+def test_what_was_tuned_is_used_by_programs_that_are_traced_later(monkeypatch):
+  monkeypatch.setattr(hopper, '_TUNED', {})
+  w = packing.with_layout(pack(jnp.zeros((1024, 256), jnp.bfloat16)), 'hopper')
+  x = jnp.zeros((8, 1024), jnp.bfloat16)
+  before = for_cuda(lambda x, w: matmul(x, w), x, w)
+  with on_h200():
+    key = hopper._key(8, w.values.shape, x.dtype)
+    chosen = hopper.config_of(8, w.values.shape, x.dtype)
+    hopper._TUNED[key] = chosen._replace(stages=chosen.stages - 1)
+  assert for_cuda(lambda x, w: matmul(x, w), x, w) != before
+
+
+def test_values_of_hoppers_layout_have_gradients_of_any_dtype():
+  w = packing.with_layout(pack(two_way(512, 128, dtype=jnp.bfloat16)), 'hopper')
+  wide_w = w.astype(jnp.float32)
+  x = normal(4, 512)
+  dx, dv = jax.jit(jax.grad(lambda x, v: matmul(
+      x, with_values(wide_w, v)).sum(), (0, 1)))(x, wide_w.values)
+  expected = gradients(x, w, np.ones((4, 128)))
+  assert_near(dx, expected[0])
+  assert_near(unpack(with_values(wide_w, dv)), expected[1])
+
+
+def test_int8_is_summed_in_int32_in_training_too():
+  w = jnp.asarray(np.where(two_way(4, 4), 100, 0), jnp.int8)
+  y = training_matmul(jnp.full((1, 4), 100, jnp.int8), w)
+  assert y.dtype == jnp.int32
+  np.testing.assert_array_equal(y, [[20_000] * 4])

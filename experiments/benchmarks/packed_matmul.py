@@ -17,6 +17,7 @@ cuSPARSELt is timed where torch sees a GPU.
 import functools
 import math
 import os
+import time
 from typing import Any, Callable, Sequence
 
 # Before jax takes the memory that torch needs, too.
@@ -30,12 +31,15 @@ import numpy as np  # noqa: E402
 
 from experiments.benchmarks import timing  # noqa: E402
 import jaxsparse  # noqa: E402
+from jaxsparse.kernels import hopper  # noqa: E402
 
 _SIZES = flags.DEFINE_list(
     'sizes', None, 'Outputs x inputs of weights, 4096x4096 for example.')
 _TOKENS = flags.DEFINE_list('tokens', None, 'Rows of the other operand.')
 _CACHE = flags.DEFINE_integer(
     'cache_mb', 256, 'Megabytes of packed weights that are used in turns.')
+_TUNE = flags.DEFINE_bool(
+    'tune', True, 'Measures first how a Hopper GPU should cut each product.')
 _REPEATS = flags.DEFINE_integer('repeats', 7, 'Medians are of this many runs.')
 
 # Two CPU cores would be hours at the sizes of a large language model.
@@ -97,9 +101,14 @@ def cusparselt(dense: Sequence[jax.Array], tokens: int) -> float | None:
   on_gpu = lambda x: torch.from_numpy(np.array(x, np.float32)).to(
       'cuda', torch.bfloat16)
   packed = [torch._cslt_compress(on_gpu(w.T)) for w in dense]
-  x = torch.randn(dense[0].shape[0], tokens, device='cuda',
+  # It multiplies multiples of eight.
+  x = torch.randn(dense[0].shape[0], -(-tokens // 8) * 8, device='cuda',
                   dtype=torch.bfloat16)
-  best = torch._cslt_sparse_mm_search(packed[0], x)
+  try:
+    best = torch._cslt_sparse_mm_search(packed[0], x)
+  except RuntimeError as error:
+    print(f'cuSPARSELt, {tokens} tokens: {error}')
+    return None
   start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
   times = []
   for _ in range(_REPEATS.value + 1):  # The first warms up.
@@ -125,14 +134,18 @@ def rows(size: str, tokens: Sequence[str], read: float, rate: float
   """The table's rows of one size."""
   outputs, inputs = map(int, size.split('x'))
   dense, packed = zip(*weights(outputs, inputs))
-  plain, ours = each(_dot), each(jaxsparse.matmul)
+  plain = each(_dot)
   result = []
   for t in map(int, tokens):
     keys = jax.random.split(jax.random.key(1), len(dense))
     xs = [jax.random.normal(key, (t, inputs), jnp.bfloat16) for key in keys]
+    if _TUNE.value and packed[0].layout == 'hopper':
+      hopper.tune(xs[0], packed[0].values, packed[0].positions,
+                  clock=time.perf_counter)
+    ours = each(jaxsparse.matmul)  # Traced after that.
     times = timing.interleaved({
         'dense': lambda xs=xs: plain(xs, dense),
-        'packed': lambda xs=xs: ours(xs, packed)}, _REPEATS.value)
+        'packed': lambda xs=xs, ours=ours: ours(xs, packed)}, _REPEATS.value)
     times = {name: ms / len(dense) for name, ms in times.items()}
     limit = 1e3 * max(packed[0].nbytes / read, 2 * t * inputs * outputs / rate)
     theirs = cusparselt(dense, t)

@@ -110,8 +110,7 @@ def matmul(
         f'Hopper layout, but these are {positions.dtype}{positions.shape}')
   num_sms = _num_sms()
   if config is None:
-    config = _TUNED.get(_key(x, values)) or choose(
-        tokens, features, outputs, num_sms)
+    config = config_of(tokens, values.shape, x.dtype)
   elif not fits(config, features, outputs):
     raise ValueError(
         f'{config} does not divide K={features} and N={outputs} or does not '
@@ -251,12 +250,25 @@ def tune(
 
   best = min(_candidates(*x.shape, values.shape[0], _num_sms())[:candidates],
              key=seconds)
-  _TUNED[_key(x, values)] = best
+  _TUNED[_key(x.shape[0], values.shape, x.dtype)] = best
   return best
 
 
-def _key(x, values):
-  return x.shape, values.shape, x.dtype.name, _device().device_kind
+def config_of(tokens: int, values_shape: tuple[int, ...],
+              dtype: jax.typing.DTypeLike) -> Config | None:
+  """What `tune` has found for a product, or else what `choose` says.
+
+  `None` for no tokens, of which there is no product.
+  """
+  outputs, kept = values_shape
+  if not tokens * outputs * kept:
+    return None
+  return _TUNED.get(_key(tokens, values_shape, dtype)) or choose(
+      tokens, 2 * kept, outputs, _num_sms())
+
+
+def _key(tokens, values_shape, dtype):
+  return (tokens, *values_shape, jnp.dtype(dtype).name, _device().device_kind)
 
 
 def _device():

@@ -11,11 +11,12 @@ in the same way, by XLA:
 
 so that nothing is gathered or interleaved next to the weight. The bits of
 `positions` are laid out such that a shift and a bitcast put each group's under
-its values (see `jaxsparse.packing`).
+its values (see `jaxsparse.packing`). The product and that with the transposed
+weight are one file, since they decompress alike.
 """
 
 import functools
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import jax
 from jax import lax
@@ -27,11 +28,12 @@ import numpy as np
 _TILE = 64  # Groups of a tile of positions: 8 words, eight groups in each.
 _LANES = 128
 _ROW_TILE = 16  # Rows of a bfloat16 register.
+_USED = ('CompilerParams', 'VMEM', 'bitcast')
 
 
 def matmul(x: jax.Array, values: jax.Array, positions: jax.Array, *,
            out_dtype: jax.typing.DTypeLike | None = None,
-           interpret: bool | pltpu.InterpretParams = False) -> jax.Array:
+           interpret: Any = False) -> jax.Array:
   """The product `x @ w` with a planar packed weight.
 
     y[t, n] = sum_k x[t, k] * w[k, n],   summed in float32
@@ -91,7 +93,7 @@ def matmul(x: jax.Array, values: jax.Array, positions: jax.Array, *,
 def matmul_transposed(
     dy: jax.Array, values: jax.Array, positions: jax.Array, *,
     out_dtype: jax.typing.DTypeLike | None = None,
-    interpret: bool | pltpu.InterpretParams = False) -> jax.Array:
+    interpret: Any = False) -> jax.Array:
   """The product `dy @ w.T`: the gradient of `matmul` with respect to x.
 
     dx[t, k] = sum_n dy[t, n] * w[k, n],   summed in float32
@@ -168,6 +170,10 @@ def check(x: jax.Array, values: jax.Array, positions: jax.Array, *,
   Traceback (most recent call last):
   NotImplementedError: the TPU kernel has bfloat16 and float32 operands, got ...
   """
+  if moved := [name for name in _USED if not hasattr(pltpu, name)]:
+    raise NotImplementedError(
+        f'jax {jax.__version__} has no Pallas for TPU as the kernel knows it: '
+        f'{moved} are missing')
   out_dtype = jnp.dtype(x.dtype if out_dtype is None else out_dtype)
   if x.ndim != 2 or values.ndim != 3 or values.shape[0] != 2 or (
       values.shape[1] % _TILE or positions.dtype != jnp.int32 or

@@ -106,7 +106,7 @@ def training_dot_general(
   k = math.prod(rhs.shape[:len(over)])
   # Flax calls a layer with its first, dense weights to find its shapes.
   y = products.training_matmul(
-      x.reshape(*leading, k), rhs.reshape(k, -1),
+      x.reshape(*leading, k), rhs.reshape(k, math.prod(rest)),
       implementation=implementation,
       preferred_element_type=preferred_element_type, check=False)
   return y.reshape(*leading, *rest)
@@ -133,7 +133,8 @@ def dense(layer: Any, x: jax.Array, kernel: Packed24, bias: jax.Array | None,
     `[batch, ..., *features]`.
   """
   x, values, bias = promote(x, kernel.values, bias)
-  kernel = _with_values(kernel, values)
+  kernel = dataclasses.replace(
+      kernel.astype(values.dtype), values=values)
   axis = tuple(sorted(a % x.ndim for a in axis))
   n = len(batch)
   numbers = ((axis, tuple(range(n, n + len(axis)))),
@@ -163,14 +164,6 @@ def _dot_of(layer: Any, implementation: Implementation) -> Callable[..., Any]:
   if own is None or own is lax.dot_general:
     return functools.partial(dot_general, implementation=implementation)
   return own
-
-
-def _with_values(w: Packed24, values: jax.Array) -> Packed24:
-  """The weight with values of another dtype."""
-  other = w.transposed
-  return dataclasses.replace(
-      w, values=values, transposed=other and _with_values(
-          other, other.values.astype(values.dtype)))
 
 
 def _arranged(x: jax.Array, dimension_numbers: DimensionNumbers) -> jax.Array:

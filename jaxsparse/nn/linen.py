@@ -20,7 +20,8 @@ class Dense(linen.Dense):
 
   `init` packs the two largest of every four that `kernel_init` made. In `apply`
   the kernel may be any of what `pack_params` returns, in any layout, and
-  dense where nothing was to be gained.
+  dense where nothing was to be gained. Partitioning that `kernel_init` adds is
+  dropped: `jaxsparse.partition_specs` has that of packed weights.
 
   Attributes:
     implementation: as of `jaxsparse.matmul`; all others are Flax's.

@@ -58,7 +58,7 @@ class _LinearGeneral(nnx.LinearGeneral):
 
 
 def pack_model(model: nnx.Module, masks_or_rules: Any, *,
-               layout: str = 'planar', transposed: bool = False,
+               layout: str | None = None, transposed: bool = False,
                implementation: Implementation = None) -> nnx.Module:
   """The same NNX model with packed kernels in its dense layers.
 

@@ -112,3 +112,34 @@ def test_what_tune_finds_computes_the_product(monkeypatch):
       x, packed.values, packed.positions, clock=time.perf_counter)
   assert hopper.fits(config, k, n)
   assert_product(hopper.matmul(x, packed.values, packed.positions), x, w)
+
+
+def test_gradients_and_stacked_weights():
+  dense = jnp.stack([two_ways(512, 256, seed) for seed in range(2)])
+  w = jaxsparse.with_layout(jaxsparse.pack(dense, transposed=True), 'hopper')
+  x, dy = (jnp.stack([tokens(40, k, jnp.bfloat16)] * 2) for k in (512, 256))
+  product = jax.vmap(lambda x, w: jaxsparse.matmul(x, w, implementation='gpu'))
+  y, back = jax.vjp(lambda x: product(x, w), x)
+  dx, = back(dy)
+  for i in range(2):
+    assert_product(y[i], x[i], dense[i])
+    assert_product(dx[i], dy[i], dense[i].T)
+
+
+def test_training_packs_both_products():
+  w = two_ways(512, 256, 0)
+  x, dy = tokens(40, 512, jnp.bfloat16), tokens(40, 256, jnp.bfloat16)
+  y, back = jax.vjp(lambda x, w: jaxsparse.training_matmul(
+      x, w, implementation='gpu'), x, w)
+  dx, dw = back(dy)
+  assert_product(y, x, w)
+  assert_product(dx, dy, w.T)
+  assert_product(dw, x.T, dy)
+
+
+def two_ways(k, n, seed):
+  """A weight that is 2:4 along both axes."""
+  w = jax.random.normal(jax.random.key(seed), (k, n))
+  mask = jaxsparse.select(
+      jnp.abs(w), jaxsparse.nm(2, 4, transposable=True))
+  return jnp.where(mask, w, 0.).astype(jnp.bfloat16)
