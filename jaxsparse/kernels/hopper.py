@@ -274,7 +274,9 @@ def _key(tokens, values_shape, dtype):
 def _device():
   """The device that is described or else the default one."""
   described = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
-  return described or jax.local_devices()[0]
+  # Before jax 0.10 a description does not say of what platform.
+  return described if hasattr(described, 'platform') else (
+      jax.local_devices()[0])
 
 
 def _num_sms() -> int:
