@@ -147,10 +147,10 @@ def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
 
   Axis -2 of the pattern, where N:M groups are, becomes the axis along which a
   kernel is contracted with data, and -1 that of its outputs, where transposable
-  groups are, too. Where layers are
-  stacked, weights compete within their layer. Left dense, with the reason, are
-  parameters that are no kernels, that are used in two ways, such as an
-  embedding that is the output head, too, and that the pattern does not fit.
+  groups are, too. Where layers are stacked, weights compete within their layer.
+  Left dense, with the reason, are parameters that are no kernels, that are used
+  in two ways, such as an embedding that is the output head, too, and that the
+  pattern does not fit.
 
   Args:
     fn: any function that JAX can trace; it is not run.

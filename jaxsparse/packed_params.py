@@ -5,6 +5,7 @@ from typing import Any, Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxsparse import flows
 from jaxsparse import packing
 from jaxsparse import patterns
 from jaxsparse import products
@@ -61,11 +62,9 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str | None = None,
     axes = jax.tree.map(_axis_of, trees.match_rules(masks_or_rules, params),
                         is_leaf=lambda rule: isinstance(rule, Pattern))
   else:
-    params = trees.map_masked(
-        lambda w, mask: jnp.where(mask, w, jnp.zeros((), w.dtype)), params,
-        masks_or_rules, dense=lambda w: w)
-    axes = trees.map_masked(
-        lambda _, mask: _axis_of_mask(mask), params, masks_or_rules)
+    masks = trees.nested_like(params, masks_or_rules)
+    params = flows.apply_masks(params, masks)
+    axes = trees.map_masked(lambda _, mask: _axis_of_mask(mask), params, masks)
   packed = []
 
   def leaf(path, w, axis):

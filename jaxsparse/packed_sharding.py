@@ -184,7 +184,8 @@ def _forward(x, w, plan):
 def _backward(plan, saved, dy):
   def local(x, w, dy):
     w = plan.part.of(w)
-    flat = lambda a, axes: a.reshape(*a.shape[:a.ndim - len(axes)], -1)
+    flat = lambda a, axes: a.reshape(
+        *a.shape[:a.ndim - len(axes)], math.prod(axes))
     inputs, dy = flat(x, w.contracted), flat(dy, w.features)
     dx = products.input_gradient(
         dy, inputs, w, plan.names,

@@ -40,6 +40,9 @@ COLUMNS = 128  # Columns that a block of the Hopper kernel has.
 _LAYOUTS = ('planar', 'hopper')
 # Those whose two zeros are where those of other floats are.
 _BYTES = (jnp.int8, jnp.float8_e4m3fn, jnp.float8_e5m2)
+# From which bit of a word on the group of s and h is, as told above.
+_SHIFTS = np.array(
+    [[16 * h + 4 * s for h in range(2)] for s in range(4)], np.uint32)
 HOPPER_DTYPES = (jnp.bfloat16, jnp.float16)
 
 
@@ -131,7 +134,8 @@ def _round_up(n: int, multiple: int) -> int:
   return -(-n // multiple) * multiple
 
 
-def _padded(x: jax.Array, axis: int, size: int) -> jax.Array:
+def padded(x: jax.Array, axis: int, size: int) -> jax.Array:
+  """With zeros at the end of an axis, up to a size."""
   if x.shape[axis] == size:
     return x
   widths = [(0, 0)] * x.ndim
@@ -196,9 +200,7 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
           'outputs, too. Prune by jaxsparse.nm(2, 4, transposable=True).')
   other = None
   if transposed:
-    other = dataclasses.replace(
-        pack(matrix, axis=-1), contracted=outs, features=sizes,
-        contracted_last=not last)
+    other = Packed24(*_pack(matrix.mT), None, outs, sizes, not last)
   return Packed24(*_pack(matrix), other, sizes, outs, last)
 
 
@@ -227,8 +229,8 @@ def _matrix(w: jax.Array, axis: int | tuple[int, ...]) -> tuple[
 def _split_groups(matrix: jax.Array) -> jax.Array:
   """`[..., K, N] -> [..., K'/4, 4, N]`, padded with zeros."""
   k = _round_up(matrix.shape[-2], TILE)
-  padded = _in_tiles(_padded(matrix, matrix.ndim - 2, k))
-  return padded.reshape(*padded.shape[:-2], k // 4, 4, padded.shape[-1])
+  whole = _in_tiles(padded(matrix, matrix.ndim - 2, k))
+  return whole.reshape(*whole.shape[:-2], k // 4, 4, whole.shape[-1])
 
 
 def _in_tiles(matrix: jax.Array) -> jax.Array:
@@ -355,8 +357,7 @@ def _words(bits: jax.Array) -> jax.Array:
   """`[..., G, N]` with four bits each `-> [..., G / 8, N]`, as told above."""
   *leading, groups, n = bits.shape
   tiles = bits.reshape(*leading, groups // 64, 4, 8, 2, n)
-  shifts = [[16 * h + 4 * s for h in range(2)] for s in range(4)]
-  words = sum(tiles[..., s, :, h, :] << shifts[s][h]
+  words = sum(tiles[..., s, :, h, :] << _SHIFTS[s, h]
               for s in range(4) for h in range(2))
   return lax.bitcast_convert_type(
       words.reshape(*leading, groups // 8, n), jnp.int32)
@@ -367,8 +368,7 @@ def _occupancy(words: jax.Array) -> jax.Array:
   *leading, rows, n = words.shape
   tiles = lax.bitcast_convert_type(words, jnp.uint32).reshape(
       *leading, rows // 8, 1, 8, 1, n)
-  shifts = np.array([[16 * h + 4 * s for h in range(2)] for s in range(4)],
-                    np.uint32).reshape((1,) * len(leading) + (1, 4, 1, 2, 1))
+  shifts = _SHIFTS.reshape((1,) * len(leading) + (1, 4, 1, 2, 1))
   return ((tiles >> shifts) & np.uint32(15)).reshape(*leading, 8 * rows, n)
 
 
@@ -394,8 +394,8 @@ def unpack(packed: Packed24) -> jax.Array:
 
 def matrix_of(packed: Packed24) -> jax.Array:
   """The weight as `[..., K, N]`, from the planar layout."""
-  padded = _spread(packed.values, places(packed))
-  return padded[..., :math.prod(packed.contracted), :]
+  whole = _spread(packed.values, places(packed))
+  return whole[..., :math.prod(packed.contracted), :]
 
 
 def places(packed: Packed24) -> jax.Array:
@@ -463,7 +463,7 @@ def hopper_values(values: jax.Array) -> jax.Array:
   *leading, _, g, n = values.shape
   columns = _round_up(n, COLUMNS)
   values = jnp.moveaxis(values, -3, -1).swapaxes(-3, -2)  # [N, G, 2]
-  return _padded(values, len(leading), columns).reshape(
+  return padded(values, len(leading), columns).reshape(
       *leading, columns, 2 * g)
 
 

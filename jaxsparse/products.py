@@ -211,36 +211,38 @@ def _run(names: tuple[str, ...] | None, choices: dict[str, Callable[..., Any]],
          x: jax.Array, w: Any, dtype: Any) -> jax.Array:
   """Runs the first choice that can serve, or the platform's."""
   if names is None:
-    kernels = {}
-    for name, product in choices.items():
-      # Which GPU it will be is known only of this machine's.
-      if name == 'xla' or name == 'gpu' and missing(name):
-        continue
-      product = _with_dtype(product, dtype)
-      try:
-        _refuse_sharded(x, w)
-        jax.eval_shape(product, x, w)
-      except NotImplementedError:
-        continue
-      kernels[_PLATFORMS[name]] = product
+    # Which GPU it will be is known only of this machine's.
+    kernels = {
+        _PLATFORMS[name]: _with_dtype(product, dtype)
+        for name, product in choices.items()
+        if name != 'xla' and not (name == 'gpu' and missing(name))
+        and not _refusal(product, x, w, dtype)}
     return lax.platform_dependent(
         x, w, default=_with_dtype(choices['xla'], dtype), **kernels)
   reasons = []
   for name in names:
     product = choices.get(name, _no_product)
-    why = [missing(name)]
-    try:
-      if name != 'xla':
-        _refuse_sharded(x, w)
-      jax.eval_shape(_with_dtype(product, dtype), x, w)
-    except NotImplementedError as error:
-      why.append(str(error))
-    if not any(why):
+    refusal = None if name == 'xla' else _refusal(product, x, w, dtype)
+    why = list(filter(None, (missing(name), refusal)))
+    if not why:
       return product(x, w, dtype)
-    reasons.append(f'{name}: {", and ".join(filter(None, why))}')
+    reasons.append(f'{name}: {", and ".join(why)}')
   raise NotImplementedError(
       'No implementation of the packed product that was asked for can serve. '
       + '; '.join(reasons) + '. Leave implementation=None for XLA.')
+
+
+def _refusal(product: Callable[..., jax.Array], x: jax.Array, w: Any,
+             dtype: Any) -> str | None:
+  """Why a kernel cannot serve operands; `None` if it can."""
+  # It sees one device, and what the compiler shards it does not tell.
+  if any(any(jax.typeof(a).sharding.spec) for a in jax.tree.leaves((x, w))):
+    return 'the operands are sharded; write jaxsparse.sharded_matmul'
+  try:
+    jax.eval_shape(_with_dtype(product, dtype), x, w)
+  except NotImplementedError as error:
+    return str(error)
+  return None
 
 
 def _with_dtype(product: Callable[..., jax.Array], dtype: Any
@@ -250,13 +252,6 @@ def _with_dtype(product: Callable[..., jax.Array], dtype: Any
 
 def _no_product(x: jax.Array, w: Any, dtype: Any) -> jax.Array:
   raise NotImplementedError('does not do this product')
-
-
-def _refuse_sharded(*operands: Any) -> None:
-  """Kernels see one device; what the compiler shards it does not tell."""
-  if any(any(jax.typeof(x).sharding.spec) for x in jax.tree.leaves(operands)):
-    raise NotImplementedError(
-        'the operands are sharded; write jaxsparse.sharded_matmul')
 
 
 def _dense(x: jax.Array, matrix: jax.Array, dtype: Any) -> jax.Array:
@@ -281,10 +276,6 @@ def _folded(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   return run
 
 
-def _padded(x: jax.Array, k: int) -> jax.Array:
-  return jnp.pad(x, ((0, 0), (0, k - x.shape[1])))
-
-
 def _on_hopper(x: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
   if w.dtype not in packing.HOPPER_DTYPES:
     raise NotImplementedError(
@@ -299,8 +290,9 @@ def _on_hopper(x: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
 @_folded
 def _hopper_kernel(x: jax.Array, w: Packed24, dtype: Any,
                    config: Any) -> jax.Array:
-  y = hopper.matmul(_padded(x, 2 * w.values.shape[-1]), w.values, w.positions,
-                    out_dtype=dtype, config=config)
+  x = packing.padded(x, 1, 2 * w.values.shape[-1])
+  y = hopper.matmul(
+      x, w.values, w.positions, out_dtype=dtype, config=config)
   return y[:, :math.prod(w.features)]
 
 
@@ -317,8 +309,8 @@ def _on_hopper_packing(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
 @_folded
 def _on_tpu(x: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
   w = packing.with_layout(w, 'planar')
-  return tpu.matmul(_padded(x, 4 * w.values.shape[-2]), w.values, w.positions,
-                    out_dtype=dtype)
+  x = packing.padded(x, 1, 4 * w.values.shape[-2])
+  return tpu.matmul(x, w.values, w.positions, out_dtype=dtype)
 
 
 @_folded
@@ -359,16 +351,16 @@ def value_gradient(dy: jax.Array, x: jax.Array, w: Packed24, dtype: Any
   """
   if not jnp.issubdtype(dtype, jnp.floating):
     return jnp.zeros_like(w.values)
-  matrix = _weight_gradient(dy.astype(x.dtype), x, dtype)
+  like = jax.ShapeDtypeStruct((x.shape[-1], dy.shape[-1]), dtype)
+  matrix = _weight_gradient(dy.astype(x.dtype), x, like)
   values = packing.gather(
       matrix, packing.places(packing.with_layout(w, 'planar')))
   return values if w.layout == 'planar' else packing.hopper_values(values)
 
 
-def _weight_gradient(dy: jax.Array, x: jax.Array, dtype: Any) -> jax.Array:
-  like = jax.ShapeDtypeStruct((x.shape[-1], dy.shape[-1]), dtype)
+def _weight_gradient(dy: jax.Array, x: jax.Array, like: Any) -> jax.Array:
   return _transposed(
-      lambda w: _dense(x.astype(dtype), w, dy.dtype), like, dy)
+      lambda w: _dense(x.astype(like.dtype), w, dy.dtype), like, dy)
 
 
 def _transposed(f: Callable[[Any], jax.Array], like: Any, dy: jax.Array
@@ -431,7 +423,7 @@ def _training_backward(names, dtype, saved, dy):
     del dtype
     return _transposed(lambda x: _dense(x, w.mT, dy.dtype), x, dy)
   dx = _run(names, _PACKING | {'xla': by_xla}, dy, w.mT, x.dtype)
-  return dx, _transposed(lambda w: _dense(x, w, dy.dtype), w, dy)
+  return dx, _weight_gradient(dy, x, w)
 
 
 _training_product.defvjp(_training_forward, _training_backward)

@@ -2,8 +2,7 @@
 
 Every mask of the library is made here: scores are summed over units, each
 group keeps its highest units (`topk`, or `transposable` where its lines have a
-say), and what holds for a unit is spread over
-its members.
+say), and what holds for a unit is spread over its members.
 """
 
 import collections

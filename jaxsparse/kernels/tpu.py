@@ -243,14 +243,27 @@ def _chunks(size: int, most: int) -> Iterator[tuple[int, slice]]:
     yield start, slice(start, min(start + most, size))
 
 
-def _product(x_ref, values_ref, words_ref, y_ref, sum_ref, *,
-             limit: int | None) -> None:
-  """Adds a block of groups to a block of `x @ w`."""
+def _start(sum_ref) -> jax.Array:
+  """Which part of the sum it is; the first begins with zeros."""
   step = pl.program_id(2)
 
   @pl.when(step == 0)
   def _():
     sum_ref[...] = jnp.zeros_like(sum_ref)
+  return step
+
+
+def _finish(sum_ref, out_ref) -> None:
+  """Writes the sum, if this was the last part of it."""
+  @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
+  def _():
+    out_ref[...] = sum_ref[...].astype(out_ref.dtype)
+
+
+def _product(x_ref, values_ref, words_ref, y_ref, sum_ref, *,
+             limit: int | None) -> None:
+  """Adds a block of groups to a block of `x @ w`."""
+  step = _start(sum_ref)
 
   def is_inside(start, shape):
     row = lax.broadcasted_iota(jnp.int32, shape, 0)
@@ -265,19 +278,13 @@ def _product(x_ref, values_ref, words_ref, y_ref, sum_ref, *,
         total += _dot(x_ref[j, :, groups], plane, 0)
     sum_ref[:, columns] = total
 
-  @pl.when(step == pl.num_programs(2) - 1)
-  def _():
-    y_ref[...] = sum_ref[...].astype(y_ref.dtype)
+  _finish(sum_ref, y_ref)
 
 
 def _transposed_product(dy_ref, values_ref, words_ref, planes_ref, sum_ref, *,
                         limit: int | None) -> None:
   """Adds a block of columns to a block of the planes of `dy @ w.T`."""
-  step = pl.program_id(2)
-
-  @pl.when(step == 0)
-  def _():
-    sum_ref[...] = jnp.zeros_like(sum_ref)
+  step = _start(sum_ref)
 
   def is_inside(start, shape):
     column = lax.broadcasted_iota(jnp.int32, shape, 1)
@@ -290,9 +297,7 @@ def _transposed_product(dy_ref, values_ref, words_ref, planes_ref, sum_ref, *,
       for j, plane in enumerate(planes):
         sum_ref[j, :, groups] += _dot(dy_ref[:, columns], plane, 1)
 
-  @pl.when(step == pl.num_programs(2) - 1)
-  def _():
-    planes_ref[...] = sum_ref[...].astype(planes_ref.dtype)
+  _finish(sum_ref, planes_ref)
 
 
 def _most_groups(values_ref) -> int:
