@@ -5,7 +5,6 @@ weights are the smallest lose all of them, and the rule grows as many elsewhere;
 `slim` then removes the units for good.
 """
 
-import collections
 from typing import Any, Iterator, NamedTuple, Sequence
 
 import jax
@@ -21,8 +20,8 @@ from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import selection
 from jaxsparse import trees
+from jaxsparse import unit_sums
 from jaxsparse import units as units_lib
-from jaxsparse.units import Member
 from jaxsparse.units import Tie
 from jaxsparse.units import Ties
 
@@ -135,12 +134,6 @@ def prune_channels(rule: rules.Rule, ties: Ties | Sequence[Tie], *,
   return rules.Rule(init, update)
 
 
-def _name(path: str, paths: Sequence[str]) -> str | None:
-  """The params' own path of a member, which Linen's ties give with a prefix."""
-  short = path.removeprefix('params/')
-  return path if path in paths else short if short in paths else None
-
-
 def _why_not(tie: Tie, masks: Any, prune_skip: bool) -> str | None:
   """Why units of a tie cannot die, or `None`."""
   if tie.fixed or tie.kept:
@@ -156,7 +149,7 @@ def _why_not(tie: Tie, masks: Any, prune_skip: bool) -> str | None:
     return 'nothing makes it or nothing reads it'
   sparse = trees.paths(masks)
   dense = [m.path for m in tie.members
-           if m.role != 'beside' and _name(m.path, sparse) is None]
+           if m.role != 'beside' and unit_sums.own_path(m.path, sparse) is None]
   if dense:
     return f'{dense[0]} is dense'
   if not prune_skip and len(
@@ -182,22 +175,14 @@ def _split(alive: jax.Array, ties: Sequence[Tie]) -> list[jax.Array]:
   return [alive[end - tie.size:end] for tie, end in zip(ties, ends)]
 
 
-def _positions(tie: Tie, member: Member) -> np.ndarray:
-  """Where units are along the member's axis, `[size, repeats]`."""
-  return units_lib.positions(tie, member)[member.axis]
-
-
 def _mean_magnitude(tie: Tie, kernels: dict[str, jax.Array]) -> jax.Array:
   """The mean `|w|` of all weights that make each unit, `[size]`."""
   total, size = 0., 0
-  for member in tie.members:
-    if member.role != 'makes':
-      continue
-    w = kernels[_name(member.path, kernels)]
-    others = tuple(axis for axis in range(w.ndim) if axis != member.axis)
-    at = _positions(tie, member)
-    total += jnp.abs(w.astype(jnp.float32)).sum(others)[at].sum(1)
-    size += at.shape[1] * w.size // w.shape[member.axis]
+  for path, member in unit_sums.members(tie, [*kernels]):
+    if member.role == 'makes':
+      w = kernels[path]
+      total += unit_sums.total(tie, member, jnp.abs(w))
+      size += unit_sums.count(tie, member, w.shape)
   return total / size
 
 
@@ -217,18 +202,8 @@ def _kept(scores: Sequence[jax.Array], alive: Sequence[jax.Array],
 
 def _inside(masks: Any, ties: Sequence[Tie], alive: Sequence[jax.Array]) -> Any:
   """Where weights may be: not in the slices of dead units."""
-  paths, axes = trees.paths(masks), collections.defaultdict(list)
-  for tie, units in zip(ties, alive):
-    for member in tie.members:
-      if member.role != 'beside':
-        axes[_name(member.path, paths)].append(
-            (member.axis, _positions(tie, member), units))
-
-  def inside(path, mask):
-    allowed = jnp.ones_like(mask)
-    for axis, at, units in axes[path]:
-      along = jnp.ones(mask.shape[axis], bool).at[at].set(units[:, None])
-      allowed &= jnp.expand_dims(
-          along, [a for a in range(mask.ndim) if a != axis])
-    return allowed
-  return trees.map_with_path(inside, masks)
+  allowed = unit_sums.masks(
+      ties, {tie.name: units for tie, units in zip(ties, alive)}, masks,
+      belongs=lambda member: member.role != 'beside')
+  return trees.map_masked(
+      lambda mask, inside: inside, masks, allowed, dense=jnp.ones_like)

@@ -51,8 +51,9 @@ class CountState(NamedTuple):
   count: jax.Array
 
 
-def _of_step(value: float | Callable[[jax.Array], Any], count: jax.Array
+def value_at(value: float | Callable[[jax.Array], Any], count: jax.Array
              ) -> jax.Array:
+  """A number, or a schedule at a step, as float32."""
   return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
 
 
@@ -62,7 +63,7 @@ def gain_at(gain: float | Callable[[jax.Array], Any], count: jax.Array
 
   Jitted schedules end at -2e-8 as easily as at 0.
   """
-  return jnp.clip(_of_step(gain, count), 0., 1.)
+  return jnp.clip(value_at(gain, count), 0., 1.)
 
 
 def _masked(name: str, f: Callable[..., Any], *, of_step: bool) -> Transform:
@@ -131,7 +132,7 @@ def add_pruned_decay(decay: float | Callable[[jax.Array], Any] = 2e-4
   [0.  0.5]
   """
   def add(count, m, g, w):
-    c = _of_step(decay, count).astype(g.dtype)
+    c = value_at(decay, count).astype(g.dtype)
     return jnp.where(m, g, g + c * w.astype(g.dtype))
   return _masked('add_pruned_decay', add, of_step=callable(decay))
 
