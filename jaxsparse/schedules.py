@@ -13,6 +13,7 @@ traced arrays. With `p = clip((step - begin) / (end - begin), 0, 1)`:
 | `exponential` | `(1 - (1 - s)^p) / s` | equal share of what is left |
 | `cube` | `p^3` | slow at first |
 | `staircase` | what it is told | |
+| `from_initial(f, share)` | `share + (1 - share) f` | starts sparse |
 
 The gains of `flows.mdgf` go from 1 to 0: `fade_linear`,
 `fade_exponential` and `fade_cosine`.
@@ -155,6 +156,46 @@ def staircase(levels: Mapping[int, float]) -> Schedule:
     level = (step[..., None] >= jnp.array(begins)).sum(-1)
     return jnp.array([0., *values])[level]
   return schedule
+
+
+def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Schedule:
+  """0 before `begin`, from there on `share + (1 - share) * schedule(step)`.
+
+  So that a layer has an initial sparsity `s_i` at `begin` and its final one
+  `s_f` at the end, the share is `s_i / s_f`: with `cubic`, for one,
+
+    s_f * progress = s_f + (s_i - s_f) * (1 - p)^3.
+
+  Args:
+    schedule: one that is 0 at `begin`.
+    share: of the final sparsity, what is there at once, in [0, 1].
+    begin: the first step with that share.
+
+  Returns:
+    A schedule.
+
+  Raises:
+    ValueError: if the share is outside [0, 1] or `begin` is negative.
+
+  References:
+    Zhu and Gupta, `To prune, or not to prune
+    <https://arxiv.org/abs/1710.01878>`_, 2017
+
+  >>> schedule = from_initial(linear(10, 20), 0.5, begin=10)
+  >>> [float(schedule(step)) for step in (9, 10, 15, 20)]
+  [0.0, 0.5, 0.75, 1.0]
+  """
+  if not 0 <= share <= 1 or begin < 0:
+    raise ValueError(
+        'from_initial needs a share in [0, 1], the initial sparsity divided by '
+        f'the final one, and begin >= 0, got share={share} and begin={begin}. '
+        'To go from 30% to 90% write from_initial(cubic(0, 100), 0.3 / 0.9).')
+
+  def progress(step):
+    # From the far end, so that it is exactly 1 where the schedule is.
+    inside = 1. - (1. - share) * (1. - schedule(step))
+    return jnp.where(jnp.asarray(step) >= begin, inside, 0.)
+  return progress
 
 
 def _check_rate(name: str, rate: float) -> None:

@@ -165,6 +165,34 @@ def test_staircase_holds_each_level_until_the_next():
   assert got.shape == () and got.dtype == jnp.float32
 
 
+@pytest.mark.parametrize('share', [0., .25, 1 / 3, .7, 1.])
+def test_an_initial_share_comes_at_begin_and_the_rest_by_the_curve(
+    curve, share):
+  make, formula, tolerance = curve
+  schedule = schedules.from_initial(make(_BEGIN, _END), share, begin=_BEGIN)
+  steps = np.arange(0, 500, 7)
+  p = np.clip((steps - _BEGIN) / (_END - _BEGIN), 0., 1.)
+  want = np.where(steps < _BEGIN, 0., share + (1 - share) * formula(p))
+  got = jax.jit(jax.vmap(schedule))(jnp.asarray(steps))
+  np.testing.assert_allclose(got, want, atol=tolerance)
+  assert schedule(_BEGIN - 1) == 0. and schedule(_END) == 1.
+  np.testing.assert_allclose(schedule(_BEGIN), share, atol=1e-7)
+  assert schedule(5).shape == () and schedule(5).dtype == jnp.float32
+
+
+def test_a_schedule_with_an_initial_share_arrives_at_its_end_alone():
+  schedule = schedules.from_initial(schedules.cubic(3, 9), 1 / 3, begin=3)
+  assert [t for t in range(12) if schedules.arrives(schedule, t)] == [9]
+
+
+@pytest.mark.parametrize('share, begin', [
+    (-.1, 0), (1.1, 0), (float('nan'), 0), (.5, -1)])
+def test_a_share_outside_0_and_1_is_an_error(share, begin):
+  with pytest.raises(
+      ValueError, match=rf'(?s)share={share} and begin={begin}.*write from_i'):
+    schedules.from_initial(schedules.linear(0, 9), share, begin)
+
+
 @pytest.mark.parametrize('levels', [
     {}, {-1: .5}, {5: .5, 3: 1.}, {3: 1., 5: .5}, {3: 1.5}, {3: -.5, 5: 1.}],
                          ids=str)
