@@ -7,8 +7,12 @@ store `[out, in]`. `infer_kernels` asks the function itself, and
 """
 
 import dataclasses
+import math
 import re
 from typing import Any, Callable, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
 
 from jaxsparse import patterns
 from jaxsparse import reading
@@ -138,6 +142,77 @@ def _kernel(path: str, read: reading.Reading) -> Kernel:
            for p in products[1:] if p.contracted != first.contracted]
   notes += [f'also {roles}'] if others else []
   return kernel._replace(why='; '.join(notes) or None)
+
+
+def last_kernels(fn: Callable[..., Any], params: Any, *inputs: Any
+                 ) -> list[str]:
+  """Finds the kernels whose product the function returns: the last layers.
+
+  These are kernels with an output axis that is an axis of what the function
+  returns and that no kernel contracts; what is done to the product elementwise,
+  by a softmax or by a sum over other axes, does not matter. A kernel with a
+  single output is one, too, whatever it is for.
+
+  Args:
+    fn: any function that JAX can trace, which returns logits or the like.
+    params: its first argument.
+    *inputs: the others.
+
+  Returns:
+    Regular expressions, one for each: rules for `prune` or `dense` of
+    `kernel_patterns`.
+
+  Raises:
+    ValueError: if there is none, as in a loss, or in a network that returns its
+      residual stream.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'in': jnp.ones((3, 8)), 'out': jnp.ones((5, 8))}
+  >>> mlp = lambda p, x: jnp.tanh(x @ p['in']) @ p['out'].T
+  >>> last = last_kernels(mlp, params, jnp.ones((2, 3)))
+  >>> last
+  ['out']
+  >>> rules = {**dict.fromkeys(last), '.*': patterns.unstructured()}
+  """
+  # Something is added to what is returned: it has the axes of that.
+  more = jax.eval_shape(fn, params, *inputs)
+
+  def added(both, *inputs):
+    return jax.tree.map(_added, fn(both[0], *inputs), both[1])
+  read = reading.read(added, (params, more), *inputs)
+  paths = trees.paths(params)
+  given = dict(zip(read.params, paths))
+
+  def leaves(path, role=None):
+    return {place.leaf for place in read.relations.places(read.params[path])
+            if role is None or any(place.axis in getattr(product, role)
+                                   for product in read.products[path])}
+  returned = {leaf for path in read.params if path not in given
+              for leaf in leaves(path)}
+  for path in given:
+    returned -= leaves(path, 'contracted')
+
+  def is_last(path):
+    shape = read.shapes[path]
+    return leaves(path, 'outputs') & returned or any(
+        math.prod(shape[axis] for axis in product.outputs) == 1
+        for product in read.products[path])
+  last = [re.escape(name) for path, name in given.items() if is_last(path)]
+  if not last:
+    raise ValueError(
+        'No kernel has an output axis that the function returns and that no '
+        f'other kernel reads, of {paths}. Give the function that returns '
+        'logits, not a loss, or name the kernels yourself: '
+        "{'head/kernel': None, '.*kernel': pattern}.")
+  return last
+
+
+def _added(y: Any, more: Any) -> Any:
+  """A sum of any numbers, or bits; keys stay what they are."""
+  y = jnp.asarray(y)
+  if y.dtype == jnp.bool_:
+    return y ^ more
+  return y + more if jnp.issubdtype(y.dtype, jnp.number) else y
 
 
 def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,

@@ -280,14 +280,14 @@ class _Reader:
     if name not in ('mul', 'div') or len(numbers) != 1:
       return
     value, = (v for v in values if v.number is None)
-    for count, axes in value.sums:
-      if power := _power(numbers[0], count):
-        for axis in axes:
-          axes_lib.keep(axis, f'{name} by {power}')
-    for axis in filter(None, value.axes):
-      for factor in axes_lib.factors(axis):
-        if power := _power(numbers[0], factor.size):
-          axes_lib.keep(factor, f'{name} by {power}')
+    counted = [(count, axis) for count, axes in value.sums for axis in axes]
+    counted += [(factor.size, factor) for axis in filter(None, value.axes)
+                for factor in axes_lib.factors(axis)]
+    found = [(axis, power) for count, axis in counted
+             if (power := _power(numbers[0], count))]
+    for axis, power in found:
+      others = dict.fromkeys(p for _, p in found if p != power)
+      axes_lib.keep(axis, ' or '.join([f'{name} by {power}', *others]))
 
   def _sources(self, name: str, wiring: wiring_lib.Wiring, values: list[Value],
                row: list[Any]) -> tuple[Source, ...] | None:

