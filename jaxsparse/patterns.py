@@ -10,6 +10,7 @@ units into **groups**, inside which units compete for a fixed number of places.
 | `nm(2, 4)` | one weight | 4 neighbours along the contraction axis |
 | `nm(2, 4, transposable=True)` | one weight | a 4 x 4 tile, 2 in each line |
 | `block((4, 4))` | a 4 x 4 tile of the last two axes | the whole weight |
+| `block((4, 4), balanced=True)` | the same | those of the same 4 outputs |
 | `channel(-1)` | everything at one index of the axis | the whole weight |
 
 `selection.select` makes masks from scores and patterns.
@@ -26,9 +27,9 @@ class Tiling:
   Neighbouring axes given as a tuple, major first, are tiled as the one axis
   they would be if they were joined, where a tile is a part of one axis and
   all of those minor to it. `rest` is the tile size of every axis that
-  is not listed: 1, or `None` for the whole axis.
+  is not listed. Sizes may be `None`, the whole axis; `rest` is that or 1.
   """
-  sizes: tuple[tuple[int | tuple[int, ...], int], ...] = ()
+  sizes: tuple[tuple[int | tuple[int, ...], int | None], ...] = ()
   rest: int | None = None
 
   def tile(self, shape: tuple[int, ...], what: str = '',
@@ -42,7 +43,7 @@ class Tiling:
             f'{what} needs axis {axes}, but the weight has shape {shape}. Give '
             'it a rule of its own, or make it dense: {regex: None}.')
       sizes = [shape[axis] for axis in joined]
-      parts = _parts(sizes, size)
+      parts = sizes if size is None else _parts(sizes, size)
       if parts is None:
         there = math.prod(sizes)
         fits = [d for d in range(2, there + 1) if _parts(sizes, d)]
@@ -329,14 +330,18 @@ def attention(n: int, m: int, *, transposable: bool = False
               n, m, axis=(-3, -2), transposable=transposable)}
 
 
-def block(shape: tuple[int, ...], *, sparsity: float | None = None,
-          reduce: str = 'sum', min_sparsity: float = 0.,
-          max_sparsity: float = 1.) -> Pattern:
+def block(shape: tuple[int, ...], *, balanced: bool = False,
+          sparsity: float | None = None, reduce: str = 'sum',
+          min_sparsity: float = 0., max_sparsity: float = 1.) -> Pattern:
   """Blocks over the trailing axes that live or die together.
 
   Args:
     shape: the block, aligned to the last axes: `(4, 4)` cuts `[in, out]`
       kernels and the `IO` of `HWIO`; `(1, 16)` runs along the output axis.
+    balanced: whether blocks compete along axis -2 alone, with those of the same
+      outputs (and of the same place of other axes, if there are any), so that
+      all outputs keep as many: `condense` then needs no padding. Otherwise all
+      blocks of the weight compete.
     sparsity: the fraction of blocks pruned; `None` leaves it to the
       distribution.
     reduce: a block's score is the 'sum' (default), 'mean' or 'max' of its
@@ -355,6 +360,10 @@ def block(shape: tuple[int, ...], *, sparsity: float | None = None,
   >>> from jaxsparse import select
   >>> select(jnp.array([[1., 2., 9., 0.]]), block((1, 2)), 0.5)
   Array([[False, False,  True,  True]], dtype=bool)
+  >>> w = jnp.array([[1., 2., 9., 0.], [0., 0., 5., 5.]])
+  >>> select(w, block((1, 2), balanced=True), 0.5).astype(int)
+  Array([[1, 1, 0, 0],
+         [0, 0, 1, 1]], dtype=int32)
   """
   shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
   if not shape or not all(isinstance(s, int) and s > 0 for s in shape):
@@ -362,9 +371,10 @@ def block(shape: tuple[int, ...], *, sparsity: float | None = None,
         f'block(shape) needs a tuple of positive sizes, got {shape}. Write '
         'e.g. block((4, 4)) or block((1, 16)).')
   sizes = tuple((i - len(shape), s) for i, s in enumerate(shape))
-  return Pattern(unit=Tiling(sizes, rest=1), group=Tiling(), **_options(
-      f'block({shape})', sparsity=sparsity, reduce=reduce,
-      min_sparsity=min_sparsity, max_sparsity=max_sparsity))
+  group = Tiling(((-2, None),), rest=1) if balanced else Tiling()
+  return Pattern(unit=Tiling(sizes, rest=1), group=group, **_options(
+      f'block({shape}{", balanced=True" * balanced})', sparsity=sparsity,
+      reduce=reduce, min_sparsity=min_sparsity, max_sparsity=max_sparsity))
 
 
 def channel(axis: int = -1, *, sparsity: float | None = None,

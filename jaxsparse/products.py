@@ -1,5 +1,7 @@
 """Products with packed 2:4 weights: one function, three implementations.
 
+Condensed weights go through the same function; XLA does these alone.
+
 `matmul` asks the kernel of the platform, and XLA where that cannot serve. What
 a kernel wants of its operands is made here: leading axes of `x` are folded, K
 is padded to the tile, the weight is in its layout. A kernel has arrays in and
@@ -16,7 +18,9 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse import condensed
 from jaxsparse import packing
+from jaxsparse.condensed import Condensed
 from jaxsparse.kernels import hopper
 from jaxsparse.kernels import tpu
 from jaxsparse.packing import Packed24
@@ -24,10 +28,11 @@ from jaxsparse.packing import Packed24
 Implementation = str | Sequence[str] | None
 
 
-def matmul(x: jax.Array, w: Packed24, *, implementation: Implementation = None,
+def matmul(x: jax.Array, w: Packed24 | Condensed, *,
+           implementation: Implementation = None,
            preferred_element_type: jax.typing.DTypeLike | None = None
            ) -> jax.Array:
-  """The product `x @ w` with a packed 2:4 weight.
+  """The product `x @ w` with a packed 2:4 weight, or a condensed one.
 
     y[..., n] = sum_k x[..., k] * w[k, n],   summed in float32
 
@@ -42,12 +47,19 @@ def matmul(x: jax.Array, w: Packed24, *, implementation: Implementation = None,
   `w.transposed` gets none either: who trains values packs without it, who
   trains the weight itself wants `training_matmul`.
 
+  Of a condensed weight inputs are gathered and multiplied with what was kept,
+
+    y[..., S * j + s] = sum_f x[..., indices[j, f]] * values[j, f, s]
+
+  by XLA on every platform, gradients to the inputs and values included; the
+  compiler can shard it over block columns.
+
   Args:
     x: `[..., K]`; where the weight has several contracted axes, as attention's
       output has, these.
-    w: what `pack` returned, without leading axes (`jax.vmap` and `lax.scan`
-      take these off). Kernels cannot be sharded by the compiler: on a
-      mesh write `sharded_matmul`.
+    w: what `pack` or `condense` returned, without leading axes (`jax.vmap`
+      and `lax.scan` take these off). Kernels cannot be sharded by the
+      compiler: with a packed weight on a mesh write `sharded_matmul`.
     implementation: `None` takes the kernel of the platform that the program is
       lowered for, or XLA; 'gpu' (Hopper), 'tpu' or 'xla' that one alone; a
       sequence the first that can serve.
@@ -70,20 +82,25 @@ def matmul(x: jax.Array, w: Packed24, *, implementation: Implementation = None,
   >>> w = jnp.array([[1., 0.], [0., 0.], [2., 3.], [0., 4.]])
   >>> matmul(jnp.array([[1., 1., 1., 1.]]), pack(w))
   Array([[3., 7.]], dtype=float32)
+  >>> from jaxsparse.condensed import condense
+  >>> matmul(jnp.array([[1., 1., 1., 1.]]), condense(w, w != 0, block=1))
+  Array([[3., 7.]], dtype=float32)
   """
   check_operands(x, w)
   rank = len(w.contracted)
   leading = x.shape[:x.ndim - rank]
-  y = _product(
+  product = _gathering if isinstance(w, Condensed) else _product
+  y = product(
       x.reshape(*leading, math.prod(w.contracted)).astype(
           jnp.result_type(x, w.values)), w, names_of(implementation),
       dtype_of(x, w.values, preferred_element_type))
   return y.reshape(*leading, *w.features)
 
 
-def check_operands(x: jax.Array, w: Packed24) -> None:
+def check_operands(x: jax.Array, w: Packed24 | Condensed) -> None:
   """Raises if `matmul(x, w)` does not fit."""
-  packing.check_packed(w)
+  if not isinstance(w, Condensed):
+    packing.check_packed(w)
   if len(w.shape) != len(w.contracted) + len(w.features):
     leading = w.shape[:len(w.shape) - len(w.contracted) - len(w.features)]
     raise ValueError(
@@ -323,6 +340,13 @@ def _on_tpu_transposed(dy: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
 def _by_xla(x: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
   w = packing.with_layout(w, 'planar')
   return _dense(x, packing.matrix_of(w), dtype)
+
+
+def _gathering(x: jax.Array, w: Condensed, names: tuple[str, ...] | None,
+               dtype: Any) -> jax.Array:
+  def by_xla(x, w, dtype):
+    return condensed.product(x, w, wide(dtype)).astype(dtype)
+  return _run(names, {'xla': by_xla}, x, w, dtype)
 
 
 # `[..., K], w -> [..., N]`; `[..., N], w -> [..., K]`; and

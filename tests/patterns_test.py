@@ -46,6 +46,7 @@ def test_nm_is_as_sparse_as_it_says(n, m):
     (nm(1, 4, axis=(-3, -2), transposable=True),
      'nm(1, 4, axis=(-3, -2), transposable=True)'),
     (block((4, 4)), 'block((4, 4))'), (channel(), 'channel(-1)'),
+    (block((1, 16), balanced=True), 'block((1, 16), balanced=True)'),
     (unstructured(sparsity=.9), 'unstructured(sparsity=0.9)')], ids=str)
 def test_patterns_show_how_they_are_written(pattern, text):
   assert str(pattern) == text
@@ -55,7 +56,9 @@ def test_patterns_show_how_they_are_written(pattern, text):
     (unstructured(), (2, 8, 4), (1, 64)), (nm(2, 4), (2, 8, 4), (16, 4)),
     (nm(2, 4, axis=-1), (2, 8, 4), (16, 4)),
     (nm(2, 4, transposable=True), (2, 8, 4), (4, 16)),
-    (block((4, 2)), (2, 2, 2), (1, 8)), (block((4,)), (2, 8, 1), (1, 16))],
+    (block((4, 2)), (2, 2, 2), (1, 8)), (block((4,)), (2, 8, 1), (1, 16)),
+    (block((4, 2), balanced=True), (2, 2, 2), (4, 2)),
+    (block((4,), balanced=True), (2, 8, 1), (2, 8))],
                          ids=str)
 def test_grid_and_sizes_count_units(pattern, grid, sizes):
   assert pattern.grid((2, 8, 4)) == grid
@@ -78,6 +81,29 @@ def test_n_above_m_is_an_error(n, m):
 def test_a_block_without_a_size_is_an_error(shape):
   with pytest.raises(ValueError, match=r'(?s)positive sizes, got.*block\('):
     block(shape)
+
+
+@pytest.mark.parametrize('shape', [(1, 4), (4, 4), (2, 2), (4,), (1, 1),
+                                   (2, 1, 4)], ids=str)
+@pytest.mark.parametrize('sparsity', [.5, .75])
+def test_balanced_blocks_compete_along_the_inputs_of_their_outputs(
+    shape, sparsity):
+  scores = np.random.default_rng(len(shape)).random((2, 16, 8), np.float32)
+  mask = jaxsparse.select(scores, block(shape, balanced=True), sparsity)
+  a, b, c = ((1,) * 3 + shape)[-3:]
+  expected = np.zeros_like(scores, bool)
+  for i in range(0, 2, a):
+    for j in range(0, 8, c):
+      part = slice(i, i + a), slice(None), slice(j, j + c)
+      rows = scores[part].reshape(a, 16 // b, b, c).sum((0, 2, 3))
+      kept = np.argsort(-rows)[:round((1 - sparsity) * len(rows))]
+      expected[part] = np.isin(np.arange(16) // b, kept)[:, None]
+  np.testing.assert_array_equal(mask, expected)
+
+
+def test_balanced_blocks_need_an_axis_of_inputs():
+  with pytest.raises(ValueError, match='group of block.*axis -2'):
+    jaxsparse.select(jnp.ones(8), block((4,), balanced=True), .5)
 
 
 def test_crossed_bounds_are_an_error():

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsparse import condensed
 from jaxsparse import costs
 from jaxsparse import packing
 from jaxsparse.kernels import hopper
@@ -365,6 +366,37 @@ def test_a_name_of_no_implementation_is_an_error(names):
                                        implementation=names)):
     with pytest.raises(ValueError, match="'gpu', 'tpu', 'xla'"):
       call()
+
+
+@pytest.mark.parametrize('names', ['gpu', 'tpu', ('gpu', 'tpu')], ids=str)
+def test_condensed_weights_have_no_kernel_and_it_is_told(names):
+  w, x = jnp.eye(4), jnp.asarray(normal(2, 4))
+  c = condensed.condense(w, w != 0)
+  with pytest.raises(NotImplementedError, match='(?s)does not do this.*XLA'):
+    matmul(x, c, implementation=names)
+  for names in 'xla', ('tpu', 'xla'):
+    assert_near(matmul(x, c, implementation=names), x)
+  with pytest.raises(ValueError, match="'gpu', 'tpu', 'xla'"):
+    matmul(x, c, implementation='cpu')
+
+
+@pytest.mark.parametrize('x, shape, told', [
+    ((2, 9), (8, 4), [r'\(8,\)', r'\(2, 9\)']), ((), (8, 4), [r'\(8,\)']),
+    ((2, 8), (3, 8, 4), [r'\(3,\)', 'vmap', 'scan'])], ids=str)
+def test_condensed_shapes_that_do_not_fit_are_shown(x, shape, told):
+  c = condensed.condense(jnp.ones(shape), jnp.ones(shape, bool))
+  with pytest.raises(ValueError) as error:
+    matmul(jnp.zeros(x), c)
+  for expected in told:
+    error.match(expected)
+
+
+def test_the_flops_of_a_condensed_product_are_those_of_what_is_kept():
+  w = jnp.repeat(jnp.eye(16), 4, 1)
+  for s in 4, 1:
+    c = condensed.condense(w, w != 0, block=s, fan_in=2)
+    counted = costs.flops(lambda w, x: matmul(x, w), c, normal(3, 16))
+    assert counted.total == 2 * 3 * 2 * 64
 
 
 @pytest.mark.parametrize('x, w, told', [
