@@ -10,6 +10,7 @@ _EXPERIMENTS = [
     'matplotlib>=3.8',
     'ml_collections>=1.0',
     'Pillow>=10',
+    'PyYAML>=6',
     'orbax-checkpoint>=0.11.20',
     'scikit-learn>=1.4',
     'tqdm>=4.66',

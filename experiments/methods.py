@@ -14,6 +14,7 @@ from experiments import models
 from experiments import names
 import jaxsparse
 from jaxsparse import dynamic
+from jaxsparse import recipe_files
 from jaxsparse import recipes
 
 Config = ml_collections.ConfigDict
@@ -45,23 +46,41 @@ def optimizer(config: Config) -> Optimizer:
   """Returns the dense optimizer that methods make sparse.
 
   `adamw` decays weights apart from their gradients, `sgd` as an L2 penalty
-  would. The learning rate of `steps` falls to a tenth after one half and again
-  after three quarters of training.
+  would.
   """
-  peak, end = config.learning_rate, config.steps
-  schedule = names.lookup({
-      'warmup_cosine': lambda: optax.warmup_cosine_decay_schedule(
-          0., peak, end // 10, end),
-      'steps': lambda: optax.piecewise_constant_schedule(
-          peak, {end // 2: 0.1, end * 3 // 4: 0.1}),
-  }, config.learning_rate_schedule, kind='learning rate schedule')()
-  decay = config.weight_decay
+  schedule, decay = learning_rate(config), config.weight_decay
   return names.lookup({
       'adamw': lambda: optax.adamw(schedule, weight_decay=decay),
       'sgd': lambda: optax.chain(
           optax.add_decayed_weights(decay),
           optax.sgd(schedule, momentum=config.momentum)),
   }, config.optimizer, kind='optimizer')()
+
+
+def learning_rate(config: Config) -> optax.Schedule:
+  """Returns the config's learning rate by step.
+
+  That of `steps` falls to a tenth after one half and again after three quarters
+  of training.
+  """
+  peak, end = config.learning_rate, config.steps
+  return names.lookup({
+      'warmup_cosine': lambda: optax.warmup_cosine_decay_schedule(
+          0., peak, end // 10, end),
+      'steps': lambda: optax.piecewise_constant_schedule(
+          peak, {end // 2: 0.1, end * 3 // 4: 0.1}),
+  }, config.learning_rate_schedule, kind='learning rate schedule')()
+
+
+def recipe(config: Config) -> recipe_files.Plan | None:
+  """Returns what `config.recipe` describes, if the method is a recipe."""
+  if config.method != 'recipe':
+    return None
+  described = config.recipe
+  if not isinstance(described, str):  # The path of a file.
+    described = {'names': config.sparse or models.sparse_leaves(config.model),
+                 **described.to_dict()}
+  return jaxsparse.from_recipe(described, total_steps=config.steps)
 
 
 def nm_patterns(config: Config) -> Patterns:
@@ -198,6 +217,33 @@ def lock(config, inner):
   return jaxsparse.sparsify(inner, jaxsparse.lock())
 
 
+def from_recipe(config, inner):
+  """What a dict or a YAML file describes, see `jaxsparse.from_recipe`."""
+  return recipe(config).sparsify(inner)
+
+
+def sensitivity(config, inner, ties):
+  """Prunes whole heads and neurons once, https://arxiv.org/abs/2010.13382.
+
+  Their importance is summed up over a tenth of training, before the middle.
+  """
+  middle = config.steps // 2
+  rule = jaxsparse.prune_units(
+      _units(ties), sparsity=config.sparsity,
+      begin=middle - config.steps // 10,
+      when=jaxsparse.every(1, begin=middle, end=middle))
+  return jaxsparse.sparsify(inner, rule, jaxsparse.hard())
+
+
+def group_lasso(config, inner, ties):
+  """Shrinks whole heads and neurons until they vanish, and keeps them so."""
+  units = _units(ties)
+  shrinking = optax.chain(inner, jaxsparse.prox_group_lasso(
+      config.alpha, units, learning_rate(config)))
+  rule = jaxsparse.prune_vanished(units, when=jaxsparse.every(10))
+  return jaxsparse.sparsify(shrinking, rule, jaxsparse.hard())
+
+
 METHODS = {
     'dense': dense,
     'magnitude': magnitude,
@@ -219,8 +265,12 @@ METHODS = {
     'mest': mest,
     'chase': chase,
     'lock': lock,
+    'recipe': from_recipe,
+    'sensitivity': sensitivity,
+    'group_lasso': group_lasso,
 }
-_OF_CHANNELS = ('chase',)  # These are told which channels there are.
+# These are told which channels there are.
+_OF_CHANNELS = ('chase', 'sensitivity', 'group_lasso')
 
 
 def _patterns(config, pattern):
@@ -228,9 +278,13 @@ def _patterns(config, pattern):
   return {sparse: pattern, '.*': None}
 
 
-def _recipe(config, inner, recipe, **options):
+def _units(ties):
+  return [*jaxsparse.heads(ties), *jaxsparse.neurons(ties)]
+
+
+def _recipe(config, inner, method, **options):
   return jaxsparse.sparsify(
-      inner, *recipe(nm_patterns(config), config.steps, **options))
+      inner, *method(nm_patterns(config), config.steps, **options))
 
 
 def _gradual(config, inner, pattern, *, score, distribution):

@@ -1,8 +1,12 @@
 """One JSON object a line: what a run measured, at which step."""
 
 import json
+import math
 import pathlib
 from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
 
 from experiments import workdir
 
@@ -20,7 +24,7 @@ class Metric(NamedTuple):
   @property
   def axis_label(self) -> str:
     """What the metric is, and in which unit."""
-    return f'{self.label} ({self.unit.strip()})'
+    return f'{self.label} ({self.unit.strip()})' if self.unit else self.label
 
   def show(self, value: float) -> str:
     """Returns the number as people read it."""
@@ -31,12 +35,37 @@ class Metric(NamedTuple):
 METRICS = {
     'accuracy': Metric('Test accuracy', 100, '%', 1, True),
     'bits_per_byte': Metric('Validation loss', 1, ' bits/byte', 3, False),
+    'auc': Metric('Test AUC', 1, '', 4, True),
 }
 
 
 def judged_by(row: Row) -> str:
   """Returns the key of the metric in this row."""
   return next(key for key in METRICS if key in row)
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+  """Returns the area under the ROC curve.
+
+  The share of pairs of a positive and a negative example in which the positive
+  one scores higher; a tie counts half.
+
+  Args:
+    scores: `[N]`.
+    labels: `[N]`, of 0 and 1.
+
+  Returns:
+    The area, or NaN if all labels are the same or a score is NaN.
+
+  >>> auc(np.array([.1, .4, .4, .8]), np.array([0, 0, 1, 1]))
+  0.875
+  """
+  positive = np.asarray(labels) == 1
+  ones = int(positive.sum())
+  pairs = ones * (positive.size - ones)
+  # A positive example's rank counts the positive ones up to it, too.
+  ranks = stats.rankdata(scores)[positive].sum()
+  return float(ranks - ones * (ones + 1) / 2) / pairs if pairs else math.nan
 
 
 def append(path: pathlib.Path, row: Row):
@@ -66,5 +95,7 @@ def describe(row: Row) -> str:
   """Returns a row as people read it."""
   key = judged_by(row)
   metric = METRICS[key]
-  return (f'loss {row["loss"]:.4f}  {metric.label.lower()} '
-          f'{metric.show(row[key])}  sparsity {row["sparsity"]:.1%}')
+  bayes = f' (Bayes {metric.show(row["ceiling"])})' if 'ceiling' in row else ''
+  label = metric.label[0].lower() + metric.label[1:]
+  return (f'loss {row["loss"]:.4f}  {label} {metric.show(row[key])}{bayes}  '
+          f'sparsity {row["sparsity"]:.1%}')

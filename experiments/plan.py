@@ -1,7 +1,8 @@
 """Which runs a sweep consists of: method x target x seed, and those that tune.
 
 A target is 'N:M' or the share pruned, such as '90%'. A method may come in
-several variants: `config.only` names them, with their method and settings.
+several variants: `config.only` names them, with their method and settings. If
+they set all that their methods read, no targets are needed.
 """
 
 from collections.abc import Mapping
@@ -55,7 +56,8 @@ def judged(config: Config, path: pathlib.Path,
       for seed in config.seeds for method in config.methods
       if chosen is None or method in chosen
       for target in (
-          (None,) if tables.is_dense(method) else config.targets)]
+          (None,) if tables.is_dense(method) or config.targets == (tables.ALL,)
+          else config.targets)]
 
 
 def tuning(config: Config, path: pathlib.Path) -> list[Planned]:
@@ -110,7 +112,8 @@ def differences(config: Config, base: Config) -> dict[str, Any]:
     config: that of the run.
     base: `config.base` of the sweep.
   """
-  return {key: value for key, value in config.items() if key not in _PLANNED
+  return {key: value for key, value in config.to_dict().items()
+          if key not in _PLANNED
           and (key not in base or base[key] != value)}
 
 
@@ -126,6 +129,10 @@ def checked(config: Config) -> Config:
   for key in ('methods', 'targets'):
     config[key] = tuple(
         part for value in config[key] for part in str(value).split(','))
+  if not config.targets and all(
+      tables.is_dense(name) or name in config.get('only', {})
+      for name in config.methods):
+    config.targets = (tables.ALL,)
   for key, example in (('methods', 'ste,sr_ste'), ('targets', '2:4'),
                        ('seeds', '0,1,2')):
     values = config[key]
@@ -140,10 +147,13 @@ def checked(config: Config) -> Config:
   for name in (*config.methods, *config.get('only', {})):
     names.lookup(methods.METHODS, method_of(config, name), kind='method')
   for name, settings in config.get('only', {}).items():
-    if fixed := sorted({*settings} & {*_PLANNED} - {'method'}):
+    if fixed := sorted({*settings} & {*_PLANNED} - {'method'}
+                       - ({'n', 'm', 'sparsity'}
+                          if config.targets == (tables.ALL,) else set())):
       raise ValueError(f'config.only.{name} sets {fixed}, which targets and '
                        'seeds set. Write it there')
-  _check_targets(config.targets, 'targets')
+  if config.targets != (tables.ALL,):
+    _check_targets(config.targets, 'targets')
   if tunes(config):
     _check_tuning(config)
   return config

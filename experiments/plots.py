@@ -14,6 +14,7 @@ import numpy as np
 from experiments import tables
 
 TARGETS = 'by_target.png'
+ROWS = 'by_row.png'
 FLOPS = 'by_flops.png'
 NOISE = 'noise.png'
 MASKS = 'masks.png'
@@ -60,6 +61,9 @@ def write(path: pathlib.Path, runs: Sequence[tables.Run],
   present = {run.method for run in runs}
   methods = [method for method in config.methods if method in present]
   targets = config.targets
+  if targets == (tables.ALL,):
+    plot_rows(path / ROWS, runs, methods)
+    return
   plot_targets(path / TARGETS, runs, methods, targets)
   if _has(runs, 'train_flops'):
     plot_flops(path / FLOPS, runs, methods, targets)
@@ -105,6 +109,25 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
   axis.set(xlabel='Target', ylabel=metric.axis_label,
            xlim=(-0.5, len(targets) - 0.5))
   drawing.legend(handles=handles, loc='outside right upper', frameon=False)
+  drawing.savefig(path, dpi=120)
+
+
+def plot_rows(path: pathlib.Path, runs: Sequence[tables.Run],
+              methods: Sequence[str]):
+  """Draws the metric of every row, with its 95% interval over seeds."""
+  metric = tables.judged(runs)[1]
+  drawing, axis = _one_panel(metric.axis_label)
+  for i, method in enumerate(methods):
+    cell = tables.estimate([*tables.scores(runs, method, tables.ALL).values()])
+    dense = tables.is_dense(method)
+    axis.errorbar(cell.mean, i, xerr=np.nan_to_num(cell.half), fmt='o',
+                  color=_color(tables.DENSE if dense else 'sr_ste'), capsize=2)
+    if dense:
+      axis.axvline(cell.mean, color=_color(tables.DENSE), linewidth=0.8)
+  axis.set_yticks(range(len(methods)),
+                  [method.replace('_', ' ') for method in methods])
+  axis.set(xlabel=metric.axis_label)
+  axis.invert_yaxis()
   drawing.savefig(path, dpi=120)
 
 

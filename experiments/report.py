@@ -66,6 +66,9 @@ def conclusion(rows: list[metrics.Row]) -> str:
   if dense and last['sparsity'] > 0:
     text += (f'; {metric.show(dense[-1][key])} at step {dense[-1]["step"]:,}, '
              'before any were')
+  if 'ceiling' in last:
+    text += ('. The data are synthetic: the probabilities that labels were '
+             f'drawn from have {metric.show(last["ceiling"])}')
   for row in rows:
     if 'kept_after' in row:
       text += (f'. Another order of channels at step {row["step"]:,} raised '
@@ -87,7 +90,8 @@ def locations(path: str) -> str:
       'metrics': workdir.METRICS, 'plot': workdir.PLOT, 'mask': workdir.MASK,
       'channels': workdir.CHANNELS,
       'table': workdir.SUMMARY, 'config': workdir.CONFIG,
-      'data': workdir.DATASET, 'checkpoints': workdir.CHECKPOINTS}
+      'data': workdir.DATASET, 'recipe': workdir.RECIPE,
+      'checkpoints': workdir.CHECKPOINTS}
   return '\n'.join(f'{label:<12} {path / name}'
                    for label, name in names.items() if (path / name).exists())
 

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from experiments import data
+from experiments import metrics
 from experiments import models
 import jaxsparse
 from jaxsparse import transform
@@ -21,6 +22,7 @@ from jaxsparse import transform
 PyTree = Any
 
 _losses = optax.softmax_cross_entropy_with_integer_labels
+_METRIC = {data.NEXT_BYTE: 'bits_per_byte', data.RECOMMENDATION: 'auc'}
 
 
 class State(NamedTuple):
@@ -112,22 +114,24 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
     params = optax.apply_updates(state.params, updates)
     return State(params, opt_state, averages), loss
 
+  metric = _METRIC.get(dataset.task, 'accuracy')
+
   @jax.jit
   def judge(state, batch):
     logits = apply(variables(sparse(state)), batch.inputs)
     counted = batch.labels >= 0
+    if metric == 'auc':
+      # Only whole test sets have an area: what it needs of each example.
+      return logits[:, 1] - logits[:, 0], batch.labels, counted
     return (jnp.sum(_losses(logits, batch.labels), where=counted),
             jnp.sum(logits.argmax(-1) == batch.labels, where=counted),
             jnp.sum(counted))
 
   def measure(state, batches):
     judged = [jax.device_get(judge(state, batch)) for batch in batches]
-    nats, correct, count = (sum(map(float, each)) for each in zip(*judged))
-    values = {'accuracy': correct / count,
-              'bits_per_byte': nats / count / math.log(2)}
-    metric = ('bits_per_byte' if dataset.task == data.NEXT_BYTE else 'accuracy')
-    return {metric: values[metric], 'sparsity': sparsity(state),
-            **observed(state, flops)}
+    known = {} if dataset.ceiling is None else {'ceiling': dataset.ceiling}
+    return {metric: _conclude(metric, judged), **known,
+            'sparsity': sparsity(state), **observed(state, flops)}
 
   return Steps(init, train, measure, apply, flops)
 
@@ -203,10 +207,21 @@ def observed(state: State, flops: Callable[[PyTree], jaxsparse.Flops]
       'second_pruned': mean('second_pruned')}
 
 
+def _conclude(metric, judged):
+  """The metric of a test set, of which all batches were judged."""
+  if metric == 'auc':
+    margins, labels, counted = map(np.concatenate, zip(*judged))
+    return metrics.auc(margins[counted], labels[counted])
+  nats, correct, count = (sum(map(float, each)) for each in zip(*judged))
+  if metric == 'accuracy':
+    return correct / count
+  return nats / count / math.log(2)
+
+
 def _inputs(config, dataset):
   """The shape and type of a batch of inputs."""
-  dtype = np.float32 if dataset.task == data.IMAGES else np.uint8
-  return jax.ShapeDtypeStruct((config.batch_size, *dataset.shape), dtype)
+  return jax.ShapeDtypeStruct(
+      (config.batch_size, *dataset.shape), dataset.input_dtype)
 
 
 @jax.jit

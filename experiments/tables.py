@@ -17,6 +17,7 @@ from experiments import metrics
 
 NOT_BUILT = 'n/a'
 DENSE = 'dense'  # A ceiling, and no competitor; so is `dense_...`.
+ALL = 'all'  # The one column of a sweep whose rows need no targets.
 
 Tried = dict[str, list[tuple[Any, float]]]  # Method -> value, mean metric.
 

@@ -4,9 +4,9 @@ r"""Trains one model with one method; start it again and it goes on.
       --workdir=runs/rigl_90 --config.model=vit --config.seed=1
 
 The work directory receives config.json, dataset.json, metrics.jsonl,
-checkpoints/ and, at the end, summary.txt and pictures. A run that was killed
-continues from its last checkpoint and ends with the very bits it would have
-ended with.
+checkpoints/, recipe.yaml if the method is a recipe, and, at the end,
+summary.txt and pictures. A run that was killed continues from its last
+checkpoint and ends with the very bits it would have ended with.
 
 A mistake in the command is told in one line; --traceback shows where in the
 code it was noticed.
@@ -22,6 +22,7 @@ from absl import logging
 import ml_collections
 from ml_collections import config_flags
 import tqdm
+import yaml
 
 from experiments import channels
 from experiments import checkpoints
@@ -34,6 +35,7 @@ from experiments import slimming as slimmer
 from experiments import steps
 from experiments import workdir as workdirs
 import jaxsparse
+from jaxsparse import recipe_files
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of experiments/configs.')
@@ -82,6 +84,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   permuting = channels.create(config, run, state, dataset)
 
   path = workdirs.claim(workdir, config, fingerprint=dataset.fingerprint)
+  if recipe := methods.recipe(config):
+    keep_recipe(path, recipe)
   logging.info('dataset %s, %s', config.dataset, dataset.fingerprint)
   log = path / workdirs.METRICS
   saved = path / workdirs.CHECKPOINTS
@@ -111,6 +115,23 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   params = steps.sparse(state).params
   masks = jaxsparse.get_masks(state.opt_state)
   return Result(state, rows, report.write(path, config, rows, params, masks))
+
+
+def keep_recipe(path: pathlib.Path, made: recipe_files.Plan):
+  """Writes a recipe into a work directory, all of it, or finds that it is it.
+
+  Raises:
+    ValueError: if a file that the config names has changed since.
+  """
+  file, ours = path / workdirs.RECIPE, jaxsparse.to_recipe(made)
+  if not file.exists():
+    jaxsparse.to_recipe(made, file)
+    return
+  theirs = yaml.safe_load(file.read_text())
+  if changed := [f'{key} is {theirs.get(key)!r} there and {value!r} here'
+                 for key, value in ours.items() if theirs.get(key) != value]:
+    raise ValueError(f'{file} is the recipe of another run: '
+                     f'{"; ".join(changed)}. Give another --workdir.')
 
 
 def load(workdir: str, *, slim: bool = False) -> PyTree:

@@ -8,6 +8,7 @@ import ml_collections
 
 CONFIG = 'config.json'
 DATASET = 'dataset.json'
+RECIPE = 'recipe.yaml'
 CHECKPOINTS = 'checkpoints'
 METRICS = 'metrics.jsonl'
 PLOT = 'training.png'
@@ -39,7 +40,8 @@ def claim(path: str, config: ml_collections.ConfigDict, *, fingerprint: str
     _check_data(path, config.dataset, fingerprint)
     return path
   for name in (
-      DATASET, CHECKPOINTS, METRICS, PLOT, MASK, CHANNELS, SUMMARY):
+      DATASET, RECIPE, CHECKPOINTS, METRICS, PLOT, MASK, CHANNELS,
+      SUMMARY):
     if (path / name).exists():
       raise ValueError(
           f'{path} holds {name} but no {CONFIG}, so it is not known which run '

@@ -15,22 +15,26 @@ A method is five choices, each a pure function or plain data:
   weight still gives forward and still gets backward.
 
 The first four make a **rule** (`prune`, `prune_and_grow`, `lock`,
-`forward_backward`, `prune_channels`, `stages` of rules), and
+`forward_backward`, `prune_channels`, `prune_units`, `prune_vanished`,
+`progressive`, `stages` and `combine` of rules), and
 `sparsify(optimizer, rule, flow)` joins it to any optax optimizer. In the train
 step one line is new, `sparse_params(params, opt_state)`. `recipes` has rule and
 flow of a method in one line, `dynamic` the same for dynamic sparse training,
 `scopes` who competes with whom there; `observe` measures flips, noise and
-exploration, `flops` counts what it costs.
+exploration, `flops` counts what it costs. `from_recipe` reads all of it from a
+dict or a YAML file, and `Hooks` are for a loop that somebody else owns.
 
 From the function itself are read: which parameters are kernels
 (`infer_kernels`, `kernel_patterns`) and which of their axes index the same
 hidden units (`infer_ties`), so that `permute` may put these in an order in
 which N:M keeps more (`find_permutations`), and `slim` may remove those that
-nothing reads (`alive`, `fold_constants`).
+nothing reads (`alive`, `fold_constants`). Which these should be, group Lasso
+(`prox_group_lasso`) and gradient sensitivity (`sensitivity`, `keep_units`) say.
 
 Weights that are 2:4 `pack` holds in 0.56 of the memory (`pack_params` those of
 a tree); `matmul` multiplies with them, by kernels for Hopper GPUs and TPUs;
-`training_matmul` trains with them, and `jaxsparse.nn` has them in Flax.
+`training_matmul` trains with them, and `jaxsparse.nn` has them in Flax. Blocks
+along outputs and constant fan-in `condense` holds, for XLA on any platform.
 
 True means kept, `None` means dense, `sparsity` is the fraction pruned.
 """
@@ -42,11 +46,16 @@ from jaxsparse.accounting import mask_flips
 from jaxsparse.accounting import Summary
 from jaxsparse.accounting import summary
 from jaxsparse.channels import prune_channels
+from jaxsparse.combining import combine
+from jaxsparse.condensed import condense
+from jaxsparse.condensed import Condensed
+from jaxsparse.condensed import uncondense
 from jaxsparse.contractions import infer_kernels
 from jaxsparse.contractions import Kernel
 from jaxsparse.contractions import kernel_patterns
 from jaxsparse.contractions import KernelPatterns
 from jaxsparse.contractions import Kernels
+from jaxsparse.contractions import last_kernels
 from jaxsparse.costs import Flops
 from jaxsparse.costs import flops
 from jaxsparse.distributions import er
@@ -66,6 +75,7 @@ from jaxsparse.flows import ste
 from jaxsparse.folding import fold_constants
 from jaxsparse.folding import Folded
 from jaxsparse.growing import prune_and_grow
+from jaxsparse.hooks import Hooks
 from jaxsparse.observation import observe
 from jaxsparse.observation import observed
 from jaxsparse.observation import ObservedState
@@ -89,6 +99,12 @@ from jaxsparse.permute import find_permutations
 from jaxsparse.permute import permute
 from jaxsparse.products import matmul
 from jaxsparse.products import training_matmul
+from jaxsparse.progressive import progressive
+from jaxsparse.recipe_files import from_recipe
+from jaxsparse.recipe_files import to_recipe
+from jaxsparse.regularizers import add_group_lasso
+from jaxsparse.regularizers import prox_group_lasso
+from jaxsparse.regularizers import prune_vanished
 from jaxsparse.rules import lock
 from jaxsparse.rules import prune
 from jaxsparse.rules import RuleState
@@ -115,6 +131,12 @@ from jaxsparse.scores import signed_magnitude
 from jaxsparse.scores import snip_momentum
 from jaxsparse.selection import Kept
 from jaxsparse.selection import select
+from jaxsparse.sensitivity import heads
+from jaxsparse.sensitivity import keep_units
+from jaxsparse.sensitivity import neurons
+from jaxsparse.sensitivity import prune_units
+from jaxsparse.sensitivity import sensitivity
+from jaxsparse.sensitivity import unit_saliency
 from jaxsparse.slim import alive
 from jaxsparse.slim import slim
 from jaxsparse.staging import stages

@@ -74,7 +74,8 @@ def test_contract(method, optimizer, tree):
       assert jax.tree.structure(one) == jax.tree.structure(other)
       assert ([(x.shape, x.dtype) for x in jax.tree.leaves(one)]
               == [(x.shape, x.dtype) for x in jax.tree.leaves(other)])
-    _check_masks(params, state, hard, dense_biases=method != 'lock')
+    _check_masks(params, state, hard,
+                 dense_biases=method not in methods.MASKED_BIASES)
   # The step moved something, and the state can be mapped like any other.
   assert any((a != b).any() for a, b in zip(
       jax.tree.leaves(first), jax.tree.leaves(history[-1][0])))

@@ -140,3 +140,37 @@ def python_source(path: pathlib.Path):
   for skipped in ('test', 'site-packages/other', 'package_0/__pycache__'):
     (path / skipped).mkdir(parents=True)
     (path / skipped / 'skipped.py').write_text('skipped = True\n' * 20)
+
+
+def criteo(path: pathlib.Path, lines: int = 70) -> list[str]:
+  """Writes `train.txt`, whose missing fields differ from line to line.
+
+  The first integer of line i is i - 1, the first hash 32 i.
+  """
+  texts = []
+  for i in range(lines):
+    numbers = [str(i - 1), *(
+        str(_RNG.integers(10**(j % 9))) for j in range(12))]
+    hashes = [f'{32 * i:08x}', *(
+        f'{_RNG.integers(2**32):08x}' for _ in range(25))]
+    numbers[1 + i % 12] = hashes[1 + i % 25] = ''
+    texts.append('\t'.join([str(i % 4 // 3), *numbers, *hashes]))
+  path.mkdir(parents=True, exist_ok=True)
+  (path / 'train.txt').write_text('\n'.join(texts) + '\n')
+  return texts
+
+
+def movielens(path: pathlib.Path, name: str = 'u.data', count: int = 42):
+  """Writes ratings as one of the published sets has them.
+
+  Rating i is of user 10 (i % 7) + 1 and movie 3 i + 1, at a time that falls
+  from line to line; it has one to five stars in turn.
+  """
+  header, separator = {
+      'u.data': ('', '\t'), 'ratings.dat': ('', '::'),
+      'ratings.csv': ('userId,movieId,rating,timestamp\n', ',')}[name]
+  rows = [(10 * (i % 7) + 1, 3 * i + 1, i % 5 + 1, 881_250_949 - i)
+          for i in range(count)]
+  path.mkdir(parents=True, exist_ok=True)
+  (path / name).write_text(header + ''.join(
+      separator.join(map(str, row)) + '\n' for row in rows))

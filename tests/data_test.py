@@ -17,7 +17,10 @@ from tests import data_files
 _WRITERS = {
     'cifar10': data_files.cifar10, 'cifar100': data_files.cifar100,
     'imagenet': data_files.imagenet, 'glue/sst2': data_files.glue,
-    'glue/rte': data_files.glue, 'python_source': data_files.python_source}
+    'glue/rte': data_files.glue, 'python_source': data_files.python_source,
+    'packages': data_files.python_source, 'criteo': data_files.criteo,
+    'movielens': data_files.movielens}
+_NAMES = ['digits', 'synthetic_clicks', *_WRITERS]
 _SIZES = dict(context=16, image_size=20, test_examples=9)
 
 
@@ -42,7 +45,7 @@ def _labels(batches):
 # What every data set promises.
 
 
-@pytest.mark.parametrize('name', ['digits', *_WRITERS])
+@pytest.mark.parametrize('name', _NAMES)
 def test_batches_are_a_function_of_seed_and_step(name, load):
   data, again = load(name), load(name)
   first = data.train(1, 5, 8)
@@ -52,7 +55,7 @@ def test_batches_are_a_function_of_seed_and_step(name, load):
     assert (first.inputs != other.inputs).any()
 
 
-@pytest.mark.parametrize('name', ['digits', *_WRITERS])
+@pytest.mark.parametrize('name', _NAMES)
 def test_batches_have_the_shapes_and_types_that_are_told(name, load):
   data = load(name)
   for batch in (data.train(0, 1, 3), *data.test()):
@@ -61,12 +64,13 @@ def test_batches_have_the_shapes_and_types_that_are_told(name, load):
     assert batch.labels.shape[1:] == (
         data.shape if data.task == dataset.NEXT_BYTE else ())
     assert batch.labels.dtype == np.int32
-    assert batch.inputs.dtype == (
-        np.float32 if data.task == dataset.IMAGES else np.uint8)
+    texts = data.task in (dataset.TEXT, dataset.NEXT_BYTE)
+    assert batch.inputs.dtype == data.input_dtype == (
+        np.uint8 if texts else np.float32)
     assert batch.labels.max() < data.classes
 
 
-@pytest.mark.parametrize('name', ['digits', *_WRITERS])
+@pytest.mark.parametrize('name', _NAMES)
 def test_test_set_and_fingerprint_are_always_the_same(name, load):
   data, again = load(name), load(name)
   assert data.fingerprint == again.fingerprint
@@ -327,7 +331,9 @@ _PAGES = {
     'cifar10': 'cs.toronto.edu/~kriz/cifar.html',
     'cifar100': 'cs.toronto.edu/~kriz/cifar.html',
     'imagenet': 'image-net.org/download.php',
-    'glue/sst2': 'gluebenchmark.com/tasks'}
+    'glue/sst2': 'gluebenchmark.com/tasks',
+    'criteo': 'kaggle.com/c/criteo-display-ad-challenge',
+    'movielens': 'grouplens.org/datasets/movielens'}
 
 
 def _error(*args, **kwargs):
@@ -352,7 +358,8 @@ def test_missing_folder_is_told_with_its_page(name, tmp_path):
     ('cifar10', 'cifar-10-batches-py/test_batch'),
     ('cifar100', 'cifar-100-python.tar.gz'),
     ('imagenet', 'train/n01440764/n01440764_1.JPEG'),
-    ('glue/sst2', 'SST-2/dev.tsv'),
+    ('glue/sst2', 'SST-2/dev.tsv'), ('criteo', 'train.txt'),
+    ('movielens', 'u.data'),
 ])
 @pytest.mark.parametrize('damage', [
     lambda content: content[:len(content) // 3], lambda _: b'',

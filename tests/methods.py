@@ -54,6 +54,11 @@ _TIE = jaxsparse.Tie(8, (
     jaxsparse.Member('head/kernel', 0, role='reads')))
 
 
+_RECIPE = functools.partial(jaxsparse.from_recipe, {
+    'sparsity': 0.75, 'initial_sparsity': 0.25, 'pattern': '2x4',
+    'criterion': 'snip_momentum', 'scope': 'global', 'names': _KERNELS},
+                            total_steps=6)
+
 # name -> (rule, flow, whether masks are those of the newest magnitudes)
 METHODS = {
     'one_shot': (
@@ -101,6 +106,26 @@ METHODS = {
     'mest': _dynamic('mest'),
     'mest_em': _dynamic('mest', soft_bound=False),
     'chase': _dynamic('chase', ties=[_TIE], prune_every=1, surplus=0.2),
+    'progressive': (
+        lambda: jaxsparse.progressive(
+            jaxsparse.prune({_KERNELS: jaxsparse.block((4, 2), sparsity=0.5)},
+                            when=jaxsparse.every(3, begin=1)),
+            steps=2, every=1), jaxsparse.hard, False),
+    'combined': (
+        lambda: jaxsparse.combine(
+            jaxsparse.prune({'.*head.*|1': None, **_NM}),
+            jaxsparse.prune({'.*(block|inner).*|0/0': None, **_FREE},
+                            distribution=jaxsparse.uniform(0.5),
+                            when=jaxsparse.every(2))),
+        jaxsparse.hard, False),
+    'recipe': (
+        lambda: _RECIPE().rule, lambda: _RECIPE().flow, False),
+    'sensitivity': (
+        functools.partial(jaxsparse.prune_units, [_TIE], count=5,
+                          when=jaxsparse.every(2)), jaxsparse.hard, False),
+    'group_lasso': (
+        functools.partial(jaxsparse.prune_vanished, [_TIE], threshold=0.9),
+        jaxsparse.hard, False),
     'ste': (_prune(_NM), jaxsparse.ste, True),
     'sr_ste': (_prune(_NM), jaxsparse.sr_ste, True),
     'transposable': (
@@ -119,6 +144,9 @@ METHODS = {
         'train_prune_retrain'),
     **_recipes('sdgf_geometric', frames=2),
 }
+
+
+MASKED_BIASES = ('lock', 'sensitivity', 'group_lasso')
 
 
 def _standard(tx):

@@ -21,8 +21,8 @@ from jaxsparse import trees
 pytestmark = pytest.mark.usefixtures('launched')
 
 
-def _dataset(task, shape, classes):
-  return data.Dataset(task, shape, classes, None, None, '')
+def _dataset(task, shape, classes, cardinalities=()):
+  return data.Dataset(task, shape, classes, None, None, '', cardinalities)
 
 
 _IMAGES = [_dataset(datasets.IMAGES, (8, 8, 1), 10),
@@ -30,21 +30,22 @@ _IMAGES = [_dataset(datasets.IMAGES, (8, 8, 1), 10),
            _dataset(datasets.IMAGES, (224, 224, 3), 1000)]
 _TEXTS = _dataset(datasets.TEXT, (12,), 3)
 _BYTES = _dataset(datasets.NEXT_BYTE, (12,), 256)
+_CLICKS = _dataset(datasets.RECOMMENDATION, (6,), 2, (5, 3, 4))
+_RATINGS = _dataset(datasets.RECOMMENDATION, (2,), 2, (9, 7))
 
 
 @pytest.mark.parametrize('name, dataset', [
     ('mlp', _IMAGES[0]), ('resnet', _IMAGES[0]), ('resnet', _IMAGES[1]),
     ('vit', _IMAGES[0]), ('vit', _IMAGES[1]), ('vgg', _IMAGES[0]),
     ('vgg', _IMAGES[1]), ('resnet20', _IMAGES[1]), ('resnet50', _IMAGES[0]),
-    ('resnet50', _IMAGES[2]), ('lm', _BYTES), ('text', _TEXTS)])
+    ('resnet50', _IMAGES[2]), ('lm', _BYTES), ('text', _TEXTS),
+    ('dlrm', _CLICKS), ('dlrm', _RATINGS)])
 def test_models_return_logits_and_say_what_may_be_sparse(name, dataset):
   config = default.get_config()
   config.update(model=name, width=16)
   model = nnx.eval_shape(
       lambda: models.create(config, dataset, rngs=nnx.Rngs(0)))
-  images = dataset.task == datasets.IMAGES
-  inputs = jax.ShapeDtypeStruct(
-      (3, *dataset.shape), jnp.float32 if images else jnp.uint8)
+  inputs = jax.ShapeDtypeStruct((3, *dataset.shape), dataset.input_dtype)
   logits = nnx.eval_shape(lambda model, x: model(x), model, inputs)
   each_byte = dataset.shape if dataset is _BYTES else ()
   assert logits.shape == (3, *each_byte, dataset.classes)
@@ -70,7 +71,7 @@ def _model(name, dataset, **sizes):
 @pytest.mark.parametrize('name, dataset, layers', [
     ('mlp', _IMAGES[0], 'layers'), ('vit', _IMAGES[0], 'blocks'),
     ('resnet', _IMAGES[0], 'blocks'), ('lm', _BYTES, 'blocks'),
-    ('text', _TEXTS, 'blocks')])
+    ('text', _TEXTS, 'blocks'), ('dlrm', _CLICKS, 'top')])
 def test_depth_is_the_number_of_sparse_layers(name, dataset, layers):
   model = nnx.eval_shape(lambda: _model(name, dataset, width=8, depth=3))
   assert len(getattr(model, layers)) == 3
@@ -112,7 +113,8 @@ def test_sizes_that_no_model_has_are_told(name, sizes, told):
 
 @pytest.mark.parametrize('name, dataset, fitting', [
     ('lm', _IMAGES[0], 'use mlp or resnet or vit or vgg'),
-    ('vit', _BYTES, 'use lm'), ('mlp', _TEXTS, 'use text')])
+    ('vit', _BYTES, 'use lm'), ('mlp', _TEXTS, 'use text'),
+    ('mlp', _CLICKS, 'use dlrm')])
 def test_model_for_other_data_is_told_which_would_do(name, dataset, fitting):
   with pytest.raises(ValueError, match=fitting):
     _model(name, dataset)
@@ -156,6 +158,45 @@ def test_large_images_are_made_smaller_before_the_first_block(pixels, last):
           == 2 * weights * last**2)
 
 
+# Recommendation.
+
+
+def _relu(x):
+  return np.maximum(x, 0)
+
+
+def test_dlrm_is_two_mlps_around_products_of_embeddings():
+  model = _model('dlrm', _CLICKS, width=4, depth=1)
+  inputs = np.array([[.5, -1, 2, 4, 0, 3], [0, 0, 1, 0, 2, 1]], np.float32)
+  p = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model)))
+  tables = np.split(p['embedding']['embedding'], [5, 8])
+  for row, logits in zip(inputs, _call(model, inputs)):
+    bottom = np.pad(row[:3], (0, 13))
+    for i in range(2):
+      layer = p['bottom'][i]
+      bottom = _relu(bottom @ layer['kernel'] + layer['bias'])
+    vectors = [bottom, *(t[int(i)] for t, i in zip(tables, row[3:]))]
+    products = [vectors[i] @ vectors[j] for i in range(4) for j in range(i)]
+    top = np.pad(np.concatenate([bottom, products]), (0, 6))
+    top = _relu(top @ p['top'][0]['kernel'] + p['top'][0]['bias'])
+    expected = top @ p['head']['kernel'] + p['head']['bias']
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_units_of_both_mlps_and_of_embeddings_can_be_removed():
+  apply, variables = _evaluation('dlrm', _CLICKS)
+  ties = jaxsparse.infer_ties(
+      apply, variables, jax.ShapeDtypeStruct((2, 6), jnp.float32))
+  removable = {tie.size: {m.path for m in tie.members} for tie in ties
+               if not (tie.fixed or tie.kept)}
+  assert removable == {
+      64: {'bottom/0/kernel', 'bottom/0/bias', 'bottom/1/kernel'},
+      16: {'bottom/1/kernel', 'bottom/1/bias', 'embedding/embedding',
+           'top/0/kernel'},
+      256: {'top/0/kernel', 'top/0/bias', 'top/1/kernel'},
+      128: {'top/1/kernel', 'top/1/bias', 'head/kernel'}}
+
+
 # Running averages, and networks cut smaller.
 
 
@@ -163,6 +204,7 @@ def _begun(name, **sizes):
   """A run of a model, its state where no two units are alike, and a batch."""
   config = default.get_config()
   config.update(model=name, method='dense', observe=False, batch_size=8,
+                dataset='synthetic_clicks' if name == 'dlrm' else 'digits',
                 optimizer='sgd', learning_rate_schedule='steps',
                 weight_decay=1e-4, **sizes)
   dataset = data.load(config)
@@ -270,8 +312,16 @@ _QKV = (np.arange(3)[:, None] * 16 + _HEADS).reshape(-1)
         'blocks/0/mlp_in/kernel': (1, _KEPT),
         'blocks/0/mlp_in/bias': (0, _KEPT),
         'blocks/0/mlp_out/kernel': (0, _KEPT)}),
+    ('dlrm', 1, 4, 'head/kernel', {
+        'top/0/kernel': (1, _KEPT), 'top/0/bias': (0, _KEPT),
+        'head/kernel': (0, _KEPT)}),
+    ('dlrm', 1, 4, '(bottom/1|top/0)/kernel|embedding/embedding', {
+        'bottom/1/kernel': (1, _KEPT), 'bottom/1/bias': (0, _KEPT),
+        'embedding/embedding': (1, _KEPT),
+        'top/0/kernel': (0, np.delete(np.arange(368), 1))}),
 ], ids=['channels', 'read by the head', 'in a block', 'between blocks',
-        'in a bottleneck', 'heads', 'neurons'])
+        'in a bottleneck', 'heads', 'neurons', 'above products',
+        'in embeddings'])
 def test_network_of_smaller_arrays_runs_trains_and_is_saved(
     name, depth, width, reads, cuts, tmp_path):
   run, state, batch = _begun(name, depth=depth, width=width, steps=4)

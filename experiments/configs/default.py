@@ -13,8 +13,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset = 'digits'  # A name from experiments/data/__init__.py.
   config.data_dir = config_dict.placeholder(str)  # Its files.
   config.image_size = 224  # Pixels a side; imagenet.
-  config.context = 64  # Bytes a model sees at once; python_source, glue.
-  config.test_examples = 1_024  # Windows at most; python_source.
+  config.context = 64  # Bytes a model sees at once; texts.
+  config.test_examples = 1_024  # At most; where they are drawn or cut out.
 
   config.model = 'mlp'  # A name from experiments/models/__init__.py.
   config.width = config_dict.placeholder(int)  # None: the model's own.

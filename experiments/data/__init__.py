@@ -10,18 +10,27 @@ import ml_collections
 
 from experiments import names
 from experiments.data import cifar
+from experiments.data import clicks
+from experiments.data import criteo
 from experiments.data import digits
 from experiments.data import glue
 from experiments.data import imagenet
+from experiments.data import movielens
+from experiments.data import packages
 from experiments.data import python_source
 from experiments.data.dataset import Batch
 from experiments.data.dataset import Dataset
 from experiments.data.dataset import IMAGES
 from experiments.data.dataset import NEXT_BYTE
+from experiments.data.dataset import RECOMMENDATION
 
 _LOADERS = {
     'digits': digits.load,
     'python_source': python_source.load,
+    'packages': packages.load,
+    'synthetic_clicks': clicks.load,
+    'criteo': criteo.load,
+    'movielens': movielens.load,
     'cifar10': functools.partial(cifar.load, layout=cifar.CIFAR10),
     'cifar100': functools.partial(cifar.load, layout=cifar.CIFAR100),
     'imagenet': imagenet.load,

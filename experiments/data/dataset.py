@@ -11,6 +11,7 @@ import numpy as np
 
 IMAGES = 'image classification'
 TEXT = 'text classification'
+RECOMMENDATION = 'recommendation'
 NEXT_BYTE = 'language modelling'
 
 # The label of what only fills up the last batch; measurements leave it out.
@@ -20,13 +21,15 @@ _TEST_BATCH = 256
 
 class Batch(NamedTuple):
   """What a model reads and what it should answer."""
-  inputs: np.ndarray  # [B, H, W, C] float32, or [B, T] uint8.
+  # [B, H, W, C] float32, [B, T] uint8, or of a recommendation [B, F] float32:
+  # first numbers, then ids, which a float32 holds exactly below 2^24.
+  inputs: np.ndarray
   labels: np.ndarray  # [B] int32, or [B, T] int32: the next bytes.
 
 
 class Dataset(NamedTuple):
   """What a run trains on and what it is measured on."""
-  task: str  # IMAGES, TEXT or NEXT_BYTE.
+  task: str  # IMAGES, TEXT, NEXT_BYTE or RECOMMENDATION.
   shape: tuple[int, ...]  # Of one input.
   classes: int
   # (seed, step, size) -> the batch of one step. It depends on these alone: a
@@ -34,6 +37,17 @@ class Dataset(NamedTuple):
   train: Callable[[int, int, int], Batch]
   test: Callable[[], Iterator[Batch]]  # Always the same, all of one size.
   fingerprint: str  # Results compare only where it is the same.
+  # How many ids the last features of a recommendation have, each from 0 on.
+  cardinalities: tuple[int, ...] = ()
+  # The metric of the probabilities that labels were drawn from, which no model
+  # beats but by chance; only synthetic data have it.
+  ceiling: float | None = None
+
+  @property
+  def input_dtype(self) -> np.dtype:
+    """The type of a batch of inputs."""
+    text = self.task in (TEXT, NEXT_BYTE)
+    return np.dtype(np.uint8 if text else np.float32)
 
 
 def rows(seed: int, step: int, size: int, *, of: int

@@ -11,6 +11,7 @@ import ml_collections
 from experiments import data
 from experiments import names
 from experiments.models.batch_norm_resnet import BatchNormResNet
+from experiments.models.dlrm import DLRM
 from experiments.models.lm import LM
 from experiments.models.lm import TextClassifier
 from experiments.models.mlp import MLP
@@ -21,7 +22,7 @@ from experiments.models.vit import ViT
 _DEPTHS = {f'resnet{depth}': depth for depth in (20, 32, 34, 50)}
 _MODELS = {'mlp': MLP, 'resnet': ResNet, 'vit': ViT, 'vgg': VGG,
            **dict.fromkeys(_DEPTHS, BatchNormResNet),
-           'lm': LM, 'text': TextClassifier}
+           'lm': LM, 'text': TextClassifier, 'dlrm': DLRM}
 _SIZES = ('width', 'depth')
 
 
@@ -51,6 +52,8 @@ def create(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
   for key, value in sizes.items():
     if value < 1:
       raise ValueError(f'config.{key} must be at least 1, got {value}')
+  if dataset.cardinalities:
+    sizes['cardinalities'] = dataset.cardinalities
   return model(dataset.shape, dataset.classes, rngs=rngs, **sizes)
 
 

@@ -1,0 +1,160 @@
+"""Which package is a piece of Python from? Texts that need no download.
+
+The classes are packages of the standard library with many files in every
+Python from 3.11 on; the fingerprint tells its versions apart. With
+`config.data_dir` they are the folders of any other folder.
+
+What would give an answer away is taken out: each word that is the name of a
+class, in capitals or not, is written `_`. Six pieces in a hundred named theirs.
+
+A small network learns little of spelling. Bytes that source has no use for
+therefore stand for its commonest words, a dictionary made of the training
+files: a third fewer bytes say the same.
+"""
+
+import collections
+import hashlib
+import pathlib
+import re
+import sysconfig
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from experiments.data import dataset
+from experiments.data import python_source
+
+CLASSES = ('asyncio', 'email', 'encodings', 'http', 'importlib',
+           'multiprocessing', 'unittest', 'xml')
+_TEST_SHARE = 0.25  # Of the bytes of each class, at most.
+_WORDS = re.compile(rb'[A-Z]?[a-z]+|[A-Z]+|\n? +')  # Indentation is one, too.
+_UNUSED = [bytes([code]) for code in (*range(1, 9), *range(127, 256))]
+_EXPECTED = ('two or more folders of .py files, each with several files; '
+             'without it, packages of the standard library are read')
+
+
+class _Corpus(NamedTuple):
+  """The texts of all classes in one array."""
+  text: np.ndarray  # uint8
+  starts: np.ndarray  # [classes], where each one's is,
+  sizes: np.ndarray  # [classes]: and how long.
+
+
+def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
+  """Returns pieces of `config.context` bytes, as many of each class.
+
+  Training draws a class, then a piece from anywhere in its files. The test has
+  other files: of each class the same number of pieces at equal distances,
+  `config.test_examples` in all or as many as fit side by side.
+
+  Raises:
+    ValueError: if there are no two classes, or one has too few bytes.
+  """
+  if config.data_dir:
+    root = dataset.folder(config, expected=_EXPECTED)
+    packages = _read(root)
+  else:
+    root = pathlib.Path(sysconfig.get_paths()['stdlib'])
+    found = _read(root)
+    packages = {name: found.get(name, {}) for name in CLASSES}
+  if len(packages) < 2:
+    raise ValueError(f'{root} has {len(packages)} folders with .py files; '
+                     f'dataset {config.dataset!r} expects {_EXPECTED}')
+  answers = re.compile(rb'(?i)\b(%s)\b' % b'|'.join(
+      re.escape(name.encode()) for name in packages))
+  training, test_ = (
+      [answers.sub(b'_', b'\n'.join(texts)) for texts in part]
+      for part in zip(*map(_split, packages.values())))
+  codes = dictionary(training)
+  training, test_ = (
+      _corpus([encode(text, codes) for text in texts])
+      for texts in (training, test_))
+  context = config.context
+  for name, *sizes in zip(packages, training.sizes, test_.sizes):
+    if min(sizes) < context:
+      raise ValueError(
+          f'{root / name} has {sizes[0]} bytes to train and {sizes[1]} to test '
+          f'on, one piece takes {context}; dataset {config.dataset!r} expects '
+          f'{_EXPECTED}')
+  each = min(max(config.test_examples // len(packages), 1),
+             min(test_.sizes) // context)
+
+  def pieces(corpus, labels, places):
+    first = corpus.starts[labels] + places
+    return dataset.Batch(corpus.text[first[:, None] + np.arange(context)],
+                         labels.astype(np.int32))
+
+  def train(seed, step, size):
+    rng, labels = dataset.rows(seed, step, size, of=len(packages))
+    return pieces(training, labels,
+                  rng.integers(training.sizes[labels] - context + 1))
+
+  def test():
+    def make(rows):
+      labels = rows // each
+      return pieces(test_, labels, rows % each * (test_.sizes[labels] // each))
+    return dataset.in_batches(each * len(packages), make)
+
+  return dataset.Dataset(
+      dataset.TEXT, (context,), len(packages), train, test,
+      dataset.fingerprint(*(
+          part for files in packages.values()
+          for path, text in files.items()
+          for part in (path.encode(), text))))
+
+
+def _read(root):
+  """Returns the files of each folder, by its name."""
+  packages = collections.defaultdict(dict)
+  for path, text in python_source.read(root).items():
+    if '/' in path:
+      packages[path.split('/')[0]][path] = text
+  return packages
+
+
+def dictionary(texts: list[bytes]) -> dict[bytes, bytes]:
+  """Returns word -> code, for the words that codes make the texts shortest.
+
+  Args:
+    texts: of the classes, all of the same importance.
+  """
+  saved = collections.Counter()
+  for text in texts:
+    for word, count in collections.Counter(_WORDS.findall(text)).items():
+      saved[word] += (len(word) - 1) * count / len(text)
+  return dict(zip((word for word, _ in saved.most_common()), _UNUSED))
+
+
+def encode(text: bytes, codes: dict[bytes, bytes]) -> bytes:
+  """Returns the text, which is ASCII but for a few `?`, with codes for words.
+
+  >>> encode(b'x = self.y', {b'self': b'\\x80'})
+  b'x = \\x80.y'
+  """
+  ascii_ = text.decode('ascii', 'replace').encode('ascii', 'replace')
+  return _WORDS.sub(lambda word: codes.get(word[0], word[0]), ascii_)
+
+
+def _split(files):
+  """Returns the texts of one class to train on, and those to test on.
+
+  In an order that the names of the files alone decide, each one is for the test
+  that leaves no more there than its share.
+  """
+  room = _TEST_SHARE * sum(map(len, files.values()))
+  training, test = [], []
+  for name in sorted(
+      files, key=lambda name: hashlib.sha256(name.encode()).digest()):
+    if len(files[name]) <= room:
+      room -= len(files[name])
+      test.append(files[name])
+    else:
+      training.append(files[name])
+  return training, test
+
+
+def _corpus(texts):
+  sizes = np.array([len(text) for text in texts])
+  return _Corpus(np.frombuffer(b''.join(texts), np.uint8),
+                 np.cumsum(sizes) - sizes, sizes)
