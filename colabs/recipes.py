@@ -20,7 +20,7 @@
 # sensitivity, after which neurons are really gone.
 #
 # On Colab, install first:
-# `%pip install "git+https://github.com/<you>/jaxsparse" flax scikit-learn pyyaml`
+# `%pip install "git+https://github.com/<you>/jaxsparse" flax scikit-learn`
 
 # %% tags=["parameters"]
 STEPS = 1_000  # Per training; a few seconds each on two CPU cores.
@@ -31,7 +31,6 @@ import tempfile
 
 from flax import nnx
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -182,8 +181,8 @@ print(*old.messages, sep='\n')
 # ## 3. Hooks
 #
 # A loop over a module and its optimizer that knows nothing of sparsity. The
-# hooks put the sparse point into the model before the gradient is taken, and the
-# dense point back before the update.
+# hooks put the sparse point into the model before the gradient is taken, and
+# the dense point back before the update.
 
 # %%
 model = Net(nnx.Rngs(0))
@@ -245,8 +244,8 @@ print('group Lasso:', accuracy(params), '->', accuracy(small), shapes(small))
 # Half of the neurons of each layer go, and the smaller network trains on.
 
 # %%
-params, _ = train(optax.chain(jaxsparse.sparsify(
-    optax.adam(3e-3), jaxsparse.prune({'.*': None}))), new_params)
+params, _ = train(jaxsparse.sparsify(
+    optax.adam(3e-3), jaxsparse.prune({'.*': None})), new_params)
 found = jaxsparse.sensitivity(loss_fn, params, batches[:20], ties)
 neurons = jaxsparse.neurons(ties)
 keep = jaxsparse.keep_units(found, neurons, sparsity=0.5)

@@ -14,7 +14,7 @@ from experiments import train
 from experiments.configs import sweep_examples
 import jaxsparse
 
-pytestmark = pytest.mark.usefixtures('launched')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
 
 def _config(domain, *rows, **overrides):

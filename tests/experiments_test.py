@@ -40,6 +40,7 @@ from tests import data_files
 
 # The config files are loaded by ml_collections.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
     pytest.mark.usefixtures('launched')]
 
@@ -452,11 +453,7 @@ def _small(tmp_path):
   return small
 
 
-@pytest.mark.parametrize('path', [
-    # Convolutions take long to compile.
-    pytest.param(path, marks=[pytest.mark.slow] * any(
-        name in path.stem for name in ('resnet', 'vgg', 'chase')))
-    for path in _CONFIGS], ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', _CONFIGS, ids=lambda path: path.stem)
 def test_every_config_takes_a_step(path, small):
   config = small(path.stem)
   dataset = data.load(config)

@@ -29,6 +29,7 @@ from experiments.configs import sweep_lm
 
 # The config files are loaded by ml_collections.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
     pytest.mark.usefixtures('launched')]
 
@@ -172,7 +173,6 @@ def _command(path, *overrides):
   return [f'--config={config}', f'--workdir={path}', *overrides]
 
 
-@pytest.mark.slow
 def test_killed_sweep_takes_its_workers_along_and_goes_on(swept, tmp_path):
   _, whole, _ = swept
   path = tmp_path / 'sweep'
