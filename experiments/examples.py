@@ -18,6 +18,7 @@ from absl import flags
 import numpy as np
 
 from experiments import launch
+from experiments import names
 from experiments import sweep as sweeps
 from experiments import tables
 from experiments import workdir as workdirs
@@ -78,23 +79,16 @@ def main(argv: list[str]):
   del argv
   path = pathlib.Path(flags.FLAGS.workdir)
   found, failures = {}, []
-  try:
+  with launch.mistakes_in_one_line():
     for domain in _DOMAINS.value:
-      if domain not in sweep_examples.DOMAINS:
-        raise ValueError(f'no domain {domain!r}; there are '
-                         f'{", ".join(sweep_examples.DOMAINS)}')
+      names.lookup(dict.fromkeys(sweep_examples.DOMAINS), domain,
+                   kind='domain')
       config = sweep_examples.get_config(domain)
       config.seeds = tuple(map(int, _SEEDS.value))
       swept = sweeps.sweep(config, str(path / domain),
                            workers=flags.FLAGS.workers)
       found[domain], failures = swept.runs, failures + swept.failures
       workdirs.write(path / TABLE, f'{table(found)}\n\n{_NOTE}\n')
-  except (ValueError, OSError) as error:
-    if flags.FLAGS.traceback:
-      raise
-    sys.exit(f'error: {launch.one_line(error)}')
-  except KeyboardInterrupt:
-    sys.exit('error: interrupted; the same command goes on from here')
   print(f'\n{(path / TABLE).read_text()}\n{path / TABLE}')
   if failures:
     sys.exit('\n'.join(['error: runs failed:', *failures]))

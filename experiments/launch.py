@@ -1,5 +1,7 @@
 """What the commands share: mistakes in a command cost one line."""
 
+from collections.abc import Iterator
+import contextlib
 import sys
 
 from absl import flags
@@ -19,6 +21,22 @@ def parse(argv: list[str]) -> list[str]:
   if len(rest) > 1:
     sys.exit(f'error: {rest[1]!r} is not a flag; flags start with --')
   return rest
+
+
+@contextlib.contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+  """Ends the command with one line if its user can mend what went wrong.
+
+  With --traceback it shows where in the code that was noticed.
+  """
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    if flags.FLAGS.traceback:
+      raise
+    sys.exit(f'error: {one_line(error)}')
+  except KeyboardInterrupt:
+    sys.exit('error: interrupted; the same command goes on from here')
 
 
 def one_line(error: Exception) -> str:

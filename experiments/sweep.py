@@ -121,15 +121,9 @@ def ended(run: plan.Planned) -> bool:
 def main(argv: list[str]):
   del argv
   command = ['python', '-m', 'experiments.sweep', *sys.argv[1:]]
-  try:
+  with launch.mistakes_in_one_line():
     swept = sweep(flags.FLAGS.config, flags.FLAGS.workdir,
                   workers=_WORKERS.value, command=shlex.join(command))
-  except (ValueError, OSError) as error:
-    if flags.FLAGS.traceback:
-      raise
-    sys.exit(f'error: {launch.one_line(error)}')
-  except KeyboardInterrupt:
-    sys.exit('error: interrupted; the same command goes on from here')
   path = pathlib.Path(flags.FLAGS.workdir)
   print(f'\n{(path / TABLE).read_text()}')
   print(*sorted(file for file in path.iterdir() if file.is_file()), sep='\n')

@@ -13,7 +13,6 @@ code it was noticed.
 """
 
 import pathlib
-import sys
 from typing import Any, NamedTuple
 
 from absl import app
@@ -40,7 +39,7 @@ from jaxsparse import recipe_files
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of experiments/configs.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the results go.')
-_TRACEBACK = flags.DEFINE_bool(
+flags.DEFINE_bool(
     'traceback', False, 'Whether an error shows where in the code it arose.')
 
 PyTree = Any
@@ -170,12 +169,8 @@ def restore(workdir: str) -> Restored:
 def main(argv: list[str]):
   logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
   del argv
-  try:
+  with launch.mistakes_in_one_line():
     result = train(_CONFIG.value, _WORKDIR.value)
-  except (ValueError, OSError) as error:
-    if _TRACEBACK.value:
-      raise
-    sys.exit(f'error: {launch.one_line(error)}')
   print(f'\n{result.summary}\n{report.locations(_WORKDIR.value)}')
 
 
