@@ -51,7 +51,7 @@ def get_config(domain='cv'):
       'sensitivity': {'method': 'sensitivity', 'sparsity': 0.5, 'slim': True},
       'group_lasso': {
           'method': 'group_lasso', 'slim': True,
-          'alpha': {'cv': 0.2, 'nlp': 1., 'lm': 1., 'recommendation': 2.}[
+          'alpha': {'cv': 0.2, 'nlp': 2., 'lm': 1., 'recommendation': 2.}[
               domain]},
   }
   config.only = rows
