@@ -80,7 +80,8 @@ def combine(*rules: rules_lib.Rule) -> rules_lib.Rule:
       if len(pruning) > 1:
         raise ValueError(
             f'{path} is pruned by rules {pruning} of combine, counted from 0. '
-            'Give it to one of them, and to the others as dense: '
+            'Give it to one of them, and to the others as dense (or other '
+            'ties): '
             f'{{{path!r}: None, ...}}.')
     return CombinedState(states)
 

@@ -135,7 +135,8 @@ def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
     A `Condensed`. Differentiable with respect to `w`.
 
   Raises:
-    ValueError: if the mask or pattern is no such thing, or keeps more than
+    ValueError: if the mask or pattern is no such thing, the weight was not
+      pruned by a pattern that says how sparse it is, or more is kept than
       `fan_in`. Inside of `jit` that cannot be seen: the first `fan_in` of a
       block column are kept.
 
@@ -166,6 +167,7 @@ def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
           f'block= is for masks; {mask_or_pattern} says it itself. Write '
           'condense(w, pattern).')
     block, kept = _block_of(mask_or_pattern, w.shape), _alive(w)
+    _check_pruned(kept, block, mask_or_pattern)
   else:
     kept = _as_mask(mask_or_pattern, w.shape)
     if block is None:
@@ -229,6 +231,20 @@ def _check_block(mask: jax.Array, block: int) -> None:
     raise ValueError(
         f'The mask is not made of 1 x {block} blocks along the last axis. '
         f'Write condense(w, mask), which finds {_largest_block(mask)}.')
+
+
+def _check_pruned(kept: jax.Array, block: int, pattern: Any) -> None:
+  """Raises if a weight keeps more than a pattern with its own sparsity says."""
+  if pattern.sparsity is None or isinstance(kept, jax.core.Tracer):
+    return
+  groups, units = pattern.sizes(kept.shape)
+  there, most = int(_units(kept, block).any(-1).sum()), groups * round(
+      (1 - pattern.sparsity) * units)
+  if there > most:
+    raise ValueError(
+        f'condense(w, {pattern}) takes a weight that has been pruned by it, of '
+        f'which {most} blocks are not zero, got {there}. Write condense(w, '
+        'mask) with mask = select(jnp.abs(w), pattern).')
 
 
 def _largest_block(mask: jax.Array) -> int:

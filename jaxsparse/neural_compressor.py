@@ -21,10 +21,11 @@ a list of `pruners`, each a mapping or a `!Pruner`:
 | `reduce_type` | `reduce` |
 | `prune_layer_type`, `method` | nothing: `names` choose parameters |
 
-Older files say `not_to_prune_names` for `excluded_names` and `exclude_names`
-for `extra_excluded_names`. Pruners each have their own scope, as there; where
-two name one parameter, the first has it. Masks are made at the same steps, but
-the final sparsity is always reached at `end_step`.
+N:M brings its own sparsity, whatever a pruner inherits. Older files say
+`not_to_prune_names` for `excluded_names` and `exclude_names` for
+`extra_excluded_names`. Pruners each have their own scope, as there; where two
+name one parameter, the first has it. Masks are made at the same steps, but the
+final sparsity is always reached at `end_step`.
 
 What has no meaning here is told by a message; what is misspelt is an error.
 
@@ -47,19 +48,6 @@ _KEYS = (
     'prune_layer_type', 'prune_type', 'pattern', 'sparsity_decay_type',
     'max_sparsity_ratio_per_layer', 'min_sparsity_ratio_per_layer', 'method',
     'parameters', 'reg_type', 'reduce_type', *_ALIASES)
-# What is checked as these keys of ours are.
-_LIKE = {
-    'target_sparsity': 'sparsity', 'initial_sparsity': 'initial_sparsity',
-    'max_sparsity_ratio_per_layer': 'max_sparsity',
-    'min_sparsity_ratio_per_layer': 'min_sparsity', 'reduce_type': 'reduce',
-    'start_step': 'start', 'end_step': 'end', 'start_epoch': 'start',
-    'end_epoch': 'end', 'update_frequency_on_step': 'frequency',
-    'names': 'names', 'excluded_names': 'excluded',
-    'extra_excluded_names': 'excluded'}
-_PARAMETERS = (
-    'reg_type', 'reg_coeff', 'coeff', 'alpha', 'group_size', 'target',
-    'normalize', 'stride', 'transpose', 'index', 'importance_inputs',
-    'importance_metric')
 _DECAYS = {'exp': 'exponential', 'cos': 'cosine', 'cube': 'cube',
            'linear': 'linear'}
 _DOMAINS = {'local': 'uniform', 'global': 'global'}
@@ -71,6 +59,32 @@ _CRITERIA = {
 _TYPES = (*_CRITERIA, *(f'{name}_progressive' for name in (
     'magnitude', 'snip', 'snip_momentum')), 'pattern_lock',
     'gradient_sensitivity')
+# What is checked as these keys of ours are,
+_LIKE = {
+    'target_sparsity': 'sparsity', 'initial_sparsity': 'initial_sparsity',
+    'max_sparsity_ratio_per_layer': 'max_sparsity',
+    'min_sparsity_ratio_per_layer': 'min_sparsity', 'reduce_type': 'reduce',
+    'start_step': 'start', 'end_step': 'end', 'start_epoch': 'start',
+    'end_epoch': 'end', 'update_frequency_on_step': 'frequency',
+    'names': 'names', 'excluded_names': 'excluded',
+    'extra_excluded_names': 'excluded'}
+# and what is checked at all, with a meaning here or without.
+_CHECKS = {key: recipe_keys.CHECKS[ours] for key, ours in _LIKE.items()} | {
+    'prune_domain': recipe_keys.one_of(*_DOMAINS),
+    'sparsity_decay_type': recipe_keys.one_of(*_DECAYS),
+    'prune_type': recipe_keys.one_of(*_TYPES),
+    'update_frequency': recipe_keys.number}
+_NOTHING = ('prune_layer_type', 'method')
+# All that has a meaning, or its own message, under pattern lock,
+_LOCKED = ('names', 'excluded_names', 'extra_excluded_names', 'pattern',
+           'prune_type', 'parameters', 'reg_type', 'reduce_type', *_NOTHING)
+# and what has none for N:M.
+_NOT_OF_NM = ('prune_domain', 'max_sparsity_ratio_per_layer',
+              'min_sparsity_ratio_per_layer', 'reduce_type')
+_PARAMETERS = (
+    'reg_type', 'reg_coeff', 'coeff', 'alpha', 'group_size', 'target',
+    'normalize', 'stride', 'transpose', 'index', 'importance_inputs',
+    'importance_metric')
 
 
 def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
@@ -114,11 +128,9 @@ def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
   parts = []
   for i, pruner in enumerate(pruners):
     recipe_keys.check_keys(f'pruners[{i}]', pruner, _KEYS)
-    mine = _given(f'pruners[{i}]', pruner)
-    but = [*mine.get('extra_excluded_names', shared.get(
-        'extra_excluded_names', [])), *mine.get('excluded_names', [])]
-    parts.append(_section(f'pruners[{i}]', {**shared, **mine}, but,
-                          name.endswith('pytorch'), steps_per_epoch, messages))
+    parts.append(_section(
+        f'pruners[{i}]', shared, _given(f'pruners[{i}]', pruner),
+        name.endswith('pytorch'), steps_per_epoch, messages))
   excluded = _names(
       f'{where}.excluded_names', shared.get('excluded_names', []), '', messages)
   messages = tuple(dict.fromkeys(messages))
@@ -131,42 +143,53 @@ def _given(where: str, section: Mapping[str, Any]) -> dict[str, Any]:
   """Under one name each, checked, without what is null or empty."""
   given = {_ALIASES.get(key, key): value for key, value in section.items()
            if value is not None and value != [] and value != {}}
-  return {key: recipe_keys.CHECKS[_LIKE[key]](f'{where}.{key}', value)
-          if key in _LIKE else value for key, value in given.items()}
+  return {key: _CHECKS[key](f'{where}.{key}', value)
+          if key in _CHECKS else value for key, value in given.items()}
 
 
-def _section(where: str, pruner: dict[str, Any], but: list[str],
+def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
              by_steps: bool, steps_per_epoch: int | None, messages: list[str]
              ) -> dict[str, Any]:
   """One pruner's part of the recipe; defaults are those of there."""
-  for key in ('prune_layer_type', 'method'):
+  pruner = {**shared, **mine}
+  but = [*pruner.get('extra_excluded_names', []),
+         *mine.get('excluded_names', [])]
+  for key in _NOTHING:
     if key in pruner:
       messages.append(
           f'{key}: has no meaning here; names choose parameters, and '
           "'.*kernel' those of dense and convolutional layers.")
-  kind = recipe_keys.one_of(*_TYPES)(f'{where}.prune_type', pruner.get(
-      'prune_type', 'snip_momentum' if by_steps else 'basic_magnitude'))
+  kind = pruner.get(
+      'prune_type', 'snip_momentum' if by_steps else 'basic_magnitude')
   recipe = {'names': _names(
       f'{where}.names', pruner.get('names', ['.*']), 'kernel', messages, but)}
   pattern = str(pruner.get('pattern', '4x1' if by_steps else '1x1'))
   recipe['pattern'] = _pattern(f'{where}.pattern', pattern, messages)
   recipe.update(_regularizer(where, pruner, kind, messages))
   if kind == 'pattern_lock':
-    return {**recipe, 'lock': True}
+    _leave(where, pruner, {*pruner} - {*_LOCKED},
+           'as pattern_lock keeps the zeros that are there', messages)
+    return {**recipe, 'lock': True,
+            'reduce': pruner.get('reduce_type', 'sum')}
 
+  nm_sparsity = recipe_keys.nm_sparsity(recipe['pattern'])
+  if nm_sparsity is not None:
+    foreign = {*_NOT_OF_NM}
+    if 'pattern' in mine and shared.get('target_sparsity') != nm_sparsity:
+      foreign |= {'target_sparsity'} - {*mine}
+    pruner = _leave(where, pruner, foreign,
+                    'as N:M brings its own sparsity', messages)
   recipe |= _steps(where, pruner, by_steps, steps_per_epoch, messages)
   base = kind.removesuffix('_progressive')
   recipe |= dict(
       criterion=_CRITERIA[base], progressive=base != kind,
-      scope=_DOMAINS[recipe_keys.one_of(*_DOMAINS)(
-          f'{where}.prune_domain', pruner.get('prune_domain', 'global'))],
+      scope=_DOMAINS[pruner.get('prune_domain', 'global')],
       sparsity=pruner.get('target_sparsity'),
       initial_sparsity=pruner.get('initial_sparsity', 0.),
       min_sparsity=pruner.get('min_sparsity_ratio_per_layer', 0.),
       max_sparsity=pruner.get('max_sparsity_ratio_per_layer', .98),
       reduce=pruner.get('reduce_type', 'sum'))
-  if recipe_keys.nm_sparsity(recipe['pattern']) is not None:
-    # There, the pattern lowers the bound.
+  if nm_sparsity is not None:
     return {**recipe, 'max_sparsity': 1.}
   sparsity, most = recipe['sparsity'], recipe['max_sparsity']
   sparsity = .97 if sparsity is None else sparsity
@@ -174,6 +197,14 @@ def _section(where: str, pruner: dict[str, Any], but: list[str],
     messages.append(f'{where}: target_sparsity {sparsity} is above '
                     f'max_sparsity_ratio_per_layer, so {most} is used.')
   return {**recipe, 'sparsity': min(sparsity, most)}
+
+
+def _leave(where: str, pruner: dict[str, Any], keys: set[str], why: str,
+           messages: list[str]) -> dict[str, Any]:
+  """The pruner without these keys, each of which is told."""
+  messages.extend(f'{where}.{key}: has no meaning here, {why}.'
+                  for key in pruner if key in keys)
+  return {key: value for key, value in pruner.items() if key not in keys}
 
 
 def _pattern(where: str, pattern: str, messages: list[str]) -> str:
@@ -206,16 +237,14 @@ def _steps(where: str, pruner: Mapping[str, Any], by_steps: bool,
       pruner.get(key, default) for key, default in zip(
           counts[by_steps], (0, 0, 1) if by_steps else (0, 4, 1)))
   if not by_steps:
-    recipe_keys.number(f'{where}.update_frequency', frequency)
     if steps_per_epoch is None:
       raise ValueError(
           f'{where} counts epochs ({start} to {end}), and recipes count steps. '
           'Write e.g. from_recipe(..., steps_per_epoch=len(dataset) // batch).')
     start, end = start * steps_per_epoch, end * steps_per_epoch
     frequency = max(round(frequency * steps_per_epoch), 1)
-  decay = _DECAYS[recipe_keys.one_of(*_DECAYS)(
-      f'{where}.sparsity_decay_type', pruner.get(
-          'sparsity_decay_type', 'exp' if by_steps else 'linear'))]
+  decay = _DECAYS[pruner.get(
+      'sparsity_decay_type', 'exp' if by_steps else 'linear')]
   return dict(start=start, end=end, frequency=frequency,
               decay='one_shot' if start == end else decay)
 

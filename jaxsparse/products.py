@@ -51,8 +51,8 @@ def matmul(x: jax.Array, w: Packed24 | Condensed, *,
 
     y[..., S * j + s] = sum_f x[..., indices[j, f]] * values[j, f, s]
 
-  by XLA on every platform, gradients to the inputs and values included; the
-  compiler can shard it over block columns.
+  by XLA on every platform, gradients to the inputs and values included (in
+  reverse mode); the compiler can shard it over block columns.
 
   Args:
     x: `[..., K]`; where the weight has several contracted axes, as attention's

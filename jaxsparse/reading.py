@@ -27,6 +27,9 @@ from jaxsparse.relations import Relations
 from jaxsparse.values import Source
 from jaxsparse.values import Value
 
+# Between what a number that keeps units may have come from.
+OR = ', or it is '
+
 
 class Product(NamedTuple):
   """A parameter met data: its axes that vanished, and those of the result."""
@@ -287,7 +290,7 @@ class _Reader:
              if (power := _power(numbers[0], count))]
     for axis, power in found:
       others = dict.fromkeys(p for _, p in found if p != power)
-      axes_lib.keep(axis, ' or '.join([f'{name} by {power}', *others]))
+      axes_lib.keep(axis, OR.join([f'{name} by {power}', *others]))
 
   def _sources(self, name: str, wiring: wiring_lib.Wiring, values: list[Value],
                row: list[Any]) -> tuple[Source, ...] | None:

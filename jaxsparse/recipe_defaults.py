@@ -32,10 +32,11 @@ def complete(recipe: Mapping[str, Any], total_steps: int,
   >>> whole['end'], whole['frequency'], whole['criterion']
   (700, 7, {'magnitude': {}})
   """
-  if not isinstance(total_steps, int) or total_steps < 1:
+  if not recipe_keys.is_whole(total_steps) or total_steps < 1:
     raise ValueError(
         'total_steps is how many updates training makes, a whole number from 1 '
         f'up, got {total_steps!r}.')
+  total_steps = int(total_steps)
   given = recipe_keys.read('', recipe, [*recipe_keys.CHECKS])
   exclude = recipe_keys.CHECKS['excluded']('exclude', exclude)
   names = given.get('names', ['.*kernel'])
@@ -123,19 +124,20 @@ def _section(where: str, given: Mapping[str, Any], total_steps: int,
   decay = given.get('decay', 'cubic' if hard or given.get(
       'initial_sparsity') else 'one_shot')
   once = decay == 'one_shot'
+  progressive = given.get('progressive', False)
   start = given.get('start', 0 if 'magnitude' in criterion else 1)
   end = given.get('end', start + (total_steps - start) * 7 // 10 if not once
                   else start if hard else total_steps)
   section |= dict(
       sparsity=_sparsity(where, given, required),
       initial_sparsity=given.get('initial_sparsity', 0.), start=start, end=end,
-      frequency=given.get(
-          'frequency', max((end - start) // 100, 1) if hard else 1),
+      frequency=given.get('frequency', max(
+          (end - start) // 100 if hard else 1, _all_portions(progressive))),
       decay=decay, criterion=criterion, score_dtype=given.get('score_dtype'),
       scope=given.get('scope', 'uniform'),
       min_sparsity=given.get('min_sparsity', 0.),
       max_sparsity=given.get('max_sparsity', 1.),
-      progressive=given.get('progressive', False))
+      progressive=progressive)
   if section['progressive']:
     section['progressive'] = _portions(where, section, total_steps)
   _check_steps(where, section, total_steps)
@@ -162,6 +164,12 @@ def _sparsity(where: str, given: Mapping[str, Any], required: bool
     raise ValueError(f'{where} has no sparsity, the fraction pruned at the '
                      'end. Write e.g. sparsity: 0.9')
   return sparsity if own is None else own
+
+
+def _all_portions(progressive: Mapping[str, Any] | bool) -> int:
+  """How many updates the portions of one mask take at least."""
+  return progressive['steps'] * (progressive['every'] or 1) if (
+      progressive) else 1
 
 
 def _portions(where: str, section: Mapping[str, Any], total_steps: int
@@ -218,10 +226,10 @@ def _check_sparsities(where: str, section: Mapping[str, Any]) -> None:
         f'each step and cannot end at sparsity={sparsity}. Write decay: cubic')
 
 
-def _regularizer(where: str, given: Mapping[str, Any] | None
-                 ) -> Mapping[str, Any] | None:
-  if given is None:
-    return None
+def _regularizer(where: str, given: Mapping[str, Any] | bool | None
+                 ) -> Mapping[str, Any] | bool | None:
+  if not given:  # A layer's false is not the null that inherits.
+    return given
   options = given['group_lasso']
   if options['alpha'] is None:
     raise ValueError(f'{where}: group_lasso needs its strength. Write e.g. '

@@ -36,22 +36,25 @@ All keys, of which only `sparsity` has to be there; steps count updates:
 | `flow` | hard, ste, sr_ste, mdgf | hard |
 | `progressive` | true or {steps: 4, every}: units go in portions | false |
 | `lock` | true keeps the zeros that are there, only | false |
-| `regularizer` | {group_lasso: {alpha, ...}} on units of patterns | none |
+| `regularizer` | {group_lasso: {alpha, ...}} on units, or false | none |
 
 `criterion` and `flow` are a name or {name: options}: {snip_momentum: {decay:
 1.0, scale: 0.9}}, {sr_ste: {decay: 0.0002, decoupled: false}}, {mdgf: {fade:
 linear (or exponential, cosine), start, end, straight_through: true}}. Group
 Lasso has {alpha, form: gradient (or proximal, with a learning_rate), scaled:
-false}. Decays are one_shot, linear, cubic, cosine, cube and exponential, see
-`schedules`. After `end` masks stay. Flows other than hard are one_shot with new
-masks at every step, where nothing else is said.
+false}, on the units of patterns; a layer has none with `regularizer: false`, as
+null is nothing said. Decays are one_shot, linear, cubic, cosine, cube and
+exponential, see `schedules`. After `end` masks stay. Where `frequency` is left
+out, it leaves time for the steps of `progressive`. Flows other than hard are
+one_shot with new masks at every step, where nothing else is said.
 
 Patterns are unstructured, `'N:M'`, blocks, or channels. **`'2:4'` keeps 2 of
 every 4** along the contraction axis, and so `'1:4'` is the sparser one; it is
-in quotes because YAML reads 2:4 as 124. Blocks are **outputs x inputs**, as in
-Neural Compressor: on `[in, out]` kernels `4x1` is `block((1, 4))` and `1x16` is
-`block((16, 1))`; `channel` or `1xchannel` is an output channel, `channelx1`
-an input feature.
+in quotes because YAML reads 2:4 as 124. It brings its own sparsity, so `scope`,
+`min_sparsity`, `max_sparsity` and `reduce` do nothing for it. Blocks are
+**outputs x inputs**, as in Neural Compressor: on `[in, out]` kernels `4x1` is
+`block((1, 4))` and `1x16` is `block((16, 1))`; `channel` or `1xchannel` is an
+output channel, `channelx1` an input feature.
 
 Who is what is decided by the first full match of a parameter's path: first
 `excluded`, then `layers` in their order, then `names`; an expression that
@@ -150,7 +153,7 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
   """
   messages = ()
   if not isinstance(recipe, Mapping):
-    recipe = _load(pathlib.Path(recipe))
+    recipe = _load(_path(recipe))
   if 'pruning' in recipe:
     recipe, messages = neural_compressor.translate(recipe, steps_per_epoch)
   whole = recipe_defaults.complete(recipe, total_steps, exclude)
@@ -179,6 +182,7 @@ def to_recipe(made: Plan, path: str | pathlib.Path | None = None
     Plain data.
 
   Raises:
+    ValueError: for what is no `Plan`.
     ImportError: for a YAML file without PyYAML.
 
   >>> made = from_recipe({'sparsity': 0.9}, total_steps=1_000)
@@ -186,6 +190,9 @@ def to_recipe(made: Plan, path: str | pathlib.Path | None = None
   >>> recipe['end'], recipe['scope'], recipe['flow']
   (700, 'uniform', {'hard': {}})
   """
+  if not isinstance(made, Plan):
+    raise ValueError(f'to_recipe takes what from_recipe made, got {made!r:.80}.'
+                     ' Write to_recipe(from_recipe(recipe, total_steps=...)).')
   recipe = copy.deepcopy(made.recipe)
   if path is not None:
     path = pathlib.Path(path)
@@ -207,14 +214,29 @@ def _yaml() -> Any:
   return yaml
 
 
+def _path(recipe: Any) -> pathlib.Path:
+  try:
+    return pathlib.Path(recipe)
+  except TypeError as error:
+    raise ValueError(
+        'A recipe is a mapping or the path of a file with one, got '
+        f"{recipe!r:.80}. Write e.g. {{'sparsity': 0.9}}.") from error
+
+
 def _load(path: pathlib.Path) -> Any:
   text = path.read_text(encoding='utf-8')
   if path.suffix == '.json':
-    return _mapping(path, json.loads(text))
+    return _mapping(path, _json(path, text))
   yaml = _yaml()
 
   class Loader(yaml.SafeLoader):
     """Reads `!Pruner` and the like as the mappings they stand before."""
+
+    def compose_mapping_node(self, anchor):
+      node = super().compose_mapping_node(anchor)
+      # As it is written: merge keys are resolved later, and may override.
+      _check_once(path, [key.value for key, _ in node.value])
+      return node
 
   Loader.add_multi_constructor(
       '!', lambda loader, tag, node: loader.construct_mapping(node, deep=True))
@@ -222,6 +244,23 @@ def _load(path: pathlib.Path) -> Any:
     return _mapping(path, yaml.load(text, Loader))
   except yaml.YAMLError as error:
     raise ValueError(f'{path} is not YAML that can be read: {error}') from error
+
+
+def _json(path: pathlib.Path, text: str) -> Any:
+  def mapping(pairs):
+    _check_once(path, [key for key, _ in pairs])
+    return dict(pairs)
+  try:
+    return json.loads(text, object_pairs_hook=mapping)
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path} is not JSON that can be read: {error}') from error
+
+
+def _check_once(path: pathlib.Path, keys: list[Any]) -> None:
+  twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+  if twice:
+    raise ValueError(f'{path} has the key {twice[0]!r} twice in one mapping, '
+                     'of which one would be lost. Remove one of them.')
 
 
 def _mapping(path: pathlib.Path, recipe: Any) -> Mapping[str, Any]:

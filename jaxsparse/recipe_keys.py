@@ -8,6 +8,8 @@ import difflib
 import re
 from typing import Any, Callable, Mapping, Sequence
 
+import numpy as np
+
 Check = Callable[[str, Any], Any]
 
 # What a layer may change under the sparsity it shares with all others,
@@ -25,8 +27,9 @@ def check_keys(where: str, mapping: Any, known: Sequence[str]) -> None:
         f'{mapping!r:.80}. Its keys are {", ".join(known)}.')
   for key in mapping:
     if key not in known:
-      near = difflib.get_close_matches(str(key), known, n=3, cutoff=.5)
-      meant = f'Did you mean {" or ".join(map(repr, near))}? ' if near else ''
+      near = difflib.get_close_matches(str(key), known, n=1, cutoff=.75) or [
+          name for name in known if name in str(key).split('_')]
+      meant = f'Did you mean {near[0]!r}? ' if near else ''
       raise ValueError(
           f'{where or "the recipe"} has no key {key!r}. {meant}'
           f'Its keys are {", ".join(known)}.')
@@ -39,6 +42,11 @@ def _wrong(where: str, value: Any, expected: str, write: str) -> ValueError:
 
 def _is_number(value: Any) -> bool:
   return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+  return (isinstance(value, (int, np.integer))
+          and not isinstance(value, bool))
 
 
 def _fraction(where: str, value: Any) -> float:
@@ -58,10 +66,10 @@ def number(where: str, value: Any) -> float:
 
 def _whole(least: int, write: str) -> Check:
   def check(where, value):
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_whole(value) or value < least:
       raise _wrong(where, value, f'a whole number of steps from {least} up',
                    write)
-    return value
+    return int(value)
   return check
 
 
@@ -146,6 +154,14 @@ def _progressive(where: str, value: Any) -> bool | dict[str, int]:
   return _options(where, {} if value is True else value, options)
 
 
+def _regularizer(where: str, value: Any) -> bool | dict[str, Any]:
+  return False if value is False else _named(group_lasso={
+      'alpha': (number, None),
+      'form': (one_of('gradient', 'proximal'), 'gradient'),
+      'learning_rate': (number, None),
+      'scaled': (_flag, False)})(where, value)
+
+
 def _layers(where: str, value: Any) -> list[Mapping[str, Any]]:
   if not isinstance(value, (list, tuple)):
     raise _wrong(where, value, 'a list of mappings with names and what is '
@@ -182,11 +198,7 @@ CHECKS: dict[str, Check] = {
               'straight_through': (_flag, True)}),
     'progressive': _progressive,
     'lock': _flag,
-    'regularizer': _named(group_lasso={
-        'alpha': (number, None),
-        'form': (one_of('gradient', 'proximal'), 'gradient'),
-        'learning_rate': (number, None),
-        'scaled': (_flag, False)}),
+    'regularizer': _regularizer,
 }
 
 

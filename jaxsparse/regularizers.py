@@ -103,12 +103,16 @@ def _strength(alpha: Number, count: jax.Array, family: _Family, scaled: bool
       math.sqrt(family.size) if scaled else 1.)
 
 
-def _check(name: str, **numbers: Number) -> None:
+def _check(name: str, example: str, **numbers: Number) -> None:
   for key, value in numbers.items():
-    if not callable(value) and not value >= 0:
+    known = isinstance(value, (int, float))
+    # Arrays come from optax.inject_hyperparams.
+    if not (known and value >= 0 or callable(value)
+            or isinstance(value, jax.Array)):
       raise ValueError(
-          f'{name}({key}={value}): {key} is a strength of 0 or more, or a '
-          f'function of the step. Write e.g. {name}(1e-3, ...).')
+          f'{name}({key}={value!r}): {key} is a number of 0 or more'
+          f'{", or a function of the step" * (key != "threshold")}. Write '
+          f'e.g. {example}.')
 
 
 def _transform(name: str, groups: Groups, changed: Callable[..., dict]
@@ -167,7 +171,7 @@ def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
   [[6. 0.]
    [8. 0.]]
   """
-  _check('add_group_lasso', alpha=alpha)
+  _check('add_group_lasso', 'add_group_lasso(1e-3, ties)', alpha=alpha)
 
   def changed(count, families, params, grads):
     for family in families:
@@ -204,6 +208,8 @@ def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
 
   Returns:
     An optax transform, to stand after the optimizer: the last of a chain.
+    Narrow weights need a strong step: those of bfloat16 do not move where
+    `learning_rate * alpha / ||v_g||` is below 1/256.
 
   Raises:
     ValueError: if a number is negative; from `init` if groups do not fit; from
@@ -223,7 +229,8 @@ def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
   [[2.4 0. ]
    [3.2 0. ]]
   """
-  _check('prox_group_lasso', alpha=alpha, learning_rate=learning_rate)
+  _check('prox_group_lasso', 'prox_group_lasso(0.1, ties, learning_rate=1e-3)',
+         alpha=alpha, learning_rate=learning_rate)
 
   def changed(count, families, params, updates):
     moved = {path: w + updates[path].astype(w.dtype)
@@ -232,8 +239,9 @@ def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
     for family in families:
       norms = family.norms(moved)
       threshold = rate * _strength(alpha, count, family, scaled)
-      factors = jnp.where(norms > threshold, 1. - threshold / jnp.where(
-          norms > threshold, norms, 1.), 0.)
+      gone = norms <= threshold
+      factors = jnp.where(
+          gone, 0., 1. - threshold / jnp.where(gone, 1., norms))
       for path, spread in family.places:
         v = moved[path]
         shrunk = spread(factors, 1.) * v.astype(factors.dtype)
@@ -271,14 +279,17 @@ def prune_vanished(groups: Groups, *, threshold: float = 0.,
   >>> print(masks['kernel'][0])
   [ True False]
   """
-  _check('prune_vanished', threshold=threshold)
+  _check('prune_vanished', 'prune_vanished(ties, threshold=1e-3)',
+         threshold=threshold)
+  rules.check_functions(when=(when, 'every(100)'))
   when = when or schedules.every(1)
 
   def like_masks(params, made):
     return trees.map_with_path(lambda path, w: made.get(path), params)
 
   def init(params):
-    kept = {path: jnp.ones(w.shape, bool) for path, w in trees.align(params)}
+    kept = {path: jnp.ones_like(w, dtype=bool)
+            for path, w in trees.align(params)}
     some = {path for family in _families(groups, params)
             for path, _ in family.places}
     return rules.RuleState(jnp.zeros((), jnp.int32), like_masks(
@@ -292,9 +303,11 @@ def prune_vanished(groups: Groups, *, threshold: float = 0.,
       leaves = dict(trees.align(rules.after(params, updates)))
       kept = {}
       for family in _families(groups, params):
-        alive = family.squares(leaves) > family.size * threshold**2
+        # A NaN is no zero: what blew up has not vanished.
+        alive = ~(family.squares(leaves) <= family.size * threshold**2)
         for path, spread in family.places:
-          mask = jnp.broadcast_to(spread(alive, True), leaves[path].shape)
+          mask = spread(alive, True) & jnp.ones_like(
+              leaves[path], dtype=bool)
           kept[path] = kept[path] & mask if path in kept else mask
       return like_masks(params, kept)
     masks = rules.run_if(when(step), made, state.masks)

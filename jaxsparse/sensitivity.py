@@ -51,8 +51,9 @@ def unit_saliency(params: Any, grads: Any, ties: Ties | Sequence[Tie]
     ties: from `infer_ties`, or with the roles of their members by hand.
 
   Returns:
-    By name of tie, float32 (or wider) of `tie.shape`. Ties that no kernel among
-    the params reads are left out.
+    By name of tie, float32 (or wider) of `tie.shape`. Left out are ties that no
+    kernel among the params reads, and those that something else reads, too
+    (`Tie.read`), because the mask would be on that as well.
 
   References:
     Kim and Hassan, `FastFormers: Highly Efficient Transformer Models for
@@ -75,7 +76,7 @@ def unit_saliency(params: Any, grads: Any, ties: Ties | Sequence[Tie]
   for tie in units.as_ties(ties):
     readers = [(path, member) for path, member in unit_sums.members(
         tie, [*products]) if member.role == 'reads']
-    if readers:
+    if readers and not tie.read:
       found[tie.name] = jnp.abs(sum(
           unit_sums.total(tie, member, products[path])
           for path, member in readers))
@@ -131,21 +132,15 @@ def heads(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are attention heads, and may be removed.
 
   Heads are units that have units of another tie within them, the dimensions of
-  a head.
+  a head. Those of the layers of a `scan` are one tie, along layers.
 
   Args:
-    ties: from `infer_ties`.
+    ties: from `infer_ties`, of float32 params: see there for 8 heads of 64.
 
   Returns:
     Some of the ties.
   """
-  ties = units.as_ties(ties)
-  within = {(m.path, *place) for tie in ties for m in tie.members
-            for place in m.along}
-  return Ties(tuple(
-      tie for tie in ties if _removable(tie) and not tie.along
-      and any((m.path, m.axis, m.stride) in within for m in tie.members)),
-              ties.shapes)
+  return _some(ties, lambda within, holding: holding and not within)
 
 
 def neurons(ties: Ties | Sequence[Tie]) -> Ties:
@@ -160,15 +155,24 @@ def neurons(ties: Ties | Sequence[Tie]) -> Ties:
   Returns:
     Some of the ties.
   """
+  return _some(ties, lambda within, holding: not holding and not within)
+
+
+def _some(ties: Ties | Sequence[Tie], wanted: Callable[[bool, bool], bool]
+          ) -> Ties:
+  """Ties to choose from, by whether units are within units or hold others."""
   ties = units.as_ties(ties)
-  others = {tie.name for tie in heads(ties)}
+  # Where units are that can be told apart, so the layers of a scan are none.
+  places = {(m.path, m.axis, m.stride) for tie in ties if tie.free
+            for m in tie.members}
+  inner = {tie.name: {(m.path, *place) for m in tie.members
+                      for place in m.along} & places for tie in ties}
+  held = set().union(*inner.values())
   return Ties(tuple(
-      tie for tie in ties if _removable(tie) and not tie.along
-      and tie.name not in others), ties.shapes)
-
-
-def _removable(tie: Tie) -> bool:
-  return not (tie.fixed or tie.kept)
+      tie for tie in ties if not (tie.fixed or tie.kept or tie.read)
+      and wanted(bool(inner[tie.name]), any(
+          (m.path, m.axis, m.stride) in held for m in tie.members))),
+              ties.shapes)
 
 
 def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
@@ -190,8 +194,9 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
     equally many, each its own; for a global rank their means count.
 
   Raises:
-    ValueError: if neither or both of count and sparsity are given, importance
-      of a tie is missing, or there are no ties.
+    ValueError: if neither or both of count and sparsity are given, there are no
+      ties, units of one may not be removed, or its importance is missing, not
+      finite or of another shape.
 
   >>> from jaxsparse.units import Member, Tie
   >>> tie = Tie(3, (Member('out', 0),), name='hidden')
@@ -201,18 +206,25 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
   ties = tuple(units.as_ties(ties))
   _check(count, sparsity, scope)
   scores = _of_ties(importance, ties)
+  for tie, score in zip(ties, scores):
+    if not np.isfinite(score).all():
+      raise ValueError(
+          f'Importance of tie {tie.name!r} is not finite, so it ranks nothing. '
+          'Look for the batch whose gradients are not.')
   kept = _kept(scores, ties, count, sparsity, scope, 1.)
   return {tie.name: np.asarray(k) for tie, k in zip(ties, kept)}
 
 
 def _check(count: int | None, sparsity: float | None, scope: str) -> None:
-  if (count is None) == (sparsity is None) or (count or 1) < 1 or not (
+  whole = count is None or (isinstance(count, int) and count >= 1)
+  if (count is None) == (sparsity is None) or not whole or not (
       0 <= (sparsity or 0) <= 1):
     raise ValueError(
-        'Give either count, how many units a tie keeps, or sparsity, the '
-        f'fraction in [0, 1] that goes, got count={count} and '
+        'Give either count, how many units a tie keeps, at least 1, or '
+        f'sparsity, the fraction in [0, 1] that goes, got count={count} and '
         f'sparsity={sparsity}. Write e.g. sparsity=0.5.')
-  if scope not in ('layer', 'global') or (count and scope == 'global'):
+  if scope not in ('layer', 'global') or (
+      count is not None and scope == 'global'):
     raise ValueError(
         f"scope must be 'layer', or 'global' with a sparsity, got {scope!r} "
         f'and count={count}. Write e.g. sparsity=0.5, scope=\'global\'.')
@@ -220,16 +232,28 @@ def _check(count: int | None, sparsity: float | None, scope: str) -> None:
 
 def _of_ties(importance: Mapping[str, Any], ties: Sequence[Tie]
              ) -> list[jax.Array]:
+  """The importance of each tie, checked as far as shapes tell."""
   if not ties:
     raise ValueError(
         'There are no ties to take units from. print(ties) tells which may be '
         'removed, and why others may not.')
   for tie in ties:
+    if why := tie.fixed or tie.kept:
+      raise ValueError(
+          f'The units of tie {tie.name!r} may not be removed ({why}). Give '
+          'those that may: heads(ties) or neurons(ties).')
     if tie.name not in importance:
       near = difflib.get_close_matches(tie.name, [*importance], 1, .3)
+      reader = f'not only kernels, but {tie.read}' if tie.read else (
+          'no kernel among the params')
       raise ValueError(
-          f'Importance of tie {tie.name!r} is missing: no kernel among the '
-          f'params reads it. There is {near or [*importance]}.')
+          f'Importance of tie {tie.name!r} is missing: {reader} reads it. '
+          f'There is {near or [*importance]}.')
+    if np.shape(importance[tie.name]) != tie.shape:
+      raise ValueError(
+          f'Importance of tie {tie.name!r} has a number for each unit, '
+          f'{tie.shape}, got {np.shape(importance[tie.name])}. Write e.g. '
+          'sensitivity(loss_fn, params, batches, ties).')
   return [jnp.asarray(importance[tie.name], jnp.float32) for tie in ties]
 
 
@@ -251,7 +275,7 @@ def _kept(scores: Sequence[jax.Array], ties: Sequence[Tie], count: int | None,
     kept = [selection.Kept(k.count) for k in kept]
   else:
     kept = [selection.Kept(_on_the_way(
-        tie.size, min(tie.size, count) if count else max(
+        tie.size, min(tie.size, count) if count is not None else max(
             1, selection.final_count(tie.size, sparsity)), progress))
             for tie in ties]
   return [selection.select(s.reshape(-1, tie.size), _ROWS, k).reshape(tie.shape)
@@ -302,7 +326,8 @@ def prune_units(ties: Ties | Sequence[Tie], *, count: int | None = None,
     count: as of `keep_units`,
     sparsity: too,
     scope: too.
-    begin: the first update whose gradient counts, from 0.
+    begin: the first update whose gradient counts, from 0; no unit dies before
+      it has been made.
     schedule: the share of the final sparsity by step; all at once by default.
     when: at which steps units die, such as `every(1, begin=500, end=500)`.
 
@@ -311,6 +336,8 @@ def prune_units(ties: Ties | Sequence[Tie], *, count: int | None = None,
 
   Raises:
     ValueError: as `keep_units`; from `init` if no kernel reads a tie.
+
+  Gradients that are not finite count for nothing.
 
   References:
     Kim and Hassan, `FastFormers: Highly Efficient Transformer Models for
@@ -340,10 +367,11 @@ def prune_units(ties: Ties | Sequence[Tie], *, count: int | None = None,
   def update(grads, state, params=None, *, updates=None, **extra_args):
     del updates, extra_args
     step = state.count + 1
+    # A batch whose gradients are not finite counts for nothing.
     importance = tuple(
-        s + jnp.where(step > begin, new, 0.) for s, new in zip(
-            state.importance, saliency(params, grads)))
-    due = when(step) | schedules.arrives(schedule, step)
+        s + jnp.where((step > begin) & jnp.isfinite(new), new, 0.)
+        for s, new in zip(state.importance, saliency(params, grads)))
+    due = (when(step) | schedules.arrives(schedule, step)) & (step > begin)
 
     def die():
       # Below every sum of absolute values.

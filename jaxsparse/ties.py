@@ -277,7 +277,7 @@ def _cleared(fn: Callable[..., Any], params: Any, ties: Sequence[Tie],
   """
   alike = collections.defaultdict(list)
   for tie in ties:
-    if tie.free and ' or ' in (tie.kept or ''):
+    if tie.free and reading.OR in (tie.kept or ''):
       alike[tie.kept, tie.shape].append(tie)
   free = {tie for group in alike.values()
           if _removable(fn, params, group, *inputs) for tie in group}
@@ -291,25 +291,28 @@ def _removable(fn: Callable[..., Any], params: Any, ties: Sequence[Tie],
   rng = np.random.default_rng(0)
   # Far from where all logits are alike, so that their scale matters.
   params = jax.tree.map(lambda w: _nearby(w, rng, by=3.), params)
-  arrays = {path: np.array(w) for path, w in trees.align(params)}
-  for tie in ties:
-    for member in tie.members:
-      if member.role == 'reads':
-        there = units.view(tie, member, arrays[member.path])
-        there[(slice(None),) * len(tie.along) + (0,)] = 0
-  unread = trees.map_with_path(lambda path, _: arrays[path], params)
+  readers = [(tie, m) for tie in ties for m in tie.members if m.role == 'reads']
+  paths = {member.path for _, member in readers}
+  arrays = {path: np.array(w) for path, w in trees.align(params)
+            if path in paths}
+  for tie, member in readers:
+    there = units.view(tie, member, arrays[member.path])
+    there[(slice(None),) * len(tie.along) + (0,)] = 0
+  unread = trees.map_with_path(lambda path, w: arrays.get(path, w), params)
   keep = {tie.name: np.broadcast_to(np.arange(tie.size) > 0, tie.shape)
           for tie in ties}
-  smaller = slim(
-      unread, [dataclasses.replace(tie, kept=None) for tie in ties], keep)
   try:
+    smaller = slim(
+        unread, [dataclasses.replace(tie, kept=None) for tie in ties], keep)
     before, after = (_floats(jax.jit(fn)(p, *inputs))
                      for p in (unread, smaller))
-  except Exception:  # Whatever a function says of sizes it was not made for.
+  # What is left is not rectangular, or whatever a function says of sizes that
+  # it was not made for.
+  except Exception:
     return False
-  largest = max(float(jnp.finfo(w.dtype).eps) for w in map(
+  largest = max([float(jnp.finfo(w.dtype).eps) for w in map(
       jnp.asarray, jax.tree.leaves(params))
-                if jnp.issubdtype(w.dtype, jnp.floating))
+                 if jnp.issubdtype(w.dtype, jnp.floating)], default=0.)
   return largest < 1e-5 and all(
       a.shape == b.shape and np.isfinite(a).all()
       and np.abs(a - b).max(initial=0.) <= 100 * largest * np.abs(a).max(

@@ -42,6 +42,13 @@ def wide(x: jax.Array) -> jax.Array:
       x.dtype, jnp.dtype(jnp.float32), key=lambda d: d.itemsize))
 
 
+def _whole(x: jax.Array) -> jax.Array:
+  """On every device of a mesh with explicit axes: numbers of units are few."""
+  if any(jax.typeof(x).sharding.spec):
+    return jax.sharding.reshard(x, jax.sharding.PartitionSpec())
+  return x
+
+
 def _own_axes(member: Member) -> set[int]:
   """The axes of a parameter along which it matters where units are."""
   return {member.axis, *(axis for axis, _ in member.along),
@@ -67,10 +74,10 @@ def total(tie: Tie, member: Member, x: jax.Array) -> jax.Array:
   own = _own_axes(member)
   x = wide(x).sum([a for a in range(x.ndim) if a not in own], keepdims=True)
   if own == {member.axis} and x.size == tie.size and member.stride == 1:
-    return x.reshape(-1)
+    return _whole(x).reshape(-1)
   places = np.arange(x.size, dtype=np.int32).reshape(x.shape)
   at = units.view(tie, member, places)
-  return x.reshape(-1)[np.ascontiguousarray(at)].sum(
+  return _whole(x).reshape(-1)[np.ascontiguousarray(at)].sum(
       range(len(tie.shape), at.ndim))
 
 
@@ -101,7 +108,7 @@ def spread(tie: Tie, member: Member, values: jax.Array, shape: Sequence[int],
       tie.shape + (1,) * (there.ndim - len(tie.shape)))
   # Looked up even where a reshape would do: through that a partitioner shards
   # whoever keeps `values` like the parameter, and their step compiles twice.
-  found = values.reshape(-1)[np.maximum(owners, 0)]
+  found = _whole(values).reshape(-1)[np.maximum(owners, 0)]
   return jnp.where(owners < 0, jnp.asarray(fill, values.dtype), found)
 
 
@@ -142,7 +149,7 @@ def masks(ties: Sequence[Tie], alive: Mapping[str, jax.Array], params: Any,
   def mask(path, w):
     if path not in places:
       return None
-    kept = jnp.ones(w.shape, bool)
+    kept = jnp.ones_like(w, dtype=bool)
     for tie, member in places[path]:
       kept &= spread(tie, member, alive[tie.name], w.shape, True)
     return kept

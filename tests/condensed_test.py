@@ -417,3 +417,13 @@ def test_one_program_serves_several_platforms():
         lambda x, v, c=c: matmul(x, with_values(c, v))),
         platforms=['cpu', 'cuda', 'tpu'])(x, c.values)
     assert_near(program.call(x, c.values), np.matmul(*wide(x, w)))
+
+
+def test_a_weight_that_was_never_pruned_is_told():
+  w = jnp.ones((16, 8))
+  for pattern in (nm(3, 16), block((1, 4), sparsity=0.75)):
+    with pytest.raises(ValueError, match='has been pruned by it'):
+      condense(w, pattern)
+    mask = select(w, pattern)
+    pruned = condense(jnp.where(mask, w, 0.), pattern)
+    np.testing.assert_array_equal(uncondense(pruned), jnp.where(mask, w, 0.))

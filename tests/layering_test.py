@@ -23,7 +23,7 @@ _LEVELS = {
     'dynamic': 7,
 }
 # What thin adapters import, inside of the functions that need it.
-_MORE = {'recipe_files': {'json', 'os', 'pathlib', 'yaml'}, 'hooks': {'flax'}}
+_MORE = {'recipe_files': {'json', 'pathlib', 'yaml'}, 'hooks': {'flax'}}
 
 
 def _imports(path):

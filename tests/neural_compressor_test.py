@@ -159,6 +159,55 @@ def test_every_key_has_its_counterpart(key, value, want):
   assert {k: recipe[k] for k in want} == want
 
 
+_VALUES = {
+    'initial_sparsity': .1, 'target_sparsity': .5, 'start_epoch': 0,
+    'end_epoch': 4, 'start_step': 10, 'end_step': 50, 'update_frequency': 1,
+    'update_frequency_on_step': 2, 'excluded_names': ['a'], 'names': ['b'],
+    'extra_excluded_names': ['c'], 'prune_domain': 'local',
+    'prune_layer_type': ['Linear'], 'prune_type': 'magnitude',
+    'pattern': '1x16', 'sparsity_decay_type': 'cos', 'reduce_type': 'mean',
+    'max_sparsity_ratio_per_layer': .9, 'min_sparsity_ratio_per_layer': .1,
+    'method': 'per_tensor', 'parameters': {'reg_coeff': .1},
+    'reg_type': 'group_lasso', 'not_to_prune_names': ['a'],
+    'exclude_names': ['c']}
+
+
+@pytest.mark.parametrize('key', neural_compressor._KEYS)
+@pytest.mark.parametrize('fixed', [
+    {}, {'prune_type': 'pattern_lock'}, {'pattern': '2:4'}], ids=str)
+def test_every_key_has_an_effect_or_one_message(key, fixed):
+  def translate(**pruner):
+    return neural_compressor.translate({'pruning': {'approach': {
+        'weight_compression_pytorch': {'end_step': 40, 'pruners': [pruner]}}}})
+  base = {'parameters': {'reg_coeff': .1}, **fixed}
+  recipe, messages = translate(**{**base, key: _VALUES[key], **fixed})
+  told = [m for m in messages if re.search(
+      rf'(^|\.){key}(\.reg_coeff)?: has no meaning here', m)]
+  effect = key in fixed or recipe != translate(**base)[0]
+  assert len(told) == (not effect), messages
+
+
+def test_what_has_no_meaning_is_checked_all_the_same():
+  for key, value in {'target_sparsity': 90, 'sparsity_decay_type': 'cosine',
+                     'prune_domain': 'all', 'start_step': -1}.items():
+    with pytest.raises(ValueError, match=rf'pruners\[0\].{key} must be'):
+      _one(prune_type='pattern_lock', **{key: value})
+
+
+def test_n_of_m_brings_its_own_sparsity_whatever_a_pruner_inherits():
+  def read(*pruners, **shared):
+    return recipe_files.from_recipe(
+        _config(*pruners, target_sparsity=.8, **shared), total_steps=100)
+  made = read({'pattern': '2:4', 'names': ['a']}, {'names': ['b']})
+  assert [part['sparsity'] for part in made.recipe['layers']] == [.5, .8]
+  assert [m for m in made.messages if 'its own sparsity' in m] == [
+      'pruners[0].target_sparsity: has no meaning here, as N:M brings its own '
+      'sparsity.']
+  for made in ({'pattern': '2:4', 'target_sparsity': .8},), ():
+    with pytest.raises(ValueError, match='but sparsity is 0.8'):
+      read(*made, pattern='2:4')
+
+
 def test_every_key_stands_in_the_table():
   for key in neural_compressor._KEYS:
     assert f'`{key}`' in neural_compressor.__doc__, key

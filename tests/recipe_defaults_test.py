@@ -5,6 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 from jaxsparse import recipe_defaults
@@ -50,6 +51,13 @@ def test_every_key_and_default_is_written_out():
      dict(progressive={'steps': 4, 'every': 10})),
     ({'progressive': {'steps': 2, 'every': 5}, 'frequency': 40},
      dict(progressive={'steps': 2, 'every': 5})),
+    ({'progressive': True, 'end': 40},
+     dict(frequency=4, progressive={'steps': 4, 'every': 1})),
+    ({'progressive': {'every': 10}, 'end': 100},
+     dict(frequency=40, progressive={'steps': 4, 'every': 10})),
+    ({'progressive': {'steps': 2}, 'end': 800},
+     dict(frequency=8, progressive={'steps': 2, 'every': 4})),
+    ({'progressive': True, 'flow': 'ste'}, dict(frequency=4)),
     ({'progressive': True, 'decay': 'one_shot'},
      dict(progressive={'steps': 4, 'every': 10})),
     ({'regularizer': {'group_lasso': {'alpha': .1}}}, dict(regularizer={
@@ -149,7 +157,12 @@ def test_what_contradicts_itself_is_an_error(recipe, told):
     _complete(**recipe)
 
 
-@pytest.mark.parametrize('steps', [0, -5, 1.5, None])
+def test_total_steps_may_be_of_numpy():
+  assert recipe_defaults.complete({'sparsity': .9}, np.int64(1000)) == (
+      _complete(sparsity=.9))
+
+
+@pytest.mark.parametrize('steps', [0, -5, 1.5, None, True, np.True_])
 def test_total_steps_are_steps(steps):
   with pytest.raises(ValueError, match='total_steps'):
     recipe_defaults.complete({'sparsity': .9}, steps)

@@ -332,6 +332,20 @@ def test_group_lasso_is_on_the_units_of_the_patterns():
     assert not ours['head']['kernel'].any()
 
 
+def test_a_layer_switches_the_regularizer_off():
+  made = _made(sparsity=.5, regularizer={'group_lasso': {'alpha': .1}}, layers=[
+      {'names': 'a/kernel', 'regularizer': False},
+      {'names': 'b/kernel', 'regularizer': None}])
+  off, inherits = made.recipe['layers']
+  assert off['regularizer'] is False and 'regularizer' not in inherits
+  assert _made(**made.recipe).recipe == made.recipe
+  params = _params()
+  tx = made.regularizer(optax.identity())
+  got, _ = tx.update(
+      jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  assert not got['a']['kernel'].any() and got['b']['kernel'].all()
+
+
 def test_without_a_regularizer_the_optimizer_is_as_it_was():
   sgd = optax.sgd(.1)
   assert _made(sparsity=.5).regularizer(sgd) is sgd
@@ -465,12 +479,51 @@ regularizer:
     ('pattern: 2:4', 'in quotes: YAML reads 2:4 as 124.*got 124'),
     ('sparsity: 0.9\nregularizer: {group_lasso: {alpha: 1e-4}}',
      "got '1e-4'"), ('- 1', 'mapping of keys'), ('', 'got None'),
-    ('a: [', 'is not YAML'), ('sparsity: !!python/name:os.system', 'not YAML')])
+    ('a: [', 'prune.yaml is not YAML'), (
+        'layers:\n- names: a\n  sparsity: 0.5\n  "sparsity": 0.5',
+        "prune.yaml has the key 'sparsity' twice"),
+    ('sparsity: !!python/name:os.system', 'not YAML')])
 def test_what_yaml_reads_otherwise_is_told(tmp_path, text, told):
   path = tmp_path / 'prune.yaml'
   path.write_text(text, encoding='utf-8')
   with pytest.raises(ValueError, match=f'(?s){told}'):
     recipe_files.from_recipe(path, total_steps=_STEPS)
+
+
+@pytest.mark.parametrize('text, told', [
+    ('{"sparsity": 0.9,}', 'prune.json is not JSON.*column'),
+    ('{"flow": {"ste": {}, "ste": {}}}', "prune.json has the key 'ste' twice"),
+    ('[1]', 'mapping of keys')])
+def test_what_is_wrong_in_json_is_told(tmp_path, text, told):
+  path = tmp_path / 'prune.json'
+  path.write_text(text, encoding='utf-8')
+  with pytest.raises(ValueError, match=f'(?s){told}'):
+    recipe_files.from_recipe(path, total_steps=_STEPS)
+
+
+def test_merged_keys_of_yaml_may_be_overridden(tmp_path):
+  path = tmp_path / 'prune.yaml'
+  path.write_text("""
+sparsity: 0.9
+layers:
+- &first {names: a/kernel, pattern: 4x1, reduce: mean}
+- &second {<<: *first, names: b/kernel, reduce: max}
+- {<<: *second, names: c/kernel}
+""", encoding='utf-8')
+  layers = recipe_files.from_recipe(path, total_steps=_STEPS).recipe['layers']
+  assert [(layer['names'], layer['reduce']) for layer in layers] == [
+      (['a/kernel'], 'mean'), (['b/kernel'], 'max'), (['c/kernel'], 'max')]
+
+
+@pytest.mark.parametrize('recipe', [None, [{'sparsity': .9}], 3])
+def test_what_is_no_recipe_is_an_error(recipe):
+  with pytest.raises(ValueError, match='A recipe is a mapping or the path'):
+    recipe_files.from_recipe(recipe, total_steps=_STEPS)
+
+
+def test_what_is_no_plan_is_an_error():
+  with pytest.raises(ValueError, match='takes what from_recipe made, got {'):
+    recipe_files.to_recipe({'sparsity': .9})
 
 
 def test_json_needs_no_yaml_and_yaml_says_what_it_needs(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from jaxsparse import recipe_defaults
@@ -35,6 +36,13 @@ def test_a_misspelt_key_is_an_error_that_names_the_right_one(
       rf"(?s)^{re.escape(where)} has no key.*Did you mean.*'{meant}'.*keys "
       'are')):
     _complete(**recipe)
+
+
+@pytest.mark.parametrize('key, meant', [
+    ('patern', 'pattern'), ('layer', 'layers'), ('start_step', 'start')])
+def test_one_key_is_suggested_at_most(key, meant):
+  with pytest.raises(ValueError, match=f"Did you mean '{meant}'[?] Its keys"):
+    _complete(**{key: 1})
 
 
 def test_a_key_like_no_other_is_told_all_of_them():
@@ -96,6 +104,12 @@ def test_null_is_as_good_as_nothing():
   nothing = dict.fromkeys(recipe_keys.CHECKS)
   assert recipe_defaults.complete({**nothing, 'sparsity': .5}, 1000) == (
       _complete())
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+  whole = _complete(end=np.int32(40), frequency=np.int64(4))
+  assert whole == _complete(end=40, frequency=4)
+  assert type(whole['end']) is int
 
 
 def test_sides_are_those_of_blocks_and_groups_alone():

@@ -138,7 +138,7 @@ def test_train_with_group_lasso_then_slim():
   for _ in range(200):
     params, state = step(params, state)
   small = jaxsparse.slim(params, ties, jaxsparse.alive(params, ties))
-  assert 1 <= small['out'].shape[0] < 8
+  assert 2 <= small['out'].shape[0] < 8  # It takes two.
   np.testing.assert_allclose(apply(small, x), apply(params, x), atol=1e-5)
 
 
@@ -184,6 +184,26 @@ def test_vanished_groups_become_masks_and_stay_zero():
   assert not np.asarray(params['in'])[:, [1, 4]].any()
 
 
+def test_what_is_not_a_number_has_not_vanished():
+  w = jnp.array([[jnp.nan, 0., 1.], [1., 0., 1.]])
+  rule = prune_vanished({'.*': jaxsparse.channel(-1)})
+  masks, _ = rule.update(None, rule.init(w), w)
+  np.testing.assert_array_equal(masks[0], [1, 0, 1])
+  tx = prox_group_lasso(9., {'.*': jaxsparse.channel(-1)}, learning_rate=1.)
+  updates, _ = tx.update(jnp.zeros((2, 3)), tx.init(w), w)
+  assert np.isnan(updates[:, 0]).all()
+
+
+def test_hyperparameters_may_be_injected():
+  w = jnp.full((1, 2), 5.)
+  tx = optax.inject_hyperparams(
+      prox_group_lasso, static_args=('groups', 'scaled'))(
+          alpha=2., groups={'.*': jaxsparse.channel(-1)}, learning_rate=0.5)
+  state = jax.jit(tx.init)(w)
+  updates, _ = jax.jit(tx.update)(jnp.zeros((1, 2)), state, w)
+  np.testing.assert_allclose(updates, jnp.full((1, 2), -1.), rtol=1e-6)
+
+
 def test_a_threshold_is_of_the_root_mean_square():
   w = jnp.array([[3., 0.3], [4., 0.4]])  # Root mean squares 3.54 and 0.354.
   for threshold, alive in ((0.35, [1, 1]), (0.36, [1, 0])):
@@ -205,10 +225,15 @@ def test_what_is_not_a_group_is_left_alone():
 
 def test_errors_say_what_to_write():
   w = jnp.ones((4, 4))
-  with pytest.raises(ValueError, match='strength of 0 or more'):
-    add_group_lasso(-1., {'.*': jaxsparse.channel(-1)})
-  with pytest.raises(ValueError, match='strength of 0 or more'):
+  for bad in (-1., '0.1'):
+    with pytest.raises(ValueError, match='number of 0 or more, or a function'):
+      add_group_lasso(bad, {'.*': jaxsparse.channel(-1)})
+  with pytest.raises(ValueError, match='number of 0 or more, or a function'):
     prox_group_lasso(1., {'.*': jaxsparse.channel(-1)}, learning_rate=-1.)
+  with pytest.raises(ValueError, match=r'or more. Write e.g. prune_vanished'):
+    prune_vanished({'.*': jaxsparse.channel(-1)}, threshold=-1.)
+  with pytest.raises(ValueError, match='when must be a function'):
+    prune_vanished({'.*': jaxsparse.channel(-1)}, when=100)
   with pytest.raises(ValueError, match='matches no parameter'):
     add_group_lasso(1., {'kernel': jaxsparse.channel(-1)}).init({'w': w})
   with pytest.raises(ValueError, match='print\\(ties\\)'):

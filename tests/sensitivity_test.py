@@ -198,6 +198,90 @@ def test_a_gradual_rule_never_revives_a_unit():
     params = jaxsparse.apply_masks(params, masks)
 
 
+def _tie(**options):
+  return Tie(8, (Member('w', 0, role='reads'),), name='u', **options)
+
+
+def _weights():
+  return {'w': jnp.arange(1., 25.).reshape(8, 3)}
+
+
+def test_gradients_that_are_not_finite_count_for_nothing():
+  rule = prune_units([_tie()], sparsity=0.75, when=jaxsparse.every(1),
+                     schedule=jaxsparse.linear(0, 3))
+  params = _weights()
+  state = rule.init(params)
+  for i in range(4):
+    grads = {'w': jnp.ones((8, 3)) * (jnp.nan if i == 1 else 1.)}
+    masks, state = rule.update(grads, state, params)
+  np.testing.assert_array_equal(masks['w'][:, 0], [0] * 6 + [1] * 2)
+
+
+def test_no_unit_dies_before_anything_was_measured():
+  rule = prune_units([_tie()], sparsity=0.5, begin=2, when=jaxsparse.every(1))
+  params = _weights()
+  state = rule.init(params)
+  for step in (1, 2, 3):
+    masks, state = rule.update({'w': -params['w']}, state, params)
+    assert masks['w'][:, 0].sum() == (8 if step < 3 else 4)
+  np.testing.assert_array_equal(masks['w'][:, 0], [0] * 4 + [1] * 4)
+
+
+def test_units_of_stacked_layers_are_found():
+  params = {'in': jnp.ones((3, 4, 6)), 'out': jnp.ones((3, 6, 4))}
+
+  def scanned(params, x):
+    def layer(x, w):
+      return x + jnp.tanh(x @ w['in']) @ w['out'], None
+    return jax.lax.scan(layer, x, params)[0]
+  x = jnp.ones((2, 4))
+  tie, = neurons(jaxsparse.infer_ties(scanned, params, x))
+  assert tie.shape == (3, 6)
+  found = sensitivity(
+      lambda params, x: scanned(params, x).sum(), params, [x], [tie])
+  keep = keep_units(found, [tie], count=2)
+  assert (keep[tie.name].sum(-1) == 2).all()
+  small = jaxsparse.slim(params, [tie], keep)
+  assert small['in'].shape == (3, 4, 2)
+
+
+def test_what_something_else_reads_has_no_importance_here():
+  """A mask would be on that, too."""
+  params = _weights()
+  assert not unit_saliency(params, params, [_tie(read='a sum over it')])
+  with pytest.raises(ValueError, match='not only kernels, but a sum over it'):
+    keep_units({}, [_tie(read='a sum over it')], count=1)
+
+
+@pytest.mark.parametrize('kind', [jax.sharding.AxisType.Auto,
+                                  jax.sharding.AxisType.Explicit], ids=str)
+def test_on_a_mesh_it_is_the_same(kind):
+  mesh = jax.make_mesh((4, 2), ('x', 'y'), axis_types=(kind,) * 2)
+  rng = np.random.default_rng(3)
+  heads = Tie(4, (
+      Member('in', 1, stride=2, repeats=((2, 1),), role='makes'),
+      Member('out', 0, stride=2, repeats=((2, 1),), role='reads')))
+  params = {'in': rng.normal(size=(8, 8)).astype(np.float32),
+            'out': rng.normal(size=(8, 8)).astype(np.float32)}
+  tx = jaxsparse.sparsify(
+      optax.chain(optax.sgd(0.1), jaxsparse.prox_group_lasso(
+          1., [heads], learning_rate=0.1)),
+      prune_units([heads], count=2, when=jaxsparse.every(2)))
+
+  def two_steps(params):
+    state = tx.init(params)
+    for _ in range(2):
+      updates, state = tx.update(params, state, params)
+      params = optax.apply_updates(params, updates)
+    return params
+  expected = jax.jit(two_steps)(params)
+  with jax.set_mesh(mesh):
+    got = jax.jit(two_steps)(jax.device_put(
+        params, jax.NamedSharding(mesh, jax.sharding.PartitionSpec('x', 'y'))))
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_errors_say_what_to_write(case):
   params, batches, ties = case
   with pytest.raises(ValueError, match='either count'):
@@ -206,6 +290,16 @@ def test_errors_say_what_to_write(case):
     prune_units(ties, count=1, sparsity=.5, when=jaxsparse.every(1))
   with pytest.raises(ValueError, match="scope='global'"):
     keep_units({}, ties, count=1, scope='global')
+  for count in (0, 2.5):
+    with pytest.raises(ValueError, match='at least 1'):
+      keep_units({}, ties, count=count)
+  with pytest.raises(ValueError, match='has a number for each unit'):
+    keep_units({'u': np.ones(16)}, [_tie()], count=1)
+  with pytest.raises(ValueError, match='is not finite'):
+    keep_units({'u': np.full(8, np.nan)}, [_tie()], count=1)
+  with pytest.raises(ValueError, match='a norm over it'):
+    prune_units([_tie(kept='a norm over it')], count=1,
+                when=jaxsparse.every(1)).init(_weights())
   with pytest.raises(ValueError, match='no ties to take'):
     keep_units({}, [], count=1)
   tie = Tie(3, (Member('bias', 0, role='beside'),), name='b')

@@ -222,14 +222,33 @@ def test_a_number_of_two_origins_is_tried_out():
   (heads,), (dims,) = ([t for t in jaxsparse.infer_ties(apply, params, x).of(
       'query', axis) if not t.fixed] for axis in (1, 2))
   assert (heads.size, heads.kept) == (8, None)
-  assert dims.kept == 'mul by 0.125 = 64^-0.5 or 0.125 = 8^-1'
+  assert dims.kept == 'mul by 0.125 = 64^-0.5, or it is 0.125 = 8^-1'
   # From shapes alone nothing can be tried.
   shapes = jax.eval_shape(lambda: (params, x))
   (heads,) = (t for t in jaxsparse.infer_ties(apply, *shapes).of('query', 1))
-  assert heads.kept == 'mul by 0.125 = 8^-1 or 0.125 = 64^-0.5'
+  assert heads.kept == 'mul by 0.125 = 8^-1, or it is 0.125 = 64^-0.5'
 
 
 def test_a_mean_over_heads_keeps_them_whatever_else_the_number_is():
   apply, params, x = _attention(head_mean=True)
   heads, = jaxsparse.infer_ties(apply, params, x).of('query', 1)
   assert heads.kept
+
+
+def test_units_that_are_parts_of_other_axes_are_not_tried_out():
+  """And keys among the parameters are left in peace."""
+  rng = np.random.default_rng(0)
+  params = {'qkv': rng.normal(size=(8, 3, 2, 4)).astype(np.float32),
+            'out': rng.normal(size=(2, 4, 8)).astype(np.float32),
+            'rngs': jax.random.key(0)}
+
+  def apply(params, x):
+    q, k, v = (jnp.einsum('td,dhe->the', x, params['qkv'][:, i])
+               for i in range(3))
+    # 4^-0.5, and it is 2^-1.
+    logits = jnp.einsum('the,she->hts', q, k) * q.shape[-1]**-.5
+    y = jnp.einsum('hts,she->the', jax.nn.softmax(logits, axis=-1), v)
+    return jnp.einsum('the,hed->td', y, params['out'])
+  x = rng.normal(size=(3, 8)).astype(np.float32)
+  ties = jaxsparse.infer_ties(apply, params, x)
+  assert any('or it is' in (tie.kept or '') for tie in ties)
