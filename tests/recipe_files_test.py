@@ -261,7 +261,8 @@ def test_layers_have_steps_and_decays_of_their_own(pruned):
     ('snip', lambda w, g: np.abs(w * g)),
     ('snip_momentum', lambda w, g: (.9 + .9) * np.abs(w * g)),
     ({'snip_momentum': {'decay': .5, 'scale': 2.}},
-     lambda w, g: (1. + 2.) * np.abs(w * g))], ids=str)
+     lambda w, g: (1. + 2.) * np.abs(w * g))],
+    ids=['magnitude', 'gradient', 'snip', 'snip_momentum', 'with options'])
 def test_criteria_are_their_formulas_after_two_steps(pruned, criterion, want):
   options, = pruned(sparsity=.9, criterion=criterion)
   w, g = jnp.array([1., -2.]), jnp.array([3., .5])
