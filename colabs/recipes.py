@@ -122,7 +122,7 @@ def train(tx, params):
 params, opt_state = train(tx, new_params)
 masks = jaxsparse.get_masks(opt_state)
 print(jaxsparse.summary(params, masks))
-print('functions:', accuracy(params))
+print('test accuracy, functions:', accuracy(params))
 
 # %% [markdown]
 # ## 2. A recipe
@@ -146,7 +146,7 @@ folder = pathlib.Path(tempfile.mkdtemp())
 made = jaxsparse.from_recipe(
     folder / 'prune.yaml', total_steps=STEPS, exclude=last)
 params, opt_state = train(made.sparsify(optax.adam(3e-3)), new_params)
-print('recipe:', accuracy(params))
+print('test accuracy, recipe:', accuracy(params))
 
 
 def same(a, b):
@@ -204,7 +204,7 @@ def train_fn(hooks):
 
 
 hooks.fit(train_fn)
-print('hooks:', f'{(model(x_test).argmax(-1) == y_test).mean():.1%}')
+print('test accuracy, hooks:', accuracy(nnx.state(model, nnx.Param)))
 agreement = np.mean([float((m == n).mean()) for m, n in zip(
     jax.tree.leaves(masks), jax.tree.leaves(hooks.masks))])
 print(f'masks that agree: {agreement:.2%}')

@@ -85,6 +85,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   path = workdirs.claim(workdir, config, fingerprint=dataset.fingerprint)
   if recipe := methods.recipe(config):
     keep_recipe(path, recipe)
+    for message in recipe.messages:
+      print(f'recipe: {message}', flush=True)
   logging.info('dataset %s, %s', config.dataset, dataset.fingerprint)
   log = path / workdirs.METRICS
   saved = path / workdirs.CHECKPOINTS

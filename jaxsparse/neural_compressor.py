@@ -131,12 +131,15 @@ def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
     parts.append(_section(
         f'pruners[{i}]', shared, _given(f'pruners[{i}]', pruner),
         name.endswith('pytorch'), steps_per_epoch, messages))
-  excluded = _names(
-      f'{where}.excluded_names', shared.get('excluded_names', []), '', messages)
+  if shared.get('excluded_names'):
+    messages.append(
+        f"{where}.excluded_names: {shared['excluded_names']} was searched in "
+        'module names of PyTorch, and is here in paths; what is found nowhere '
+        'excludes nothing.')
   messages = tuple(dict.fromkeys(messages))
   if len(parts) == 1:
-    return {**parts[0], 'excluded': excluded}, messages
-  return {'names': [], 'excluded': excluded, 'layers': parts}, messages
+    return parts[0], messages
+  return {'names': [], 'layers': parts}, messages
 
 
 def _given(where: str, section: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,8 +155,8 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
              ) -> dict[str, Any]:
   """One pruner's part of the recipe; defaults are those of there."""
   pruner = {**shared, **mine}
-  but = [*pruner.get('extra_excluded_names', []),
-         *mine.get('excluded_names', [])]
+  but = [name for key in ('extra_excluded_names', 'excluded_names')
+         for name in dict.fromkeys([*shared.get(key, []), *mine.get(key, [])])]
   for key in _NOTHING:
     if key in pruner:
       messages.append(
@@ -181,6 +184,10 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
                     'as N:M brings its own sparsity', messages)
   recipe |= _steps(where, pruner, by_steps, steps_per_epoch, messages)
   base = kind.removesuffix('_progressive')
+  if recipe['end'] == 0 and _CRITERIA[base] != 'magnitude':
+    messages.append(f'{where}: {base} needs gradients, so it prunes at step 1, '
+                    'not at 0.')
+    recipe |= {'start': 1, 'end': 1}
   recipe |= dict(
       criterion=_CRITERIA[base], progressive=base != kind,
       scope=_DOMAINS[pruner.get('prune_domain', 'global')],

@@ -7,7 +7,7 @@ from jaxsparse.recipe_keys import OWN
 from jaxsparse.recipe_keys import SHARED
 
 # Under pattern lock nothing else has a meaning.
-_LOCKED = ('pattern', 'reduce', 'lock', 'regularizer')
+_LOCKED = ('pattern', 'axis', 'reduce', 'lock', 'regularizer')
 
 
 def complete(recipe: Mapping[str, Any], total_steps: int,
@@ -96,6 +96,8 @@ def _foreign(layer: Mapping[str, Any], own: bool) -> set[str]:
   foreign = set()
   if recipe_keys.nm_sparsity(layer.get('pattern', '')) is not None:
     foreign.add('sparsity')
+  elif 'pattern' in layer:
+    foreign.add('axis')
   if 'snip_momentum' not in layer.get('criterion', ('snip_momentum',)):
     foreign.add('score_dtype')
   if not own or layer.get('decay') == 'one_shot':
@@ -109,9 +111,14 @@ def _section(where: str, given: Mapping[str, Any], total_steps: int,
   where = where or 'the recipe'
   pattern = given.get('pattern', 'unstructured')
   section = dict.fromkeys((*SHARED, *OWN)) | dict(
-      pattern=pattern, reduce=given.get('reduce', 'sum'),
+      pattern=pattern, axis=given.get('axis', -2),
+      reduce=given.get('reduce', 'sum'),
       lock=given.get('lock', False),
       regularizer=_regularizer(where, given.get('regularizer')))
+  if section['axis'] != -2 and recipe_keys.nm_sparsity(pattern) is None:
+    raise ValueError(
+        f"{where}: axis says where groups of N:M lie, and pattern '{pattern}' "
+        "has none. Leave it out, or write e.g. pattern: '2:4'")
   if section['lock']:
     other = [key for key in given if key not in _LOCKED]
     if other:

@@ -26,6 +26,7 @@ All keys, of which only `sparsity` has to be there; steps count updates:
 | `criterion` | magnitude, snip, snip_momentum, gradient | magnitude |
 | `score_dtype` | bfloat16, float32: of accumulated scores | float32 |
 | `pattern` | which weights live or die together, below | unstructured |
+| `axis` | the contraction axis of N:M, or neighbouring ones | -2 |
 | `reduce` | a unit's score: sum, mean, max of its weights' | sum |
 | `scope` | uniform, global, erk, er: who shares `sparsity` | uniform |
 | `min_sparsity` | the least pruned of a layer | 0 |
@@ -49,17 +50,20 @@ out, it leaves time for the steps of `progressive`. Flows other than hard are
 one_shot with new masks at every step, where nothing else is said.
 
 Patterns are unstructured, `'N:M'`, blocks, or channels. **`'2:4'` keeps 2 of
-every 4** along the contraction axis, and so `'1:4'` is the sparser one; it is
-in quotes because YAML reads 2:4 as 124. It brings its own sparsity, so `scope`,
-`min_sparsity`, `max_sparsity` and `reduce` do nothing for it. Blocks are
+every 4**, and so `'1:4'` is the sparser one; it is in quotes because YAML reads
+2:4 as 124. Groups lie along `axis`, which of `[in, out]` kernels is the one
+contracted; attention's `[in, heads, head_dim]` contract -3, its output's
+[-3, -2]. N:M brings its own sparsity, so `scope`, `min_sparsity`,
+`max_sparsity` and `reduce` do nothing for it. Blocks are
 **outputs x inputs**, as in Neural Compressor: on `[in, out]` kernels `4x1` is
 `block((1, 4))` and `1x16` is `block((16, 1))`; `channel` or `1xchannel` is an
 output channel, `channelx1` an input feature.
 
 Who is what is decided by the first full match of a parameter's path: first
 `excluded`, then `layers` in their order, then `names`; an expression that
-matches nothing is an error. A layer that changes only `pattern`, `sparsity`,
-`min_sparsity`, `max_sparsity` or `reduce` stays under the rule of all, and
+matches nothing is an error, and so is one of a layer that only ever comes too
+late. A layer that changes only `pattern`, `axis`, `sparsity`, `min_sparsity`,
+`max_sparsity` or `reduce` stays under the rule of all, and
 under its global threshold unless it has a sparsity of its own, of which the
 same share is there at `start`; one that gives any other key has a rule to
 itself, with its own threshold.
@@ -70,6 +74,7 @@ Neural Compressor's YAML is read, too: see `neural_compressor`.
 import copy
 import json
 import pathlib
+import re
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import jax.numpy as jnp
@@ -87,6 +92,7 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scores
 from jaxsparse import transform
+from jaxsparse import trees
 from jaxsparse.progressive import progressive
 
 Section = Mapping[str, Any]
@@ -163,8 +169,9 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
   lassos = [(section['regularizer']['group_lasso'], mapping)
             for section, mapping in zip(sections, mappings)
             if section['regularizer']]
-  return Plan(combining.combine(*made) if made[1:] else made[0],
-              _flow(whole['flow']), _around(lassos), whole, tuple(messages))
+  rule = combining.combine(*made) if made[1:] else made[0]
+  return Plan(_all_used(rule, whole), _flow(whole['flow']), _around(lassos),
+              whole, tuple(messages))
 
 
 def to_recipe(made: Plan, path: str | pathlib.Path | None = None
@@ -281,6 +288,25 @@ def _sections(recipe: Section) -> list[Section]:
   return ([recipe] if used else []) + own
 
 
+def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
+  """The rule, whose `init` raises if a layer's expression comes too late."""
+  def init(params):
+    state, taken = rule.init(params), {}
+    for where, regexes in [('excluded', recipe['excluded'])] + [
+        (f'layers[{i}].names', layer['names'])
+        for i, layer in enumerate(recipe['layers'])]:
+      for regex in regexes:
+        found = [p for p in trees.paths(params) if re.fullmatch(regex, p)]
+        late = [path for path in found if path in taken]
+        if found and late == found and where != 'excluded':
+          raise ValueError(
+              f'{where}: {regex!r} decides about nothing, as {found} come '
+              f'under {taken[found[0]]} before. Put it in front of that.')
+        taken |= {p: f'{where} ({regex!r})' for p in found if p not in taken}
+    return state
+  return rules.Rule(init, rule.update)
+
+
 def _patterns(recipe: Section, section: Section) -> Patterns:
   """All regular expressions in their order; dense is what others prune."""
   mapping: Patterns = dict.fromkeys(recipe['excluded'])
@@ -297,7 +323,9 @@ def _pattern(section: Section, sparsity: float | None) -> patterns.Pattern:
   kind, (outputs, inputs) = recipe_keys.sides(section['pattern']) or (
       section['pattern'], (0, 0))
   if kind == ':':
-    return patterns.nm(outputs, inputs)
+    axis = section['axis']
+    return patterns.nm(outputs, inputs, axis=axis if isinstance(
+        axis, int) else tuple(axis))
   bounds = {key: section[key] for key in ('min_sparsity', 'max_sparsity')
             if section[key] is not None}  # As it is under lock.
   if kind == 'unstructured':

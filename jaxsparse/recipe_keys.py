@@ -13,7 +13,8 @@ import numpy as np
 Check = Callable[[str, Any], Any]
 
 # What a layer may change under the sparsity it shares with all others,
-SHARED = ('pattern', 'sparsity', 'min_sparsity', 'max_sparsity', 'reduce')
+SHARED = ('pattern', 'axis', 'sparsity', 'min_sparsity', 'max_sparsity',
+          'reduce')
 # and what makes its rule another one.
 OWN = ('initial_sparsity', 'start', 'end', 'frequency', 'decay', 'criterion',
        'score_dtype', 'scope', 'progressive', 'lock', 'regularizer')
@@ -129,6 +130,15 @@ def _pattern(where: str, value: Any) -> str:
       'as 124)', "'2:4'")
 
 
+def _axis(where: str, value: Any) -> int | list[int]:
+  axes = [value] if isinstance(value, int) else value
+  if not isinstance(axes, (list, tuple)) or not axes or not all(
+      type(axis) is int for axis in axes):
+    raise _wrong(where, value, 'the contraction axis, or neighbouring ones '
+                 'that are contracted together, from the end', '[-3, -2]')
+  return value if isinstance(value, int) else list(axes)
+
+
 def _named(**choices: dict[str, tuple[Check, Any]]) -> Check:
   """A name, or `{name: options}`; becomes the latter with all options."""
   def check(where, value):
@@ -183,6 +193,7 @@ CHECKS: dict[str, Check] = {
         'decay': (number, 1.), 'scale': (number, .9)}),
     'score_dtype': one_of('float32', 'bfloat16'),
     'pattern': _pattern,
+    'axis': _axis,
     'reduce': one_of('sum', 'mean', 'max'),
     'scope': one_of('uniform', 'global', 'erk', 'er'),
     'min_sparsity': _fraction,

@@ -205,7 +205,7 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
   """
   ties = tuple(units.as_ties(ties))
   _check(count, sparsity, scope)
-  scores = _of_ties(importance, ties)
+  scores = _of_ties(importance, ties, count)
   for tie, score in zip(ties, scores):
     if not np.isfinite(score).all():
       raise ValueError(
@@ -230,8 +230,8 @@ def _check(count: int | None, sparsity: float | None, scope: str) -> None:
         f'and count={count}. Write e.g. sparsity=0.5, scope=\'global\'.')
 
 
-def _of_ties(importance: Mapping[str, Any], ties: Sequence[Tie]
-             ) -> list[jax.Array]:
+def _of_ties(importance: Mapping[str, Any], ties: Sequence[Tie],
+             count: int | None) -> list[jax.Array]:
   """The importance of each tie, checked as far as shapes tell."""
   if not ties:
     raise ValueError(
@@ -254,6 +254,11 @@ def _of_ties(importance: Mapping[str, Any], ties: Sequence[Tie]
           f'Importance of tie {tie.name!r} has a number for each unit, '
           f'{tie.shape}, got {np.shape(importance[tie.name])}. Write e.g. '
           'sensitivity(loss_fn, params, batches, ties).')
+  if count is not None and count >= max(tie.size for tie in ties):
+    raise ValueError(
+        f'count={count} takes nothing away: it is how many units a tie keeps, '
+        f'and these have {sorted({tie.size for tie in ties})}. Write e.g. '
+        f'count={max(max(tie.size for tie in ties) // 2, 1)}.')
   return [jnp.asarray(importance[tie.name], jnp.float32) for tie in ties]
 
 
@@ -355,7 +360,7 @@ def prune_units(ties: Ties | Sequence[Tie], *, count: int | None = None,
         ties, {tie.name: a for tie, a in zip(ties, alive)}, params)
 
   def saliency(params, grads):
-    return _of_ties(unit_saliency(params, grads, ties), ties)
+    return _of_ties(unit_saliency(params, grads, ties), ties, count)
 
   def init(params):
     if jax.tree.leaves(params):

@@ -11,7 +11,7 @@ import pytest
 
 _COLABS = pathlib.Path(__file__).parents[1] / 'colabs'
 _FEWER = {'STEPS': 60}
-_LONG = ('dynamic_sparse', 'packed_matmul')
+_LONG = ('dynamic_sparse', 'packed_matmul', 'nm_training', 'permutation')
 
 
 @pytest.fixture(autouse=True)

@@ -523,6 +523,7 @@ def test_errors_say_what_was_wrong(dense, pattern, says):
         two, weights(TWO), data(N, 8), pattern=pattern, dense=dense)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('build, distribution, close', [
     (zoo.zoo_transformers.decoder_scan, jaxsparse.uniform, 0.02),
     (zoo.zoo_transformers.decoder_scan, jaxsparse.global_threshold, 1e-3),

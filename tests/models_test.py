@@ -18,7 +18,7 @@ from experiments.data import dataset as datasets
 import jaxsparse
 from jaxsparse import trees
 
-pytestmark = pytest.mark.usefixtures('launched')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
 
 def _dataset(task, shape, classes, cardinalities=()):

@@ -79,15 +79,17 @@ def test_a_file_of_steps_becomes_layers(tmp_path):
   made = _read(tmp_path, _STEPS)
   recipe, (first, second) = made.recipe, made.recipe['layers']
   assert recipe['names'] == []
-  assert recipe['excluded'] == ['.*classifier.*', '.*pooler/.*']
+  assert recipe['excluded'] == []
   want = dict(
-      names=['(?!(?:.*query.*|.*key/kernel)$).*encoder.0.*kernel'],
+      names=['(?!(?:.*query.*|.*key/kernel|.*classifier.*|.*pooler/.*)$)'
+             '.*encoder.0.*kernel'],
       criterion={'magnitude': {}}, scope='uniform', pattern='4x1',
       decay='cosine', start=10, end=60, frequency=5, sparsity=.8,
       max_sparsity=.95, progressive=False)
   assert {key: first[key] for key in want} == want
   want = dict(
-      names=['.*encoder.1.mlp/kernel'], scope='global', pattern='1:4',
+      names=['(?!(?:.*classifier.*|.*pooler/.*)$).*encoder.1.mlp/kernel'],
+      scope='global', pattern='1:4',
       criterion={'snip_momentum': {'decay': .9, 'scale': 1.}}, sparsity=.75,
       decay='one_shot', start=20, end=20, progressive={'steps': 4, 'every': 1})
   assert {key: second[key] for key in want} == want
@@ -283,7 +285,6 @@ def test_a_coefficient_without_a_regularizer_is_told():
     ({'pattern': '2:4', 'target_sparsity': .9}, 'sparsity is 0.9'),
     ({'target_sparsity': 90}, r'pruners\[0\].target_sparsity.*got 90'),
     ({'end_step': 2.5}, r'pruners\[0\].end_step must be a whole number'),
-    ({'end_step': 0}, 'needs gradients.*start: 1'),
     ({'names': 3}, r'pruners\[0\].names must be a regular expression')],
                          ids=str)
 def test_what_is_wrong_in_a_pruner_is_an_error(pruner, told):
@@ -328,3 +329,9 @@ def test_defaults_of_both_sections_are_those_of_there():
   want = dict(start=0, end=50, frequency=1, decay='exponential', pattern='4x1',
               criterion={'snip_momentum': {'decay': .9, 'scale': 1.}})
   assert {key: recipe[key] for key in want} == want
+
+
+def test_once_by_gradients_is_at_the_first_that_there_are():
+  recipe, messages = _one(end_step=0)
+  assert (recipe['start'], recipe['end'], recipe['decay']) == (1, 1, 'one_shot')
+  assert 'prunes at step 1, not at 0' in messages

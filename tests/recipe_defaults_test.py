@@ -19,7 +19,8 @@ def _complete(total_steps=1000, **recipe):
 def test_every_key_and_default_is_written_out():
   assert _complete(sparsity=.9) == {
       'names': ['.*kernel'], 'excluded': [], 'pattern': 'unstructured',
-      'sparsity': .9, 'min_sparsity': 0., 'max_sparsity': 1., 'reduce': 'sum',
+      'axis': -2, 'sparsity': .9, 'min_sparsity': 0., 'max_sparsity': 1.,
+      'reduce': 'sum',
       'initial_sparsity': 0., 'start': 0, 'end': 700, 'frequency': 7,
       'decay': 'cubic', 'criterion': {'magnitude': {}}, 'score_dtype': None,
       'scope': 'uniform', 'progressive': False, 'lock': False,
@@ -79,8 +80,8 @@ def test_a_layer_has_what_it_shares_or_all():
           {'names': 'e', 'end': 400, 'pattern': '1:4'}])
   shared, other, bound, own, group = whole['layers']
   assert shared == {
-      'names': ['a'], 'pattern': '2:4', 'sparsity': None, 'min_sparsity': 0.,
-      'max_sparsity': 1., 'reduce': 'sum'}
+      'names': ['a'], 'pattern': '2:4', 'axis': -2, 'sparsity': None,
+      'min_sparsity': 0., 'max_sparsity': 1., 'reduce': 'sum'}
   assert other['sparsity'] == .5 and set(other) == set(shared)
   assert bound['max_sparsity'] == .95 and bound['sparsity'] is None
   assert set(own) == {'names', *recipe_keys.SHARED, *recipe_keys.OWN}

@@ -1,6 +1,7 @@
 """Recipes from dicts and files: the rules, flows and regularisers they make."""
 
 import builtins
+import functools
 import json
 import pathlib
 import re
@@ -422,7 +423,8 @@ _RECIPES = {
     'least': {'sparsity': .9},
     'nm': {'pattern': '2:4', 'flow': {'sr_ste': {'decay': 1e-5}}},
     'all': {
-        'sparsity': .8, 'initial_sparsity': .1, 'start': 10, 'end': 200,
+        'axis': -2, 'sparsity': .8, 'initial_sparsity': .1, 'start': 10,
+        'end': 200,
         'frequency': 40, 'decay': 'exponential', 'score_dtype': 'bfloat16',
         'criterion': {'snip_momentum': {'decay': .9}}, 'pattern': '4x1',
         'reduce': 'mean', 'scope': 'global', 'min_sparsity': .1,
@@ -563,3 +565,29 @@ def test_the_doc_example_is_a_recipe():
   made = _made(**yaml.safe_load(text))
   assert [layer['pattern'] for layer in made.recipe['layers']] == ['2:4']
   assert trees.paths(made.recipe['flow']) == []
+
+
+def test_groups_lie_along_the_axis_that_is_said():
+  make = functools.partial(recipe_files.from_recipe, total_steps=10)
+  made = make({'pattern': '2:4', 'axis': -3, 'decay': 'one_shot',
+               'names': 'query', 'layers': [
+                   {'names': 'out', 'axis': [-3, -2]}]})
+  rng = np.random.default_rng(0)
+  params = {'query': rng.normal(size=(8, 3, 2)).astype(np.float32),
+            'out': rng.normal(size=(2, 4, 5)).astype(np.float32)}
+  masks = made.rule.init(params).masks
+  assert (np.asarray(masks['query']).reshape(2, 4, 6).sum(1) == 2).all()
+  assert (np.asarray(masks['out']).reshape(2, 4, 5).sum(1) == 2).all()
+  assert make(recipe_files.to_recipe(made)).recipe == made.recipe
+  with pytest.raises(ValueError, match='axis says where groups of N:M lie'):
+    make({'pattern': '4x1', 'sparsity': .5, 'axis': -3})
+  with pytest.raises(ValueError, match='the contraction axis'):
+    make({'pattern': '2:4', 'axis': 'in'})
+
+
+def test_a_layer_that_comes_too_late_is_told():
+  made = recipe_files.from_recipe({'sparsity': .5, 'names': 'b', 'layers': [
+      {'names': '.*a'}, {'names': 'a', 'pattern': '2:4'}]}, total_steps=10)
+  with pytest.raises(ValueError, match=r"layers\[1\].names: 'a' decides about"):
+    made.rule.init({'a': np.ones((4, 4), np.float32),
+                    'b': np.ones((4, 4), np.float32)})

@@ -293,6 +293,8 @@ def test_errors_say_what_to_write(case):
   for count in (0, 2.5):
     with pytest.raises(ValueError, match='at least 1'):
       keep_units({}, ties, count=count)
+  with pytest.raises(ValueError, match='takes nothing away'):
+    keep_units({'u': np.ones(8)}, [_tie()], count=8)
   with pytest.raises(ValueError, match='has a number for each unit'):
     keep_units({'u': np.ones(16)}, [_tie()], count=1)
   with pytest.raises(ValueError, match='is not finite'):
