@@ -199,7 +199,9 @@ def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
   other.
 
   Args:
-    alpha: the strength, a number or a function of the step.
+    alpha: the strength, a number or a function of the step. In every step a
+      norm falls by `learning_rate * alpha`, so that a group of norm n, left to
+      itself, is gone after `n / (learning_rate * alpha)` of them.
     groups: regular expressions to patterns, whose units are the groups, or
       ties: those whose units may be removed, see `Tie.kept`.
     learning_rate: that of the optimizer, a number or the same schedule.

@@ -181,6 +181,28 @@ def test_the_rule_prunes_what_the_function_finds(case, scope):
   np.testing.assert_allclose(apply(small, x), apply(params, x), atol=1e-5)
 
 
+def test_the_smaller_network_goes_on_with_the_optimizer_and_lock():
+  tie = Tie(4, (Member('in', 1, role='makes'),
+                Member('out', 0, role='reads')), name='u')
+  params = {'in': jnp.ones((3, 4)),
+            'out': jnp.arange(1., 9.).reshape(4, 2)}
+  adam = optax.sgd(0.1, momentum=0.9)
+  tx = jaxsparse.sparsify(adam, prune_units(
+      [tie], count=2, when=jaxsparse.every(1, begin=1, end=1)))
+  state = tx.init(params)
+  for _ in range(2):
+    updates, state = tx.update(params, state, params)
+    params = optax.apply_updates(params, updates)
+  keep = jaxsparse.alive(params, [tie])
+  assert keep['u'].tolist() == [False, False, True, True]
+  small, small_state = jaxsparse.slim((params, state), [tie], keep)
+  locked = jaxsparse.sparsify(adam, jaxsparse.lock())
+  updates, small_state = locked.update(small, small_state, small)
+  expected, _ = tx.update(params, state, params)
+  np.testing.assert_allclose(updates['out'], expected['out'][2:], rtol=1e-6)
+  np.testing.assert_allclose(updates['in'], expected['in'][:, 2:], rtol=1e-6)
+
+
 def test_a_gradual_rule_never_revives_a_unit():
   tie = Tie(8, (Member('w', 0, role='reads'),), name='u')
   rule = prune_units([tie], sparsity=0.75, when=jaxsparse.every(1),
