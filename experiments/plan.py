@@ -26,7 +26,8 @@ Config = ml_collections.ConfigDict
 _N_M = re.compile(r'([1-9]\d*):([1-9]\d*)')
 _SHARE = re.compile(r'(\d+(?:\.\d+)?)%')
 # Keys that the sweep itself sets.
-_PLANNED = ('method', 'n', 'm', 'sparsity', 'seed')
+_TARGET = ('n', 'm', 'sparsity')
+_PLANNED = ('method', *_TARGET, 'seed')
 
 
 class Planned(NamedTuple):
@@ -56,8 +57,8 @@ def judged(config: Config, path: pathlib.Path,
       for seed in config.seeds for method in config.methods
       if chosen is None or method in chosen
       for target in (
-          (None,) if tables.is_dense(method) or config.targets == (tables.ALL,)
-          else config.targets)]
+          config.targets if tables.has_targets(config)
+          and not tables.is_dense(method) else (None,))]
 
 
 def tuning(config: Config, path: pathlib.Path) -> list[Planned]:
@@ -147,12 +148,11 @@ def checked(config: Config) -> Config:
   for name in (*config.methods, *config.get('only', {})):
     names.lookup(methods.METHODS, method_of(config, name), kind='method')
   for name, settings in config.get('only', {}).items():
-    if fixed := sorted({*settings} & {*_PLANNED} - {'method'}
-                       - ({'n', 'm', 'sparsity'}
-                          if config.targets == (tables.ALL,) else set())):
+    own = {'method'} if tables.has_targets(config) else {'method', *_TARGET}
+    if fixed := sorted({*settings} & {*_PLANNED} - own):
       raise ValueError(f'config.only.{name} sets {fixed}, which targets and '
                        'seeds set. Write it there')
-  if config.targets != (tables.ALL,):
+  if tables.has_targets(config):
     _check_targets(config.targets, 'targets')
   if tunes(config):
     _check_tuning(config)
@@ -181,7 +181,7 @@ def check_directories(runs: list[Planned]):
 def _planned(config, path, method, target, seed, **settings):
   run = config.base.copy_and_resolve_references()
   with run.unlocked():
-    for key in {'n', 'm', 'sparsity'} & {*run}:
+    for key in {*_TARGET} & {*run}:
       del run[key]  # Who needs another kind of target is told so.
     run.update(_settings(target) if target else {})
     run.update(config.get('only', {}).get(method, {}))

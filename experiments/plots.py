@@ -61,7 +61,7 @@ def write(path: pathlib.Path, runs: Sequence[tables.Run],
   present = {run.method for run in runs}
   methods = [method for method in config.methods if method in present]
   targets = config.targets
-  if targets == (tables.ALL,):
+  if not tables.has_targets(config):
     plot_rows(path / ROWS, runs, methods)
     return
   plot_targets(path / TARGETS, runs, methods, targets)

@@ -97,6 +97,11 @@ def is_dense(name: str) -> bool:
   return name.split('_')[0] == DENSE
 
 
+def has_targets(config: ml_collections.ConfigDict) -> bool:
+  """Returns whether a sweep has columns for targets, or one for all rows."""
+  return config.targets != (ALL,)
+
+
 def judged(runs: Sequence[Run]) -> tuple[str, metrics.Metric]:
   """Returns the key of the metric by which the runs are judged, and it."""
   key = metrics.judged_by(runs[0].rows[-1])

@@ -12,7 +12,6 @@ import re
 from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
-import jax.numpy as jnp
 
 from jaxsparse import patterns
 from jaxsparse import reading
@@ -178,7 +177,7 @@ def last_kernels(fn: Callable[..., Any], params: Any, *inputs: Any
   more = jax.eval_shape(fn, params, *inputs)
 
   def added(both, *inputs):
-    return jax.tree.map(_added, fn(both[0], *inputs), both[1])
+    return jax.tree.map(reading.joined, fn(both[0], *inputs), both[1])
   read = reading.read(added, (params, more), *inputs)
   paths = trees.paths(params)
   given = dict(zip(read.params, paths))
@@ -205,14 +204,6 @@ def last_kernels(fn: Callable[..., Any], params: Any, *inputs: Any
         'logits, not a loss, or name the kernels yourself: '
         "{'head/kernel': None, '.*kernel': pattern}.")
   return last
-
-
-def _added(y: Any, more: Any) -> Any:
-  """A sum of any numbers, or bits; keys stay what they are."""
-  y = jnp.asarray(y)
-  if y.dtype == jnp.bool_:
-    return y ^ more
-  return y + more if jnp.issubdtype(y.dtype, jnp.number) else y
 
 
 def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,

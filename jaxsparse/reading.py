@@ -16,6 +16,7 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 from jax.extend import core
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import axes as axes_lib
@@ -456,6 +457,18 @@ _SPECIAL = {
     'slice': _Reader._slice, 'dynamic_slice': _Reader._dynamic_slice,
     'conv_general_dilated': _Reader._conv_general_dilated,
 }
+
+
+def joined(x: Any, more: Any) -> jax.Array:
+  """A sum of any numbers, or bits; keys stay what they are.
+
+  For who reads a function with something added, to see what it belongs to.
+  """
+  x = jnp.asarray(x)
+  if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == np.bool_):
+    return x
+  join = jnp.logical_xor if x.dtype == np.bool_ else jax.lax.add
+  return join(x, jnp.broadcast_to(more, x.shape))
 
 
 class _Shaped(NamedTuple):

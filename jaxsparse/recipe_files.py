@@ -291,14 +291,14 @@ def _sections(recipe: Section) -> list[Section]:
 def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
   """The rule, whose `init` raises if a layer's expression comes too late."""
   def init(params):
-    state, taken = rule.init(params), {}
+    state, paths, taken = rule.init(params), trees.paths(params), {}
     for where, regexes in [('excluded', recipe['excluded'])] + [
         (f'layers[{i}].names', layer['names'])
         for i, layer in enumerate(recipe['layers'])]:
       for regex in regexes:
-        found = [p for p in trees.paths(params) if re.fullmatch(regex, p)]
-        late = [path for path in found if path in taken]
-        if found and late == found and where != 'excluded':
+        found = [path for path in paths if re.fullmatch(regex, path)]
+        late = bool(found) and all(path in taken for path in found)
+        if late and where != 'excluded':
           raise ValueError(
               f'{where}: {regex!r} decides about nothing, as {found} come '
               f'under {taken[found[0]]} before. Put it in front of that.')

@@ -15,6 +15,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse import counts
+from jaxsparse import scores as scores_lib
 from jaxsparse import topk
 from jaxsparse import transposable
 from jaxsparse.patterns import Pattern
@@ -70,8 +71,7 @@ def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
   axes = tuple(range(1, x.ndim, 2))
   if pattern.reduce == 'max':  # A NaN makes its unit NaN, as in a sum.
     return jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))
-  x = x.astype(max(x.dtype, jnp.dtype(jnp.float32),
-                   key=lambda d: d.itemsize)).sum(axes)
+  x = x.astype(scores_lib.at_least_float32(x.dtype)).sum(axes)
   return x / math.prod(unit) if pattern.reduce == 'mean' else x
 
 

@@ -321,7 +321,8 @@ def prune_units(ties: Ties | Sequence[Tie], *, count: int | None = None,
 
   From step `begin` on, importance is accumulated at every update. Whenever
   `when(step)` holds, and when the schedule reaches its end, the units of the
-  least importance die; who is dead stays dead. The masks cover all weights that
+  least importance die; who is dead stays dead. Gradients that are not finite
+  count for nothing. The masks cover all weights that
   make a unit, stand beside it or read it, so that `slim(params, ties,
   alive(params, ties))` removes it.
 
@@ -341,8 +342,6 @@ def prune_units(ties: Ties | Sequence[Tie], *, count: int | None = None,
 
   Raises:
     ValueError: as `keep_units`; from `init` if no kernel reads a tie.
-
-  Gradients that are not finite count for nothing.
 
   References:
     Kim and Hassan, `FastFormers: Highly Efficient Transformer Models for
@@ -372,7 +371,6 @@ def prune_units(ties: Ties | Sequence[Tie], *, count: int | None = None,
   def update(grads, state, params=None, *, updates=None, **extra_args):
     del updates, extra_args
     step = state.count + 1
-    # A batch whose gradients are not finite counts for nothing.
     importance = tuple(
         s + jnp.where((step > begin) & jnp.isfinite(new), new, 0.)
         for s, new in zip(state.importance, saliency(params, grads)))

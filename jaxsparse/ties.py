@@ -149,7 +149,7 @@ def _others(read: reading.Reading, fn: Callable[..., Any], params: Any,
            for (path, shape), w in zip(read.shapes.items(), leaves)]
 
   def nonzero(both, *inputs):
-    moved = [_joined(w, more) for w, more in zip(*both)]
+    moved = [reading.joined(w, more) for w, more in zip(*both)]
     return fn(jax.tree.unflatten(structure, moved), *inputs)
   again = reading.read(nonzero, (leaves, added), *inputs)
   found = {}
@@ -158,15 +158,6 @@ def _others(read: reading.Reading, fn: Callable[..., Any], params: Any,
       key = _key(path, place)
       found[key] = found.get(key) or place.leaf.kept
   return found
-
-
-def _joined(w: Any, more: Any) -> Any:
-  """A sum of any numbers, or bits; keys stay what they are."""
-  w = jnp.asarray(w)
-  if not (jnp.issubdtype(w.dtype, jnp.number) or w.dtype == np.bool_):
-    return w
-  join = jnp.logical_xor if w.dtype == np.bool_ else jax.lax.add
-  return join(w, jnp.broadcast_to(more, w.shape))
 
 
 def _common(companies: list[list[axes_lib.Axis]]) -> list[axes_lib.Axis]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse import scores
 from jaxsparse import trees
 from jaxsparse import units
 from jaxsparse.units import Member
@@ -38,8 +39,7 @@ def members(tie: Tie, paths: Sequence[str]) -> Iterator[tuple[str, Member]]:
 
 def wide(x: jax.Array) -> jax.Array:
   """In float32, or wider if it is."""
-  return x.astype(max(
-      x.dtype, jnp.dtype(jnp.float32), key=lambda d: d.itemsize))
+  return x.astype(scores.at_least_float32(x.dtype))
 
 
 def _whole(x: jax.Array) -> jax.Array:

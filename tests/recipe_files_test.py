@@ -487,7 +487,10 @@ regularizer:
         "prune.yaml has the key 'sparsity' twice"),
     ('sparsity: !!python/name:os.system', 'not YAML')])
 def test_what_yaml_reads_otherwise_is_told(tmp_path, text, told):
-  path = tmp_path / 'prune.yaml'
+  _refused(tmp_path / 'prune.yaml', text, told)
+
+
+def _refused(path, text, told):
   path.write_text(text, encoding='utf-8')
   with pytest.raises(ValueError, match=f'(?s){told}'):
     recipe_files.from_recipe(path, total_steps=_STEPS)
@@ -498,10 +501,7 @@ def test_what_yaml_reads_otherwise_is_told(tmp_path, text, told):
     ('{"flow": {"ste": {}, "ste": {}}}', "prune.json has the key 'ste' twice"),
     ('[1]', 'mapping of keys')])
 def test_what_is_wrong_in_json_is_told(tmp_path, text, told):
-  path = tmp_path / 'prune.json'
-  path.write_text(text, encoding='utf-8')
-  with pytest.raises(ValueError, match=f'(?s){told}'):
-    recipe_files.from_recipe(path, total_steps=_STEPS)
+  _refused(tmp_path / 'prune.json', text, told)
 
 
 def test_merged_keys_of_yaml_may_be_overridden(tmp_path):

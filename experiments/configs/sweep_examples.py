@@ -71,13 +71,15 @@ def _vision():
 
 def _texts():
   config = dense_text.get_config()
+  # Ties are read from shapes here. A scale of 16^-0.5 would keep four heads, as
+  # it is 4^-1, too; that of 12 dimensions is only theirs.
   config.width = 48
   return config
 
 
 def _language_model():
   config = lm_dense.get_config()
-  config.width = 48
+  config.width = 48  # As above.
   config.steps = 1_000
   config.context = 32
   config.test_examples = 512
