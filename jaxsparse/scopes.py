@@ -17,12 +17,12 @@ from typing import Callable, NamedTuple, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxsparse import counts
 from jaxsparse import distributions
-from jaxsparse import selection
-from jaxsparse.counts import Count
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import selection
+from jaxsparse.masks.exact_counts import Count
+from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
-from jaxsparse.selection import Kept
 
 
 class Layer(NamedTuple):

@@ -134,7 +134,7 @@ def test_gate_gradients_zeroes_exactly_the_pruned_and_stops_nan():
   grads = jax.tree.map(jnp.ones_like, _params())
   mask = np.asarray(_masks()['w'])
   grads['w'] = jnp.where(mask, grads['w'], jnp.nan)
-  out = _apply(jaxsparse.gate_gradients(), grads, _params(), _masks())
+  out = _apply(jaxsparse.flows.gate_gradients(), grads, _params(), _masks())
   np.testing.assert_array_equal(out['w'], mask.astype(np.float32))
   np.testing.assert_array_equal(out['b'], np.ones(2))
 
@@ -143,12 +143,14 @@ def test_gains_are_clipped_to_the_unit_interval():
   grads = jax.tree.map(jnp.ones_like, _params())
   mask = np.asarray(_masks()['w'])
   for gain, expected in ((-2e-8, 0.), (1.5, 1.), (lambda t: 3., 1.)):
-    out = _apply(jaxsparse.gate_gradients(gain), grads, _params(), _masks())
+    out = _apply(
+        jaxsparse.flows.gate_gradients(gain), grads, _params(), _masks())
     np.testing.assert_array_equal(out['w'], np.where(mask, 1., expected))
 
 
 def test_a_scheduled_gain_sees_the_step():
-  tx = jaxsparse.gate_gradients(lambda t: 1. - 0.25 * t.astype(jnp.float32))
+  tx = jaxsparse.flows.gate_gradients(
+      lambda t: 1. - 0.25 * t.astype(jnp.float32))
   grads = jax.tree.map(jnp.ones_like, _params())
   out = _apply(tx, grads, _params(), _masks(), steps=3)
   assert set(np.unique(out['w'])) == {0.5, 1.}
@@ -173,7 +175,7 @@ def test_projected_updates_land_on_zero_exactly(weights, updates):
   params = jax.tree.map(
       lambda w: (w * jnp.asarray(1 / 3, w.dtype)), _params(weights))
   u = jax.tree.map(lambda w: jnp.ones_like(w, updates), params)
-  out = _apply(jaxsparse.project_updates(), u, params, _masks())
+  out = _apply(jaxsparse.flows.project_updates(), u, params, _masks())
   with jax.numpy_dtype_promotion('standard'):
     landed = optax.apply_updates(params, out)
   pruned = ~np.asarray(_masks()['w'])
@@ -199,8 +201,8 @@ def test_nothing_of_a_pruned_weight_passes_at_gain_zero():
 
 
 @pytest.mark.parametrize('transform', [
-    jaxsparse.gate_gradients, jaxsparse.add_pruned_decay,
-    jaxsparse.project_updates])
+    jaxsparse.flows.gate_gradients, jaxsparse.add_pruned_decay,
+    jaxsparse.flows.project_updates])
 def test_missing_masks_are_a_taught_error(transform):
   params = _params()
   tx = optax.chain(transform(), optax.sgd(1.))
@@ -216,8 +218,8 @@ def test_masks_of_another_tree_are_a_taught_error():
 
 def test_transforms_stand_in_a_chain():
   params, masks = _params(), _masks()
-  tx = optax.chain(jaxsparse.gate_gradients(), optax.sgd(1.),
-                   jaxsparse.project_updates())
+  tx = optax.chain(jaxsparse.flows.gate_gradients(), optax.sgd(1.),
+                   jaxsparse.flows.project_updates())
   updates, _ = tx.update(params, tx.init(params), params, masks=masks)
   landed = optax.apply_updates(params, updates)
   assert not np.asarray(landed['w']).any()  # w - 1.0 * w, or projected.
