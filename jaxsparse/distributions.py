@@ -30,6 +30,10 @@ from jaxsparse.masks.selection import Kept
 from jaxsparse.masks.selection import unit_scores
 from jaxsparse.patterns import Pattern
 
+__all__ = [
+    'Distribution', 'er', 'erk', 'global_threshold', 'uniform',
+]
+
 Distribution = Callable[[Any, Any, jax.typing.ArrayLike], Any]
 
 

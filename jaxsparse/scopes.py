@@ -24,6 +24,11 @@ from jaxsparse.masks.exact_counts import Count
 from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
+__all__ = [
+    'above_one', 'all_layers', 'by_mean_score', 'by_survivors', 'Layer',
+    'per_layer', 'per_sign', 'Scope',
+]
+
 
 class Layer(NamedTuple):
   """A sparse parameter, on its grid of units.

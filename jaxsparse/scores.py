@@ -27,6 +27,13 @@ import optax
 
 from jaxsparse._utils import numerics
 
+__all__ = [
+    'adaptive_threshold', 'gradient', 'magnitude', 'magnitude_and_gradient',
+    'momentum', 'MomentumState', 'random', 'RandomState', 'saliency',
+    'Score', 'signed_magnitude', 'snip_momentum', 'SnipMomentumState',
+    'ThresholdState',
+]
+
 Score = optax.GradientTransformationExtraArgs
 
 

@@ -18,6 +18,11 @@ import optax
 from jaxsparse import flows
 from jaxsparse._utils import trees
 
+__all__ = [
+    'get_masks', 'Method', 'sparse_params', 'SparseState', 'sparsify',
+    'state_of',
+]
+
 
 class SparseState(NamedTuple):
   """The state of `sparsify`; only arrays.

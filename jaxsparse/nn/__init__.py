@@ -29,3 +29,8 @@ from jaxsparse.nn.linen import Dense
 from jaxsparse.nn.linen import packed
 from jaxsparse.nn.nnx import Linear
 from jaxsparse.nn.nnx import pack_model
+
+__all__ = [
+    'Dense', 'dot_general', 'Linear', 'pack_model', 'packed',
+    'training_dot_general',
+]
