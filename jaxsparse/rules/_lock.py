@@ -29,6 +29,9 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
   >>> print(lock().init({'kernel': jnp.array([0., 2.])}).masks['kernel'])
   [False  True]
   """
+  if patterns is not None:
+    base.check_patterns(patterns)
+
   def capture(w, pattern):
     alive = selection.unit_scores((w != 0).astype(jnp.float32), pattern) > 0
     return selection.spread(alive | ~alive.any(), pattern, w.shape)

@@ -126,11 +126,9 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
     goes = (left > 0) & (changed | (inner.count >= state.due))
 
     def scored():
-      seen, point, step = (base.sparse_only(tree, target)
-                           for tree in (grads, params, updates))
-      return score.update(
-          seen, state.scores, base.after(point, step), point=point,
-          masks=state.masks, **extra_args)
+      return base.scored_after(
+          state, grads, params, updates, target, **extra_args)(
+              score, state.scores)
 
     masks = base.run_if(
         goes, lambda: _without_portion(state.masks, target, scored()[0], left),

@@ -60,6 +60,7 @@ def forward_backward(patterns: base.Patterns, *,
   >>> print(state.masks[:, 0], state.backward[:, 0])
   [False False False  True] [False False  True  True]
   """
+  base.check_patterns(patterns)
   wider = {}
   for regex, pattern in patterns.items():
     if pattern is None:

@@ -20,7 +20,7 @@ from jaxsparse.units.ties import Tie
 
 def own_path(path: str, paths: Sequence[str]) -> str | None:
   """The params' own path of a member, which Linen's ties give with a prefix."""
-  short = path.removeprefix('params/')
+  short = ties_lib.without_collection(path)
   return path if path in paths else short if short in paths else None
 
 
