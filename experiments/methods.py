@@ -13,16 +13,17 @@ import optax
 from experiments import models
 from experiments import names
 import jaxsparse
-from jaxsparse import dynamic
-from jaxsparse import recipe_files
-from jaxsparse import recipes
+from jaxsparse import methods
+from jaxsparse import schedules
+from jaxsparse.recipes import building as recipe_files
 
 Config = ml_collections.ConfigDict
 Optimizer = optax.GradientTransformationExtraArgs
 Patterns = dict[str, jaxsparse.Pattern | None]
 
 
-def create(config: Config, ties: Callable[[], jaxsparse.Ties]) -> Optimizer:
+def create(config: Config, ties: Callable[[], jaxsparse.units.Ties]
+           ) -> Optimizer:
   """Returns the optimizer that trains with the config's method.
 
   Args:
@@ -72,7 +73,7 @@ def learning_rate(config: Config) -> optax.Schedule:
   }, config.learning_rate_schedule, kind='learning rate schedule')()
 
 
-def recipe(config: Config) -> recipe_files.Plan | None:
+def recipe(config: Config) -> recipe_files.Recipe | None:
   """Returns what `config.recipe` describes, if the method is a recipe."""
   if config.method != 'recipe':
     return None
@@ -131,79 +132,79 @@ def snip_momentum(config, inner):
 
 def ste(config, inner):
   """N:M with gradients straight through the mask."""
-  return _recipe(config, inner, recipes.ste)
+  return _recipe(config, inner, methods.ste)
 
 
 def sr_ste(config, inner):
   """The same, with pruned weights decayed, https://arxiv.org/abs/2102.04010."""
-  return _recipe(config, inner, recipes.sr_ste, decay=config.decay)
+  return _recipe(config, inner, methods.sr_ste, decay=config.decay)
 
 
 def mdgf_linear(config, inner):
   """Pruned weights fade out linearly, https://arxiv.org/abs/2402.04744."""
-  return _recipe(config, inner, recipes.mdgf_linear)
+  return _recipe(config, inner, methods.mdgf_linear)
 
 
 def mdgf_exponential(config, inner):
   """The same, exponentially."""
-  return _recipe(config, inner, recipes.mdgf_exponential)
+  return _recipe(config, inner, methods.mdgf_exponential)
 
 
 def sdgf_stepwise(config, inner):
   """N falls step by step, https://arxiv.org/abs/2402.04744."""
-  return _recipe(config, inner, recipes.sdgf_stepwise)
+  return _recipe(config, inner, methods.sdgf_stepwise)
 
 
 def sdgf_geometric(config, inner):
   """The same, but N and M fall together: ever smaller groups."""
-  return _recipe(config, inner, recipes.sdgf_geometric, frames=None)
+  return _recipe(config, inner, methods.sdgf_geometric, frames=None)
 
 
 def top_kast(config, inner):
   """Trains more weights than it uses, https://arxiv.org/abs/2106.03517."""
-  return _recipe(config, inner, recipes.top_kast)
+  return _recipe(config, inner, methods.top_kast)
 
 
 def train_prune_retrain(config, inner):
   """Prunes once, in the middle, https://arxiv.org/abs/2104.08378."""
-  return _recipe(config, inner, recipes.train_prune_retrain,
+  return _recipe(config, inner, methods.train_prune_retrain,
                  prune_step=prune_step(config))
 
 
 def set_(config, inner):
   """Drops small weights, grows random ones, https://arxiv.org/abs/1707.04780."""
-  return _dynamic(config, inner, dynamic.set_)
+  return _dynamic(config, inner, methods.set_training)
 
 
 def dsr(config, inner):
   """Lets layers share by what survives, https://arxiv.org/abs/1902.05967."""
-  return _dynamic(config, inner, dynamic.dsr)
+  return _dynamic(config, inner, methods.dsr)
 
 
 def snfs(config, inner):
   """Grows where gradients last, https://arxiv.org/abs/1907.04840."""
-  return _dynamic(config, inner, dynamic.snfs)
+  return _dynamic(config, inner, methods.snfs)
 
 
 def rigl(config, inner):
   """Drops small weights, grows large gradients, https://arxiv.org/abs/1911.11134."""
-  return _dynamic(config, inner, dynamic.rigl)
+  return _dynamic(config, inner, methods.rigl)
 
 
 def rigl_itop(config, inner):
   """The same at longer periods, https://arxiv.org/abs/2102.02887."""
-  return _dynamic(config, inner, dynamic.rigl_itop)
+  return _dynamic(config, inner, methods.rigl_itop)
 
 
 def mest(config, inner):
   """Holds more weights than it ends with, https://arxiv.org/abs/2110.14032."""
-  return _dynamic(config, inner, dynamic.mest)
+  return _dynamic(config, inner, methods.mest)
 
 
 def chase(config, inner, ties):
   """Lets whole channels die on the way, https://arxiv.org/abs/2305.19454."""
   return _dynamic(
-      config, inner, dynamic.chase, ties=ties,
+      config, inner, methods.chase, ties=ties,
       channel_sparsity=config.channel_sparsity, floor=config.floor,
       prune_every=config.prune_every, prune_skip=config.prune_skip)
 
@@ -228,19 +229,19 @@ def sensitivity(config, inner, ties):
   Their importance is summed up over a tenth of training, before the middle.
   """
   middle = config.steps // 2
-  rule = jaxsparse.prune_units(
+  rule = jaxsparse.units.prune_units(
       _units(ties), sparsity=config.sparsity,
       begin=middle - config.steps // 10,
-      when=jaxsparse.every(1, begin=middle, end=middle))
+      when=schedules.every(1, begin=middle, end=middle))
   return jaxsparse.sparsify(inner, rule, jaxsparse.hard())
 
 
 def group_lasso(config, inner, ties):
   """Shrinks whole heads and neurons until they vanish, and keeps them so."""
   units = _units(ties)
-  shrinking = optax.chain(inner, jaxsparse.prox_group_lasso(
+  shrinking = optax.chain(inner, jaxsparse.units.prox_group_lasso(
       config.alpha, units, learning_rate(config)))
-  rule = jaxsparse.prune_vanished(units, when=jaxsparse.every(10))
+  rule = jaxsparse.units.prune_vanished(units, when=schedules.every(10))
   return jaxsparse.sparsify(shrinking, rule, jaxsparse.hard())
 
 
@@ -279,23 +280,23 @@ def _patterns(config, pattern):
 
 
 def _units(ties):
-  return [*jaxsparse.heads(ties), *jaxsparse.neurons(ties)]
+  return [*jaxsparse.units.heads(ties), *jaxsparse.units.neurons(ties)]
 
 
 def _recipe(config, inner, method, **options):
   return jaxsparse.sparsify(
-      inner, *method(nm_patterns(config), config.steps, **options))
+      inner, method(nm_patterns(config), config.steps, **options))
 
 
 def _gradual(config, inner, pattern, *, score, distribution):
   rule = jaxsparse.prune(
       _patterns(config, pattern), score=score, distribution=distribution,
-      schedule=jaxsparse.cubic(config.begin, config.end),
-      when=jaxsparse.every(config.every, begin=config.begin, end=config.end))
+      schedule=schedules.cubic(config.begin, config.end),
+      when=schedules.every(config.every, begin=config.begin, end=config.end))
   return jaxsparse.sparsify(inner, rule, jaxsparse.hard())
 
 
 def _dynamic(config, inner, method, **options):
-  return jaxsparse.sparsify(inner, *method(
+  return jaxsparse.sparsify(inner, method(
       _patterns(config, jaxsparse.unstructured()), config.sparsity,
       config.steps, every=config.every, seed=config.seed, **options))

@@ -13,7 +13,7 @@ import numpy as np
 from experiments import metrics
 from experiments import workdir
 import jaxsparse
-from jaxsparse import trees
+from jaxsparse._utils import trees
 
 PyTree = Any
 

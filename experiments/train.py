@@ -34,7 +34,7 @@ from experiments import slimming as slimmer
 from experiments import steps
 from experiments import workdir as workdirs
 import jaxsparse
-from jaxsparse import recipe_files
+from jaxsparse.recipes import building as recipe_files
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of experiments/configs.')
@@ -118,15 +118,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   return Result(state, rows, report.write(path, config, rows, params, masks))
 
 
-def keep_recipe(path: pathlib.Path, made: recipe_files.Plan):
+def keep_recipe(path: pathlib.Path, made: recipe_files.Recipe):
   """Writes a recipe into a work directory, all of it, or finds that it is it.
 
   Raises:
     ValueError: if a file that the config names has changed since.
   """
-  file, ours = path / workdirs.RECIPE, jaxsparse.to_recipe(made)
+  file, ours = path / workdirs.RECIPE, jaxsparse.recipes.to_recipe(made)
   if not file.exists():
-    jaxsparse.to_recipe(made, file)
+    jaxsparse.recipes.to_recipe(made, file)
     return
   theirs = yaml.safe_load(file.read_text())
   if changed := [f'{key} is {theirs.get(key)!r} there and {value!r} here'

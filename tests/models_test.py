@@ -16,7 +16,7 @@ from experiments import steps
 from experiments.configs import default
 from experiments.data import dataset as datasets
 import jaxsparse
-from jaxsparse import trees
+from jaxsparse._utils import trees
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 

@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 
 from experiments.benchmarks import timing  # noqa: E402
 import jaxsparse  # noqa: E402
-from jaxsparse.kernels import hopper  # noqa: E402
+from jaxsparse.packed.kernels import hopper  # noqa: E402
 
 _SIZES = flags.DEFINE_list(
     'sizes', None, 'Outputs x inputs of weights, 4096x4096 for example.')
@@ -58,7 +58,7 @@ def weights(outputs: int, inputs: int) -> list[tuple[jax.Array, Any]]:
   def make(key):
     w = jax.random.normal(key, (inputs, outputs), jnp.bfloat16)
     w = jnp.where(jaxsparse.select(jnp.abs(w), pattern), w, 0)
-    return w, jaxsparse.with_layout(jaxsparse.pack(w), layout)
+    return w, jaxsparse.packed.with_layout(jaxsparse.pack(w), layout)
   count = max(2, math.ceil(_CACHE.value * 1e6 / (1.125 * outputs * inputs)))
   return [make(key) for key in jax.random.split(jax.random.key(0), count)]
 
