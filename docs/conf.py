@@ -44,11 +44,12 @@ html_title = 'jaxsparse'
 html_static_path = ['_static']
 html_css_files = ['site.css']
 html_copy_source = False
+html_show_copyright = False
 copybutton_exclude = '.linenos, .gp, .go'
 
 
 def _source(app, docname, source):
-  """Links to notebooks lead to their pages; a number stays with its interval."""
+  """Notebooks are linked as pages; a number stays with its interval."""
   source[0] = re.sub(r'\]\(((?:\.\./)*)\.\./colabs/', r'](\1colabs/', source[0])
   if docname.startswith('results/'):
     source[0] = re.sub(r' ([±†])', '\N{NO-BREAK SPACE}\\1', source[0]).replace(
