@@ -37,6 +37,7 @@ autodoc_typehints = 'none'  # Docstrings tell types where they are not plain.
 autodoc_member_order = 'bysource'
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
 napoleon_use_ivar = True  # Fields of a state are told once, under Attributes.
 
 html_theme = 'furo'

@@ -2,16 +2,19 @@
 
 Public is what a package or module right below `jaxsparse` has in its `__all__`.
 The root offers some of these under a shorter name, which leads to the same
-entry; `{root-names}` makes the table of them.
+entry, and `{packages}` makes the table of both.
 """
 
 import importlib
+import pathlib
 import pkgutil
 
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 import jaxsparse
+
+_CONTRIBUTING = pathlib.Path(__file__).parents[2] / 'CONTRIBUTING.md'
 
 
 def _public():
@@ -66,22 +69,26 @@ def _check(app, env):
     objects[short] = objects[home]._replace(aliased=True)
 
 
-class RootNames(SphinxDirective):
-  """A table of what the root offers, by the package that has it."""
+class Packages(SphinxDirective):
+  """A table of packages, from the lowest to the highest, and root names."""
 
   def run(self):
-    rows = ['| package | at the root |', '|---|---|']
+    rows = ['| package | holds | at the root |', '|---|---|---|']
+    text = _CONTRIBUTING.read_text(encoding='utf-8')
+    block = text.split('## The order of the packages')[1].split('```')[1]
     names = dict(_root())
-    for package, _ in _public():
-      found = [f'{{py:obj}}`{short.split(".")[-1]} <{home}>`'
-               for short, home in names.items()
-               if home.split('.')[1] == package]
-      if found:
-        rows.append(f'| [{package}]({package}.md) | {", ".join(found)} |')
+    for line in block.splitlines()[1:]:
+      package, holds = line.split(maxsplit=1)
+      if not package.startswith('_'):
+        found = [f'{{py:obj}}`{short.split(".")[-1]} <{home}>`'
+                 for short, home in names.items()
+                 if home.split('.')[1] == package]
+        rows.append(
+            f'| [{package}]({package}.md) | {holds} | {", ".join(found)} |')
     return self.parse_text_to_nodes('\n'.join(rows))
 
 
 def setup(app):
-  app.add_directive('root-names', RootNames)
+  app.add_directive('packages', Packages)
   app.connect('env-check-consistency', _check)
   return {'parallel_read_safe': True}
