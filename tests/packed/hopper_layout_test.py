@@ -4,6 +4,7 @@ The oracle reads it in numpy, thread by thread, from the words of
 `_hopper_layout`'s docstring alone.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
