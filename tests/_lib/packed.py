@@ -126,12 +126,8 @@ def exported(f, *args, platforms):
   return jax.export.export(jax.jit(f), platforms=platforms)(*args)
 
 
-# The Hopper GPU that programs are compiled for without one.
-H200 = jax.sharding.AbstractDevice(
-    device_kind='NVIDIA H200', platform='cuda', num_cores=132)
-
-
-def described(device):
-  """As if there were a device of a kind."""
-  return jax.sharding.use_abstract_mesh(
-      jax.sharding.AbstractMesh((), (), abstract_device=device))
+def on_gpu(kind='NVIDIA H200', num_cores=132):
+  """As if there were such a GPU."""
+  return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh(
+      (), (), abstract_device=jax.sharding.AbstractDevice(
+          device_kind=kind, platform='cuda', num_cores=num_cores)))

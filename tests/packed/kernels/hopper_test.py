@@ -18,8 +18,7 @@ import pytest
 
 from jaxsparse.packed import layout24
 from jaxsparse.packed.kernels import hopper
-from tests._lib.packed import described
-from tests._lib.packed import H200
+from tests._lib.packed import on_gpu
 
 
 def sparse(k, n, dtype, seed=0):
@@ -130,7 +129,7 @@ def test_it_lowers_for_cuda_on_any_machine(t, dtype, out_dtype):
 
 def test_a_split_contraction_is_summed_in_float32():
   config = hopper.choose(8, 1024, 128)._replace(split=2)
-  with described(H200):
+  with on_gpu():
     jaxpr = jax.make_jaxpr(lambda *args: hopper.matmul(*args, config=config))(
         *shapes(8, 1024, 128))
   assert 'f32[2,8,128]' in str(jaxpr)
@@ -222,10 +221,9 @@ def test_an_old_jax_is_refused(monkeypatch):
 def test_only_hopper_is_available():
   if jax.default_backend() == 'cpu':
     assert 'cpu' in hopper.available()
-  with described(H200):
+  with on_gpu():
     assert hopper.available() is None
-  with described(jax.sharding.AbstractDevice(
-      device_kind='NVIDIA A100', platform='cuda', num_cores=108)):
+  with on_gpu('NVIDIA A100', num_cores=108):
     assert 'A100' in hopper.available()
 
 
