@@ -42,6 +42,7 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
 
   def update(grads, state, params=None, *, updates=None, **extra_args):
     del grads, params, updates, extra_args
-    return state.masks, state._replace(count=state.count + 1)
+    # The state may be that of the rule that made the masks.
+    return state.masks, base.RuleState(state.count + 1, state.masks, ())
 
   return base.Rule(init, update)

@@ -38,8 +38,8 @@ def prune(patterns: base.Patterns, *, score: optax.GradientTransformation | None
   Raises:
     ValueError: from `init`, see `resolve`; or if a sparsity is missing.
 
-  >>> import jax.numpy as jnp
-  >>> rule = prune({'.*/kernel': patterns_lib.nm(2, 4)})
+  >>> from jaxsparse.patterns import nm
+  >>> rule = prune({'.*/kernel': nm(2, 4)})
   >>> params = {'mlp': {'kernel': jnp.arange(4.)[:, None], 'bias': jnp.ones(1)}}
   >>> masks = rule.init(params).masks
   >>> print(masks['mlp']['kernel'][:, 0], masks['mlp']['bias'])

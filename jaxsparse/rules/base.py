@@ -28,7 +28,9 @@ Patterns = Mapping[str, Pattern | None]
 
 
 class RuleState(NamedTuple):
-  """The state of `prune`, `prune_and_grow` and `lock`.
+  """The state of `prune`, `prune_and_grow`, `lock` and `stages`.
+
+  Every state of a rule has `count`, `masks` and `dense`.
 
   Attributes:
     count: the number of updates made, int32.
@@ -41,6 +43,32 @@ class RuleState(NamedTuple):
   masks: Any
   scores: Any
   dense: jax.Array | None = None
+
+
+class Around:
+  """What the state of a rule around another rule says of itself.
+
+  Every state of a rule has `count`, `masks` and `dense`, see `RuleState`. A
+  state with an `inner` one inherits them from here, and has fields of its own
+  for those that differ.
+  """
+  __slots__ = ()
+  inner: Any
+
+  @property
+  def count(self) -> jax.Array:
+    """The number of updates made."""
+    return self.inner.count
+
+  @property
+  def masks(self) -> Any:
+    """Like the params: bool arrays, or `None` where dense."""
+    return self.inner.masks
+
+  @property
+  def dense(self) -> jax.Array | None:
+    """As `RuleState.dense`."""
+    return self.inner.dense
 
 
 def resolve(patterns: Patterns, params: Any) -> Any:
