@@ -44,8 +44,10 @@ def is_whole(value: Any) -> bool:
 
 
 def _are(values: Any, kind: type) -> bool:
+  """Whether several values are all of a kind, of which a bool is none."""
   return isinstance(values, (list, tuple)) and all(
-      type(value) is kind for value in values)
+      isinstance(value, kind) and not isinstance(value, bool)
+      for value in values)
 
 
 def whole(least: int, write: str) -> Check:
@@ -74,7 +76,7 @@ regexes = Check(
     lambda value: [value] if isinstance(value, str) else [*value],
     'a regular expression for whole paths, or a list of them', '[".*kernel"]')
 axis = Check(
-    lambda value: type(value) is int or _are(value, int) and len(value) > 0,
+    lambda value: _are([value], int) or _are(value, int) and len(value) > 0,
     lambda value: value if isinstance(value, int) else [*value],
     'the contraction axis, or neighbouring ones that are contracted together, '
     'from the end', '[-3, -2]')
@@ -171,8 +173,9 @@ class Level:
            around: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Every key, with the value that is given or its default.
 
-    A default that is a function sees all values that do not depend on it, and
-    those `around` this level; without `total_steps` it is not called.
+    A default that is a function sees the values of this level and of those
+    `around` it, of other functions only the ones before; without `total_steps`
+    it is not called.
     """
     keys = cls.keys()
     filled = {name: given.get(name) for name in keys}
@@ -190,12 +193,12 @@ class Level:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """The check for a mapping of options, or true, or false."""
+  """The check for options, or true for their defaults, or false."""
   level: type[Level]
 
   @property
   def levels(self) -> dict[str, type[Level]]:
-    """What may stand below the key."""
+    """The levels of options below a key."""
     return {'': self.level}
 
   def __call__(self, where: str, value: Any) -> bool | dict[str, Any]:
@@ -211,8 +214,8 @@ class Word:
 
   @property
   def levels(self) -> dict[str, type[Level]]:
-    """What may stand below the key."""
-    return {f'.{word}': row.options for word, row in self.words.items()}
+    """The levels of options below a key."""
+    return {f'{word}.': row.options for word, row in self.words.items()}
 
   def __call__(self, where: str, value: Any) -> bool | dict[str, Any]:
     if self.or_false and value is False:
@@ -220,5 +223,6 @@ class Word:
     word, options = (next(iter(value.items())) if isinstance(value, Mapping)
                      and len(value) == 1 else (value, None))
     one_of(self.words)(where, word)
-    return {word: Options(self.words[word].options)(
-        f'{where}.{word}', {} if options is None else options)}
+    level = self.words[word].options
+    return {word: level.fill(level.read(
+        f'{where}.{word}', {} if options is None else options))}

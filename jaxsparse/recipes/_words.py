@@ -1,12 +1,12 @@
-"""The words of recipes, and the functions that make what they stand for.
+"""Words of recipes, the functions they stand for, and the levels of options.
 
-A table has a row for each word that a key takes; a new row is all that a new
-word needs. Words that take options have a level of them.
+Each table maps the words that a key takes. A new word needs a new row, and a
+level if it has options.
 """
 
 import dataclasses
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple
 
 from jaxsparse import distributions
 from jaxsparse import flows
@@ -37,13 +37,18 @@ class Row(NamedTuple):
 SCOPES = {
     'uniform': distributions.uniform, 'global': distributions.global_threshold,
     'erk': distributions.erk, 'er': distributions.er}
-DECAYS = {
-    'one_shot': schedules.one_shot, 'linear': schedules.linear,
-    'cubic': schedules.cubic, 'cosine': schedules.cosine,
-    'cube': schedules.cube, 'exponential': schedules.exponential}
+DECAYS = {  # From start, end, and the sparsities there.
+    'one_shot': lambda start, *_: schedules.one_shot(start),
+    'linear': lambda start, end, *_: schedules.linear(start, end),
+    'cubic': lambda start, end, *_: schedules.cubic(start, end),
+    'cosine': lambda start, end, *_: schedules.cosine(start, end),
+    'cube': lambda start, end, *_: schedules.cube(start, end),
+    # (1 - s_f) / (1 - s_i) is left of the weights at start.
+    'exponential': lambda start, end, initial, final: schedules.exponential(
+        start, end, final_sparsity=(final - initial) / (1. - initial))}
 FADES = {
-    'linear': schedules.fade_linear, 'cosine': schedules.fade_cosine,
-    'exponential': schedules.fade_exponential}
+    'linear': schedules.fade_linear,
+    'exponential': schedules.fade_exponential, 'cosine': schedules.fade_cosine}
 PATTERNS = {  # Beside blocks and N:M, which are numbers.
     'unstructured': lambda reduce, **bounds: patterns.unstructured(**bounds),
     'channel': functools.partial(patterns.channel, -1),
@@ -108,7 +113,7 @@ class GroupLasso(Level):
   alpha: float = key(_checks.number, None, 'the strength', 'must be there')
   form: str = key(
       _checks.one_of(('gradient', 'proximal')), 'gradient',
-      'gradient acts before the optimizer, proximal after it')
+      'a term of gradients, or a step after the optimizer')
   learning_rate: float | None = key(
       _checks.number, None, 'the step size of the proximal form',
       'must be there for it')
@@ -136,3 +141,18 @@ def _group_lasso(groups, *, alpha, form, learning_rate, scaled):
 
 
 REGULARIZERS = {'group_lasso': Row(_group_lasso, GroupLasso)}
+
+
+def _every(recipe: Mapping[str, Any], total_steps: int) -> int:
+  several = recipe['start'] < recipe['end']
+  room = recipe['frequency'] if several else total_steps // 25
+  return max(room // recipe['steps'], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progressive(Level):
+  """Options of `progressive`."""
+  steps: int = key(_checks.whole(1, '4'), 4, 'the portions of each mask')
+  every: int = key(
+      _checks.whole(1, '25'), _every, 'steps from portion to portion',
+      '`frequency`, or 4% of training for a single mask, divided by `steps`')

@@ -13,32 +13,29 @@ where prune.yaml may hold
   - names: .*attention.*kernel
     pattern: '2:4'
 
-The table of `help(jaxsparse.recipes.schema)` has all keys, of which only
-`sparsity` has to be there. Steps count updates. `criterion`, `flow` and
-`regularizer` are a word or {word: options}, such as {sr_ste: {decay: 0.0002}};
-a layer has no regularizer with `regularizer: false`, as null is nothing said.
-Group Lasso is on the units of patterns.
+`help(jaxsparse.recipes.schema)` shows the table of all keys. `criterion`,
+`flow` and `regularizer` take a word or {word: options}. A layer switches off
+the main `regularizer` with false; null is as good as nothing and inherits it.
 
-Patterns are unstructured, `'N:M'`, blocks, or channels. **`'2:4'` keeps 2 of
-every 4**, and so `'1:4'` is the sparser one; it is in quotes because YAML reads
-2:4 as 124. Groups lie along `axis`, which of `[in, out]` kernels is the one
-contracted; attention's `[in, heads, head_dim]` contract -3, its output's
-[-3, -2]. N:M brings its own sparsity, so `scope`, `min_sparsity`,
-`max_sparsity` and `reduce` do nothing for it. Blocks are
-**outputs x inputs**, as in Neural Compressor: on `[in, out]` kernels `4x1` is
-`block((1, 4))` and `1x16` is `block((16, 1))`; `channel` or `1xchannel` is an
-output channel, `channelx1` an input feature.
+**The pattern `'2:4'` keeps 2 of every 4 weights**, and so `'1:4'` is sparser.
+The quotes are needed because YAML reads 2:4 as 124. Groups of N:M lie along
+`axis`, the contracted axis of `[in, out]` kernels; attention's projections
+`[in, heads, head_dim]` contract -3 and its output [-3, -2]. N:M has its own
+sparsity, so `scope`, `min_sparsity`, `max_sparsity` and `reduce` do nothing for
+it. Blocks are **outputs x inputs**, as in Neural Compressor: on `[in, out]`
+kernels `4x1` is `block((1, 4))` and `1x16` is `block((16, 1))`; `channel` or
+`1xchannel` is an output channel, `channelx1` an input feature.
 
-Who is what is decided by the first full match of a parameter's path: first
-`excluded`, then `layers` in their order, then `names`; an expression that
-matches nothing is an error, and so is one of a layer that only ever comes too
-late. A layer that changes only `pattern`, `axis`, `sparsity`, `min_sparsity`,
-`max_sparsity` or `reduce` stays under the rule of all, and
-under its global threshold unless it has a sparsity of its own, of which the
-same share is there at `start`; one that gives any other key has a rule to
-itself, with its own threshold.
+The first regular expression that matches the whole path of a parameter decides
+about it: first `excluded`, then `layers` in their order, then `names`. An
+expression without a match is an error, and so is one of a layer whose matches
+are all taken before. A layer that gives only keys from `sparsity` to
+`max_sparsity` in the table stays under the main rule, and under its global
+threshold unless the layer has a sparsity of its own, of which the same share is
+pruned at `start`. A layer that gives any other key has a rule and a threshold
+to itself.
 
-Neural Compressor's YAML is read, too: see `neural_compressor`.
+`neural_compressor` reads the YAML of Neural Compressor.
 """
 
 import copy
@@ -325,13 +322,7 @@ def _rule(section: Section, mapping: Patterns) -> rules.Rule:
 def _schedule(section: Section) -> schedules.Schedule:
   final, initial, start, end, decay = (section[key] for key in (
       'sparsity', 'initial_sparsity', 'start', 'end', 'decay'))
-  if decay == 'one_shot':
-    return schedules.one_shot(start)
-  if decay == 'exponential':  # (1 - s_f) / (1 - s_i) is left of each weight.
-    curve = schedules.exponential(
-        start, end, final_sparsity=(final - initial) / (1. - initial))
-  else:
-    curve = _words.DECAYS[decay](start, end)
+  curve = _words.DECAYS[decay](start, end, initial, final)
   return schedules.from_initial(
       curve, initial / final, start) if initial else curve
 

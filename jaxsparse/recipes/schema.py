@@ -1,14 +1,16 @@
 """The schema of recipes: every key with its check, default and description.
 
-A level of a recipe, such as a layer or the options of a flow, is a dataclass,
-and each of its keys is a field made by `key`. An instance has a value for each
-key and says which of them contradict each other. Recipes themselves are plain
-data: `complete` checks them and writes out all defaults. What the words in them
-stand for, such as criteria, is a row of a table in `_words`.
+Each level of a recipe, such as a layer or the options of a flow, is a dataclass
+whose fields are the level's keys. Recipes themselves are plain data. `complete`
+checks a recipe and writes out all defaults. Tables in `_words` map the words of
+a recipe, such as criteria, to functions.
+
+Only `sparsity` has to be there. Steps count updates. A key with dots stands for
+an option, such as {flow: {sr_ste: {decay: 0.0002}}}.
 """
 
 import dataclasses
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 from jaxsparse.recipes import _checks
 from jaxsparse.recipes import _words
@@ -16,21 +18,6 @@ from jaxsparse.recipes._checks import key
 from jaxsparse.recipes._checks import Level
 
 Values = Mapping[str, Any]
-
-
-def _every(recipe: Values, total_steps: int) -> int:
-  several = recipe['start'] < recipe['end']
-  room = recipe['frequency'] if several else total_steps // 25
-  return max(room // recipe['steps'], 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Progressive(Level):
-  """Options of `progressive`."""
-  steps: int = key(_checks.whole(1, '4'), 4, 'the portions of each mask')
-  every: int = key(
-      _checks.whole(1, '25'), _every, 'steps from portion to portion',
-      '`frequency` or, if there is one mask, 4% of training, over `steps`')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +29,16 @@ class Shared(Level):
       'the fraction pruned at the end', 'N:M has its own')
   pattern: str = key(
       _checks.pattern(_words.PATTERNS), 'unstructured',
-      "the weights that live or die together, or N:M; 4x1, '2:4'")
+      "the weights that live or die together: 4x1, '2:4', or a word")
   axis: int | list[int] = key(
       _checks.axis, -2, 'the contraction axis of N:M, or neighbouring ones')
   reduce: str = key(
       _checks.one_of(('sum', 'mean', 'max')), 'sum',
       "a unit's score from those of its weights")
-  min_sparsity: float = key(_checks.fraction, 0., 'the least of a layer')
-  max_sparsity: float = key(_checks.fraction, 1., 'the most of a layer')
+  min_sparsity: float = key(
+      _checks.fraction, 0., 'the lowest sparsity of a layer')
+  max_sparsity: float = key(
+      _checks.fraction, 1., 'the highest sparsity of a layer')
 
 
 def _row(section: Values) -> _words.Row:
@@ -85,7 +74,7 @@ class Section(Shared):
   decay: str = key(
       _checks.one_of(_words.DECAYS), _decay,
       'the curve from `initial_sparsity` to `sparsity`',
-      'cubic; one_shot if `flow` is not hard')
+      'cubic; one_shot if `flow` is not hard and `initial_sparsity` is 0')
   start: int = key(
       _checks.whole(0, '1000'),
       lambda recipe, total_steps: int(_row(recipe).by_gradient),
@@ -93,27 +82,28 @@ class Section(Shared):
   end: int = key(
       _checks.whole(0, '1000'), _end,
       'the step that reaches `sparsity`; masks stay after it',
-      '70% of the way from `start`; `start` if one_shot, or the last step if '
-      '`flow` is not hard either')
+      '70% of the way from `start`; with one_shot `start`, or the last step '
+      'if `flow` is not hard')
   frequency: int = key(
       _checks.whole(1, '100'), _frequency, 'steps from masks to masks',
-      '1% of `start` to `end`; 1 if `flow` is not hard; time for `progressive`')
+      '1% of `start` to `end`, 1 if `flow` is not hard, or as `progressive` '
+      'needs')
   criterion: dict[str, Any] = key(
       _checks.Word(_words.CRITERIA), 'magnitude',
       'the score of a weight; the lowest are pruned')
   score_dtype: str | None = key(
-      _checks.one_of(('float32', 'bfloat16')), None, 'of accumulated scores',
-      'float32')
+      _checks.one_of(('float32', 'bfloat16')), None,
+      'the dtype of accumulated scores', 'float32')
   scope: str = key(
       _checks.one_of(_words.SCOPES), 'uniform', 'how layers share `sparsity`')
   progressive: bool | dict[str, int] = key(
-      _checks.Options(Progressive), False,
+      _checks.Options(_words.Progressive), False,
       'true, or options: masks change in portions')
   lock: bool = key(
-      _checks.flag, False, 'true keeps the zeros that are there, only')
+      _checks.flag, False, 'true keeps the zeros that are there, no more')
   regularizer: bool | dict[str, Any] | None = key(
       _checks.Word(_words.REGULARIZERS, or_false=True), None,
-      'a penalty on units; false for a layer without the one of all')
+      'a penalty on units of patterns; a layer has none with false')
 
   def check(self, where: str, total_steps: int) -> None:
     for word, options in (self.regularizer or {}).items():
@@ -186,7 +176,7 @@ class Section(Shared):
 @dataclasses.dataclass(frozen=True)
 class Layer(Section):
   """The keys of a layer; one that is not `Shared` gives it its own rule."""
-  names: list[str] = key(_checks.regexes, None, 'what it is', 'must be there')
+  names: list[str] = key(_checks.regexes, None, 'its paths', 'must be there')
 
 
 def _layers(where: str, value: Any) -> list[dict[str, Any]]:
@@ -201,13 +191,14 @@ def _layers(where: str, value: Any) -> list[dict[str, Any]]:
 class Top(Level):
   """The keys that a recipe has once."""
   names: list[str] = key(
-      _checks.regexes, '.*kernel', 'regular expressions: paths to prune')
+      _checks.regexes, '.*kernel', 'regular expressions of paths to prune')
   excluded: list[str] = key(
-      _checks.regexes, [], 'regular expressions: paths to leave dense')
+      _checks.regexes, [], 'regular expressions of paths to leave dense')
   layers: list[dict[str, Any]] = key(
       _layers, [], 'mappings of `names` to the keys that differ there')
   flow: dict[str, Any] = key(
-      _checks.Word(_words.FLOWS), 'hard', 'what pruned weights give and get')
+      _checks.Word(_words.FLOWS), 'hard',
+      'the part of pruned weights in forward and backward passes')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,7 +305,7 @@ def _section(where: str, given: Values, top: Values, total_steps: int,
   """Every key of a section, from those that are given."""
   section = Section.fill(given, total_steps, top)
   if section['progressive']:
-    section['progressive'] = Progressive.fill(
+    section['progressive'] = _words.Progressive.fill(
         section['progressive'], total_steps, section)
   if section['lock']:
     if other := [name for name in given if name not in _LOCKED]:
@@ -329,28 +320,24 @@ def _section(where: str, given: Values, top: Values, total_steps: int,
   return section
 
 
-def table(level: type[Level] = Whole, prefix: str = '') -> str:
-  """Rows of a table in Markdown: the keys of a level, with those of options.
-
-  >>> print(table(_words.SnipMomentum))
-  | `decay` | what each step leaves of the sum | 1.0 |
-  | `scale` | the factor of the newest product | 0.9 |
-  """
-  rows = []
+def _rows(level: type[Level], prefix: str = '') -> Iterator[str]:
   for name, (check, default, text, otherwise) in level.keys().items():
     words = ', '.join(getattr(check, 'words', ()))
-    default = otherwise or (
-        'none' if default in (None, []) else str(default).lower())
-    rows.append(f'| `{prefix}{name}` | {text}{words and ": "}{words} '
-                f'| {default} |')
-    rows += [table(options, f'{prefix}{name}{word}.')
-             for word, options in getattr(check, 'levels', {}).items()
-             if options.keys()]
-  return '\n'.join(rows)
+    default = 'none' if default in (None, []) else str(default).lower()
+    yield (f'| `{prefix}{name}` | {text}{words and ": "}{words} | '
+           f'{otherwise or default} |')
+    for word, options in getattr(check, 'levels', {}).items():
+      yield from _rows(options, f'{prefix}{name}.{word}')
 
 
-__doc__ += f"""
-| key | what it holds | if it is left out |
-|---|---|---|
-{table()}
-"""
+def table() -> str:
+  """All keys and options with their defaults, a table in Markdown.
+
+  >>> print(table()[:43])
+  | key | what it holds | if it is left out |
+  """
+  return '\n'.join(['| key | what it holds | if it is left out |',
+                    '|---|---|---|', *_rows(Whole)])
+
+
+__doc__ = f'{__doc__}\n{table()}\n'

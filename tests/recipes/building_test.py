@@ -539,7 +539,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_the_doc_example_is_a_recipe():
-  text = building.__doc__.split('may hold\n')[1].split('The table')[0]
+  text = building.__doc__.split('may hold\n')[1].split('`help(')[0]
   import yaml
   made = _made(**yaml.safe_load(text))
   assert [layer['pattern'] for layer in made.recipe['layers']] == ['2:4']

@@ -94,6 +94,8 @@ def test_a_key_like_no_other_is_told_all_of_them():
     ('flow', 'sr-ste', 'Write e.g. flow: sr_ste'),
     ('flow', {'sr_ste': {'decoupled': 1}}, 'flow.sr_ste.decoupled must be'),
     ('flow', {'sr_ste': 3}, 'flow.sr_ste is a mapping'),
+    ('flow', {'sr_ste': False}, 'flow.sr_ste is a mapping'),
+    ('criterion', {'snip_momentum': True}, 'snip_momentum is a mapping'),
     ('progressive', 4, 'progressive is a mapping'),
     ('progressive', {'steps': 0}, 'progressive.steps must be'),
     ('lock', 'yes', 'true or false'),

@@ -43,7 +43,8 @@ def test_a_row_is_all_that_a_criterion_needs(monkeypatch):
 def test_a_row_is_all_that_other_words_need(monkeypatch):
   for table, word, make in (
       (_words.SCOPES, 'flat', distributions.uniform),
-      (_words.DECAYS, 'straight', schedules.linear),
+      (_words.DECAYS, 'straight', lambda start, end, *_: (
+          schedules.linear(start, end))),
       (_words.FADES, 'straight', schedules.fade_linear),
       (_words.FLOWS, 'through', _words.Row(flows.ste))):
     monkeypatch.setitem(table, word, make)
