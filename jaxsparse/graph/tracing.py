@@ -3,9 +3,9 @@
 `read(f, params, *inputs)` follows every axis of every parameter through the
 function. Axes that meet are unified (`_relations`), an axis that a primitive
 does not treat alike at every index is fixed with the primitive's name; so are
-axes of inputs, outputs and constants. `units.inference` and `kernel_axes` say what comes
-of it. The file is long because control flow and the primitives that cut and
-join axes work on one state.
+axes of inputs, outputs and constants. `units.inference` and `kernel_axes` draw
+conclusions from it. The file is long because control flow and the primitives
+that cut and join axes work on one state.
 """
 
 import collections
