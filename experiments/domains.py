@@ -1,9 +1,9 @@
 r"""Every pattern in every domain, dense against sparse, in one table.
 
-  python -m experiments.examples --workers=2 --workdir=runs/examples
+  python -m experiments.domains --workers=2 --workdir=runs/domains
 
 Four sweeps, one after the other: images, texts, a language model and a
-recommender, as `configs/sweep_examples.py` describes them; each has a folder
+recommender, as `configs/sweep_domains.py` describes them; each has a folder
 with all its runs, tables and pictures. Start the command again and it goes on.
 --domains=nlp does one of them, --seeds=0 with one seed.
 """
@@ -17,15 +17,15 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from experiments import launch
-from experiments import names
 from experiments import sweep as sweeps
-from experiments import tables
-from experiments import workdir as workdirs
-from experiments.configs import sweep_examples
+from experiments._utils import launch
+from experiments._utils import names
+from experiments.configs import sweep_domains
+from experiments.records import workdir as workdirs
+from experiments.reporting import tables
 
 _DOMAINS = flags.DEFINE_list(
-    'domains', list(sweep_examples.DOMAINS), 'Which domains.')
+    'domains', list(sweep_domains.DOMAINS), 'Which domains.')
 _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2', '3', '4'], 'Which seeds.')
 
 TABLE = 'table.md'
@@ -81,9 +81,9 @@ def main(argv: list[str]):
   found, failures = {}, []
   with launch.mistakes_in_one_line():
     for domain in _DOMAINS.value:
-      names.lookup(dict.fromkeys(sweep_examples.DOMAINS), domain,
+      names.lookup(dict.fromkeys(sweep_domains.DOMAINS), domain,
                    kind='domain')
-      config = sweep_examples.get_config(domain)
+      config = sweep_domains.get_config(domain)
       config.seeds = tuple(map(int, _SEEDS.value))
       swept = sweeps.sweep(config, str(path / domain),
                            workers=flags.FLAGS.workers)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments import methods
-from experiments import metrics
-from experiments import steps
-from experiments.configs import dense_dlrm
+from experiments.configs.synthetic_clicks import dense as dense_dlrm
 from experiments.data import clicks
 from experiments.data import criteo
+from experiments.records import metrics
+from experiments.training import methods
+from experiments.training import steps
 from tests import data_files
 
 pytestmark = pytest.mark.usefixtures('launched')

@@ -3,11 +3,11 @@
 import ml_collections
 import pytest
 
-from experiments import cost_table
-from experiments import metrics
 from experiments import sweep
-from experiments import tables
 from experiments.configs import default
+from experiments.records import metrics
+from experiments.reporting import cost_table
+from experiments.reporting import tables
 
 pytestmark = pytest.mark.usefixtures('launched')
 

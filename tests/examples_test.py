@@ -5,13 +5,13 @@ import json
 import pytest
 
 from experiments import examples
-from experiments import methods
-from experiments import metrics
-from experiments import plan
 from experiments import sweep
-from experiments import tables
 from experiments import train
-from experiments.configs import sweep_examples
+from experiments.configs import sweep_domains
+from experiments.records import metrics
+from experiments.reporting import tables
+from experiments.sweeping import plan
+from experiments.training import methods
 import jaxsparse
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]

@@ -21,20 +21,20 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import channels
-from experiments import checkpoints
 from experiments import compare
 from experiments import data
-from experiments import launch
-from experiments import methods
-from experiments import metrics
 from experiments import models
-from experiments import names
-from experiments import report
-from experiments import steps
 from experiments import train
+from experiments._utils import launch
+from experiments._utils import names
 from experiments.configs import default
 from experiments.data import dataset as datasets
+from experiments.records import checkpoints
+from experiments.records import metrics
+from experiments.reporting import report
+from experiments.training import channels
+from experiments.training import methods
+from experiments.training import steps
 import jaxsparse
 from tests import data_files
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checkpoints
 from experiments import data
-from experiments import methods
 from experiments import models
-from experiments import steps
 from experiments.configs import default
 from experiments.data import dataset as datasets
+from experiments.records import checkpoints
+from experiments.training import methods
+from experiments.training import steps
 import jaxsparse
 from jaxsparse import trees
 

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import checkpoints
 from experiments import data
-from experiments import methods
-from experiments import slimming
-from experiments import steps
 from experiments import train
-from experiments.configs import chase_90
-from experiments.configs import dense_small_resnet
+from experiments.configs.digits import chase_90
+from experiments.configs.digits import dense_small_resnet
+from experiments.records import checkpoints
+from experiments.training import methods
+from experiments.training import slimming
+from experiments.training import steps
 import jaxsparse
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]

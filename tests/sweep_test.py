@@ -14,18 +14,18 @@ from absl import flags
 import ml_collections
 import pytest
 
-from experiments import launch
-from experiments import metrics
-from experiments import plan
-from experiments import plots
 from experiments import sweep
-from experiments import tables
 from experiments import train
-from experiments import workers
+from experiments._utils import launch
 from experiments.configs import default
-from experiments.configs import sweep_digits
-from experiments.configs import sweep_dynamic
-from experiments.configs import sweep_lm
+from experiments.configs.digits import sweep_dynamic
+from experiments.configs.digits import sweep_nm as sweep_digits
+from experiments.configs.python_source import sweep_nm as sweep_lm
+from experiments.records import metrics
+from experiments.reporting import plots
+from experiments.reporting import tables
+from experiments.sweeping import plan
+from experiments.sweeping import workers
 
 # The config files are loaded by ml_collections.
 pytestmark = [

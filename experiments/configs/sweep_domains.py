@@ -1,23 +1,23 @@
 r"""Patterns and criteria in one domain, which stands after the file's name.
 
   python -m experiments.sweep --workers=2 \
-      --config=experiments/configs/sweep_examples.py:nlp \
-      --workdir=runs/examples/nlp
+      --config=experiments/configs/sweep_domains.py:nlp \
+      --workdir=runs/domains/nlp
 
 `cv`: a ResNet-8 on the digits; `nlp`: an encoder that tells which package of
 Python's standard library a snippet comes from; `lm`: a byte language model of
 that library; `recommendation`: a DLRM on synthetic clicks. All of them, and one
-table: `python -m experiments.examples`. Published data instead, for example:
+table: `python -m experiments.domains`. Published data instead, for example:
 --config.base.dataset=cifar10, glue/sst2, criteo or movielens, with
 --config.base.data_dir.
 """
 
 import ml_collections
 
-from experiments.configs import dense_dlrm
-from experiments.configs import dense_small_resnet
-from experiments.configs import dense_text
-from experiments.configs import lm_dense
+from experiments.configs.digits import dense_small_resnet
+from experiments.configs.packages import dense as dense_text
+from experiments.configs.python_source import dense as lm_dense
+from experiments.configs.synthetic_clicks import dense as dense_dlrm
 
 DOMAINS = ('cv', 'nlp', 'lm', 'recommendation')
 

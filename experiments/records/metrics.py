@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments import workdir
+from experiments.records import workdir
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from experiments import tables
+from experiments.reporting import tables
 
 NOTE = (
     'Train: FLOPs of the training as a share of those of a dense one with '

@@ -11,7 +11,7 @@ from matplotlib import lines
 import ml_collections
 import numpy as np
 
-from experiments import tables
+from experiments.reporting import tables
 
 TARGETS = 'by_target.png'
 ROWS = 'by_row.png'

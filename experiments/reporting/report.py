@@ -10,8 +10,8 @@ from matplotlib import patches
 import ml_collections
 import numpy as np
 
-from experiments import metrics
-from experiments import workdir
+from experiments.records import metrics
+from experiments.records import workdir
 import jaxsparse
 from jaxsparse import trees
 

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from scipy import stats
 
-from experiments import metrics
+from experiments.records import metrics
 
 NOT_BUILT = 'n/a'
 DENSE = 'dense'  # A ceiling, and no competitor; so is `dense_...`.

@@ -15,11 +15,11 @@ import jax
 import ml_collections
 
 from experiments import data
-from experiments import methods
-from experiments import names
-from experiments import steps
-from experiments import tables
-from experiments import workdir as workdirs
+from experiments._utils import names
+from experiments.records import workdir as workdirs
+from experiments.reporting import tables
+from experiments.training import methods
+from experiments.training import steps
 
 Config = ml_collections.ConfigDict
 

@@ -10,7 +10,7 @@ import signal
 import threading
 from typing import Any, Callable, NamedTuple
 
-from experiments import launch
+from experiments._utils import launch
 
 
 class Outcome(NamedTuple):

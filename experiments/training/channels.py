@@ -15,9 +15,9 @@ import ml_collections
 import tqdm
 
 from experiments import data
-from experiments import methods
-from experiments import metrics
-from experiments import steps
+from experiments.records import metrics
+from experiments.training import methods
+from experiments.training import steps
 import jaxsparse
 from jaxsparse import trees
 

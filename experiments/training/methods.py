@@ -1,75 +1,82 @@
-"""How each method is spelled in jaxsparse.
+"""How each method is spelled in jaxsparse: a table.
 
-A method is a function from the config, the patterns' regex and a dense optax
-optimizer to a sparse optax optimizer. What a method reads from the config
-beyond `configs/default.py`, its own config file sets.
+A row names the function that makes the method's rule and flow, and the config
+keys that the function is called with. Keys that `configs/default.py` does not
+have are set by the method's own config file.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import ml_collections
 import optax
 
 from experiments import models
-from experiments import names
+from experiments._utils import names
+from experiments.training import optimizers
 import jaxsparse
 from jaxsparse import dynamic
 from jaxsparse import recipe_files
 from jaxsparse import recipes
+from jaxsparse import schedules
 
 Config = ml_collections.ConfigDict
 Optimizer = optax.GradientTransformationExtraArgs
 Patterns = dict[str, jaxsparse.Pattern | None]
+Sparsify = Callable[[optax.GradientTransformation, Any], Optimizer]
+
+
+class Row(NamedTuple):
+  """One method: a function, and the config keys that it is called with.
+
+  Attributes:
+    function: makes a rule and a flow.
+    by_place: keys of the config, or of `_DERIVED`, in the order of arguments.
+    by_name: keys that keyword arguments are named after.
+    fixed: keyword arguments that no config changes.
+    sparsify: joins what `function` made to the dense optimizer.
+  """
+  function: Callable[..., Any]
+  by_place: tuple[str, ...] = ()
+  by_name: tuple[str, ...] = ()
+  fixed: dict[str, Any] = {}
+  sparsify: Sparsify = lambda inner, made: jaxsparse.sparsify(inner, *made)
 
 
 def create(config: Config, ties: Callable[[], jaxsparse.Ties]) -> Optimizer:
   """Returns the optimizer that trains with the config's method.
 
   Args:
-    config: its `method`, and whatever that reads.
-    ties: tells which channels the model has, where a method asks for it.
+    config: its `method`, and the keys that the method's row names.
+    ties: tells which channels the model has; called where a row asks for them.
+
+  Raises:
+    ValueError: if there is no such method, the config lacks one of its keys, or
+      a value is wrong.
   """
-  method = names.lookup(METHODS, config.method, kind='method')
-  more = [ties()] if config.method in _OF_CHANNELS else []
+  row = names.lookup(METHODS, config.method, kind='method')
+  derived = {**_DERIVED, 'ties': lambda config: ties()}
+
+  def value(key):
+    return derived[key](config) if key in derived else getattr(config, key)
+
   try:
-    tx = method(config, optimizer(config), *more)
+    made = row.function(*map(value, row.by_place), **row.fixed,
+                        **{key: value(key) for key in row.by_name})
   except AttributeError as error:
-    if not isinstance(error.args[0], KeyError):
+    if not isinstance(error.args[0], KeyError):  # Those of configs hold one.
       raise
     raise ValueError(
         f'method {config.method!r} reads a key that this config does not set: '
         f'{error.args[0].args[0]}') from error
+  tx = row.sparsify(optimizers.optimizer(config), made)
   return jaxsparse.observe(tx) if config.observe else tx
 
 
-def optimizer(config: Config) -> Optimizer:
-  """Returns the dense optimizer that methods make sparse.
-
-  `adamw` decays weights apart from their gradients, `sgd` as an L2 penalty
-  would.
-  """
-  schedule, decay = learning_rate(config), config.weight_decay
-  return names.lookup({
-      'adamw': lambda: optax.adamw(schedule, weight_decay=decay),
-      'sgd': lambda: optax.chain(
-          optax.add_decayed_weights(decay),
-          optax.sgd(schedule, momentum=config.momentum)),
-  }, config.optimizer, kind='optimizer')()
-
-
-def learning_rate(config: Config) -> optax.Schedule:
-  """Returns the config's learning rate by step.
-
-  That of `steps` falls to a tenth after one half and again after three quarters
-  of training.
-  """
-  peak, end = config.learning_rate, config.steps
-  return names.lookup({
-      'warmup_cosine': lambda: optax.warmup_cosine_decay_schedule(
-          0., peak, end // 10, end),
-      'steps': lambda: optax.piecewise_constant_schedule(
-          peak, {end // 2: 0.1, end * 3 // 4: 0.1}),
-  }, config.learning_rate_schedule, kind='learning rate schedule')()
+def nm_patterns(config: Config) -> Patterns:
+  """Returns which parameters are to be N:M."""
+  return _patterns(config, jaxsparse.nm(
+      config.n, config.m, transposable=config.transposable))
 
 
 def recipe(config: Config) -> recipe_files.Plan | None:
@@ -81,12 +88,6 @@ def recipe(config: Config) -> recipe_files.Plan | None:
     described = {'names': config.sparse or models.sparse_leaves(config.model),
                  **described.to_dict()}
   return jaxsparse.from_recipe(described, total_steps=config.steps)
-
-
-def nm_patterns(config: Config) -> Patterns:
-  """Returns which parameters are to be N:M."""
-  return _patterns(config, jaxsparse.nm(
-      config.n, config.m, transposable=config.transposable))
 
 
 def prune_step(config: Config) -> int:
@@ -103,199 +104,126 @@ def prune_step(config: Config) -> int:
   return config.steps // 2
 
 
-def dense(config, inner):
-  del config
-  return jaxsparse.sparsify(inner, jaxsparse.prune({'.*': None}))
-
-
-def magnitude(config, inner):
-  """Gradual magnitude pruning, https://arxiv.org/abs/1710.01878."""
-  return _gradual(config, inner, jaxsparse.unstructured(),
-                  score=jaxsparse.magnitude(),
-                  distribution=jaxsparse.erk(config.sparsity))
-
-
-def block(config, inner):
-  """The same, but whole blocks live or die."""
-  return _gradual(config, inner, jaxsparse.block(tuple(config.block)),
-                  score=jaxsparse.magnitude(),
-                  distribution=jaxsparse.uniform(config.sparsity))
-
-
-def snip_momentum(config, inner):
-  """The same, by a running sum of |weight * gradient|."""
-  return _gradual(config, inner, jaxsparse.unstructured(),
-                  score=jaxsparse.snip_momentum(),
-                  distribution=jaxsparse.uniform(config.sparsity))
-
-
-def ste(config, inner):
-  """N:M with gradients straight through the mask."""
-  return _recipe(config, inner, recipes.ste)
-
-
-def sr_ste(config, inner):
-  """The same, with pruned weights decayed, https://arxiv.org/abs/2102.04010."""
-  return _recipe(config, inner, recipes.sr_ste, decay=config.decay)
-
-
-def mdgf_linear(config, inner):
-  """Pruned weights fade out linearly, https://arxiv.org/abs/2402.04744."""
-  return _recipe(config, inner, recipes.mdgf_linear)
-
-
-def mdgf_exponential(config, inner):
-  """The same, exponentially."""
-  return _recipe(config, inner, recipes.mdgf_exponential)
-
-
-def sdgf_stepwise(config, inner):
-  """N falls step by step, https://arxiv.org/abs/2402.04744."""
-  return _recipe(config, inner, recipes.sdgf_stepwise)
-
-
-def sdgf_geometric(config, inner):
-  """The same, but N and M fall together: ever smaller groups."""
-  return _recipe(config, inner, recipes.sdgf_geometric, frames=None)
-
-
-def top_kast(config, inner):
-  """Trains more weights than it uses, https://arxiv.org/abs/2106.03517."""
-  return _recipe(config, inner, recipes.top_kast)
-
-
-def train_prune_retrain(config, inner):
-  """Prunes once, in the middle, https://arxiv.org/abs/2104.08378."""
-  return _recipe(config, inner, recipes.train_prune_retrain,
-                 prune_step=prune_step(config))
-
-
-def set_(config, inner):
-  """Drops small weights, grows random ones, https://arxiv.org/abs/1707.04780."""
-  return _dynamic(config, inner, dynamic.set_)
-
-
-def dsr(config, inner):
-  """Lets layers share by what survives, https://arxiv.org/abs/1902.05967."""
-  return _dynamic(config, inner, dynamic.dsr)
-
-
-def snfs(config, inner):
-  """Grows where gradients last, https://arxiv.org/abs/1907.04840."""
-  return _dynamic(config, inner, dynamic.snfs)
-
-
-def rigl(config, inner):
-  """Drops small weights, grows large gradients, https://arxiv.org/abs/1911.11134."""
-  return _dynamic(config, inner, dynamic.rigl)
-
-
-def rigl_itop(config, inner):
-  """The same at longer periods, https://arxiv.org/abs/2102.02887."""
-  return _dynamic(config, inner, dynamic.rigl_itop)
-
-
-def mest(config, inner):
-  """Holds more weights than it ends with, https://arxiv.org/abs/2110.14032."""
-  return _dynamic(config, inner, dynamic.mest)
-
-
-def chase(config, inner, ties):
-  """Lets whole channels die on the way, https://arxiv.org/abs/2305.19454."""
-  return _dynamic(
-      config, inner, dynamic.chase, ties=ties,
-      channel_sparsity=config.channel_sparsity, floor=config.floor,
-      prune_every=config.prune_every, prune_skip=config.prune_skip)
-
-
-def lock(config, inner):
-  """Keeps the zeros that the parameters of `config.init_from` have."""
-  if not config.init_from:
-    raise ValueError(
-        'method \'lock\' keeps the zeros of a run that has ended: give its '
-        '--workdir as --config.init_from')
-  return jaxsparse.sparsify(inner, jaxsparse.lock())
-
-
-def from_recipe(config, inner):
-  """What a dict or a YAML file describes, see `jaxsparse.from_recipe`."""
-  return recipe(config).sparsify(inner)
-
-
-def sensitivity(config, inner, ties):
-  """Prunes whole heads and neurons once, https://arxiv.org/abs/2010.13382.
-
-  Their importance is summed up over a tenth of training, before the middle.
-  """
-  middle = config.steps // 2
-  rule = jaxsparse.prune_units(
-      _units(ties), sparsity=config.sparsity,
-      begin=middle - config.steps // 10,
-      when=jaxsparse.every(1, begin=middle, end=middle))
-  return jaxsparse.sparsify(inner, rule, jaxsparse.hard())
-
-
-def group_lasso(config, inner, ties):
-  """Shrinks whole heads and neurons until they vanish, and keeps them so."""
-  units = _units(ties)
-  shrinking = optax.chain(inner, jaxsparse.prox_group_lasso(
-      config.alpha, units, learning_rate(config)))
-  rule = jaxsparse.prune_vanished(units, when=jaxsparse.every(10))
-  return jaxsparse.sparsify(shrinking, rule, jaxsparse.hard())
-
-
-METHODS = {
-    'dense': dense,
-    'magnitude': magnitude,
-    'block': block,
-    'snip_momentum': snip_momentum,
-    'ste': ste,
-    'sr_ste': sr_ste,
-    'mdgf_linear': mdgf_linear,
-    'mdgf_exponential': mdgf_exponential,
-    'sdgf_stepwise': sdgf_stepwise,
-    'sdgf_geometric': sdgf_geometric,
-    'top_kast': top_kast,
-    'train_prune_retrain': train_prune_retrain,
-    'set': set_,
-    'dsr': dsr,
-    'snfs': snfs,
-    'rigl': rigl,
-    'rigl_itop': rigl_itop,
-    'mest': mest,
-    'chase': chase,
-    'lock': lock,
-    'recipe': from_recipe,
-    'sensitivity': sensitivity,
-    'group_lasso': group_lasso,
-}
-# These are told which channels there are.
-_OF_CHANNELS = ('chase', 'sensitivity', 'group_lasso')
-
-
 def _patterns(config, pattern):
   sparse = config.sparse or models.sparse_leaves(config.model)
   return {sparse: pattern, '.*': None}
+
+
+# Arguments that are made of several keys, or of the model.
+_DERIVED = {
+    'nm_patterns': nm_patterns,
+    'free_patterns': lambda config: _patterns(config, jaxsparse.unstructured()),
+    'block_patterns': lambda config: _patterns(
+        config, jaxsparse.block(tuple(config.block))),
+    'prune_step': prune_step,
+    'schedule': optimizers.learning_rate,
+    'config': lambda config: config,
+}
+
+
+def _dense():
+  return jaxsparse.prune({'.*': None}), jaxsparse.hard()
+
+
+def _gradual(patterns, sparsity, *, begin, end, every, score, distribution):
+  rule = jaxsparse.prune(
+      patterns, score=score(), distribution=distribution(sparsity),
+      schedule=schedules.cubic(begin, end),
+      when=schedules.every(every, begin=begin, end=end))
+  return rule, jaxsparse.hard()
+
+
+def _lock(init_from):
+  if not init_from:
+    raise ValueError(
+        'method \'lock\' keeps the zeros of a run that has ended: give its '
+        '--workdir as --config.init_from')
+  return jaxsparse.lock(), jaxsparse.hard()
+
+
+def _sensitivity(ties, sparsity, steps):
+  """Sums importance up over a tenth of training, and prunes in the middle."""
+  middle = steps // 2
+  rule = jaxsparse.prune_units(
+      _units(ties), sparsity=sparsity, begin=middle - steps // 10,
+      when=schedules.every(1, begin=middle, end=middle))
+  return rule, jaxsparse.hard()
+
+
+def _group_lasso(ties, alpha, schedule):
+  units = _units(ties)
+  shrink = jaxsparse.prox_group_lasso(alpha, units, schedule)
+  rule = jaxsparse.prune_vanished(units, when=schedules.every(10))
+  return rule, jaxsparse.hard()._replace(
+      around=lambda inner: optax.chain(inner, shrink))
 
 
 def _units(ties):
   return [*jaxsparse.heads(ties), *jaxsparse.neurons(ties)]
 
 
-def _recipe(config, inner, method, **options):
-  return jaxsparse.sparsify(
-      inner, *method(nm_patterns(config), config.steps, **options))
+_GRADUAL = ('begin', 'end', 'every')
+_NM = ('nm_patterns', 'steps')
+_FREE = ('free_patterns', 'sparsity', 'steps')
+_MOVING = ('every', 'seed')
 
+METHODS = {
+    'dense': Row(_dense),
 
-def _gradual(config, inner, pattern, *, score, distribution):
-  rule = jaxsparse.prune(
-      _patterns(config, pattern), score=score, distribution=distribution,
-      schedule=jaxsparse.cubic(config.begin, config.end),
-      when=jaxsparse.every(config.every, begin=config.begin, end=config.end))
-  return jaxsparse.sparsify(inner, rule, jaxsparse.hard())
+    # Pruned along a cubic, https://arxiv.org/abs/1710.01878: single weights,
+    # whole blocks, or by a running sum of |weight * gradient|.
+    'magnitude': Row(
+        _gradual, ('free_patterns', 'sparsity'), _GRADUAL,
+        dict(score=jaxsparse.magnitude, distribution=jaxsparse.erk)),
+    'block': Row(
+        _gradual, ('block_patterns', 'sparsity'), _GRADUAL,
+        dict(score=jaxsparse.magnitude, distribution=jaxsparse.uniform)),
+    'snip_momentum': Row(
+        _gradual, ('free_patterns', 'sparsity'), _GRADUAL,
+        dict(score=jaxsparse.snip_momentum, distribution=jaxsparse.uniform)),
 
+    # N:M with gradients straight through the mask.
+    'ste': Row(recipes.ste, _NM),
+    # The same, with pruned weights decayed, https://arxiv.org/abs/2102.04010.
+    'sr_ste': Row(recipes.sr_ste, _NM, ('decay',)),
+    # Pruned weights fade out; https://arxiv.org/abs/2402.04744, and the next.
+    'mdgf_linear': Row(recipes.mdgf_linear, _NM),
+    'mdgf_exponential': Row(recipes.mdgf_exponential, _NM),
+    # N falls step by step, or N and M fall together: ever smaller groups.
+    'sdgf_stepwise': Row(recipes.sdgf_stepwise, _NM),
+    'sdgf_geometric': Row(recipes.sdgf_geometric, _NM, fixed={'frames': None}),
+    # More weights are trained than used, https://arxiv.org/abs/2106.03517.
+    'top_kast': Row(recipes.top_kast, _NM),
+    # Pruned once, in the middle, https://arxiv.org/abs/2104.08378.
+    'train_prune_retrain': Row(
+        recipes.train_prune_retrain, _NM, ('prune_step',)),
 
-def _dynamic(config, inner, method, **options):
-  return jaxsparse.sparsify(inner, *method(
-      _patterns(config, jaxsparse.unstructured()), config.sparsity,
-      config.steps, every=config.every, seed=config.seed, **options))
+    # Random connections grow, https://arxiv.org/abs/1707.04780.
+    'set': Row(dynamic.set_, _FREE, _MOVING),
+    # Layers share by what survives, https://arxiv.org/abs/1902.05967.
+    'dsr': Row(dynamic.dsr, _FREE, _MOVING),
+    # Connections grow where gradients last, https://arxiv.org/abs/1907.04840.
+    'snfs': Row(dynamic.snfs, _FREE, _MOVING),
+    # Connections grow where gradients are large,
+    # https://arxiv.org/abs/1911.11134, or that in longer periods,
+    # https://arxiv.org/abs/2102.02887.
+    'rigl': Row(dynamic.rigl, _FREE, _MOVING),
+    'rigl_itop': Row(dynamic.rigl_itop, _FREE, _MOVING),
+    # More weights are held than in the end, https://arxiv.org/abs/2110.14032.
+    'mest': Row(dynamic.mest, _FREE, _MOVING),
+    # Whole channels die on the way, https://arxiv.org/abs/2305.19454.
+    'chase': Row(dynamic.chase, _FREE, (
+        *_MOVING, 'ties', 'channel_sparsity', 'floor', 'prune_every',
+        'prune_skip')),
+
+    # The zeros of the run in `config.init_from` stay.
+    'lock': Row(_lock, ('init_from',)),
+    # A dict or a YAML file says it all.
+    'recipe': Row(recipe, ('config',),
+                  sparsify=lambda inner, made: made.sparsify(inner)),
+
+    # Whole heads and neurons are pruned once, https://arxiv.org/abs/2010.13382,
+    # or shrink until they vanish, and stay so.
+    'sensitivity': Row(_sensitivity, ('ties', 'sparsity', 'steps')),
+    'group_lasso': Row(_group_lasso, ('ties', 'alpha', 'schedule')),
+}

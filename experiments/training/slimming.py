@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from experiments import data
-from experiments import metrics
-from experiments import steps
+from experiments.records import metrics
+from experiments.training import steps
 import jaxsparse
 
 PyTree = Any

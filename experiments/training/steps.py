@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 from experiments import data
-from experiments import metrics
 from experiments import models
+from experiments.records import metrics
 import jaxsparse
 from jaxsparse import transform
 

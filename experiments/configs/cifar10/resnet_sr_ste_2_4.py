@@ -3,8 +3,8 @@ r"""A small ResNet on CIFAR-10, 2:4 by SR-STE.
 https://arxiv.org/abs/2102.04010
 
   python -m experiments.train \
-      --config=experiments/configs/cifar10_resnet_sr_ste_2_4.py \
-      --workdir=runs/cifar10_resnet_sr_ste_2_4 \
+      --config=experiments/configs/cifar10/resnet_sr_ste_2_4.py \
+      --workdir=runs/cifar10/resnet_sr_ste_2_4 \
       --config.data_dir=DIR
 
 DIR holds cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html,

@@ -3,8 +3,8 @@ r"""ResNet-50 on CIFAR-100 by Chase: 90% sparse, half of the channels removed.
 https://arxiv.org/abs/2305.19454
 
   python -m experiments.train \
-      --config=experiments/configs/cifar100_resnet50_chase.py \
-      --workdir=runs/cifar100_resnet50_chase \
+      --config=experiments/configs/cifar100/resnet50_chase.py \
+      --workdir=runs/cifar100/resnet50_chase \
       --config.data_dir=DIR
 
 DIR holds cifar-100-python.tar.gz of

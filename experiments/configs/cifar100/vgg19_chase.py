@@ -3,8 +3,8 @@ r"""VGG-19 on CIFAR-100 by Chase: 90% sparse, half of the channels removed.
 https://arxiv.org/abs/2305.19454
 
   python -m experiments.train \
-      --config=experiments/configs/cifar100_vgg19_chase.py \
-      --workdir=runs/cifar100_vgg19_chase \
+      --config=experiments/configs/cifar100/vgg19_chase.py \
+      --workdir=runs/cifar100/vgg19_chase \
       --config.data_dir=DIR
 
 DIR holds cifar-100-python.tar.gz of

@@ -1,8 +1,8 @@
 r"""Blocks of 1x4 weights pruned to 60%, by magnitude along a cubic.
 
   python -m experiments.train \
-      --config=experiments/configs/block_1x4_60.py \
-      --workdir=runs/block_1x4_60
+      --config=experiments/configs/digits/block_1x4_60.py \
+      --workdir=runs/digits/block_1x4_60
 
 Test accuracy 97.3%, the mean of 3 seeds (dense: 98.0%).
 """

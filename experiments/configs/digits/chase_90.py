@@ -3,20 +3,20 @@ r"""Chase at 90%: connections move, and half of the channels die on the way.
 https://arxiv.org/abs/2305.19454
 
   python -m experiments.train \
-      --config=experiments/configs/chase_90.py \
-      --workdir=runs/chase_90
+      --config=experiments/configs/digits/chase_90.py \
+      --workdir=runs/digits/chase_90
 
 channels.png shows where they die. To go on with the smaller network alone:
 
   python -m experiments.train \
-      --config=experiments/configs/dense_small_resnet.py \
-      --workdir=runs/slimmed --config.init_from=runs/chase_90 \
+      --config=experiments/configs/digits/dense_small_resnet.py \
+      --workdir=runs/digits/slimmed --config.init_from=runs/digits/chase_90 \
       --config.init_slim=True
 
 Test accuracy 98.3%, the mean of 3 seeds (dense: 99.1%).
 """
 
-from experiments.configs import dense_small_resnet
+from experiments.configs.digits import dense_small_resnet
 
 
 def get_config():

@@ -1,8 +1,8 @@
 r"""No sparsity: what the other configs are compared with.
 
   python -m experiments.train \
-      --config=experiments/configs/dense.py \
-      --workdir=runs/dense
+      --config=experiments/configs/digits/dense.py \
+      --workdir=runs/digits/dense
 
 Test accuracy 98.0%, the mean of 3 seeds.
 """

@@ -1,8 +1,8 @@
 r"""ResNet-8 without sparsity.
 
   python -m experiments.train \
-      --config=experiments/configs/dense_resnet.py \
-      --workdir=runs/dense_resnet
+      --config=experiments/configs/digits/dense_resnet.py \
+      --workdir=runs/digits/dense_resnet
 
 Test accuracy 98.9%, the mean of 3 seeds.
 """

@@ -3,8 +3,8 @@ r"""Magnitude pruning to 90%: layers by ERK, along a cubic.
 https://arxiv.org/abs/1710.01878
 
   python -m experiments.train \
-      --config=experiments/configs/magnitude_90.py \
-      --workdir=runs/magnitude_90
+      --config=experiments/configs/digits/magnitude_90.py \
+      --workdir=runs/digits/magnitude_90
 
 Test accuracy 97.5%, the mean of 3 seeds (dense: 98.0%).
 """

@@ -3,8 +3,8 @@ r"""1:8 by decaying masks: pruned weights fade out until 70% of training.
 https://arxiv.org/abs/2402.04744
 
   python -m experiments.train \
-      --config=experiments/configs/mdgf_1_8.py \
-      --workdir=runs/mdgf_1_8
+      --config=experiments/configs/digits/mdgf_1_8.py \
+      --workdir=runs/digits/mdgf_1_8
 
 Test accuracy 96.0%, the mean of 3 seeds (dense: 98.0%).
 """

@@ -3,8 +3,8 @@ r"""Train, permute channels, prune to 2:4, retrain with the masks locked.
 https://arxiv.org/abs/2104.08378
 
   python -m experiments.train \
-      --config=experiments/configs/permute_prune_2_4.py \
-      --workdir=runs/permute_prune_2_4
+      --config=experiments/configs/digits/permute_prune_2_4.py \
+      --workdir=runs/digits/permute_prune_2_4
 
 Test accuracy 97.4%, the mean of 5 seeds, as by `prune_2_4`. Masks keep 75.8% of
 the magnitude instead of 73.8%, but no gain in accuracy shows: right after
@@ -19,7 +19,7 @@ with 3.160 instead of 3.196 bits per byte right after pruning (-0.036 ± 0.023),
 2.794 instead of 2.798 at the end (-0.004 ± 0.002).
 """
 
-from experiments.configs import prune_2_4
+from experiments.configs.digits import prune_2_4
 
 
 def get_config():

@@ -3,8 +3,8 @@ r"""ResNet-8 by RigL at 90%.
 https://arxiv.org/abs/1911.11134
 
   python -m experiments.train \
-      --config=experiments/configs/resnet_rigl_90.py \
-      --workdir=runs/resnet_rigl_90
+      --config=experiments/configs/digits/resnet_rigl_90.py \
+      --workdir=runs/digits/resnet_rigl_90
 
 Test accuracy 98.1%, the mean of 3 seeds (dense: 98.9%).
 """

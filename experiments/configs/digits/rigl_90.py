@@ -3,8 +3,8 @@ r"""RigL at 90%: sparse from the first step, connections move.
 https://arxiv.org/abs/1911.11134
 
   python -m experiments.train \
-      --config=experiments/configs/rigl_90.py \
-      --workdir=runs/rigl_90
+      --config=experiments/configs/digits/rigl_90.py \
+      --workdir=runs/digits/rigl_90
 
 Test accuracy 97.1%, the mean of 3 seeds (dense: 98.0%).
 """

@@ -3,8 +3,8 @@ r"""SET at 90%: as RigL, but connections grow at random.
 https://arxiv.org/abs/1707.04780
 
   python -m experiments.train \
-      --config=experiments/configs/set_90.py \
-      --workdir=runs/set_90
+      --config=experiments/configs/digits/set_90.py \
+      --workdir=runs/digits/set_90
 
 Test accuracy 96.0%, the mean of 3 seeds (dense: 98.0%).
 """

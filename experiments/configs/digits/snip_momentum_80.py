@@ -3,8 +3,8 @@ r"""80% by SNIP-momentum: a running sum of |weight * gradient| decides.
 https://arxiv.org/abs/1810.02340 gives the criterion.
 
   python -m experiments.train \
-      --config=experiments/configs/snip_momentum_80.py \
-      --workdir=runs/snip_momentum_80
+      --config=experiments/configs/digits/snip_momentum_80.py \
+      --workdir=runs/digits/snip_momentum_80
 
 Test accuracy 97.1%, the mean of 3 seeds (dense: 98.0%).
 """

@@ -1,8 +1,8 @@
 r"""Dynamic sparse training: every method, at 80% and 90%, in 1x and 1.5x steps.
 
   python -m experiments.sweep --workers=2 \
-      --config=experiments/configs/sweep_dynamic.py \
-      --workdir=runs/sweep_dynamic
+      --config=experiments/configs/digits/sweep_dynamic.py \
+      --workdir=runs/digits/sweep_dynamic
 
 A ResNet-8 with batch norm on the digits, 5 seeds. Its table.md has accuracies
 and the FLOPs of training, of a forward pass, and of a dense one without dead
@@ -13,7 +13,7 @@ some 60,000 --config.base.steps.
 
 import ml_collections
 
-from experiments.configs import dense_small_resnet
+from experiments.configs.digits import dense_small_resnet
 
 _LONG = 1.5
 

@@ -1,8 +1,8 @@
 r"""Every N:M method at 2:4 to 1:32, in a small vision transformer, on digits.
 
   python -m experiments.sweep --workers=2 \
-      --config=experiments/configs/sweep_digits.py \
-      --workdir=runs/sweep_digits
+      --config=experiments/configs/digits/sweep_nm.py \
+      --workdir=runs/digits/sweep_nm
 
 Its table.md has the accuracies, the means of 5 seeds. 180 runs: on two CPU
 cores an evening; --config.seeds=0,1 and --config.base.steps=200 shorten it.

@@ -3,8 +3,8 @@ r"""VGG-19 in full width on the digits by Chase: a network to be timed.
 https://arxiv.org/abs/2305.19454
 
   python -m experiments.train \
-      --config=experiments/configs/vgg19_chase_90.py \
-      --workdir=runs/vgg19_chase_90
+      --config=experiments/configs/digits/vgg19_chase_90.py \
+      --workdir=runs/digits/vgg19_chase_90
 
 Twenty million weights for 8x8 digits are far too many; experiments/benchmarks/
 slimmed_network.py times what is left of them on images as large as CIFAR's.

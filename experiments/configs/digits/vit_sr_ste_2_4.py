@@ -3,8 +3,8 @@ r"""The small vision transformer with 2:4 feed-forward layers, by SR-STE.
 https://arxiv.org/abs/2102.04010
 
   python -m experiments.train \
-      --config=experiments/configs/vit_sr_ste_2_4.py \
-      --workdir=runs/vit_sr_ste_2_4
+      --config=experiments/configs/digits/vit_sr_ste_2_4.py \
+      --workdir=runs/digits/vit_sr_ste_2_4
 
 Test accuracy 97.5%, the mean of 3 seeds (dense: 97.6%).
 """

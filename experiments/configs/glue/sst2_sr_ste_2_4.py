@@ -3,8 +3,8 @@ r"""Sentiment of film reviews (GLUE's SST-2) from bytes, 2:4 by SR-STE.
 https://arxiv.org/abs/2102.04010
 
   python -m experiments.train \
-      --config=experiments/configs/glue_sst2_sr_ste_2_4.py \
-      --workdir=runs/glue_sst2_sr_ste_2_4 \
+      --config=experiments/configs/glue/sst2_sr_ste_2_4.py \
+      --workdir=runs/glue/sst2_sr_ste_2_4 \
       --config.data_dir=DIR
 
 DIR holds SST-2/train.tsv and SST-2/dev.tsv of

@@ -3,8 +3,8 @@ r"""ResNet-50 on ImageNet by Chase: 80% sparse, 40% of the channels removed.
 https://arxiv.org/abs/2305.19454
 
   python -m experiments.train \
-      --config=experiments/configs/imagenet_resnet50_chase.py \
-      --workdir=runs/imagenet_resnet50_chase \
+      --config=experiments/configs/imagenet/resnet50_chase.py \
+      --workdir=runs/imagenet/resnet50_chase \
       --config.data_dir=DIR
 
 DIR holds train/<class>/*.JPEG and val/<class>/*.JPEG of

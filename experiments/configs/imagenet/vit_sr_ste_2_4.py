@@ -3,8 +3,8 @@ r"""A vision transformer on ImageNet, feed-forward 2:4 by SR-STE.
 https://arxiv.org/abs/2102.04010
 
   python -m experiments.train \
-      --config=experiments/configs/imagenet_vit_sr_ste_2_4.py \
-      --workdir=runs/imagenet_vit_sr_ste_2_4 \
+      --config=experiments/configs/imagenet/vit_sr_ste_2_4.py \
+      --workdir=runs/imagenet/vit_sr_ste_2_4 \
       --config.data_dir=DIR
 
 DIR holds train/<class>/*.JPEG and val/<class>/*.JPEG of

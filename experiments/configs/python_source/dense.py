@@ -1,8 +1,8 @@
 r"""A byte-level language model of Python's own source, without sparsity.
 
   python -m experiments.train \
-      --config=experiments/configs/lm_dense.py \
-      --workdir=runs/lm_dense
+      --config=experiments/configs/python_source/dense.py \
+      --workdir=runs/python_source/dense
 
 Validation loss 2.285 bits per byte, the mean of 3 seeds.
 """

@@ -3,8 +3,8 @@ r"""The language model of Python's source, feed-forward 2:4 by SR-STE.
 https://arxiv.org/abs/2102.04010
 
   python -m experiments.train \
-      --config=experiments/configs/lm_sr_ste_2_4.py \
-      --workdir=runs/lm_sr_ste_2_4
+      --config=experiments/configs/python_source/sr_ste_2_4.py \
+      --workdir=runs/python_source/sr_ste_2_4
 
 Validation loss 2.368 bits per byte, the mean of 3 seeds (dense: 2.285).
 """

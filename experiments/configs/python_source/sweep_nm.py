@@ -1,8 +1,8 @@
 r"""Every N:M method at 2:4 to 1:64, in a byte language model, tuned equally.
 
   python -m experiments.sweep --workers=2 \
-      --config=experiments/configs/sweep_lm.py \
-      --workdir=runs/sweep_lm
+      --config=experiments/configs/python_source/sweep_nm.py \
+      --workdir=runs/python_source/sweep_nm
 
 Its table.md has the losses in bits per byte, the means of 5 seeds; the README
 shows it. Before, each method is tried with each learning rate at 1:8 on a seed

@@ -1,8 +1,8 @@
 r"""A DLRM without sparsity, on SYNTHETIC clicks.
 
   python -m experiments.train \
-      --config=experiments/configs/dense_dlrm.py \
-      --workdir=runs/dense_dlrm
+      --config=experiments/configs/synthetic_clicks/dense.py \
+      --workdir=runs/synthetic_clicks/dense
 
 Test AUC 0.8414, the mean of 3 seeds. The probabilities that these synthetic
 clicks were drawn from have 0.8572, which no model beats but by chance.
