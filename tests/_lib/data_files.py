@@ -1,5 +1,6 @@
 """Tiny data sets in the very formats in which the real ones are published."""
 
+from collections.abc import Iterable
 import io
 import pathlib
 import pickle
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+import pytest
 
 from experiments import data
 from experiments.configs import default
@@ -174,3 +176,39 @@ def movielens(path: pathlib.Path, name: str = 'u.data', count: int = 42):
   path.mkdir(parents=True, exist_ok=True)
   (path / name).write_text(header + ''.join(
       separator.join(map(str, row)) + '\n' for row in rows))
+
+
+# What writes the files of a data set into a folder.
+WRITERS = {
+    'cifar10': cifar10, 'cifar100': cifar100, 'imagenet': imagenet,
+    'glue/sst2': glue, 'glue/rte': glue, 'python_source': python_source,
+    'packages': python_source, 'criteo': criteo, 'movielens': movielens}
+# Such that those files suffice.
+SIZES = dict(context=16, image_size=20, test_examples=9)
+
+
+def inputs(batches: Iterable[data.Batch]) -> np.ndarray:
+  """Returns the inputs of all batches, those that fill up the last included.
+  """
+  return np.concatenate([batch.inputs for batch in batches])
+
+
+def labels(batches: Iterable[data.Batch]) -> np.ndarray:
+  """Returns the labels of all batches, those that fill up the last included.
+  """
+  return np.concatenate([batch.labels for batch in batches])
+
+
+def examples(batches: Iterable[data.Batch]) -> tuple[np.ndarray, np.ndarray]:
+  """Returns inputs and labels of all batches, without what fills them up."""
+  found, answers = map(np.concatenate, zip(*batches))
+  return found[answers >= 0], answers[answers >= 0]
+
+
+def error(name: str, path: pathlib.Path | None = None, **overrides) -> str:
+  """Returns the one line that loading a data set, or a batch, ends with."""
+  with pytest.raises(ValueError) as raised:
+    load(name, path, **overrides).train(0, 0, 32)
+  message = str(raised.value)
+  assert '\n' not in message
+  return message

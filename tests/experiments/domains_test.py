@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from experiments import examples
+from experiments import domains
 from experiments import sweep
-from experiments import train
 from experiments.configs import sweep_domains
 from experiments.records import metrics
 from experiments.reporting import tables
 from experiments.sweeping import plan
 from experiments.training import methods
+from experiments.training import runs
 import jaxsparse
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
 def _config(domain, *rows, **overrides):
   """A sweep of one seed with few steps of few examples."""
-  config = sweep_examples.get_config(domain)
+  config = sweep_domains.get_config(domain)
   config.methods = rows
   config.seeds = (0,)
   config.base.update(steps=40, batch_size=8, log_every=20, save_every=40,
@@ -27,7 +27,7 @@ def _config(domain, *rows, **overrides):
   return plan.checked(config)
 
 
-@pytest.mark.parametrize('domain', sweep_examples.DOMAINS)
+@pytest.mark.parametrize('domain', sweep_domains.DOMAINS)
 def test_the_largest_blocks_tile_in_every_domain(domain, tmp_path):
   """1x16 asks most of a layer; the others divide it."""
   planned, = plan.judged(_config(domain, 'block_1x16'), tmp_path)
@@ -35,7 +35,7 @@ def test_the_largest_blocks_tile_in_every_domain(domain, tmp_path):
 
 
 def test_every_row_takes_its_targets_from_its_own_settings(tmp_path):
-  config = plan.checked(sweep_examples.get_config('cv'))
+  config = plan.checked(sweep_domains.get_config('cv'))
   assert config.targets == (tables.ALL,)
   planned = plan.judged(config, tmp_path)
   assert len(planned) == len(config.methods) * len(config.seeds)
@@ -49,7 +49,7 @@ def test_every_row_takes_its_targets_from_its_own_settings(tmp_path):
 def _swept(tmp_path_factory):
   """Sensitivity, group Lasso and a recipe, in a few steps of the recommender.
   """
-  path = tmp_path_factory.mktemp('examples')
+  path = tmp_path_factory.mktemp('domains')
   config = _config('recommendation', 'dense', 'block_4x1', 'sensitivity',
                    'group_lasso', width=4)
   with config.unlocked():
@@ -93,11 +93,11 @@ def test_a_recipe_that_has_changed_is_told(swept, tmp_path):
   made = methods.recipe(config)
   run = tmp_path / 'run'
   run.mkdir()
-  train.keep_recipe(run, made)
-  train.keep_recipe(run, methods.recipe(config))
+  runs.keep_recipe(run, made)
+  runs.keep_recipe(run, methods.recipe(config))
   file.write_text('{sparsity: 0.6, names: top/.*kernel}')
   with pytest.raises(ValueError, match='sparsity is 0.5 there and 0.6 here'):
-    train.keep_recipe(run, methods.recipe(config))
+    runs.keep_recipe(run, methods.recipe(config))
 
 
 def test_sweep_draws_and_tells_its_rows(swept):
@@ -115,7 +115,7 @@ def _runs(metric, scores, **last):
 
 
 def test_table_has_a_column_a_domain():
-  text = examples.table({
+  text = domains.table({
       'cv': _runs('accuracy', {'dense': [.98, .99], 'block_4x1': [.93, .94]}),
       'lm': _runs('bits_per_byte', {'dense': [2., 2.]})})
   lines = [[cell.strip() for cell in line.split('|')[1:-1]]
@@ -128,7 +128,7 @@ def test_table_has_a_column_a_domain():
 
 
 def test_table_tells_flops_of_what_is_smaller():
-  text = examples.table({'cv': _runs(
+  text = domains.table({'cv': _runs(
       'accuracy', {'dense': [.9], 'sensitivity': [.8]}, dense_flops=4.,
       gpu_flops=1., test_flops=1.)})
   assert '| 80.0 (25% of FLOPs) ' in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.data import packages
-from tests import data_files
+from tests._lib import data_files
 
 
 def _pieces(batches):

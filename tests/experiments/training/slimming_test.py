@@ -7,12 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import data
 from experiments import train
 from experiments.configs.digits import chase_90
 from experiments.configs.digits import dense_small_resnet
 from experiments.records import checkpoints
-from experiments.training import methods
+from experiments.training import runs
 from experiments.training import slimming
 from experiments.training import steps
 import jaxsparse
@@ -22,12 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 _MLP = dict(model='mlp', depth=3, width=16, steps=8, batch_size=16,
             log_every=2, save_every=4)
 _COSTS = {'dense_flops', 'test_flops', 'gpu_flops', 'slim_error'}
-
-
-def _run(config):
-  dataset = data.load(config)
-  tx = methods.create(config, lambda: steps.ties(config, dataset))
-  return steps.create(config, tx, dataset), dataset
 
 
 def _kernels(variables, of='layers'):
@@ -48,7 +41,7 @@ def _chased(tmp_path_factory):
 def _slimmed(chased):
   """The last state of that run, without its dead channels."""
   config, _, result = chased
-  run, dataset = _run(config)
+  run, dataset = runs.create(config)
   return slimming.slim(
       slimming.create(config, run, result.state, dataset), result.state)
 
@@ -80,7 +73,7 @@ def _alive(kernels, *, makers):
 
 def test_last_row_counts_the_channels_that_are_made_and_read(chased):
   _, path, result = chased
-  kernels = _kernels(train.load(str(path)))
+  kernels = _kernels(runs.load(str(path)))
   head = np.asarray(result.state.params['head']['kernel'][...])
   counted = {layer: [int(keep.sum()), keep.size] for layer, keep
              in _alive([*kernels, head], makers=True).items()}
@@ -144,7 +137,7 @@ def test_run_that_is_not_asked_to_counts_no_channels(locked):
 def test_what_is_left_has_weights_that_lead_to_it_and_from_it(chased, slimmed):
   _, path, result = chased
   head = np.asarray(result.state.params['head']['kernel'][...])
-  kernels = [*_kernels(train.load(str(path))), head]
+  kernels = [*_kernels(runs.load(str(path))), head]
   keep = _alive(kernels, makers=True)
   assert slimmed.channels == {
       layer: (int(k.sum()), k.size) for layer, k in keep.items()}
@@ -156,20 +149,20 @@ def test_what_is_left_has_weights_that_lead_to_it_and_from_it(chased, slimmed):
 
 def test_smaller_network_has_the_outputs_of_the_sparse_one(chased, slimmed):
   config, path, _ = chased
-  run, dataset = _run(config)
+  run, dataset = runs.create(config)
   inputs = next(iter(dataset.test())).inputs
   whole, small = (run.apply(variables, inputs) for variables in (
-      train.load(str(path)), slimmed.variables))
+      runs.load(str(path)), slimmed.variables))
   np.testing.assert_allclose(whole, small, rtol=1e-5, atol=1e-6)
   assert slimmed.error < 1e-6
-  assert (checkpoints.digest(train.load(str(path), slim=True))
+  assert (checkpoints.digest(runs.load(str(path), slim=True))
           == checkpoints.digest(slimmed.variables))
 
 
 def test_network_without_dead_channels_stays_whole():
   config = dense_small_resnet.get_config()
   config.update(**_MLP)
-  run, dataset = _run(config)
+  run, dataset = runs.create(config)
   state = run.init(None)
   given = slimming.create(config, run, state, dataset)
   small = slimming.slim(given, state)
@@ -214,7 +207,7 @@ def test_run_goes_on_with_smaller_arrays_and_trains_them(locked, slimmed):
 
 def test_run_that_went_on_can_be_loaded_itself(locked):
   _, path, result = locked
-  assert (checkpoints.digest(train.load(str(path)))
+  assert (checkpoints.digest(runs.load(str(path)))
           == checkpoints.digest(steps.variables(steps.sparse(result.state))))
 
 
@@ -268,7 +261,7 @@ def _flops(variables, batch):
 def test_residual_network_loses_channels_inside_its_blocks_alone(resnet):
   config, path, result = resnet
   last = result.rows[-1]
-  whole, small = train.load(str(path)), train.load(str(path), slim=True)
+  whole, small = runs.load(str(path)), runs.load(str(path), slim=True)
   lost = 0
   for before, after, width in zip(
       whole['blocks'].values(), small['blocks'].values(), _STAGES):
@@ -280,7 +273,7 @@ def test_residual_network_loses_channels_inside_its_blocks_alone(resnet):
   assert lost > 0
   assert last['dense_flops'] == _flops(whole, config.batch_size)
   assert last['gpu_flops'] == _flops(small, config.batch_size)
-  run, dataset = _run(config)
+  run, dataset = runs.create(config)
   inputs = next(iter(dataset.test())).inputs
   np.testing.assert_allclose(
       *(run.apply(variables, inputs) for variables in (whole, small)),
@@ -291,8 +284,8 @@ def test_smaller_residual_network_goes_on_averages_included(resnet, tmp_path):
   _, path, _ = resnet
   config = dense_small_resnet.get_config()
   config.update(init_from=str(path), init_slim=True, **_RESNET)
-  small = train.load(str(path), slim=True)
-  run, _ = _run(config)
+  small = runs.load(str(path), slim=True)
+  run, _ = runs.create(config)
   begun = steps.variables(run.init(small))
   assert checkpoints.digest(begun) == checkpoints.digest(small)
   result = train.train(config, str(tmp_path))
@@ -303,5 +296,5 @@ def test_smaller_residual_network_goes_on_averages_included(resnet, tmp_path):
     assert all((leaf[...] != small['stem_norm'][key][...]).any()
                for key, leaf in stem.items())
   assert np.isfinite([row['loss'] for row in result.rows]).all()
-  assert (checkpoints.digest(train.load(str(tmp_path)))
+  assert (checkpoints.digest(runs.load(str(tmp_path)))
           == checkpoints.digest(ended))
