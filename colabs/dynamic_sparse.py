@@ -43,8 +43,7 @@ from sklearn import datasets
 from sklearn import model_selection
 
 import jaxsparse
-from jaxsparse import dynamic
-from jaxsparse import recipes
+from jaxsparse import methods
 
 # %% [markdown]
 # ## A network with batch norm
@@ -118,7 +117,7 @@ class Run(NamedTuple):
 def train(recipe, params, averages, *, steps=STEPS, learning_rate=1e-2):
   """Trains with a recipe; returns a `Run`."""
   schedule = optax.cosine_decay_schedule(learning_rate, steps)
-  tx = jaxsparse.observe(jaxsparse.sparsify(optax.adam(schedule), *recipe))
+  tx = jaxsparse.observe(jaxsparse.sparsify(optax.adam(schedule), recipe))
 
   @jax.jit
   def train_step(params, averages, opt_state, step):
@@ -170,10 +169,10 @@ patterns = {'.*kernel': jaxsparse.unstructured()}
 every = max(STEPS // 40, 4)
 sparsity = jaxsparse.erk(0.9)
 methods = {
-    'dense': recipes.ste({'.*': None}, STEPS),
-    'SET': dynamic.set_(patterns, sparsity, STEPS, every=every),
-    'RigL': dynamic.rigl(patterns, sparsity, STEPS, every=every),
-    'RigL-ITOP': dynamic.rigl_itop(patterns, sparsity, STEPS, every=5 * every),
+    'dense': methods.ste({'.*': None}, STEPS),
+    'SET': methods.set_training(patterns, sparsity, STEPS, every=every),
+    'RigL': methods.rigl(patterns, sparsity, STEPS, every=every),
+    'RigL-ITOP': methods.rigl_itop(patterns, sparsity, STEPS, every=5 * every),
 }
 sparse_methods = [name for name in methods if name != 'dense']
 runs = {name: train(recipe, initial_params, initial_averages)
@@ -305,7 +304,7 @@ print(ties)
 # `floor=0.5` keeps single layers from dying out.
 
 # %%
-methods['Chase'] = dynamic.chase(
+methods['Chase'] = methods.chase(
     patterns, sparsity, STEPS, ties=ties, channel_sparsity=0.4, floor=0.5,
     every=every, prune_every=every)
 runs['Chase'] = train(methods['Chase'], initial_params, initial_averages)
@@ -369,7 +368,7 @@ print(f'weights at the end: {weights_kept(run.masks[-1]):,}, of RigL '
 # %%
 def cut(variables):
   """Prints what is done; returns a smaller network with the same outputs."""
-  folded = jaxsparse.fold_constants(logits, variables, ties, x_test[:8])
+  folded = jaxsparse.units.fold_constants(logits, variables, ties, x_test[:8])
   keep = jaxsparse.alive(folded.params, ties)
   smaller = jaxsparse.slim(folded.params, ties, keep)
   print(folded if folded.folded or folded.left else 'no constants to fold')
@@ -452,7 +451,7 @@ print(f'FLOPs if every masked weight were skipped: '
 # %%
 print(f'slimmed: test accuracy {accuracy(slimmed):.1%}')
 steps = max(STEPS // 4, 1)
-tuned = train(recipes.ste({'.*': None}, steps), slimmed_params,
+tuned = train(methods.ste({'.*': None}, steps), slimmed_params,
               slimmed_averages, steps=steps, learning_rate=1e-3)
 print(f'trained on: test accuracy {accuracy(tuned.variables):.1%}')
 

@@ -43,7 +43,7 @@ from sklearn import datasets
 from sklearn import model_selection
 
 import jaxsparse
-from jaxsparse import recipes
+from jaxsparse import methods
 
 # %% [markdown]
 # ## The digits, and a narrow network
@@ -104,11 +104,11 @@ def loss_fn(params, x, y):
 # %%
 patterns = {'(first|second)/kernel': jaxsparse.nm(1, 8), '.*': None}
 methods = {
-    'dense': recipes.ste({'.*': None}, STEPS),
-    'STE': recipes.ste(patterns, STEPS),
-    'SR-STE': recipes.sr_ste(patterns, STEPS),
-    'MdGf': recipes.mdgf_exponential(patterns, STEPS),
-    'SdGf': recipes.sdgf_stepwise(patterns, STEPS),
+    'dense': methods.ste({'.*': None}, STEPS),
+    'STE': methods.ste(patterns, STEPS),
+    'SR-STE': methods.sr_ste(patterns, STEPS),
+    'MdGf': methods.mdgf_exponential(patterns, STEPS),
+    'SdGf': methods.sdgf_stepwise(patterns, STEPS),
 }
 sparse_methods = [name for name in methods if name != 'dense']
 colors = dict(zip(
@@ -131,7 +131,7 @@ def share_seen(params, opt_state):
 
 def train(recipe):
   """Trains; returns params, optimizer state and a `Seen` of `[STEPS]`."""
-  tx = jaxsparse.observe(jaxsparse.sparsify(optax.adam(3e-3), *recipe))
+  tx = jaxsparse.observe(jaxsparse.sparsify(optax.adam(3e-3), recipe))
 
   def train_step(carry, key):
     params, opt_state = carry
@@ -223,7 +223,7 @@ plt.show()
 
 # %%
 runs['SR-STE, decay 2e-3'] = train(
-    recipes.sr_ste(patterns, STEPS, decay=2e-3))
+    methods.sr_ste(patterns, STEPS, decay=2e-3))
 per_step, _ = flips('SR-STE, decay 2e-3')
 print(f'{per_step[target_reached:].mean():.2f} flips per step in the last 30%')
 
@@ -263,8 +263,8 @@ plt.show()
 # backward and one dense one, the gradients of all weights. So 1:8 saves less
 # than 7/8, and whoever is dense for longer saves less still. These are products
 # that *could* be skipped; nothing here runs faster for it.
-# `jaxsparse.rehearse(*recipe, params, steps=STEPS)` tells the same densities
-# before training.
+# `jaxsparse.training.rehearse(*recipe, params, steps=STEPS)` tells the same
+# densities before training.
 
 # %%
 counted = jaxsparse.flops(logits, initial_params, x_train[:128])

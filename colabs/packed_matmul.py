@@ -42,8 +42,8 @@ import numpy as np
 import optax
 
 import jaxsparse
+from jaxsparse import methods
 from jaxsparse import nn
-from jaxsparse import recipes
 
 # %% [markdown]
 # ## Bytes of Python's own library
@@ -131,9 +131,9 @@ def loss_fn(params, x, y):
 
 # %%
 patterns = {'blocks/.*/kernel': jaxsparse.nm(2, 4), '.*': None}
-recipe = recipes.train_prune_retrain(patterns, STEPS, prune_step=STEPS // 2)
+recipe = methods.train_prune_retrain(patterns, STEPS, prune_step=STEPS // 2)
 tx = jaxsparse.sparsify(
-    optax.adamw(optax.cosine_onecycle_schedule(2 * STEPS, 2e-3)), *recipe)
+    optax.adamw(optax.cosine_onecycle_schedule(2 * STEPS, 2e-3)), recipe)
 
 
 @jax.jit
@@ -285,7 +285,7 @@ def norms(product):
 
 
 for name, product in (('dense', jnp.dot),
-                      ('packed', jaxsparse.training_matmul)):
+                      ('packed', jaxsparse.packed.training_matmul)):
   of_inputs, of_weights = norms(product)
   print(f'{name:6} gradients: inputs {of_inputs:.4f}, weights '
         f'{of_weights:.4f}')

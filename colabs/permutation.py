@@ -43,7 +43,7 @@ from sklearn import datasets
 from sklearn import model_selection
 
 import jaxsparse
-from jaxsparse import recipes
+from jaxsparse import methods
 
 # %% [markdown]
 # ## A network, trained dense
@@ -88,7 +88,7 @@ def accuracy(params):
 def train(recipe, params, seed):
   """Trains; returns the params, pruned ones if the recipe prunes."""
   schedule = optax.cosine_decay_schedule(3e-3, STEPS)
-  tx = jaxsparse.sparsify(optax.adamw(schedule, weight_decay=0.1), *recipe)
+  tx = jaxsparse.sparsify(optax.adamw(schedule, weight_decay=0.1), recipe)
   opt_state = tx.init(params)
   # If the recipe prunes at once, start at the sparse point.
   params = jaxsparse.apply_masks(params, jaxsparse.get_masks(opt_state))
@@ -109,7 +109,7 @@ def train(recipe, params, seed):
   return lax.scan(train_step, (params, opt_state), keys)[0][0]
 
 
-dense = recipes.ste({'.*': None}, STEPS)
+dense = methods.ste({'.*': None}, STEPS)
 params = train(dense, nnx.state(Net(nnx.Rngs(0)), nnx.Param), 0)
 print(f'dense: test accuracy {accuracy(params):.1%}')
 
@@ -239,7 +239,7 @@ def compare(n, m):
       logits, params, x_train[:8], pattern=jaxsparse.nm(n, m),
       dense=['head/kernel'])
   rule = jax.jit(jaxsparse.prune(patterns).init)
-  recipe = recipes.train_prune_retrain(patterns, STEPS, prune_step=0)
+  recipe = methods.train_prune_retrain(patterns, STEPS, prune_step=0)
   one_shot, retrained = [], []
   for seed, trained in enumerate(networks):
     orders = jaxsparse.find_permutations(

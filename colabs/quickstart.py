@@ -125,13 +125,13 @@ adam = optax.adam(3e-3)
 gradual = jaxsparse.prune(
     {hidden: jaxsparse.unstructured(), '.*': None},
     distribution=jaxsparse.erk(0.9),
-    schedule=jaxsparse.cubic(begin=STEPS // 5, end=STEPS * 3 // 4),
-    when=jaxsparse.every(25))
+    schedule=jaxsparse.schedules.cubic(begin=STEPS // 5, end=STEPS * 3 // 4),
+    when=jaxsparse.schedules.every(25))
 two_of_four = jaxsparse.prune({hidden: jaxsparse.nm(2, 4), '.*': None})
 rigl = jaxsparse.prune_and_grow(
     {hidden: jaxsparse.unstructured(), '.*': None}, sparsity=0.9,
     grow=jaxsparse.gradient(),
-    when=jaxsparse.every(50, end=STEPS * 3 // 4),
+    when=jaxsparse.schedules.every(50, end=STEPS * 3 // 4),
     fraction=optax.cosine_decay_schedule(0.3, STEPS * 3 // 4))
 
 methods = {

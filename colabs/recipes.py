@@ -93,15 +93,15 @@ def accuracy(params):
 # last one; that stays dense.
 
 # %%
-last = jaxsparse.last_kernels(apply, new_params, x_train[:1])
+last = jaxsparse.graph.last_kernels(apply, new_params, x_train[:1])
 start, end, frequency = 1, STEPS * 7 // 10, STEPS // 50
 rule = jaxsparse.prune(
     {**dict.fromkeys(last),                        # None: dense
      '.*kernel': jaxsparse.block((1, 4))},         # [in, out]: 4 outputs
     score=jaxsparse.snip_momentum(),
     distribution=jaxsparse.uniform(0.8),
-    schedule=jaxsparse.cubic(start, end),
-    when=jaxsparse.every(frequency, begin=start, end=end))
+    schedule=jaxsparse.schedules.cubic(start, end),
+    when=jaxsparse.schedules.every(frequency, begin=start, end=end))
 tx = jaxsparse.sparsify(optax.adam(3e-3), rule, jaxsparse.hard())
 
 
@@ -167,7 +167,7 @@ except ValueError as error:
 # else here is told.
 
 # %%
-jaxsparse.to_recipe(made, folder / 'recipe.yaml')
+jaxsparse.recipes.to_recipe(made, folder / 'recipe.yaml')
 print((folder / 'recipe.yaml').read_text())
 
 old = jaxsparse.from_recipe({'pruning': {'approach': {
@@ -227,10 +227,10 @@ plt.show()
 
 # %%
 ties = jaxsparse.infer_ties(apply, new_params, x_train[:2])
-shrinking = optax.chain(optax.adam(3e-3), jaxsparse.prox_group_lasso(
-    1.0, jaxsparse.neurons(ties), learning_rate=3e-3))
+shrinking = optax.chain(optax.adam(3e-3), jaxsparse.units.prox_group_lasso(
+    1.0, jaxsparse.units.neurons(ties), learning_rate=3e-3))
 params, _ = train(jaxsparse.sparsify(
-    shrinking, jaxsparse.prune_vanished(ties)), new_params)
+    shrinking, jaxsparse.units.prune_vanished(ties)), new_params)
 small = jaxsparse.slim(params, ties, jaxsparse.alive(params, ties))
 shapes = lambda params: {name: params[name]['kernel'].shape
                          for name in ('first', 'second', 'head')}
@@ -246,9 +246,9 @@ print('group Lasso:', accuracy(params), '->', accuracy(small), shapes(small))
 # %%
 params, _ = train(jaxsparse.sparsify(
     optax.adam(3e-3), jaxsparse.prune({'.*': None})), new_params)
-found = jaxsparse.sensitivity(loss_fn, params, batches[:20], ties)
-neurons = jaxsparse.neurons(ties)
-keep = jaxsparse.keep_units(found, neurons, sparsity=0.5)
+found = jaxsparse.units.sensitivity(loss_fn, params, batches[:20], ties)
+neurons = jaxsparse.units.neurons(ties)
+keep = jaxsparse.units.keep_units(found, neurons, sparsity=0.5)
 small = jaxsparse.slim(params, ties, keep)
 print('dense:', accuracy(params), shapes(params))
 print('half of the neurons:', accuracy(small), shapes(small))

@@ -2,154 +2,108 @@
 
   Differentiate at the sparse point; update the dense point.
 
-A method is five choices, each a pure function or plain data:
+A method is five choices, each a pure function or plain data, and each in a
+namespace of its own:
 
-* a **score** (`magnitude`, `saliency`, `gradient`, `random`, `snip_momentum`)
-  says how much a weight matters;
-* a **pattern** (`unstructured`, `nm`, `block`, `channel`) says which weights
-  live or die together and who competes with whom;
-* a **distribution** (`uniform`, `erk`, `er`, `global_threshold`) shares
-  sparsity among layers;
-* a **schedule** (`one_shot`, `cubic`, ..., `every`) says how much and when;
-* a **flow** (`hard`, `ste`, `sr_ste`, `mdgf`, `top_kast`) says what a pruned
-  weight still gives forward and still gets backward.
+* a **score** (`scores`: `magnitude`, `saliency`, `gradient`, `snip_momentum`,
+  ...) says how much a weight matters;
+* a **pattern** (`patterns`: `unstructured`, `nm`, `block`, `channel`) says
+  which weights live or die together and which compete with each other;
+* a **distribution** (`distributions`: `uniform`, `erk`, `global_threshold`,
+  ...) shares sparsity among layers;
+* a **schedule** (`schedules`: `one_shot`, `cubic`, ..., `every`) says how much
+  and when;
+* a **flow** (`flows`: `hard`, `ste`, `sr_ste`, `mdgf`, `top_kast`) says what a
+  pruned weight still gives forward and still gets backward.
 
-The first four make a **rule** (`prune`, `prune_and_grow`, `lock`,
-`forward_backward`, `prune_channels`, `prune_units`, `prune_vanished`,
-`progressive`, `stages` and `combine` of rules), and
-`sparsify(optimizer, rule, flow)` joins it to any optax optimizer. In the train
-step one line is new, `sparse_params(params, opt_state)`. `recipes` has rule and
-flow of a method in one line, `dynamic` the same for dynamic sparse training,
-`scopes` who competes with whom there; `observe` measures flips, noise and
-exploration, `flops` counts what it costs. `from_recipe` reads all of it from a
-dict or a YAML file, and `Hooks` are for a loop that somebody else owns.
+The first four make a **rule** (`rules`: `prune`, `prune_and_grow`, `lock`,
+`stages`, `combine`, ...), and `sparsify(optimizer, rule, flow)` joins a rule
+and a flow to any optax optimizer. `methods` has the methods of papers in one
+line, for `sparsify(optimizer, method)`. In the train step one line is new,
+`sparse_params(params, opt_state)`.
 
-From the function itself are read: which parameters are kernels
-(`infer_kernels`, `kernel_patterns`) and which of their axes index the same
-hidden units (`infer_ties`), so that `permute` may put these in an order in
-which N:M keeps more (`find_permutations`), and `slim` may remove those that
-nothing reads (`alive`, `fold_constants`). Which these should be, group Lasso
-(`prox_group_lasso`) and gradient sensitivity (`sensitivity`, `keep_units`) say.
-
-Weights that are 2:4 `pack` holds in 0.56 of the memory (`pack_params` those of
-a tree); `matmul` multiplies with them, by kernels for Hopper GPUs and TPUs;
-`training_matmul` trains with them, and `jaxsparse.nn` has them in Flax. Blocks
-along outputs and constant fan-in `condense` holds, for XLA on any platform.
+* `masks`: one mask from one array (`select`), and tables (`summary`);
+* `graph`: kernels and FLOPs, read off the function itself;
+* `units`: hidden units, reordered (`permute`), pruned and removed (`slim`);
+* `packed`: 2:4 and condensed weights, and their products; `jaxsparse.nn`,
+  imported by hand because it needs Flax, has them as layers;
+* `training`: measurements (`observe`) and hooks for loops of other libraries;
+* `recipes`: all of it from a dict or a YAML file.
 
 True means kept, `None` means dense, `sparsity` is the fraction pruned.
 """
 
-from jaxsparse import dynamic
+from jaxsparse import distributions
+from jaxsparse import flows
+from jaxsparse import graph
+from jaxsparse import masks
+from jaxsparse import methods
+from jaxsparse import packed
+from jaxsparse import patterns
 from jaxsparse import recipes
+from jaxsparse import rules
+from jaxsparse import schedules
 from jaxsparse import scopes
-from jaxsparse.accounting import mask_flips
-from jaxsparse.accounting import Summary
-from jaxsparse.accounting import summary
-from jaxsparse.channels import prune_channels
-from jaxsparse.combining import combine
-from jaxsparse.condensed import condense
-from jaxsparse.condensed import Condensed
-from jaxsparse.condensed import uncondense
-from jaxsparse.contractions import infer_kernels
-from jaxsparse.contractions import Kernel
-from jaxsparse.contractions import kernel_patterns
-from jaxsparse.contractions import KernelPatterns
-from jaxsparse.contractions import Kernels
-from jaxsparse.contractions import last_kernels
-from jaxsparse.costs import Flops
-from jaxsparse.costs import flops
-from jaxsparse.distributions import er
+from jaxsparse import scores
+from jaxsparse import training
+from jaxsparse import units
+from jaxsparse._version import __version__
 from jaxsparse.distributions import erk
 from jaxsparse.distributions import global_threshold
 from jaxsparse.distributions import uniform
 from jaxsparse.flows import add_pruned_decay
 from jaxsparse.flows import apply_masks
-from jaxsparse.flows import Flow
-from jaxsparse.flows import gate_gradients
 from jaxsparse.flows import hard
-from jaxsparse.flows import hold_steps
 from jaxsparse.flows import mdgf
-from jaxsparse.flows import project_updates
 from jaxsparse.flows import sr_ste
 from jaxsparse.flows import ste
-from jaxsparse.folding import fold_constants
-from jaxsparse.folding import Folded
-from jaxsparse.growing import prune_and_grow
-from jaxsparse.hooks import Hooks
-from jaxsparse.observation import observe
-from jaxsparse.observation import observed
-from jaxsparse.observation import ObservedState
-from jaxsparse.observation import rehearse
-from jaxsparse.packed_params import pack_params
-from jaxsparse.packed_params import unpack_params
-from jaxsparse.packed_sharding import partition_specs
-from jaxsparse.packed_sharding import sharded_matmul
-from jaxsparse.packing import pack
-from jaxsparse.packing import Packed24
-from jaxsparse.packing import unpack
-from jaxsparse.packing import with_layout
-from jaxsparse.patterns import attention
+from jaxsparse.graph import flops
+from jaxsparse.graph import kernel_patterns
+from jaxsparse.masks import select
+from jaxsparse.masks import summary
+from jaxsparse.packed import matmul
+from jaxsparse.packed import pack
+from jaxsparse.packed import pack_params
+from jaxsparse.packed import unpack
 from jaxsparse.patterns import block
 from jaxsparse.patterns import channel
 from jaxsparse.patterns import nm
 from jaxsparse.patterns import Pattern
 from jaxsparse.patterns import unstructured
-from jaxsparse.permute import find_permutation
-from jaxsparse.permute import find_permutations
-from jaxsparse.permute import permute
-from jaxsparse.products import matmul
-from jaxsparse.products import training_matmul
-from jaxsparse.progressive import progressive
-from jaxsparse.recipe_files import from_recipe
-from jaxsparse.recipe_files import to_recipe
-from jaxsparse.regularizers import add_group_lasso
-from jaxsparse.regularizers import prox_group_lasso
-from jaxsparse.regularizers import prune_vanished
+from jaxsparse.recipes import from_recipe
+from jaxsparse.rules import combine
 from jaxsparse.rules import lock
 from jaxsparse.rules import prune
-from jaxsparse.rules import RuleState
-from jaxsparse.schedules import cosine
-from jaxsparse.schedules import cube
-from jaxsparse.schedules import cubic
-from jaxsparse.schedules import either
-from jaxsparse.schedules import every
-from jaxsparse.schedules import exponential
-from jaxsparse.schedules import fade_cosine
-from jaxsparse.schedules import fade_exponential
-from jaxsparse.schedules import fade_linear
-from jaxsparse.schedules import linear
-from jaxsparse.schedules import one_shot
-from jaxsparse.schedules import staircase
-from jaxsparse.scores import adaptive_threshold
+from jaxsparse.rules import prune_and_grow
+from jaxsparse.rules import stages
 from jaxsparse.scores import gradient
 from jaxsparse.scores import magnitude
-from jaxsparse.scores import magnitude_and_gradient
-from jaxsparse.scores import momentum
-from jaxsparse.scores import random
 from jaxsparse.scores import saliency
-from jaxsparse.scores import signed_magnitude
 from jaxsparse.scores import snip_momentum
-from jaxsparse.selection import Kept
-from jaxsparse.selection import select
-from jaxsparse.sensitivity import heads
-from jaxsparse.sensitivity import keep_units
-from jaxsparse.sensitivity import neurons
-from jaxsparse.sensitivity import prune_units
-from jaxsparse.sensitivity import sensitivity
-from jaxsparse.sensitivity import unit_saliency
-from jaxsparse.slim import alive
-from jaxsparse.slim import slim
-from jaxsparse.staging import stages
-from jaxsparse.ties import check_ties
-from jaxsparse.ties import infer_ties
-from jaxsparse.topkast import add_exploration_decay
-from jaxsparse.topkast import forward_backward
-from jaxsparse.topkast import top_kast
+from jaxsparse.training import Hooks
+from jaxsparse.training import observe
+from jaxsparse.training import observed
 from jaxsparse.transform import get_masks
+from jaxsparse.transform import Method
 from jaxsparse.transform import sparse_params
 from jaxsparse.transform import SparseState
 from jaxsparse.transform import sparsify
-from jaxsparse.units import Elsewhere
-from jaxsparse.units import Member
-from jaxsparse.units import Tie
-from jaxsparse.units import Ties
+from jaxsparse.units import alive
+from jaxsparse.units import find_permutations
+from jaxsparse.units import infer_ties
+from jaxsparse.units import permute
+from jaxsparse.units import slim
+
+__all__ = [
+    '__version__', 'add_pruned_decay', 'alive', 'apply_masks', 'block',
+    'channel', 'combine', 'distributions', 'erk', 'find_permutations',
+    'flops', 'flows', 'from_recipe', 'get_masks', 'global_threshold',
+    'gradient', 'graph', 'hard', 'Hooks', 'infer_ties', 'kernel_patterns',
+    'lock', 'magnitude', 'masks', 'matmul', 'mdgf', 'Method', 'methods', 'nm',
+    'observe', 'observed', 'pack', 'pack_params', 'packed', 'Pattern',
+    'patterns', 'permute', 'prune', 'prune_and_grow', 'recipes', 'rules',
+    'saliency', 'schedules', 'scopes', 'scores', 'select', 'slim',
+    'snip_momentum', 'sparse_params', 'SparseState', 'sparsify', 'sr_ste',
+    'stages', 'ste', 'summary', 'training', 'uniform', 'units', 'unpack',
+    'unstructured',
+]

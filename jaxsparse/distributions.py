@@ -22,13 +22,17 @@ from typing import Any, Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxsparse import counts
-from jaxsparse import topk
-from jaxsparse import trees
+from jaxsparse._utils import trees
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import topk
+from jaxsparse.masks.selection import final_count
+from jaxsparse.masks.selection import Kept
+from jaxsparse.masks.selection import unit_scores
 from jaxsparse.patterns import Pattern
-from jaxsparse.selection import final_count
-from jaxsparse.selection import Kept
-from jaxsparse.selection import unit_scores
+
+__all__ = [
+    'Distribution', 'er', 'erk', 'global_threshold', 'uniform',
+]
 
 Distribution = Callable[[Any, Any, jax.typing.ArrayLike], Any]
 

@@ -19,6 +19,11 @@ units into **groups**, inside which units compete for a fixed number of places.
 import dataclasses
 import math
 
+__all__ = [
+    'attention', 'block', 'channel', 'is_nm', 'is_transposable', 'n_m_axis',
+    'nm', 'Pattern', 'Tiling', 'unstructured', 'with_sparsity',
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:

@@ -26,6 +26,12 @@ from typing import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+    'cosine', 'cube', 'cubic', 'either', 'every', 'exponential',
+    'fade_cosine', 'fade_exponential', 'fade_linear', 'from_initial',
+    'linear', 'one_shot', 'Schedule', 'staircase', 'When',
+]
+
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 When = Callable[[jax.typing.ArrayLike], bool | jax.Array]
 

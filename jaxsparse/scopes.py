@@ -17,12 +17,17 @@ from typing import Callable, NamedTuple, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxsparse import counts
 from jaxsparse import distributions
-from jaxsparse import selection
-from jaxsparse.counts import Count
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import selection
+from jaxsparse.masks.exact_counts import Count
+from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
-from jaxsparse.selection import Kept
+
+__all__ = [
+    'above_one', 'all_layers', 'by_mean_score', 'by_survivors', 'Layer',
+    'per_layer', 'per_sign', 'Scope',
+]
 
 
 class Layer(NamedTuple):

@@ -25,6 +25,15 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from jaxsparse._utils import numerics
+
+__all__ = [
+    'adaptive_threshold', 'gradient', 'magnitude', 'magnitude_and_gradient',
+    'momentum', 'MomentumState', 'random', 'RandomState', 'saliency',
+    'Score', 'signed_magnitude', 'snip_momentum', 'SnipMomentumState',
+    'ThresholdState',
+]
+
 Score = optax.GradientTransformationExtraArgs
 
 
@@ -126,15 +135,10 @@ def _products(grads: Any, point: Any) -> Any:
       lambda w, g: jnp.abs(w * g.astype(w.dtype)), point, grads)
 
 
-def at_least_float32(dtype: Any) -> Any:
-  """The dtype of sums: float32, or what is as wide or wider."""
-  return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32
-
-
 def _accumulator(dtype: Any) -> Callable[[Any], Any]:
   """The dtype of a weight's sum: as asked, else at least float32."""
   if dtype is None:
-    return at_least_float32
+    return numerics.at_least_float32
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
         f'A score is kept in a float dtype, got {dtype!r:.80}. Write e.g. '
@@ -144,7 +148,7 @@ def _accumulator(dtype: Any) -> Callable[[Any], Any]:
 
 def _sum(a: float, old: jax.Array, b: float, new: jax.Array) -> jax.Array:
   """`a * old + b * new` in float32 or wider, rounded once to what old is."""
-  wide = at_least_float32(old.dtype)
+  wide = numerics.at_least_float32(old.dtype)
   return (a * old.astype(wide) + b * new.astype(wide)).astype(old.dtype)
 
 

@@ -16,7 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import flows
-from jaxsparse import trees
+from jaxsparse._utils import trees
+
+__all__ = [
+    'get_masks', 'Method', 'sparse_params', 'SparseState', 'sparsify',
+    'state_of',
+]
 
 
 class SparseState(NamedTuple):
@@ -42,8 +47,19 @@ class SparseState(NamedTuple):
     return self.rule.masks
 
 
+class Method(NamedTuple):
+  """A rule and a flow that belong together, as `jaxsparse.methods` make them.
+
+  Attributes:
+    rule: when masks change, and to what.
+    flow: what pruned weights still give forward and still get backward.
+  """
+  rule: optax.GradientTransformation
+  flow: flows.Flow
+
+
 def sparsify(inner: optax.GradientTransformation,
-             rule: optax.GradientTransformation,
+             rule: optax.GradientTransformation | Method,
              flow: flows.Flow | None = None
              ) -> optax.GradientTransformationExtraArgs:
   """Makes an optimizer train sparse.
@@ -62,15 +78,18 @@ def sparsify(inner: optax.GradientTransformation,
   Args:
     inner: any optax optimizer; extra arguments of `update` reach it. Give
       `optax.chain(clip, sparsify(...))` what should see the gradient first.
-    rule: `prune(...)`, `prune_and_grow(...)`, `lock()` or a rule of your own.
-    flow: what pruned weights still give and get; `hard()` by default.
+    rule: `prune(...)`, `prune_and_grow(...)`, `lock()` or a rule of your own;
+      or a whole `Method`, such as `methods.rigl(...)`.
+    flow: what pruned weights still give and get; `hard()` by default, and the
+      method's own if the second argument is a method.
 
   Returns:
     An optax transformation with a `SparseState`.
 
   Raises:
-    ValueError: from `update` if params are missing; from `init` if a pattern
-      does not fit a parameter.
+    ValueError: if the second argument is neither a rule nor a method, or the
+      third no flow; from `update` if params are missing; from `init` if a
+      pattern does not fit a parameter.
 
   >>> import jax.numpy as jnp
   >>> from jaxsparse import rules
@@ -81,11 +100,7 @@ def sparsify(inner: optax.GradientTransformation,
   >>> print(optax.apply_updates(w, updates))
   [0. 1.]
   """
-  flow = flows.hard() if flow is None else flow
-  if not isinstance(flow, flows.Flow):
-    raise ValueError(
-        f'The third argument must be a flow, got {flow!r:.80}. Write e.g. '
-        'sparsify(optax.adam(1e-3), rule, jaxsparse.hard()).')
+  rule, flow = _rule_and_flow(rule, flow)
   inner, rule, before, after = (
       optax.with_extra_args_support(t)
       for t in (flow.around(inner), rule, flow.before, flow.after))
@@ -127,6 +142,30 @@ def sparsify(inner: optax.GradientTransformation,
         after_state)
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _rule_and_flow(rule: Any, flow: Any
+                   ) -> tuple[optax.GradientTransformation, flows.Flow]:
+  """The second and third argument of `sparsify`, checked."""
+  if isinstance(rule, Method):
+    if flow is not None:
+      raise ValueError(
+          f'A method brings its own flow, got {flow!r:.80} beside it. Write '
+          'sparsify(optax.adam(1e-3), method), or sparsify(optax.adam(1e-3), '
+          'method.rule, flow).')
+    rule, flow = rule
+  flow = flows.hard() if flow is None else flow
+  if isinstance(rule, flows.Flow) or not isinstance(
+      rule, optax.GradientTransformation):
+    raise ValueError(
+        f'The second argument must be a rule or a method, got {rule!r:.80}. '
+        'Write e.g. sparsify(optax.adam(1e-3), jaxsparse.prune({".*kernel": '
+        'jaxsparse.nm(2, 4)})).')
+  if not isinstance(flow, flows.Flow):
+    raise ValueError(
+        f'The third argument must be a flow, got {flow!r:.80}. Write e.g. '
+        'sparsify(optax.adam(1e-3), rule, jaxsparse.hard()).')
+  return rule, flow
 
 
 def _forget_pruned(inner_state: Any, params: Any, masks: Any) -> Any:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from jaxsparse import distributions
-from jaxsparse import selection
-from jaxsparse import trees
+from jaxsparse._utils import trees
 from jaxsparse.distributions import er
 from jaxsparse.distributions import erk
 from jaxsparse.distributions import global_threshold
 from jaxsparse.distributions import uniform
+from jaxsparse.masks import selection
 from jaxsparse.patterns import block
 from jaxsparse.patterns import channel
 from jaxsparse.patterns import nm

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from jaxsparse import counts
 from jaxsparse import scopes
-from tests import exchanges
+from jaxsparse.masks import exact_counts as counts
+from tests._lib import exchanges
 
 _SIZES = (40, 12, 25)
 

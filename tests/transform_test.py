@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import jaxsparse
-from tests import methods
+from jaxsparse import schedules
+from tests._lib import method_table
 
 _FREE = {'.*kernel': jaxsparse.unstructured()}
 _NM = jaxsparse.prune({'.*kernel': jaxsparse.nm(2, 4)})
@@ -23,7 +24,7 @@ def _ones(params):
 
 
 def test_sparse_params_is_free_when_hard():
-  tx = methods.wrap(optax.adam(1e-3), _NM, jaxsparse.hard())
+  tx = method_table.wrap(optax.adam(1e-3), _NM, jaxsparse.hard())
   params = _params()
   assert jaxsparse.sparse_params(params, tx.init(params)) is params
 
@@ -39,7 +40,7 @@ def test_hard_is_the_default_flow():
 def test_weight_decay_and_momentum_cannot_move_a_locked_weight():
   params = _params()
   params['kernel'] = jnp.where(params['kernel'] > 0, params['kernel'], 0.)
-  tx = methods.wrap(
+  tx = method_table.wrap(
       optax.adamw(0.1, weight_decay=0.1), jaxsparse.lock(), jaxsparse.hard())
   zeros = np.asarray(params['kernel']) == 0
   state = tx.init(params)
@@ -52,10 +53,10 @@ def test_weight_decay_and_momentum_cannot_move_a_locked_weight():
 def test_a_stale_momentum_does_not_bring_a_pruned_weight_back():
   """A kept weight has the smallest magnitude; a pruned one still has speed."""
   params = {'kernel': jnp.array([[5.], [4.], [.1], [.2]])}
-  tx = methods.wrap(
+  tx = method_table.wrap(
       optax.sgd(1., momentum=0.9),
       jaxsparse.prune(_FREE, distribution=jaxsparse.uniform(0.5),
-                      when=jaxsparse.every(2, begin=2)), jaxsparse.hard())
+                      when=schedules.every(2, begin=2)), jaxsparse.hard())
   state = tx.init(params)
   for g in ([0., 0., 1., 1.], [0., 3.9, 0., 0.], [0., 0., 0., 0.],
             [0., 0., 0., 0.]):
@@ -97,10 +98,10 @@ def test_extra_arguments_reach_the_inner_optimizer():
 
 def test_grown_moments_are_forgotten_and_kept_ones_are_not():
   params = _params()
-  tx = methods.wrap(
+  tx = method_table.wrap(
       optax.adam(1e-2), jaxsparse.prune_and_grow(
           {'kernel': jaxsparse.unstructured()}, sparsity=0.5, fraction=0.5,
-          grow=jaxsparse.random(3), when=jaxsparse.every(1)),
+          grow=jaxsparse.scores.random(3), when=schedules.every(1)),
       jaxsparse.hard())
   state = tx.init(params)
   # As if every weight had a history.
@@ -128,7 +129,7 @@ def test_grown_moments_are_forgotten_and_kept_ones_are_not():
 def test_optimizers_with_a_state_of_another_shape_stand_inside(inner):
   params = _params()
   rule = jaxsparse.prune(_FREE, distribution=jaxsparse.uniform(0.5))
-  tx = methods.wrap(inner, rule, jaxsparse.hard())
+  tx = method_table.wrap(inner, rule, jaxsparse.hard())
   updates, state = jax.jit(tx.update)(_ones(params), tx.init(params), params)
   params = optax.apply_updates(params, updates)
   np.testing.assert_array_equal(params['kernel'] != 0, state.masks['kernel'])
@@ -195,8 +196,8 @@ def test_finding_the_state_fails_clearly(state):
 def test_state_survives_optax_partition():
   params = _params()
   tx = optax.partition(
-      {'sparse': methods.wrap(optax.adam(1e-2), _NM, jaxsparse.ste()),
-       'dense': methods._standard(optax.sgd(1e-2))},
+      {'sparse': method_table.wrap(optax.adam(1e-2), _NM, jaxsparse.ste()),
+       'dense': method_table._standard(optax.sgd(1e-2))},
       {'kernel': 'sparse', 'bias': 'dense'})
   state = tx.init(params)
   updates, state = tx.update(_ones(params), state, params)
@@ -208,7 +209,7 @@ def test_state_survives_optax_partition():
 
 def test_the_train_step_works_under_scan_and_vmap():
   params = _params()
-  tx = methods.wrap(optax.adam(1e-2), _NM, jaxsparse.sr_ste())
+  tx = method_table.wrap(optax.adam(1e-2), _NM, jaxsparse.sr_ste())
 
   def step(carry, _):
     params, state = carry

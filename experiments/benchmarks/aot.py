@@ -38,8 +38,8 @@ from jax.experimental import topologies
 import jax.numpy as jnp
 
 from experiments.benchmarks import timing
-from jaxsparse.kernels import hopper
-from jaxsparse.kernels import tpu
+from jaxsparse.packed.kernels import hopper
+from jaxsparse.packed.kernels import tpu
 
 _TARGETS = flags.DEFINE_list(
     'targets', None, 'Of h200, v4, v5e, v5p, v6e, tpu7x; by default all whose '

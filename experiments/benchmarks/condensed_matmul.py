@@ -26,10 +26,10 @@ import numpy as np
 
 from experiments.benchmarks import timing
 from jaxsparse import patterns
-from jaxsparse import selection
-from jaxsparse.condensed import condense
-from jaxsparse.condensed import uncondense
-from jaxsparse.products import matmul
+from jaxsparse.masks import selection
+from jaxsparse.packed.condensed import condense
+from jaxsparse.packed.condensed import uncondense
+from jaxsparse.packed.products import matmul
 
 _SIZE = flags.DEFINE_integer('size', 4096, 'Inputs and outputs of weights.')
 _BLOCK = flags.DEFINE_integer('block', 16, 'Outputs of a block.')

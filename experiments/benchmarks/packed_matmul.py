@@ -31,7 +31,8 @@ import numpy as np  # noqa: E402
 
 from experiments.benchmarks import timing  # noqa: E402
 import jaxsparse  # noqa: E402
-from jaxsparse.kernels import hopper  # noqa: E402
+from jaxsparse.packed import products  # noqa: E402
+from jaxsparse.packed.kernels import hopper  # noqa: E402
 
 _SIZES = flags.DEFINE_list(
     'sizes', None, 'Outputs x inputs of weights, 4096x4096 for example.')
@@ -52,13 +53,13 @@ _ON_DEVICES = (
 def weights(outputs: int, inputs: int) -> list[tuple[jax.Array, Any]]:
   """Pairs of a dense 2:4 weight `[K, N]` and the same packed."""
   pattern = jaxsparse.nm(2, 4)
-  layout = 'planar' if jaxsparse.products.missing('gpu') else 'hopper'
+  layout = 'planar' if products.missing('gpu') else 'hopper'
 
   @jax.jit
   def make(key):
     w = jax.random.normal(key, (inputs, outputs), jnp.bfloat16)
     w = jnp.where(jaxsparse.select(jnp.abs(w), pattern), w, 0)
-    return w, jaxsparse.with_layout(jaxsparse.pack(w), layout)
+    return w, jaxsparse.packed.with_layout(jaxsparse.pack(w), layout)
   count = max(2, math.ceil(_CACHE.value * 1e6 / (1.125 * outputs * inputs)))
   return [make(key) for key in jax.random.split(jax.random.key(0), count)]
 
@@ -163,7 +164,7 @@ def main(argv: list[str]) -> None:
   del argv
   sizes, tokens = _ON_CPU if jax.default_backend() == 'cpu' else _ON_DEVICES
   read, rate = bandwidth(), arithmetic()
-  why = jaxsparse.products.missing('gpu')
+  why = products.missing('gpu')
   print(timing.describe())
   print('Hopper kernel:', why or 'used')
   print(f'reads {1e-9 * read:,.0f} GB/s, computes {1e-12 * rate:,.2f} TFLOP/s')

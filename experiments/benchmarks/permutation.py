@@ -23,8 +23,8 @@ import numpy as np
 
 from experiments.benchmarks import timing
 import jaxsparse
-from jaxsparse import partitions
 from jaxsparse import patterns
+from jaxsparse.units import permutation_search
 
 _SIZES = flags.DEFINE_list(
     'sizes', ['64x64', '64x128', '128x256', '256x512', '1024x4096'],
@@ -44,8 +44,8 @@ def efficacy(w: np.ndarray, n: int, m: int, order: np.ndarray) -> float:
   """Percent of what row-wise selection would gain for `[rows, columns]`."""
   columns = np.abs(w.T)
   count = len(columns)
-  before = partitions.kept(columns, n, m)
-  after = partitions.kept(columns[order], n, m)
+  before = permutation_search.kept(columns, n, m)
+  after = permutation_search.kept(columns[order], n, m)
   ranked = np.sort(columns, axis=0)[count - count * n // m:]
   return 100 * (after - before) / (ranked.sum(dtype=np.float64) - before)
 
@@ -58,7 +58,7 @@ def measure(size: str, n_m: str, budget: int) -> list:
   for seed in range(_SEEDS.value):
     w = np.random.default_rng(seed).standard_normal((rows, columns), np.float32)
     start = time.perf_counter()
-    order = jaxsparse.find_permutation(
+    order = jaxsparse.units.find_permutation(
         w, patterns.nm(n, m, axis=-1), budget=budget)
     seconds.append(time.perf_counter() - start)
     efficacies.append(efficacy(w, n, m, order))

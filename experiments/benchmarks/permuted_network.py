@@ -38,7 +38,7 @@ from experiments.training import optimizers
 from experiments.training import runs
 from experiments.training import steps
 import jaxsparse
-from jaxsparse import recipes
+from jaxsparse import methods as methods_lib
 
 _NETWORKS = flags.DEFINE_list(
     'networks', ['mlp', 'vit'], 'Of mlp, vit, resnet and lm.')
@@ -97,7 +97,7 @@ def train_dense(config: ml_collections.ConfigDict, run: steps.Steps,
 
 
 def compare(config: ml_collections.ConfigDict, states: Sequence[steps.State],
-            ties: jaxsparse.Ties, dataset: data.Dataset, *, after: int
+            ties: jaxsparse.units.Ties, dataset: data.Dataset, *, after: int
             ) -> dict[str, Pairs]:
   """Prunes and retrains every dense network, as it is and permuted.
 
@@ -110,7 +110,7 @@ def compare(config: ml_collections.ConfigDict, states: Sequence[steps.State],
   """
   patterns = methods.nm_patterns(config)
   run = steps.create(config, jaxsparse.sparsify(
-      optimizers.optimizer(config), *recipes.train_prune_retrain(
+      optimizers.optimizer(config), methods_lib.train_prune_retrain(
           patterns, config.steps, prune_step=0)), dataset)
   found = collections.defaultdict(list)
   for seed, state in enumerate(states):

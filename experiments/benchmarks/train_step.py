@@ -18,11 +18,12 @@ import optax
 
 from experiments.benchmarks import timing
 import jaxsparse
+from jaxsparse import schedules
 
 _PATTERNS = {'.*': jaxsparse.unstructured()}
 _GRADUAL = functools.partial(
     jaxsparse.prune, _PATTERNS, distribution=jaxsparse.uniform(0.9),
-    schedule=jaxsparse.cubic(0, 10**6))
+    schedule=schedules.cubic(0, 10**6))
 
 
 def _tree() -> dict[str, jax.Array]:
@@ -57,7 +58,7 @@ def _methods() -> dict[str, tuple[optax.GradientTransformation, bool, str]]:
       'hard, pattern locked': (
           sparsify(adam, jaxsparse.lock()), False, '<= 1.10'),
       'hard, gradual, no mask update': (
-          sparsify(adam, _GRADUAL(when=jaxsparse.every(10**5))), False, ''),
+          sparsify(adam, _GRADUAL(when=schedules.every(10**5))), False, ''),
       'hard, gradual, mask update': (
           sparsify(adam, _GRADUAL()), False, ''),
       'STE 2:4': (sparsify(adam, nm, ste), False, '<= 2'),

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.records import metrics
 from experiments.records import workdir
 import jaxsparse
-from jaxsparse import trees
+from jaxsparse._utils import trees
 
 PyTree = Any
 

@@ -19,7 +19,7 @@ from experiments.records import metrics
 from experiments.training import methods
 from experiments.training import steps
 import jaxsparse
-from jaxsparse import trees
+from jaxsparse._utils import trees
 
 PyTree = Any
 
@@ -67,7 +67,7 @@ def create(config: ml_collections.ConfigDict, run: steps.Steps,
       permute, ties=ties, patterns=patterns, budget=config.permute_budget))
 
 
-def permute(state: steps.State, *, ties: jaxsparse.Ties,
+def permute(state: steps.State, *, ties: jaxsparse.units.Ties,
             patterns: methods.Patterns, budget: int
             ) -> tuple[steps.State, metrics.Row]:
   """Puts channels in the order in which N:M keeps the most.

@@ -15,10 +15,10 @@ from experiments import models
 from experiments._utils import names
 from experiments.training import optimizers
 import jaxsparse
-from jaxsparse import dynamic
-from jaxsparse import recipe_files
+from jaxsparse import methods
 from jaxsparse import recipes
 from jaxsparse import schedules
+from jaxsparse import units
 
 Config = ml_collections.ConfigDict
 Optimizer = optax.GradientTransformationExtraArgs
@@ -30,7 +30,7 @@ class Row(NamedTuple):
   """One method: a function, and the config keys that it is called with.
 
   Attributes:
-    function: makes a rule and a flow.
+    function: makes a `jaxsparse.Method`, that is a rule and a flow.
     by_place: keys of the config, or of `_DERIVED`, in the order of arguments.
     by_name: keys that keyword arguments are named after.
     fixed: keyword arguments that no config changes.
@@ -40,10 +40,10 @@ class Row(NamedTuple):
   by_place: tuple[str, ...] = ()
   by_name: tuple[str, ...] = ()
   fixed: dict[str, Any] = {}
-  sparsify: Sparsify = lambda inner, made: jaxsparse.sparsify(inner, *made)
+  sparsify: Sparsify = jaxsparse.sparsify
 
 
-def create(config: Config, ties: Callable[[], jaxsparse.Ties]) -> Optimizer:
+def create(config: Config, ties: Callable[[], units.Ties]) -> Optimizer:
   """Returns the optimizer that trains with the config's method.
 
   Args:
@@ -79,7 +79,7 @@ def nm_patterns(config: Config) -> Patterns:
       config.n, config.m, transposable=config.transposable))
 
 
-def recipe(config: Config) -> recipe_files.Plan | None:
+def recipe(config: Config) -> recipes.Recipe | None:
   """Returns what `config.recipe` describes, if the method is a recipe."""
   if config.method != 'recipe':
     return None
@@ -122,7 +122,7 @@ _DERIVED = {
 
 
 def _dense():
-  return jaxsparse.prune({'.*': None}), jaxsparse.hard()
+  return jaxsparse.Method(jaxsparse.prune({'.*': None}), jaxsparse.hard())
 
 
 def _gradual(patterns, sparsity, *, begin, end, every, score, distribution):
@@ -130,7 +130,7 @@ def _gradual(patterns, sparsity, *, begin, end, every, score, distribution):
       patterns, score=score(), distribution=distribution(sparsity),
       schedule=schedules.cubic(begin, end),
       when=schedules.every(every, begin=begin, end=end))
-  return rule, jaxsparse.hard()
+  return jaxsparse.Method(rule, jaxsparse.hard())
 
 
 def _lock(init_from):
@@ -138,28 +138,28 @@ def _lock(init_from):
     raise ValueError(
         'method \'lock\' keeps the zeros of a run that has ended: give its '
         '--workdir as --config.init_from')
-  return jaxsparse.lock(), jaxsparse.hard()
+  return jaxsparse.Method(jaxsparse.lock(), jaxsparse.hard())
 
 
 def _sensitivity(ties, sparsity, steps):
   """Sums importance up over a tenth of training, and prunes in the middle."""
   middle = steps // 2
-  rule = jaxsparse.prune_units(
+  rule = units.prune_units(
       _units(ties), sparsity=sparsity, begin=middle - steps // 10,
       when=schedules.every(1, begin=middle, end=middle))
-  return rule, jaxsparse.hard()
+  return jaxsparse.Method(rule, jaxsparse.hard())
 
 
 def _group_lasso(ties, alpha, schedule):
-  units = _units(ties)
-  shrink = jaxsparse.prox_group_lasso(alpha, units, schedule)
-  rule = jaxsparse.prune_vanished(units, when=schedules.every(10))
-  return rule, jaxsparse.hard()._replace(
-      around=lambda inner: optax.chain(inner, shrink))
+  removable = _units(ties)
+  shrink = units.prox_group_lasso(alpha, removable, schedule)
+  rule = units.prune_vanished(removable, when=schedules.every(10))
+  return jaxsparse.Method(rule, jaxsparse.hard()._replace(
+      around=lambda inner: optax.chain(inner, shrink)))
 
 
 def _units(ties):
-  return [*jaxsparse.heads(ties), *jaxsparse.neurons(ties)]
+  return [*units.heads(ties), *units.neurons(ties)]
 
 
 _GRADUAL = ('begin', 'end', 'every')
@@ -183,36 +183,36 @@ METHODS = {
         dict(score=jaxsparse.snip_momentum, distribution=jaxsparse.uniform)),
 
     # N:M with gradients straight through the mask.
-    'ste': Row(recipes.ste, _NM),
+    'ste': Row(methods.ste, _NM),
     # The same, with pruned weights decayed, https://arxiv.org/abs/2102.04010.
-    'sr_ste': Row(recipes.sr_ste, _NM, ('decay',)),
+    'sr_ste': Row(methods.sr_ste, _NM, ('decay',)),
     # Pruned weights fade out; https://arxiv.org/abs/2402.04744, and the next.
-    'mdgf_linear': Row(recipes.mdgf_linear, _NM),
-    'mdgf_exponential': Row(recipes.mdgf_exponential, _NM),
+    'mdgf_linear': Row(methods.mdgf_linear, _NM),
+    'mdgf_exponential': Row(methods.mdgf_exponential, _NM),
     # N falls step by step, or N and M fall together: ever smaller groups.
-    'sdgf_stepwise': Row(recipes.sdgf_stepwise, _NM),
-    'sdgf_geometric': Row(recipes.sdgf_geometric, _NM, fixed={'frames': None}),
+    'sdgf_stepwise': Row(methods.sdgf_stepwise, _NM),
+    'sdgf_geometric': Row(methods.sdgf_geometric, _NM, fixed={'frames': None}),
     # More weights are trained than used, https://arxiv.org/abs/2106.03517.
-    'top_kast': Row(recipes.top_kast, _NM),
+    'top_kast': Row(methods.top_kast, _NM),
     # Pruned once, in the middle, https://arxiv.org/abs/2104.08378.
     'train_prune_retrain': Row(
-        recipes.train_prune_retrain, _NM, ('prune_step',)),
+        methods.train_prune_retrain, _NM, ('prune_step',)),
 
     # Random connections grow, https://arxiv.org/abs/1707.04780.
-    'set': Row(dynamic.set_, _FREE, _MOVING),
+    'set': Row(methods.set_training, _FREE, _MOVING),
     # Layers share by what survives, https://arxiv.org/abs/1902.05967.
-    'dsr': Row(dynamic.dsr, _FREE, _MOVING),
+    'dsr': Row(methods.dsr, _FREE, _MOVING),
     # Connections grow where gradients last, https://arxiv.org/abs/1907.04840.
-    'snfs': Row(dynamic.snfs, _FREE, _MOVING),
+    'snfs': Row(methods.snfs, _FREE, _MOVING),
     # Connections grow where gradients are large,
     # https://arxiv.org/abs/1911.11134, or that in longer periods,
     # https://arxiv.org/abs/2102.02887.
-    'rigl': Row(dynamic.rigl, _FREE, _MOVING),
-    'rigl_itop': Row(dynamic.rigl_itop, _FREE, _MOVING),
+    'rigl': Row(methods.rigl, _FREE, _MOVING),
+    'rigl_itop': Row(methods.rigl_itop, _FREE, _MOVING),
     # More weights are held than in the end, https://arxiv.org/abs/2110.14032.
-    'mest': Row(dynamic.mest, _FREE, _MOVING),
+    'mest': Row(methods.mest, _FREE, _MOVING),
     # Whole channels die on the way, https://arxiv.org/abs/2305.19454.
-    'chase': Row(dynamic.chase, _FREE, (
+    'chase': Row(methods.chase, _FREE, (
         *_MOVING, 'ties', 'channel_sparsity', 'floor', 'prune_every',
         'prune_skip')),
 

@@ -12,8 +12,7 @@ from experiments.records import workdir as workdirs
 from experiments.training import methods
 from experiments.training import slimming
 from experiments.training import steps
-import jaxsparse
-from jaxsparse import recipe_files
+from jaxsparse import recipes
 
 PyTree = Any
 
@@ -111,7 +110,7 @@ def load(workdir: str, *, slim: bool = False) -> PyTree:
   return steps.variables(steps.sparse(state))
 
 
-def keep_recipe(path: pathlib.Path, made: recipe_files.Plan):
+def keep_recipe(path: pathlib.Path, made: recipes.Recipe):
   """Writes a recipe, defaults included, or finds that it is there already.
 
   Args:
@@ -121,9 +120,9 @@ def keep_recipe(path: pathlib.Path, made: recipe_files.Plan):
   Raises:
     ValueError: if a file that the config names has changed since.
   """
-  file, ours = path / workdirs.RECIPE, jaxsparse.to_recipe(made)
+  file, ours = path / workdirs.RECIPE, recipes.to_recipe(made)
   if not file.exists():
-    jaxsparse.to_recipe(made, file)
+    recipes.to_recipe(made, file)
     return
   theirs = yaml.safe_load(file.read_text())
   if changed := [f'{key} is {theirs.get(key)!r} there and {value!r} here'

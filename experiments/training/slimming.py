@@ -28,7 +28,7 @@ class Slimmed(NamedTuple):
 
 class Slimming(NamedTuple):
   """Which channels a run's model has."""
-  ties: jaxsparse.Ties
+  ties: jaxsparse.units.Ties
   run: steps.Steps
   inputs: Any  # A batch, to compare outputs on.
 
@@ -72,7 +72,7 @@ def slim(slimming: Slimming, state: steps.State) -> Slimmed:
   """
   apply, ties = jax.jit(slimming.run.apply), slimming.ties
   variables = steps.variables(steps.sparse(state))
-  folded = jaxsparse.fold_constants(
+  folded = jaxsparse.units.fold_constants(
       slimming.run.apply, variables, ties, slimming.inputs).params
   keep = jaxsparse.alive(folded, ties)
   smaller = jaxsparse.slim(folded, ties, keep)

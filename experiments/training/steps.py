@@ -40,7 +40,7 @@ class Steps(NamedTuple):
   # Variables and inputs to logits, as in an evaluation: see `variables`.
   apply: Callable[[PyTree, Any], jax.Array]
   # Variables to the FLOPs of `apply` on a batch; from their shapes alone.
-  flops: Callable[[PyTree], jaxsparse.Flops]
+  flops: Callable[[PyTree], jaxsparse.graph.Flops]
 
 
 def variables(state: State) -> PyTree:
@@ -144,7 +144,7 @@ def new_variables(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
 
 
 def ties(config: ml_collections.ConfigDict, dataset: data.Dataset,
-         variables: PyTree | None = None) -> jaxsparse.Ties:
+         variables: PyTree | None = None) -> jaxsparse.units.Ties:
   """Returns which channels the config's model has; from shapes alone.
 
   Args:
@@ -173,7 +173,7 @@ def sparsity(state: State) -> float:
   return 1 - kept / sum(mask.size for mask in masks)
 
 
-def observed(state: State, flops: Callable[[PyTree], jaxsparse.Flops]
+def observed(state: State, flops: Callable[[PyTree], jaxsparse.graph.Flops]
              ) -> dict[str, float]:
   """Returns what the optimizer has seen, for each row of metrics.
 
@@ -182,7 +182,7 @@ def observed(state: State, flops: Callable[[PyTree], jaxsparse.Flops]
   `second_*` that of the second moments, `explored` is the share of sparse
   weights that were ever kept, and `train_flops` is all spent so far.
   """
-  if not isinstance(state.opt_state, jaxsparse.ObservedState):
+  if not isinstance(state.opt_state, jaxsparse.training.ObservedState):
     return {}
   seen = jax.device_get(jaxsparse.observed(state.opt_state))
   step = int(state.opt_state.count)

@@ -16,7 +16,8 @@ An NNX model holds them itself:
 a `dot_general=`, `training_dot_general` is the product of 2:4 training.
 
 On a mesh whose axes are the compiler's, kernels cannot be partitioned; there
-give `implementation='xla'`, or write the layer by `jaxsparse.sharded_matmul`.
+give `implementation='xla'`, or write the layer by
+`jaxsparse.packed.sharded_matmul`.
 
 Flax is no dependency of the library, so this is imported by who has it:
 `from jaxsparse import nn`.
@@ -28,3 +29,8 @@ from jaxsparse.nn.linen import Dense
 from jaxsparse.nn.linen import packed
 from jaxsparse.nn.nnx import Linear
 from jaxsparse.nn.nnx import pack_model
+
+__all__ = [
+    'Dense', 'dot_general', 'Linear', 'pack_model', 'packed',
+    'training_dot_general',
+]

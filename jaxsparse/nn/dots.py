@@ -9,10 +9,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxsparse import packing
-from jaxsparse import products
-from jaxsparse.packing import Packed24
-from jaxsparse.products import Implementation
+from jaxsparse.packed import layout24
+from jaxsparse.packed import products
+from jaxsparse.packed.layout24 import Packed24
+from jaxsparse.packed.products import Implementation
 
 DimensionNumbers = tuple[tuple[Sequence[int], Sequence[int]],
                          tuple[Sequence[int], Sequence[int]]]
@@ -53,7 +53,7 @@ def dot_general(
     _check_axes(rhs, dimension_numbers)
   if not is_packed or options or precision is not None:
     return lax.dot_general(
-        lhs, packing.unpack(rhs) if is_packed else rhs, dimension_numbers,
+        lhs, layout24.unpack(rhs) if is_packed else rhs, dimension_numbers,
         precision, preferred_element_type, **options)
   product = functools.partial(
       products.matmul, implementation=implementation,
@@ -186,8 +186,8 @@ def _check_axes(w: Packed24, dimension_numbers: DimensionNumbers) -> None:
     raise ValueError(
         f'A weight of shape {w.shape} was packed along axis {one(along)}, but '
         f'this product sums over axis {one(over)}. Prune and pack it by the '
-        f'rule jaxsparse.nm(2, 4, axis={one(over)}); jaxsparse.attention(2, 4) '
-        'has the rules for attention.')
+        f'rule jaxsparse.nm(2, 4, axis={one(over)}); '
+        'jaxsparse.patterns.attention(2, 4) has the rules for attention.')
   if list(batch) != list(range(leading)):
     raise ValueError(
         f'The batch of a product with a packed weight of shape {w.shape} is '

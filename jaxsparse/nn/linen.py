@@ -7,10 +7,10 @@ from flax import errors
 from flax import linen
 import jax
 
-from jaxsparse import packing
 from jaxsparse.nn import dots
-from jaxsparse.packing import Packed24
-from jaxsparse.products import Implementation
+from jaxsparse.packed import layout24
+from jaxsparse.packed.layout24 import Packed24
+from jaxsparse.packed.products import Implementation
 
 
 class Dense(linen.Dense):
@@ -21,7 +21,7 @@ class Dense(linen.Dense):
   `init` packs the two largest of every four that `kernel_init` made. In `apply`
   the kernel may be any of what `pack_params` returns, in any layout, and
   dense where nothing was to be gained. Partitioning that `kernel_init` adds is
-  dropped: `jaxsparse.partition_specs` has that of packed weights.
+  dropped: `jaxsparse.packed.partition_specs` has that of packed weights.
 
   Attributes:
     implementation: as of `jaxsparse.matmul`; all others are Flax's.
@@ -68,7 +68,7 @@ def packed(f: Callable[..., Any], *, implementation: Implementation = None
     ValueError: when called, if the packed weight is that of a layer that is
       neither, a convolution or an embedding; it is named.
 
-  >>> from jaxsparse import packed_params, patterns
+  >>> from jaxsparse.packed import packed_params, patterns
   >>> model, x = linen.Dense(8), jax.numpy.ones((1, 512))
   >>> rules = {'kernel': patterns.nm(2, 4)}
   >>> eye = jax.numpy.eye(512, 8)
@@ -132,7 +132,7 @@ def _dense(layer: linen.Module, inputs: jax.Array, kernel: Packed24,
 def _packed_init(init: Callable[..., Any]) -> Callable[..., Packed24]:
   def packed_init(*args):
     # Under `jit` the two largest are what `pack` keeps.
-    return jax.jit(packing.pack)(linen.meta.unbox(init(*args)))
+    return jax.jit(layout24.pack)(linen.meta.unbox(init(*args)))
   return packed_init
 
 

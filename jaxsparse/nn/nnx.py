@@ -6,11 +6,11 @@ from typing import Any, Callable
 from flax import nnx
 import jax
 
-from jaxsparse import packed_params
-from jaxsparse import packing
 from jaxsparse.nn import dots
-from jaxsparse.packing import Packed24
-from jaxsparse.products import Implementation
+from jaxsparse.packed import layout24
+from jaxsparse.packed import packed_params
+from jaxsparse.packed.layout24 import Packed24
+from jaxsparse.packed.products import Implementation
 
 
 class Linear(nnx.Linear):
@@ -41,7 +41,7 @@ class Linear(nnx.Linear):
     super().__init__(in_features, out_features, rngs=rngs, **options)
     self.implementation = _static(implementation)
     # Under `jit` the two largest are what `pack` keeps.
-    self.kernel = jax.tree.map(jax.jit(packing.pack), self.kernel)
+    self.kernel = jax.tree.map(jax.jit(layout24.pack), self.kernel)
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """`[..., in] -> [..., out]`."""

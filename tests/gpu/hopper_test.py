@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxsparse
-from jaxsparse.kernels import hopper
+from jaxsparse.packed.kernels import hopper
 
 # Errors relative to the largest entry: sums are float32, results are rounded.
 _TOLERANCE = {'bfloat16': 8e-3, 'float16': 1e-3, 'float32': 2e-5}
@@ -51,7 +51,7 @@ def assert_product(y, x, w):
 def test_any_number_of_tokens(t, dtype, out_dtype):
   k, n = 256 * 3, 128 * 5
   x, w = tokens(t, k, dtype), sparse(k, n, dtype)
-  packed = jaxsparse.with_layout(jaxsparse.pack(w), 'hopper')
+  packed = jaxsparse.packed.with_layout(jaxsparse.pack(w), 'hopper')
   y = hopper.matmul(x, packed.values, packed.positions, out_dtype=out_dtype)
   assert y.dtype == (out_dtype or dtype)
   assert_product(y, x, w)
@@ -61,7 +61,7 @@ def test_any_number_of_tokens(t, dtype, out_dtype):
 def test_every_config_computes_the_same_product(t):
   k, n = 4096, 1024
   x, w = tokens(t, k, jnp.bfloat16), sparse(k, n, jnp.bfloat16)
-  packed = jaxsparse.with_layout(jaxsparse.pack(w), 'hopper')
+  packed = jaxsparse.packed.with_layout(jaxsparse.pack(w), 'hopper')
   configs = hopper._candidates(t, k, n, 132)
   assert {c.split for c in configs} >= {1, 2, 4, 8}
   # Blocks of fewer tiles than there are, and one block of all of them.
@@ -76,14 +76,14 @@ def test_every_config_computes_the_same_product(t):
 def test_blocks_walk_over_many_tiles():
   k, n, t = 1024, 8192, 4096
   x, w = tokens(t, k, jnp.bfloat16), sparse(k, n, jnp.bfloat16)
-  packed = jaxsparse.with_layout(jaxsparse.pack(w), 'hopper')
+  packed = jaxsparse.packed.with_layout(jaxsparse.pack(w), 'hopper')
   assert_product(hopper.matmul(x, packed.values, packed.positions), x, w)
 
 
 def test_a_product_repeated_is_the_same_to_the_bit():
   k, n, t = 2048, 2048, 512
   x, w = tokens(t, k, jnp.bfloat16), sparse(k, n, jnp.bfloat16)
-  packed = jaxsparse.with_layout(jaxsparse.pack(w), 'hopper')
+  packed = jaxsparse.packed.with_layout(jaxsparse.pack(w), 'hopper')
   f = jax.jit(hopper.matmul)
   first = f(x, packed.values, packed.positions)
   for _ in range(50):
@@ -97,7 +97,7 @@ def test_a_product_repeated_is_the_same_to_the_bit():
                                      (200, 2052, 1000), (1024, 512, 136)])
 def test_the_public_product_pads_what_does_not_divide(t, k, n, dtype, layout):
   x, w = tokens(t, k, dtype), sparse(k, n, dtype)
-  packed = jaxsparse.with_layout(jaxsparse.pack(w), layout)
+  packed = jaxsparse.packed.with_layout(jaxsparse.pack(w), layout)
   y = jax.jit(lambda x, w: jaxsparse.matmul(x, w, implementation='gpu'))(
       x, packed)
   assert_product(y, x, w)
@@ -107,7 +107,7 @@ def test_what_tune_finds_computes_the_product(monkeypatch):
   monkeypatch.setattr(hopper, '_TUNED', {})
   k, n, t = 2048, 2048, 16
   x, w = tokens(t, k, jnp.bfloat16), sparse(k, n, jnp.bfloat16)
-  packed = jaxsparse.with_layout(jaxsparse.pack(w), 'hopper')
+  packed = jaxsparse.packed.with_layout(jaxsparse.pack(w), 'hopper')
   config = hopper.tune(
       x, packed.values, packed.positions, clock=time.perf_counter)
   assert hopper.fits(config, k, n)
@@ -116,7 +116,8 @@ def test_what_tune_finds_computes_the_product(monkeypatch):
 
 def test_gradients_and_stacked_weights():
   dense = jnp.stack([two_ways(512, 256, seed) for seed in range(2)])
-  w = jaxsparse.with_layout(jaxsparse.pack(dense, transposed=True), 'hopper')
+  w = jaxsparse.packed.with_layout(
+      jaxsparse.pack(dense, transposed=True), 'hopper')
   x, dy = (jnp.stack([tokens(40, k, jnp.bfloat16)] * 2) for k in (512, 256))
   product = jax.vmap(lambda x, w: jaxsparse.matmul(x, w, implementation='gpu'))
   y, back = jax.vjp(lambda x: product(x, w), x)
@@ -129,7 +130,7 @@ def test_gradients_and_stacked_weights():
 def test_training_packs_both_products():
   w = two_ways(512, 256, 0)
   x, dy = tokens(40, 512, jnp.bfloat16), tokens(40, 256, jnp.bfloat16)
-  y, back = jax.vjp(lambda x, w: jaxsparse.training_matmul(
+  y, back = jax.vjp(lambda x, w: jaxsparse.packed.training_matmul(
       x, w, implementation='gpu'), x, w)
   dx, dw = back(dy)
   assert_product(y, x, w)

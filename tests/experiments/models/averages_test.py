@@ -11,7 +11,7 @@ from experiments.configs import default
 from experiments.records import checkpoints
 from experiments.training import runs
 from experiments.training import steps
-from jaxsparse import trees
+from jaxsparse._utils import trees
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 

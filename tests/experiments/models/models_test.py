@@ -11,7 +11,7 @@ from experiments import models
 from experiments.configs import default
 from experiments.data import dataset as datasets
 import jaxsparse
-from jaxsparse import trees
+from jaxsparse._utils import trees
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
@@ -45,7 +45,7 @@ def test_models_return_logits_and_say_what_may_be_sparse(name, dataset):
   each_byte = dataset.shape if dataset is _BYTES else ()
   assert logits.shape == (3, *each_byte, dataset.classes)
   params = nnx.state(model, nnx.Param)
-  paths = jaxsparse.trees.match_rules(
+  paths = trees.match_rules(
       {models.sparse_leaves(name): True, '.*': None}, params)
   kernels = jax.tree.leaves(jax.tree.map(
       lambda sparse, p: p if sparse else None, paths, params,

@@ -1,0 +1,58 @@
+"""Flows: what a pruned weight still gives forward and still gets backward.
+
+With mask `m`, weight `w` and the gradient `g` at the sparse point,
+
+  forward   w~ = w * (m + a * (1 - m))
+  backward  g <- g * (m + b * (1 - m)) + c * (1 - m) * w
+
+and for a hard flow updates are set so that pruned weights land on zero.
+
+| flow | a | b | c | lands on zero |
+|---|---|---|---|---|
+| `hard` | 0 | 0 | 0 | yes |
+| `ste` | 0 | 1 | 0 | |
+| `sr_ste` | 0 | 1 | 2e-4 | |
+| `mdgf` | d(t) | 1, or d(t) | 0 | |
+| `top_kast` | 0 | 1 on a larger set, 0 outside | | |
+
+The transforms a flow is made of are plain optax: they take `masks` as an extra
+argument and stand in any `optax.chain`.
+"""
+
+from jaxsparse.flows.kinds import apply_masks
+from jaxsparse.flows.kinds import Flow
+from jaxsparse.flows.kinds import hard
+from jaxsparse.flows.kinds import mdgf
+from jaxsparse.flows.kinds import sr_ste
+from jaxsparse.flows.kinds import ste
+from jaxsparse.flows.kinds import top_kast
+from jaxsparse.flows.transforms import add_exploration_decay
+from jaxsparse.flows.transforms import add_pruned_decay
+from jaxsparse.flows.transforms import CountState
+from jaxsparse.flows.transforms import gain_at
+from jaxsparse.flows.transforms import gate_gradients
+from jaxsparse.flows.transforms import HeldState
+from jaxsparse.flows.transforms import hold_steps
+from jaxsparse.flows.transforms import project_updates
+from jaxsparse.flows.transforms import Transform
+from jaxsparse.flows.transforms import value_at
+
+__all__ = [
+    'apply_masks',
+    'Flow',
+    'hard',
+    'mdgf',
+    'sr_ste',
+    'ste',
+    'top_kast',
+    'add_exploration_decay',
+    'add_pruned_decay',
+    'CountState',
+    'gain_at',
+    'gate_gradients',
+    'HeldState',
+    'hold_steps',
+    'project_updates',
+    'Transform',
+    'value_at',
+]

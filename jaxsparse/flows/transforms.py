@@ -1,0 +1,222 @@
+"""What flows are made of: plain optax transforms that take `masks`.
+
+Each of them takes `masks` as an extra argument of `update` and stands in any
+`optax.chain`.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse._utils import trees
+
+Transform = optax.GradientTransformationExtraArgs
+
+
+class CountState(NamedTuple):
+  """The number of updates made."""
+  count: jax.Array
+
+
+def value_at(value: float | Callable[[jax.Array], Any], count: jax.Array
+             ) -> jax.Array:
+  """A number, or a schedule at a step, as float32."""
+  return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
+
+
+def gain_at(gain: float | Callable[[jax.Array], Any], count: jax.Array
+            ) -> jax.Array:
+  """A gain at a step, clipped to [0, 1].
+
+  Jitted schedules end at -2e-8 as easily as at 0.
+  """
+  return jnp.clip(value_at(gain, count), 0., 1.)
+
+
+def _masked(name: str, f: Callable[..., Any], *, of_step: bool) -> Transform:
+  """A transform from `f(count, mask, update, param)` on every masked leaf."""
+  def init(params):
+    del params
+    return (CountState(jnp.zeros((), jnp.int32)) if of_step
+            else optax.EmptyState())
+
+  def update(updates, state, params=None, *, masks=None, **extra_args):
+    del extra_args
+    if masks is None or params is None:
+      raise ValueError(
+          f'{name} needs params and masks. Write tx.update(grads, state, '
+          'params, masks=masks), e.g. with jaxsparse.get_masks(opt_state).')
+    count = state.count if of_step else None
+    updates = trees.map_masked(
+        lambda w, m, u: f(count, m, u, w), params, masks, updates,
+        dense=lambda w, u: u)
+    return updates, CountState(count + 1) if of_step else state
+
+  return Transform(init, update)
+
+
+def gate_gradients(gain: float | Callable[[jax.Array], Any] = 0.) -> Transform:
+  """Multiplies the gradient of pruned weights by a gain: `g*(m + b*(1-m))`.
+
+  Args:
+    gain: `b`, a number or a schedule; clipped to [0, 1].
+
+  Returns:
+    A transform whose `update` takes `masks`.
+
+  >>> import jax.numpy as jnp
+  >>> tx, w = gate_gradients(), jnp.ones(2)
+  >>> masks = jnp.array([True, False])
+  >>> print(tx.update(w, tx.init(w), w, masks=masks)[0])
+  [1. 0.]
+  """
+  def gate(count, m, g, w):
+    del w
+    if not callable(gain) and gain == 0:
+      return jnp.where(m, g, jnp.zeros_like(g))  # A NaN stops here.
+    return jnp.where(m, g, g * gain_at(gain, count).astype(g.dtype))
+  return _masked('gate_gradients', gate, of_step=callable(gain))
+
+
+def add_pruned_decay(decay: float | Callable[[jax.Array], Any] = 2e-4
+                     ) -> Transform:
+  """Adds weight decay on pruned weights only: `g + c * (1 - m) * w`.
+
+  Args:
+    decay: `c`, a number or a schedule.
+
+  Returns:
+    A transform whose `update` takes `masks`.
+
+  References:
+    Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
+    From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021, equation 9
+
+  >>> import jax.numpy as jnp
+  >>> tx, w = add_pruned_decay(0.5), jnp.ones(2)
+  >>> masks = jnp.array([True, False])
+  >>> print(tx.update(jnp.zeros(2), tx.init(w), w, masks=masks)[0])
+  [0.  0.5]
+  """
+  def add(count, m, g, w):
+    c = value_at(decay, count).astype(g.dtype)
+    return jnp.where(m, g, g + c * w.astype(g.dtype))
+  return _masked('add_pruned_decay', add, of_step=callable(decay))
+
+
+def project_updates() -> Transform:
+  """Sets updates so that `params + updates` is exactly zero where pruned.
+
+  Updates of a narrower dtype than their weight are widened to the weight's,
+  because `-w` must be exact.
+
+  Returns:
+    A transform whose `update` takes `masks`; the last of a chain.
+
+  >>> import jax.numpy as jnp
+  >>> tx, w = project_updates(), jnp.array([3., 4.])
+  >>> masks = jnp.array([True, False])
+  >>> print(w + tx.update(jnp.ones(2), tx.init(w), w, masks=masks)[0])
+  [4. 0.]
+  """
+  def project(count, m, u, w):
+    del count
+    # -w must be exact: in the weight's dtype, or a wider one of the update.
+    dtype = u.dtype if u.dtype.itemsize > w.dtype.itemsize else w.dtype
+    return jnp.where(m, u.astype(dtype), -w.astype(dtype))
+  return _masked('project_updates', project, of_step=False)
+
+
+class HeldState(NamedTuple):
+  """The number of updates seen, and the state of the optimizer."""
+  count: jax.Array
+  inner: Any
+
+
+def hold_steps(inner: optax.GradientTransformation,
+               when: Callable[[jax.Array], Any]) -> Transform:
+  """Makes an optimizer stand still at some steps: no update, no new state.
+
+  `optax.conditionally_mask` does so with a branch. Here both are computed and
+  one is taken, which fuses with the optimizer's arithmetic.
+
+  Args:
+    inner: any optax optimizer.
+    when: at which steps it stands still.
+
+  Returns:
+    A transform.
+
+  >>> import jax.numpy as jnp
+  >>> tx, w = hold_steps(optax.sgd(1.), lambda step: step == 2), jnp.zeros(1)
+  >>> state = tx.init(w)
+  >>> for _ in range(3):
+  ...   updates, state = tx.update(jnp.ones(1), state, w)
+  ...   print(updates)
+  [-1.]
+  [0.]
+  [-1.]
+  """
+  inner = optax.with_extra_args_support(inner)
+
+  def init(params):
+    return HeldState(jnp.zeros((), jnp.int32), inner.init(params))
+
+  def update(updates, state, params=None, **extra_args):
+    step = state.count + 1
+    held = jnp.asarray(when(step))
+    updates, new = inner.update(updates, state.inner, params, **extra_args)
+    updates = jax.tree.map(
+        lambda u: jnp.where(held, jnp.zeros_like(u), u), updates)
+    new = jax.tree.map(
+        lambda a, b: jnp.where(held, a, b), state.inner, new)
+    return updates, HeldState(step, new)
+
+  return Transform(init, update)
+
+
+def add_exploration_decay(decay: float = 1e-4, p: int = 2) -> Transform:
+  """Adds the exploration penalty of Top-KAST to gradients.
+
+  `g + c * w` on A, `g + c * w / D` on B without A, `g` elsewhere, with D the
+  density of A. What is trained but not used has to earn its place: it shrinks
+  faster. With `p=1`, `sign(w)` stands for `w`.
+
+  Args:
+    decay: `c`.
+    p: the norm, 1 or 2.
+
+  Returns:
+    A transform whose `update` takes `masks` (A) and `backward` (B).
+
+  Raises:
+    ValueError: if p is another number, or from `update` if a set is missing.
+
+  >>> tx, w = add_exploration_decay(0.5), jnp.array([4., 2., 1., 1.])
+  >>> sets = dict(masks=w > 2, backward=w > 1)
+  >>> print(tx.update(jnp.zeros(4), tx.init(w), w, **sets)[0])
+  [2. 4. 0. 0.]
+  """
+  if p not in (1, 2):
+    raise ValueError(f'The exploration penalty has p=1 or p=2, got p={p}.')
+
+  def update(updates, state, params=None, *, masks=None, backward=None,
+             **extra_args):
+    del extra_args
+    if params is None or masks is None or backward is None:
+      raise ValueError(
+          'add_exploration_decay needs params, masks and backward. Write '
+          'tx.update(grads, state, params, masks=a, backward=b).')
+
+    def add(w, used, trained, g):
+      pull = decay * (jnp.sign(w) if p == 1 else w).astype(g.dtype)
+      density = jnp.maximum(used.mean(dtype=jnp.float32), 1. / w.size)
+      out = g + pull / density.astype(g.dtype)
+      return jnp.where(used, g + pull, jnp.where(trained, out, g))
+    return trees.map_masked(
+        add, params, masks, backward, updates,
+        dense=lambda w, trained, g: g), state
+
+  return Transform(lambda params: optax.EmptyState(), update)

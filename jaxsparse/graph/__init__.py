@@ -1,0 +1,21 @@
+"""What a function's jaxpr says: kernels, operands of products, FLOPs.
+
+These functions trace a function and never run it. `infer_kernels` finds the
+parameters that multiply data, `kernel_patterns` writes rules for `prune` on the
+right axes, and `flops` counts products by parameter. To let ties follow one
+more primitive of JAX, add its wiring to `primitives`.
+"""
+
+from jaxsparse.graph._flops import Flops
+from jaxsparse.graph._flops import flops
+from jaxsparse.graph.kernel_axes import infer_kernels
+from jaxsparse.graph.kernel_axes import Kernel
+from jaxsparse.graph.kernel_axes import kernel_patterns
+from jaxsparse.graph.kernel_axes import KernelPatterns
+from jaxsparse.graph.kernel_axes import Kernels
+from jaxsparse.graph.kernel_axes import last_kernels
+
+__all__ = [
+    'Flops', 'flops', 'infer_kernels', 'Kernel', 'kernel_patterns',
+    'KernelPatterns', 'Kernels', 'last_kernels',
+]

@@ -1,0 +1,236 @@
+"""What is known of an array, and how cutting and joining its axes change it."""
+
+from typing import Any, Iterable, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxsparse.graph import axes as axes_lib
+from jaxsparse.graph._relations import Relations
+from jaxsparse.graph._relations import Unfit
+from jaxsparse.graph.axes import Axis
+
+
+class Source(NamedTuple):
+  """A parameter that an array was made of, and which of its axes are whose."""
+  path: str
+  size: int
+  axes: tuple[frozenset[int], ...]
+
+
+class Value(NamedTuple):
+  """What is known of an array.
+
+  Attributes:
+    shape: its shape.
+    axes: what its axes index; `None` where all indices are alike.
+    zero: by axis, whether elements of a unit are zero if all elements of
+      parameters are that belong to this unit.
+    number: what all elements are, if that is known.
+    sums: how many elements were added up, over which axes.
+    sources: the parameters that it was made of alone, or `None`: data.
+  """
+  shape: tuple[int, ...]
+  axes: tuple[Axis | None, ...]
+  zero: tuple[bool, ...]
+  number: float | None = None
+  sums: tuple[tuple[int, tuple[Axis, ...]], ...] = ()
+  sources: tuple[Source, ...] | None = ()
+
+  @property
+  def is_data(self) -> bool:
+    return self.sources is None
+
+
+def opaque(aval: Any, why: str, sources: Any = None) -> Value:
+  """An array that is what it is: no axis may be permuted."""
+  shape = tuple(getattr(aval, 'shape', ()))
+  return Value(
+      shape, tuple(None if n <= 1 else Axis(n, fixed=why) for n in shape),
+      (False,) * len(shape), sources=sources)
+
+
+def constant(x: Any) -> Value:
+  """An array closed over: an axis along which it varies is fixed."""
+  shape = np.shape(x)
+  if not (shape or jax.dtypes.issubdtype(x.dtype, np.number)
+          or x.dtype == np.bool_):
+    return Value((), (), ())
+  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) or not np.size(x):
+    return opaque(x, 'a constant of the function', ())
+  x = np.asarray(x)
+  alike = [n == 1 or bool((x == x.take([0], axis)).all())
+           for axis, n in enumerate(shape)]
+  number = float(x.flat[0].real) if all(alike) else None
+  return Value(
+      shape, tuple(None if same else Axis(n, fixed='a constant of the function')
+                   for same, n in zip(alike, shape)),
+      (number == 0,) * len(shape), number)
+
+
+def same(relations: Relations, axes: Iterable[Axis | None]) -> Axis | None:
+  """Unifies axes."""
+  axes = [axis for axis in axes if axis is not None]
+  for axis in axes[1:]:
+    relations.unify(axes[0], axis)
+  return axes[0] if axes else None
+
+
+def reshaped(relations: Relations, value: Value, shape: tuple[int, ...]
+             ) -> Value:
+  """An array of another shape."""
+  axes, zero = [None] * len(shape), [False] * len(shape)
+  whose = [frozenset()] * len(shape)
+  # Of an array without elements nothing needs to be known.
+  for olds, news in _alike(value.shape, shape) if 0 not in shape else ():
+    there = [value.axes[i] for i in olds]
+    if any(axis is not None for axis in there):
+      parts = [axis or _constants(value.shape[i])
+               for i, axis in zip(olds, there)]
+      try:
+        made = relations.reshape(parts, [shape[i] for i in news])
+      except Unfit:
+        for axis in parts:
+          axes_lib.fix(axis, 'reshape')
+        made = [Axis(shape[i], fixed='reshape') for i in news]
+      for i, axis in zip(news, made):
+        axes[i] = axis if axis.size > 1 else None
+    for i in news:
+      zero[i] = all(value.zero[k] for k in olds) and bool(olds)
+      whose[i] = olds
+  sources = value.sources and tuple(
+      s._replace(axes=tuple(
+          frozenset().union(*(s.axes[k] for k in olds)) for olds in whose))
+      for s in value.sources)
+  return value._replace(
+      shape=tuple(shape), axes=tuple(axes), zero=tuple(zero), sources=sources)
+
+
+def _constants(size: int) -> Axis:
+  """An axis of constants that are alike; a function cannot lose any of them."""
+  axis = Axis(size)
+  axes_lib.keep(axis, 'constants of the function')
+  return axis
+
+
+def concatenated(relations: Relations, values: list[Value], along: int
+                 ) -> Value:
+  """Arrays joined along one axis."""
+  values = [v for v in values if v.shape[along]] or values[:1]
+  if len(values) == 1:
+    return values[0]
+  parts = [v.axes[along] or _constants(v.shape[along]) for v in values]
+  whole = axes_lib.concat(parts)
+  axes, zero = [], []
+  for axis in range(len(values[0].shape)):
+    there = [v.axes[axis] for v in values]
+    known = [a for a in there if a is not None]
+    if axis == along:
+      axes.append(whole)
+    elif len(known) == len(there):
+      axes.append(relations.merged(whole, known))
+    else:
+      axes.append(same(relations, known))
+    zero.append(all(v.zero[axis] or v.number == 0 for v in values))
+  sources = None if any(v.is_data for v in values) else united(
+      s for v in values for s in v.sources)
+  shape = list(values[0].shape)
+  shape[along] = whole.size
+  return Value(tuple(shape), tuple(axes), tuple(zero), None, (), sources)
+
+
+def cut(relations: Relations, value: Value, axis: int, start: int, stop: int
+        ) -> Value:
+  """A part of an array along one axis."""
+  if (start, stop) == (0, value.shape[axis]):
+    return value
+  axes = list(value.axes)
+  if start == stop:
+    axes[axis] = None
+  if axes[axis] is not None:
+    try:
+      axes[axis], where = relations.cut(axes[axis], start, stop)
+      axes = [a if a is None or i == axis else relations.instanced(a, where)
+              for i, a in enumerate(axes)]
+    except Unfit:
+      axes_lib.fix(axes[axis], 'slice')
+      axes[axis] = Axis(stop - start, fixed='slice')
+    if stop - start == 1:
+      axes[axis] = None
+  shape = list(value.shape)
+  shape[axis] = stop - start
+  return value._replace(shape=tuple(shape), axes=tuple(axes))
+
+
+def blocked(relations: Relations, value: Value, axis: int, size: int, why: str
+            ) -> Value:
+  """An array whose one axis is not followed, but the others are."""
+  axes, shape = list(value.axes), list(value.shape)
+  if axes[axis] is not None:
+    axes_lib.fix(axes[axis], why)
+  axes[axis] = None
+  relations.note(axes)
+  if size > 1:
+    axes[axis] = Axis(size, fixed=why)
+  shape[axis] = size
+  return value._replace(
+      shape=tuple(shape), axes=tuple(axes), number=None,
+      zero=value.zero[:axis] + (False,) + value.zero[axis + 1:])
+
+
+def united(sources: Iterable[Source]) -> tuple[Source, ...]:
+  """One source for each parameter."""
+  found = {}
+  for source in sources:
+    known = found.setdefault(source.path, source)
+    found[source.path] = known._replace(axes=tuple(
+        a | b for a, b in zip(known.axes, source.axes)))
+  return tuple(found.values())
+
+
+def moved(value: Value, axis: int, to: int) -> Value:
+  """An array with one axis at another place."""
+  order = [i for i in range(len(value.shape)) if i != axis]
+  order.insert(to, axis)
+  pick = lambda row: tuple(row[i] for i in order)
+  return value._replace(
+      shape=pick(value.shape), axes=pick(value.axes), zero=pick(value.zero),
+      sources=value.sources and tuple(
+          s._replace(axes=pick(s.axes)) for s in value.sources))
+
+
+def without_first(value: Value) -> Value:
+  """What a loop over its first axis sees of an array."""
+  return value._replace(
+      shape=value.shape[1:], axes=value.axes[1:], zero=value.zero[1:],
+      sources=value.sources and tuple(
+          s._replace(axes=s.axes[1:]) for s in value.sources))
+
+
+def _alike(old: tuple[int, ...], new: tuple[int, ...]
+           ) -> list[tuple[list[int], list[int]]]:
+  """The smallest groups of neighbouring axes that a reshape keeps apart.
+
+  >>> _alike((2, 3, 4), (6, 2, 2))
+  [([0, 1], [0]), ([2], [1, 2])]
+  """
+  groups, i, j = [], 0, 0
+  while i < len(old) or j < len(new):
+    if old[i:i + 1] == new[j:j + 1]:
+      groups.append(([i], [j]))
+      i, j = i + 1, j + 1
+      continue
+    olds, news, a, b = [], [], 1, 1
+    while True:
+      if i < len(old) and (a <= b or j == len(new)):
+        a *= old[i]
+        olds.append(i)
+        i += 1
+      else:
+        b *= new[j]
+        news.append(j)
+        j += 1
+      if a == b:
+        break
+    groups.append((olds, news))
+  return groups

@@ -1,0 +1,303 @@
+"""Floating point operations: counted from the function that you run.
+
+`_walk` goes through a function's jaxpr and all it calls, and adds up products;
+an `_Origin` says of every value on the way which parameter it comes from.
+"""
+
+import collections
+import dataclasses
+import math
+from typing import Any, Callable, NamedTuple
+
+import jax
+from jax.extend import core
+import numpy as np
+
+from jaxsparse._utils import tables
+from jaxsparse._utils import trees
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+  """What `flops` returns; `print` it for the table.
+
+  Attributes:
+    by_parameter: the FLOPs of a parameter's products, by path; 0 without any.
+    other: the FLOPs of all other products, such as attention's scores.
+  """
+  by_parameter: dict[str, int]
+  other: int
+
+  @property
+  def total(self) -> int:
+    """The FLOPs of all products, with every weight dense."""
+    return self.other + sum(self.by_parameter.values())
+
+  def forward(self, densities: Any = None) -> float:
+    """The FLOPs of one call whose products skip the pruned weights.
+
+    other + sum_p density_p * by_parameter_p
+
+    Args:
+      densities: fractions kept, in [0, 1], or bool masks; a tree like the
+        parameters, or a dict from paths. `None`, or no entry, means dense.
+
+    Returns:
+      The FLOPs.
+
+    Raises:
+      ValueError: if a path is not a parameter's, or a density is not one.
+    """
+    kept = _densities(densities, self.by_parameter)
+    return float(self.other + sum(
+        n * kept.get(path, 1.) for path, n in self.by_parameter.items()))
+
+  def training(self, forward: Any = None, gradient: Any = None) -> float:
+    """The FLOPs of a training step, if its forward pass was counted.
+
+    3 * other + sum_p (2 * forward_p + gradient_p) * by_parameter_p
+
+    A product has two more in the backward pass, for the gradients of its input,
+    with the same weights, and of its weights. So a dense step is 3 forward
+    passes; `training(masks, masks)` has no gradients of pruned weights,
+    `training(masks)` has all, as growing by gradient and `ste` need. The first
+    layer has its input's gradient, too, and nothing is recomputed.
+
+    Args:
+      forward: densities of the weights, as `Flops.forward` takes and checks.
+      gradient: densities of the gradients of weights.
+
+    Returns:
+      The FLOPs.
+
+    References:
+      Evci et al., `Rigging the Lottery: Making All Tickets Winners
+      <https://arxiv.org/abs/1911.11134>`_, 2020, the appendix on FLOPs
+    """
+    return 2 * self.forward(forward) + self.forward(gradient)
+
+  def __str__(self) -> str:
+    rows = [(path, n) for path, n in self.by_parameter.items() if n]
+    foot = [('other', self.other), ('total', self.total)]
+    text = lambda rows: [(path, f'{n:,}', f'{n / max(self.total, 1):.1%}')
+                         for path, n in rows]
+    return tables.table([('parameter', 'FLOPs', 'share')], text(rows),
+                        text(foot), right=(1, 2))
+
+
+def _densities(densities: Any, known: dict[str, int]) -> dict[str, float]:
+  """Densities by path; `{path: density}` is a tree with these paths, too."""
+  rows = dict(zip(trees.paths(densities), jax.tree.leaves(densities)))
+  if unknown := sorted(rows.keys() - known.keys()):
+    raise ValueError(
+        f'Got densities of {unknown}, expected paths of parameters; write e.g. '
+        f'`counted.forward({{path: 0.1}})` with a path of {list(known)}.')
+  return {path: _density(path, leaf) for path, leaf in rows.items()}
+
+
+def _density(path: str, leaf: Any) -> float:
+  x = np.asarray(leaf)
+  if x.dtype == np.bool_:
+    return np.count_nonzero(x) / max(x.size, 1)
+  if not x.shape and jax.dtypes.issubdtype(x.dtype, np.number) and 0 <= x <= 1:
+    return float(x)
+  got = f'an array {x.dtype}{list(x.shape)}' if x.shape else leaf
+  raise ValueError(
+      f'{path}: expected the fraction kept, in [0, 1], or a bool mask, got '
+      f'{got}. For 90% pruned write 0.1.')
+
+
+def flops(f: Callable[..., Any], params: Any, *args: Any) -> Flops:
+  """Counts the FLOPs of the products in `f(params, *args)`, by parameter.
+
+  matrix product: 2 * batch * m * n * k
+  convolution:    2 * batch * C_out * C_in / groups * positions * taps
+
+  `positions * taps` is, axis by axis, the product of the smaller two of input,
+  kernel and output; what is beyond, as in transposed convolutions, meets zeros.
+  Elementwise work, norms, softmax and decompositions are left out. Loops count
+  times their length, devices and kernel grids too, `cond` its costliest branch,
+  and `platform_dependent` its default.
+
+  A product is of the parameter that is one operand, whatever was done to that
+  parameter alone: cast, reshaped, quantised, sliced by a loop, or masked, with
+  bool masks from anywhere. What depends on other arguments, other arrays closed
+  over or another product is data: activations, rows looked up by tokens, merged
+  low-rank updates. Where two parameters meet, as a kernel and its scales or in
+  a product, it is of the larger one, or of none if both have one size. Products
+  of no parameter are `other`.
+
+  Args:
+    f: any function that JAX can trace, gradients included; it is not run.
+    params: its first argument, a tree of arrays or `jax.ShapeDtypeStruct`s.
+    *args: its other arguments; the batch is one of them, not closed over.
+
+  Returns:
+    A `Flops`; it prints as a table and tells what is left at densities.
+
+  Raises:
+    ValueError: if a loop of unknown length has products in it.
+
+  >>> params = {'hidden': np.ones((8, 16)), 'out': np.ones((16, 4))}
+  >>> mlp = lambda p, x: jax.nn.relu(x @ p['hidden']) @ p['out']
+  >>> counted = flops(mlp, params, np.ones((10, 8)))
+  >>> print(counted)
+  parameter  FLOPs   share
+  ---------  -----  ------
+  hidden     2,560   66.7%
+  out        1,280   33.3%
+  ---------  -----  ------
+  other          0    0.0%
+  total      3,840  100.0%
+  >>> counted.forward({'hidden': 0.25})
+  1920.0
+  """
+  closed = jax.make_jaxpr(f)(params, *args)
+  paths = trees.paths(params)
+  named = paths + [None] * (len(closed.in_avals) - len(paths))
+  counts, _ = _walk(closed.jaxpr, list(map(_argument, closed.in_avals, named)))
+  return Flops({path: counts[path] for path in paths}, counts[None])
+
+
+class _Origin(NamedTuple):
+  """Where a value comes from: the largest parameter in it, or data."""
+  size: float
+  path: str | None
+
+
+_CONSTANT = _Origin(0, None)
+_DATA = _Origin(math.inf, None)
+# The cost of products by path, None for `other`, and where results come from.
+_Walked = tuple[collections.Counter[str | None], list[_Origin]]
+
+
+def _argument(aval: Any, path: str | None = None) -> _Origin:
+  if aval.dtype == np.bool_:  # A mask.
+    return _CONSTANT
+  return _DATA if path is None else _Origin(math.prod(aval.shape), path)
+
+
+def _join(*origins: _Origin) -> _Origin:
+  """The origin of what is computed from values of these origins."""
+  size = max((o.size for o in origins), default=0)
+  paths = {o.path for o in origins if o.size == size}
+  return _Origin(size, paths.pop() if len(paths) == 1 else None)
+
+
+def _walk(jaxpr: core.Jaxpr, origins: list[_Origin]) -> _Walked:
+  """One run of a jaxpr whose inputs have these origins."""
+  known = dict(zip(jaxpr.invars, origins))
+  counts = collections.Counter()
+
+  def read(v):
+    if not isinstance(v, core.Literal) and v in known:
+      return known[v]
+    # A number in the code is a constant, an array closed over may be data.
+    return _argument(v.aval) if v.aval.shape else _CONSTANT
+
+  for eqn in jaxpr.eqns:
+    name, inner = eqn.primitive.name, _called(eqn)
+    operands = [read(v) for v in eqn.invars]
+    results = [_join(*operands)] * len(eqn.outvars)
+    if name in _PRODUCTS:
+      weights = [o for o in operands[:2] if o != _DATA]
+      counts[_join(*weights).path] += _PRODUCTS[name](eqn)
+      results = [_DATA]
+    elif inner:
+      run = _scan if name == 'scan' else _call
+      called, results = run(eqn, inner, operands)
+      counts.update({p: n * _repeats(eqn) for p, n in called.items()})
+    known.update(zip(eqn.outvars, results))
+  return counts, [read(v) for v in jaxpr.outvars]
+
+
+def _called(eqn: Any) -> list[core.Jaxpr]:
+  """The jaxprs in the settings of an equation; where several, one will run."""
+  settings = list(eqn.params.values())
+  if eqn.primitive.name == 'custom_linear_solve':  # The rest is derivatives'.
+    settings = eqn.params['jaxprs'].solve
+  platforms = eqn.params.get('branches_platforms') or ()
+  if None in platforms:  # The default tells what others do their own way.
+    settings = eqn.params['branches'][platforms.index(None)]
+  return [getattr(x, 'jaxpr', x) for x in jax.tree.leaves(settings)
+          if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
+
+
+def _call(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Walked:
+  """One run of what an equation calls, of several jaxprs the costliest."""
+  name = eqn.primitive.name
+  # All results of a cond depend on which branch its first operand takes.
+  branch = operands[:1] if name == 'cond' else []
+  given = operands[len(branch):]
+
+  def bind(n):  # Inputs without operands are a kernel's outputs and scratch.
+    more = n - len(given)
+    return given + [_DATA] * more if more >= 0 else [_join(*given)] * n
+  totals, columns = zip(*(_walk(j, bind(len(j.invars))) for j in inner))
+  counts = max(totals, key=collections.Counter.total)
+  if name == 'while' or {len(c) for c in columns} != {len(eqn.outvars)}:
+    columns = [[_DATA if counts else _join(*operands)] * len(eqn.outvars)]
+  return counts, [_join(*branch, *origins) for origins in zip(*columns)]
+
+
+def _scan(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Walked:
+  """One step of a scan, after as many as it takes for origins to settle."""
+  def unstacked(outer, inner):
+    return sum(len(a.aval.shape) == len(b.aval.shape)
+               for a, b in zip(outer, inner))
+  # Constants, carries and slices go in, carries and slices come out; where an
+  # equation says how many depends on the version of JAX, ranks do not.
+  carries = unstacked(eqn.outvars, inner[0].outvars)
+  end = unstacked(eqn.invars, inner[0].invars)
+  carry = operands[end - carries:end]
+  while True:
+    counts, results = _walk(
+        inner[0], operands[:end - carries] + carry + operands[end:])
+    new = [_join(*pair) for pair in zip(carry, results)]
+    if new == carry:
+      return counts, carry + results[carries:]
+    carry = new
+
+
+def _repeats(eqn: Any) -> int:
+  """How often an equation runs the products that it calls."""
+  name, has = eqn.primitive.name, eqn.params
+  sizes = [has['length']] if name == 'scan' else []
+  if name == 'pallas_call':
+    sizes = has['grid_mapping'].grid
+  if name == 'shard_map':
+    axes = has.get('newly_manual_axes', has.get('manual_axes'))
+    sizes = [has['mesh'].shape[axis] for axis in axes]
+  if name == 'while' or not all(hasattr(n, '__index__') for n in sizes):
+    raise ValueError(
+        f'Got products in a {name} whose length is known only when it runs, '
+        'not before. Write lax.scan, or lax.fori_loop with ints as bounds.')
+  return math.prod(map(int, sizes))
+
+
+def _dot_general(eqn: Any, numbers: Any = None, groups: Any = ()) -> int:
+  (_, contracted), (_, batch) = numbers or eqn.params['dimension_numbers']
+  lhs, rhs = (v.aval.shape for v in eqn.invars[:2])
+  met = {*contracted, *batch, *groups}
+  return 2 * math.prod(lhs) * math.prod(
+      n for axis, n in enumerate(rhs) if axis not in met)
+
+
+def _ragged_dot_general(eqn: Any) -> int:
+  ragged = eqn.params['ragged_dot_dimension_numbers']
+  return _dot_general(
+      eqn, ragged.dot_dimension_numbers, ragged.rhs_group_dimensions)
+
+
+def _conv_general_dilated(eqn: Any) -> int:
+  lhs, rhs, out = (
+      [v.aval.shape[axis] for axis in spec] for v, spec in zip(
+          (*eqn.invars, *eqn.outvars), eqn.params['dimension_numbers']))
+  # Batch, features, space; of the kernel C_out, C_in / groups, space.
+  sites = [sorted(axis)[:2] for axis in zip(lhs[2:], rhs[2:], out[2:])]
+  return 2 * math.prod(out[:2]) * rhs[1] * math.prod(map(math.prod, sites))
+
+
+_PRODUCTS = {'dot_general': _dot_general,
+             'ragged_dot_general': _ragged_dot_general,
+             'conv_general_dilated': _conv_general_dilated}

@@ -1,0 +1,312 @@
+"""Kernels: which parameters multiply data, and along which axes.
+
+"More than one axis" does not make a weight matrix: biases, norm scales and
+position tables are stacked, attention kernels have three axes, other libraries
+store `[out, in]`. `infer_kernels` asks the function itself, and
+`kernel_patterns` makes rules for `prune` of the answer.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any, Callable, NamedTuple, Sequence
+
+import jax
+
+from jaxsparse import patterns
+from jaxsparse._utils import numerics
+from jaxsparse._utils import tables
+from jaxsparse._utils import trees
+from jaxsparse.graph import tracing
+from jaxsparse.patterns import Pattern
+
+
+class Kernel(NamedTuple):
+  """What a parameter is to the data that it meets.
+
+  Attributes:
+    path: the parameter's path.
+    shape: its shape.
+    contracted: axes that are summed over with data, input channels of a
+      convolution among them; () if the parameter is no kernel.
+    outputs: axes that the product has in their place.
+    window: axes of a convolution's kernel that are positions.
+    others: the other primitives in which the parameter meets data.
+    why: why no pattern is given to it by itself, or `None`.
+  """
+  path: str
+  shape: tuple[int, ...]
+  contracted: tuple[int, ...] = ()
+  outputs: tuple[int, ...] = ()
+  window: tuple[int, ...] = ()
+  others: tuple[str, ...] = ()
+  why: str | None = None
+
+  @property
+  def is_kernel(self) -> bool:
+    """Whether it is the weight of a matrix product or a convolution."""
+    return bool(self.contracted or self.outputs)
+
+  @property
+  def stacked(self) -> tuple[int, ...]:
+    """Axes along which there are kernels of their own, such as layers."""
+    known = {*self.contracted, *self.outputs, *self.window}
+    return tuple(a for a in range(len(self.shape)) if a not in known)
+
+
+def _text(numbers: Sequence[int]) -> str:
+  return ', '.join(map(str, numbers)) or '-'
+
+
+class Kernels(dict[str, Kernel]):
+  """What `infer_kernels` returns: a `Kernel` by path; `print` it."""
+
+  def __str__(self) -> str:
+    return tables.table(
+        [('parameter', 'shape', 'contracted', 'outputs', 'note')],
+        [(path, tables.shape_text(k.shape), _text(k.contracted),
+          _text(k.outputs), k.why or '') for path, k in self.items()])
+
+
+class KernelPatterns(dict[str, Pattern]):
+  """What `kernel_patterns` returns: rules for `prune`; `print` it.
+
+  Attributes:
+    kernels: the `Kernels`.
+    dense: why a parameter was left dense, by path.
+  """
+
+  def __init__(self, rules: dict[str, Pattern], kernels: Kernels,
+               dense: dict[str, str]):
+    super().__init__(rules)
+    self.kernels, self.dense = kernels, dense
+
+  def __str__(self) -> str:
+    return tables.table(
+        [('parameter', 'shape', 'pattern')],
+        [(path, tables.shape_text(k.shape),
+          str(self.get(re.escape(path), f'dense: {self.dense.get(path)}')))
+         for path, k in self.kernels.items()])
+
+
+_ROLES = {'add': 'added', 'sub': 'added', 'mul': 'scales', 'div': 'scales',
+          'gather': 'looked up', 'dynamic_slice': 'looked up',
+          'concatenate': 'joined', 'select_n': 'chosen'}
+
+
+def infer_kernels(fn: Callable[..., Any], params: Any, *inputs: Any) -> Kernels:
+  """Finds which parameters are weights of matrix products or convolutions.
+
+  It is read off the function's jaxpr: a kernel is an operand of a product of
+  which the other operand is data, that is, depends on `inputs`. Whatever was
+  done to the parameter alone before (a cast, a transposition, a mask, scales,
+  a slice of stacked layers) does not matter. What has only been added,
+  multiplied elementwise or looked up is none.
+
+  Args:
+    fn: any function that JAX can trace; it is not run.
+    params: its first argument, arrays or `jax.ShapeDtypeStruct`s.
+    *inputs: the others; the batch is one of them, not closed over.
+
+  Returns:
+    A dict from each path to its `Kernel`; it prints as a table.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'bias': jnp.ones((2, 4)), 'kernel': jnp.ones((8, 2, 4)),
+  ...           'scale': jnp.ones(8)}
+  >>> def heads(params, x):
+  ...   y = jnp.einsum('d,dhk->hk', x * params['scale'], params['kernel'])
+  ...   return y + params['bias']
+  >>> print(infer_kernels(heads, params, jnp.ones(8)))
+  parameter  shape  contracted  outputs  note
+  ---------  -----  ----------  -------  ------
+  bias       2x4    -           -        added
+  kernel     8x2x4  0           1, 2
+  scale      8      -           -        scales
+  """
+  read = tracing.read(fn, params, *inputs)
+  return Kernels({path: _kernel(path, read) for path in trees.paths(params)})
+
+
+def _kernel(path: str, read: tracing.Reading) -> Kernel:
+  products = read.products[path]
+  others = tuple(read.others[path])
+  roles = ', '.join(dict.fromkeys(_ROLES.get(name, name) for name in others))
+  kernel = Kernel(path, read.shapes[path], others=others)
+  if not products:
+    return kernel._replace(why=roles or 'meets no data')
+  first = products[0]
+  kernel = kernel._replace(**{
+      name: tuple(sorted(axes)) for name, axes in first._asdict().items()})
+  notes = ['also contracted along ' + _text(sorted(p.contracted))
+           for p in products[1:] if p.contracted != first.contracted]
+  notes += [f'also {roles}'] if others else []
+  return kernel._replace(why='; '.join(notes) or None)
+
+
+def last_kernels(fn: Callable[..., Any], params: Any, *inputs: Any
+                 ) -> list[str]:
+  """Finds the kernels whose product the function returns: the last layers.
+
+  These are kernels with an output axis that is an axis of what the function
+  returns and that no kernel contracts; what is done to the product elementwise,
+  by a softmax or by a sum over other axes, does not matter. A kernel with a
+  single output is one, too, whatever it is for.
+
+  Args:
+    fn: any function that JAX can trace, which returns logits or the like.
+    params: its first argument.
+    *inputs: the others.
+
+  Returns:
+    Regular expressions, one for each: rules for `prune` or `dense` of
+    `kernel_patterns`.
+
+  Raises:
+    ValueError: if there is none, as in a loss, or in a network that returns its
+      residual stream.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'in': jnp.ones((3, 8)), 'out': jnp.ones((5, 8))}
+  >>> mlp = lambda p, x: jnp.tanh(x @ p['in']) @ p['out'].T
+  >>> last = last_kernels(mlp, params, jnp.ones((2, 3)))
+  >>> last
+  ['out']
+  >>> rules = {**dict.fromkeys(last), '.*': patterns.unstructured()}
+  """
+  # Something is added to what is returned: it has the axes of that.
+  more = jax.eval_shape(fn, params, *inputs)
+
+  def added(both, *inputs):
+    return jax.tree.map(numerics.joined, fn(both[0], *inputs), both[1])
+  read = tracing.read(added, (params, more), *inputs)
+  paths = trees.paths(params)
+  given = dict(zip(read.params, paths))
+
+  def leaves(path, role=None):
+    return {place.leaf for place in read.relations.places(read.params[path])
+            if role is None or any(place.axis in getattr(product, role)
+                                   for product in read.products[path])}
+  returned = {leaf for path in read.params if path not in given
+              for leaf in leaves(path)}
+  for path in given:
+    returned -= leaves(path, 'contracted')
+
+  def is_last(path):
+    shape = read.shapes[path]
+    return leaves(path, 'outputs') & returned or any(
+        math.prod(shape[axis] for axis in product.outputs) == 1
+        for product in read.products[path])
+  last = [re.escape(name) for path, name in given.items() if is_last(path)]
+  if not last:
+    raise ValueError(
+        'No kernel has an output axis that the function returns and that no '
+        f'other kernel reads, of {paths}. Give the function that returns '
+        'logits, not a loss, or name the kernels yourself: '
+        "{'head/kernel': None, '.*kernel': pattern}.")
+  return last
+
+
+def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
+                    pattern: Pattern, dense: str | Sequence[str] = ()
+                    ) -> KernelPatterns:
+  """Rules that give a pattern to all kernels of a function, on the right axes.
+
+  Axis -2 of the pattern, where N:M groups are, becomes the axis along which a
+  kernel is contracted with data, and -1 that of its outputs, where transposable
+  groups are, too. Where layers are stacked, weights compete within their layer.
+  Left dense, with the reason, are parameters that are no kernels, that are used
+  in two ways, such as an embedding that is the output head, too, and that the
+  pattern does not fit.
+
+  Args:
+    fn: any function that JAX can trace; it is not run.
+    params: its first argument.
+    *inputs: the others.
+    pattern: the pattern, written for kernels `[in, out]`.
+    dense: regular expressions, or one, for paths that stay dense.
+
+  Returns:
+    A dict of rules for `prune` and `recipes`; it prints as a table.
+
+  Raises:
+    ValueError: if `pattern` is no `Pattern`, or transposable along other axes,
+      an expression matches no parameter, or nothing has got the pattern.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'in': jnp.ones((3, 8)), 'out': jnp.ones((5, 8))}
+  >>> mlp = lambda p, x: jnp.tanh(x @ p['in']) @ p['out'].T
+  >>> print(kernel_patterns(
+  ...     mlp, params, jnp.ones((2, 3)), pattern=patterns.nm(2, 4)))
+  parameter  shape  pattern
+  ---------  -----  ------------------------------------------------------------
+  in         3x8    dense: group of nm(2, 4) needs axis -2 to be a multiple of 4
+  out        5x8    nm(2, 4, axis=-1)
+  """
+  if not isinstance(pattern, Pattern):
+    raise ValueError(
+        f'Expected a pattern, got {pattern!r}. Write e.g. '
+        'pattern=jaxsparse.nm(2, 4).')
+  if patterns.is_transposable(pattern) and (
+      {axis for axis, _ in pattern.group.sizes} != {-2, -1}):
+    raise ValueError(
+        f'{pattern} is not written for kernels [in, out], whose axes are '
+        'looked up for every kernel. Write '
+        f'nm({pattern.per_line}, 4, transposable=True).')
+  dense = [dense] if isinstance(dense, str) else dense
+  kernels = infer_kernels(fn, params, *inputs)
+  asked = trees.match_rules(dict.fromkeys(dense, True), params)
+  asked = dict.fromkeys(
+      path for path, _, is_dense in trees.align(params, asked) if is_dense)
+  rules, left = {}, {}
+  for path, kernel in kernels.items():
+    if path in asked or kernel.why:
+      left[path] = kernel.why or 'as asked'
+      continue
+    try:
+      fitting = _for_kernel(pattern, kernel)
+      fitting.sizes(kernel.shape)
+      rules[re.escape(path)] = fitting
+    except ValueError as error:
+      left[path] = str(error).split(', but ')[0]
+  result = KernelPatterns(rules, kernels, left)
+  if not rules:
+    raise ValueError(
+        f'No parameter can have {pattern}; write a rule by hand, or another '
+        f'pattern.\n{result}')
+  return result
+
+
+def _for_kernel(pattern: Pattern, kernel: Kernel) -> Pattern:
+  """A pattern written for `[in, out]`, on the axes of a kernel."""
+  rank = len(kernel.shape)
+  if patterns.is_transposable(pattern) and not (
+      kernel.contracted and kernel.outputs):
+    raise ValueError(f'{pattern} needs contracted and output axes')
+
+  def joined(axes):
+    axes = tuple(axis - rank for axis in axes)
+    if any(b - a != 1 for a, b in zip(axes, axes[1:])):
+      raise ValueError(f'axes {axes} are no neighbours')
+    return axes[0] if len(axes) == 1 else axes
+  places = {-2: kernel.contracted, -1: kernel.outputs}
+
+  def place(tiling):
+    sizes = tuple((joined(places[axis]) if places.get(axis) else axis, size)
+                  for axis, size in tiling.sizes)
+    if tiling.rest is None:
+      sizes += tuple((axis - rank, 1) for axis in kernel.stacked)
+    return patterns.Tiling(sizes, tiling.rest)
+  unit, group = place(pattern.unit), place(pattern.group)
+  if (unit, group) == (pattern.unit, pattern.group):
+    return pattern
+  if patterns.is_nm(pattern):
+    n, m, _ = patterns.n_m_axis(pattern)
+    written = patterns.nm(n, m, axis=group.sizes[0][0],
+                          transposable=patterns.is_transposable(pattern))
+    if written.group == group:
+      return written
+  where = f'in {_text(kernel.contracted)}, out {_text(kernel.outputs)}'
+  stacked = ', each layer' if kernel.stacked else ''
+  return dataclasses.replace(
+      pattern, name=f'{pattern} ({where}{stacked})', unit=unit, group=group)

@@ -1,0 +1,481 @@
+"""Reads a jaxpr: which axes of parameters meet, and what they are used for.
+
+`read(f, params, *inputs)` follows every axis of every parameter through the
+function. Axes that meet are unified (`relations`), an axis that a primitive
+does not treat alike at every index is fixed with the primitive's name; so are
+axes of inputs, outputs and constants. `ties` and `contractions` say what comes
+of it. The file is long because control flow and the primitives that cut and
+join axes work on one state.
+"""
+
+import collections
+import copy
+import functools
+import math
+from typing import Any, Callable, NamedTuple
+
+import jax
+from jax.extend import core
+import numpy as np
+
+from jaxsparse._utils import trees
+from jaxsparse.graph import _arrays as values_lib
+from jaxsparse.graph import axes as axes_lib
+from jaxsparse.graph import primitives as wiring_lib
+from jaxsparse.graph._arrays import Source
+from jaxsparse.graph._arrays import Value
+from jaxsparse.graph._relations import Relations
+from jaxsparse.graph.axes import Axis
+
+# Between what a number that keeps units may have come from.
+OR = ', or it is '
+
+
+class Product(NamedTuple):
+  """A parameter met data: its axes that vanished, and those of the result."""
+  contracted: frozenset[int]
+  outputs: frozenset[int]
+  window: frozenset[int] = frozenset()
+
+
+class Reading(NamedTuple):
+  """What `read` returns.
+
+  Attributes:
+    relations: all that is known of axes, settled.
+    params: the axes of each parameter, by path.
+    shapes: its shape.
+    products: where it was multiplied with data.
+    others: names of other primitives in which it met data.
+  """
+  relations: Relations
+  params: dict[str, tuple[Axis | None, ...]]
+  shapes: dict[str, tuple[int, ...]]
+  products: dict[str, list[Product]]
+  others: dict[str, list[str]]
+
+
+def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Reading:
+  """Reads `f(params, *inputs)`, which is traced and not run."""
+  closed = jax.make_jaxpr(f)(params, *inputs)
+  paths = trees.paths(params)
+  if twice := [path for path, n in collections.Counter(paths).items() if n > 1]:
+    raise ValueError(
+        f'Two parameters have one path, {twice}: keys may not contain "/". '
+        'Give them other keys.')
+  reader = _Reader(paths)
+  values = [reader.parameter(path, v.aval)
+            for path, v in zip(paths, closed.jaxpr.invars)]
+  given = dict(zip(paths, values))
+  values += [values_lib.opaque(v.aval, 'an input of the function')
+             for v in closed.jaxpr.invars[len(paths):]]
+  for value in reader.closed(closed, values):
+    for axis in filter(None, value.axes):
+      axes_lib.fix(axis, 'an output of the function')
+  reader.relations.settle()
+  return Reading(
+      reader.relations, {path: v.axes for path, v in given.items()},
+      {path: v.shape for path, v in given.items()},
+      reader.products, reader.others)
+
+
+class _Reader:
+  """Walks through jaxprs; `ambient` are axes that loops took off."""
+
+  def __init__(self, paths: list[str]):
+    self.relations = Relations()
+    self.products: dict[str, list[Product]] = {path: [] for path in paths}
+    self.others: dict[str, list[str]] = {path: [] for path in paths}
+    self._ambient: list[Axis] = []
+    self._same = functools.partial(values_lib.same, self.relations)
+    self._cut = functools.partial(values_lib.cut, self.relations)
+    self._blocked = functools.partial(values_lib.blocked, self.relations)
+    self._reshaped = functools.partial(values_lib.reshaped, self.relations)
+
+  def parameter(self, path: str, aval: Any) -> Value:
+    shape = tuple(aval.shape)
+    masks = aval.dtype == np.bool_
+    source = Source(path, math.prod(shape),
+                    tuple(frozenset([axis]) for axis in range(len(shape))))
+    value = Value(shape, tuple(None if n <= 1 else Axis(n) for n in shape),
+                  (True,) * len(shape), sources=() if masks else (source,))
+    self.relations.note(value.axes)
+    return value
+
+  # Control flow.
+
+  def closed(self, closed: Any, values: list[Value]) -> list[Value]:
+    """The results of a jaxpr, closed over constants or not."""
+    jaxpr = getattr(closed, 'jaxpr', closed)
+    known = dict(zip(jaxpr.constvars, map(
+        values_lib.constant, getattr(closed, 'consts', ()))))
+    known.update(zip(jaxpr.invars, values))
+
+    def read(v):
+      if isinstance(v, core.Literal):
+        return values_lib.constant(np.asarray(v.val, v.aval.dtype))
+      return known[v]
+
+    for eqn in jaxpr.eqns:
+      results = self.equation(eqn, [read(v) for v in eqn.invars])
+      known.update(zip(eqn.outvars, results))
+    return [read(v) for v in jaxpr.outvars]
+
+  def equation(self, eqn: Any, values: list[Value]) -> list[Value]:
+    """The results of an equation."""
+    name = eqn.primitive.name
+    if name in _CALLS:
+      return self.closed(eqn.params[_CALLS[name]], values)
+    if name in _SPECIAL:
+      results = _SPECIAL[name](self, eqn, values)
+    else:
+      results = self.wired(eqn, values, wiring_lib.wiring(eqn))
+    for result in results:
+      self.relations.note((*result.axes, *self._ambient))
+    return results
+
+  def _cond(self, eqn: Any, values: list[Value]) -> list[Value]:
+    branches = [self.closed(branch, values[1:])
+                for branch in eqn.params['branches']]
+    results = [self._joined(list(same)) for same in zip(*branches)]
+    return [r._replace(sources=None) if values[0].is_data else r
+            for r in results]
+
+  def _while(self, eqn: Any, values: list[Value]) -> list[Value]:
+    tests, bodies = eqn.params['cond_nconsts'], eqn.params['body_nconsts']
+    start = tests + bodies
+    def step(carry):
+      self.closed(eqn.params['cond_jaxpr'], values[:tests] + carry)
+      return self.closed(eqn.params['body_jaxpr'], values[tests:start] + carry)
+    return self._loop(step, values[start:])
+
+  def _scan(self, eqn: Any, values: list[Value]) -> list[Value]:
+    jaxpr = eqn.params['jaxpr'].jaxpr
+    # Constants and carries, then slices; ranks tell them apart.
+    rank = lambda v: len(v.aval.shape)
+    end = sum(rank(a) == rank(b) for a, b in zip(eqn.invars, jaxpr.invars))
+    carries = sum(rank(a) == rank(b)
+                  for a, b in zip(eqn.outvars, jaxpr.outvars))
+    length = eqn.params['length']
+    layers = self._same([Axis(length), *(v.axes[0] for v in values[end:])])
+    axes_lib.fix(layers, 'scan')
+    slices = [values_lib.without_first(value) for value in values[end:]]
+    ys = []
+
+    def step(carry):
+      self._ambient.append(layers)
+      for value in slices:
+        self.relations.note((*value.axes, *self._ambient))
+      results = self.closed(
+          eqn.params['jaxpr'], values[:end - carries] + carry + slices)
+      self._ambient.pop()
+      ys[:] = results[carries:]
+      return results[:carries]
+    carry = self._loop(step, values[end - carries:end])
+    first = layers if length > 1 else None
+    stacked = [Value((length, *y.shape), (first, *y.axes),
+                     (False, *y.zero), sources=None if y.is_data else tuple(
+                         s._replace(axes=(frozenset(), *s.axes))
+                         for s in y.sources)) for y in ys]
+    return carry + stacked
+
+  def _loop(self, step: Any, carry: list[Value]) -> list[Value]:
+    """Runs a step until what is known of its carry holds before and after."""
+    while True:
+      before = copy.deepcopy((self.products, self.others))
+      for value in carry:
+        self.relations.note((*value.axes, *self._ambient))
+      new = [self._joined([a, b]) for a, b in zip(carry, step(carry))]
+      if [_state(v) for v in new] == [_state(v) for v in carry]:
+        return new
+      # What seemed to be no data was; what was noted of it does not hold.
+      carry, (self.products, self.others) = new, before
+
+  def _joined(self, values: list[Value]) -> Value:
+    """What is known of an array that is one of several."""
+    first = values[0]
+    sources = None
+    if not any(v.is_data for v in values):
+      sources = values_lib.united(s for v in values for s in v.sources)
+    numbers = {v.number for v in values}
+    return Value(
+        first.shape,
+        tuple(map(self._same, zip(*(v.axes for v in values)))),
+        tuple(map(all, zip(*(v.zero for v in values)))),
+        numbers.pop() if len(numbers) == 1 else None, (), sources)
+
+  # Primitives that leave axes whole.
+
+  def wired(self, eqn: Any, values: list[Value], wiring: wiring_lib.Wiring
+            ) -> list[Value]:
+    """The results of a primitive, by its wiring."""
+    name = eqn.primitive.name
+    at = lambda wires: [values[i].axes[axis] for i, axis in wires]
+    for axis in filter(None, at(wiring.fixed)):
+      axes_lib.fix(axis, name)
+    gone = [self._gone(name, wiring.kind, values, wires)
+            for wires in wiring.gone]
+    passed = {wire for row in wiring.outputs for wires in row
+              if not isinstance(wires, wiring_lib.New) for wire in wires}
+    for i, value in enumerate(values):
+      self.relations.note((*(axis for k, axis in enumerate(value.axes)
+                        if (i, k) in passed and (i, k) not in wiring.fixed),
+                      *self._ambient))
+    if wiring.kind == 'product':
+      # Where both operands have an axis, but not as one, all indices meet.
+      batch = [wires[0] for row in wiring.outputs for wires in row
+               if not isinstance(wires, wiring_lib.New) and len(wires) > 1]
+      self.relations.note((*gone, *at(batch), *self._ambient))
+    number = None
+    if wiring.kind == 'map':
+      number = wiring_lib.evaluate(eqn, [v.number for v in values])
+      self._scaled(name, values)
+    elif wiring.kind == 'move' and len(values) == 1:
+      number = values[0].number
+    sums = tuple({s for v in values for s in v.sums})
+    if wiring.kind in ('sum', 'product'):
+      there = tuple(axis for axis in gone if axis is not None)
+      count = math.prod(values[wires[0][0]].shape[wires[0][1]]
+                        for wires in wiring.gone)
+      sums = ((count, there),) if there else ()
+    results = []
+    for v, row in zip(eqn.outvars, wiring.outputs):
+      new = [isinstance(wires, wiring_lib.New) for wires in row]
+      axes = [None if is_new else self._same(at(wires))
+              for wires, is_new in zip(row, new)]
+      for k, (wires, n) in enumerate(zip(row, v.aval.shape)):
+        # A sum along it tells apart what was alike, too.
+        varies = not wires.uniform if new[k] else any(
+            wire in wiring.fixed for wire in wires)
+        if varies and axes[k] is None and n > 1:
+          axes[k] = Axis(n, fixed=name)
+      zero = tuple(
+          number == 0 or not is_new and self._zero(eqn, wiring, values, wires)
+          for wires, is_new in zip(row, new))
+      results.append(Value(
+          v.aval.shape, tuple(axes), zero, number, sums,
+          self._sources(name, wiring, values, row)))
+    return results
+
+  def _gone(self, name: str, kind: str, values: list[Value],
+            wires: tuple[wiring_lib.Wire, ...]) -> Axis | None:
+    """Axes meet and vanish."""
+    axis = self._same([values[i].axes[k] for i, k in wires])
+    nothing = any(values[i].zero[k] for i, k in wires)
+    if axis is not None and (kind == 'reduce' or not nothing):
+      axes_lib.keep(axis, f'{name} over it')
+    return axis
+
+  def _zero(self, eqn: Any, wiring: wiring_lib.Wiring, values: list[Value],
+            wires: tuple[wiring_lib.Wire, ...]) -> bool:
+    """Whether the result of a unit is zero where its parameters are."""
+    if wiring.kind != 'map':
+      return wiring.kind != 'other' and any(
+          values[i].zero[axis] for i, axis in wires)
+    axes = dict(wires)
+    return wiring_lib.evaluate(eqn, [
+        0. if i in axes and v.zero[axes[i]] else v.number
+        for i, v in enumerate(values)]) == 0
+
+  def _scaled(self, name: str, values: list[Value]) -> None:
+    """A number that depends on how many units there are keeps them."""
+    numbers = [v.number for v in values if v.number is not None]
+    if name not in ('mul', 'div') or len(numbers) != 1:
+      return
+    value, = (v for v in values if v.number is None)
+    counted = [(count, axis) for count, axes in value.sums for axis in axes]
+    counted += [(factor.size, factor) for axis in filter(None, value.axes)
+                for factor in axes_lib.factors(axis)]
+    found = [(axis, power) for count, axis in counted
+             if (power := _power(numbers[0], count))]
+    for axis, power in found:
+      others = dict.fromkeys(p for _, p in found if p != power)
+      axes_lib.keep(axis, OR.join([f'{name} by {power}', *others]))
+
+  def _sources(self, name: str, wiring: wiring_lib.Wiring, values: list[Value],
+               row: list[Any]) -> tuple[Source, ...] | None:
+    """The parameters of one result; notes those that meet data."""
+    main = values[:1] if wiring.kind == 'look' else values
+    params = [(i, s) for i, v in enumerate(main) for s in v.sources or ()]
+
+    def through(i, source, wired):
+      return frozenset().union(*(
+          source.axes[axis] for wires in wired
+          if not isinstance(wires, wiring_lib.New)
+          for j, axis in wires if j == i))
+    if any(v.is_data for v in values):
+      for i, source in params:
+        if wiring.kind == 'product':
+          # Batch axes are no outputs, the groups of a convolution are.
+          free = [w for w in row if not isinstance(w, wiring_lib.New)
+                  and (len(w) == 1 or wiring.window)]
+          product = Product(
+              through(i, source, wiring.gone), through(i, source, free),
+              through(i, source, [(wire,) for wire in wiring.window]))
+          if product not in self.products[source.path]:
+            self.products[source.path].append(product)
+        else:
+          self._note(source, name)
+      return None
+    largest = max((s.size for _, s in params), default=0)
+    return values_lib.united(
+        s._replace(axes=tuple(through(i, s, [wires]) for wires in row))
+        for i, s in params if s.size == largest)
+
+  # Primitives that cut and join axes.
+
+  def _reshape(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, shape = values[0], eqn.outvars[0].aval.shape
+    if eqn.params.get('dimensions') is not None:
+      return self.wired(eqn, values, wiring_lib.unknown(eqn))
+    return [self._reshaped(value, shape)]
+
+  def _concatenate(self, eqn: Any, values: list[Value]) -> list[Value]:
+    return [self._concatenated(values, eqn.params['dimension'])]
+
+  def _concatenated(self, values: list[Value], along: int) -> Value:
+    if any(v.is_data for v in values):
+      for source in (s for v in values for s in v.sources or ()):
+        self._note(source, 'concatenate')
+    return values_lib.concatenated(self.relations, values, along)
+
+  def _note(self, source: Source, name: str) -> None:
+    """Notes that data met a parameter, other than in a product."""
+    if name not in self.others[source.path]:
+      self.others[source.path].append(name)
+
+  def _stack(self, eqn: Any, values: list[Value]) -> list[Value]:
+    axis = eqn.params['axis']
+    return [self._concatenated([self._reshaped(v, (
+        *v.shape[:axis], 1, *v.shape[axis:])) for v in values], axis)]
+
+  def _pad(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, by = values
+    for axis, (low, high, inner) in enumerate(eqn.params['padding_config']):
+      if low < 0 or high < 0 or inner:
+        value = self._blocked(value, axis, eqn.outvars[0].aval.shape[axis],
+                              'pad')
+        continue
+      ends = []
+      for n in (low, high):
+        shape = value.shape[:axis] + (n,) + value.shape[axis + 1:]
+        ends.append(by._replace(shape=shape, axes=(None,) * len(shape),
+                                zero=(by.number == 0,) * len(shape)))
+      value = self._concatenated([ends[0], value, ends[1]], axis)
+    return [value]
+
+  def _tile(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, = values
+    for axis, times in enumerate(eqn.params['reps']):
+      value = self._concatenated([value] * times, axis)
+    return [value]
+
+  def _slice(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, has = values[0], eqn.params
+    strides = has['strides'] or (1,) * len(value.shape)
+    for axis, (start, stop, stride) in enumerate(zip(
+        has['start_indices'], has['limit_indices'], strides)):
+      size = value.shape[axis]
+      if stride == 1:
+        value = self._cut(value, axis, start, stop)
+      elif size % stride or len(range(start, stop, stride)) * stride != size:
+        value = self._blocked(
+            value, axis, len(range(start, stop, stride)), 'slice')
+      else:  # An index of the minor one of two axes.
+        head, tail = value.shape[:axis], value.shape[axis + 1:]
+        value = self._reshaped(
+            value, (*head, size // stride, stride, *tail))
+        value = self._cut(value, axis + 1, start % stride, start % stride + 1)
+        value = self._reshaped(value, (*head, size // stride, *tail))
+    return [value]
+
+  def _split(self, eqn: Any, values: list[Value]) -> list[Value]:
+    axis, start, results = eqn.params['axis'], 0, []
+    for size in map(int, eqn.params['sizes']):
+      results.append(self._cut(values[0], axis, start, start + size))
+      start += size
+    return results
+
+  def _unstack(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, axis = values[0], eqn.params['axis']
+    shape = value.shape[:axis] + value.shape[axis + 1:]
+    return [self._reshaped(self._cut(value, axis, i, i + 1), shape)
+            for i in range(value.shape[axis])]
+
+  def _dynamic_slice(self, eqn: Any, values: list[Value]) -> list[Value]:
+    value, *starts = values
+    for axis, (size, start) in enumerate(zip(
+        eqn.params['slice_sizes'], starts)):
+      room = value.shape[axis] - size
+      if not room:
+        continue
+      if start.number is None:
+        value = self._blocked(value, axis, size, 'dynamic_slice')
+      else:
+        begin = min(max(int(start.number), 0), room)
+        value = self._cut(value, axis, begin, begin + size)
+    return [value]
+
+  def _conv_general_dilated(self, eqn: Any, values: list[Value]
+                            ) -> list[Value]:
+    wiring, groups = wiring_lib.wiring(eqn), eqn.params['feature_group_count']
+    if groups == 1 or eqn.params['batch_group_count'] > 1:
+      return self.wired(eqn, values, wiring)
+    spec = eqn.params['dimension_numbers']
+    places = spec.lhs_spec[1], spec.rhs_spec[0]
+    # Groups become axes of their own, the first, and join the result's last.
+    cut = [values_lib.moved(self._reshaped(v, (
+        *v.shape[:place], groups, v.shape[place] // groups,
+        *v.shape[place + 1:])), place, 0) for v, place in zip(values, places)]
+    later = lambda wires: tuple((i, axis + 1) for i, axis in wires)
+    out = spec.out_spec[1]
+    row = [wires if isinstance(wires, wiring_lib.New) else later(wires)
+           for wires in wiring.outputs[0]]
+    grouped = wiring._replace(
+        outputs=[[((0, 0), (1, 0)), *row]],
+        gone=[later(wires) for wires in wiring.gone],
+        fixed=list(later(wiring.fixed)), window=list(later(wiring.window)))
+    shape = eqn.outvars[0].aval.shape
+    inner = (groups, *shape[:out], shape[out] // groups, *shape[out + 1:])
+    shaped = eqn.replace(outvars=[_Shaped(jax.ShapeDtypeStruct(
+        inner, eqn.outvars[0].aval.dtype))])
+    result, = self.wired(shaped, cut, grouped)
+    return [self._reshaped(values_lib.moved(result, 0, out), shape)]
+
+
+_CALLS = {
+    'jit': 'jaxpr', 'pjit': 'jaxpr', 'checkpoint': 'jaxpr', 'remat2': 'jaxpr',
+    'closed_call': 'call_jaxpr', 'core_call': 'call_jaxpr',
+    'custom_jvp_call': 'call_jaxpr', 'custom_vjp_call': 'call_jaxpr',
+}
+_SPECIAL = {
+    'cond': _Reader._cond, 'scan': _Reader._scan, 'while': _Reader._while,
+    'reshape': _Reader._reshape, 'concatenate': _Reader._concatenate,
+    'stack': _Reader._stack, 'unstack': _Reader._unstack,
+    'pad': _Reader._pad, 'tile': _Reader._tile, 'split': _Reader._split,
+    'slice': _Reader._slice, 'dynamic_slice': _Reader._dynamic_slice,
+    'conv_general_dilated': _Reader._conv_general_dilated,
+}
+
+
+class _Shaped(NamedTuple):
+  aval: Any
+
+
+def _state(value: Value) -> Any:
+  """What of a carry must not change any more."""
+  return (tuple(axis is None for axis in value.axes), value.zero, value.number,
+          value.sources)
+
+
+def _power(number: float, count: int) -> str | None:
+  """How a number may come from a count, as text.
+
+  >>> _power(0.125, 64), _power(2., 64)
+  ('0.125 = 64^-0.5', None)
+  """
+  sizes = [size for size in (count, count - 1) if size > 1 and number > 0]
+  return next((
+      f'{number:.3g} = {size}^{power:g}' for size in sizes
+      for power in (1, -1, .5, -.5, .25, -.25)
+      if math.isclose(number, size**power, rel_tol=1e-3)), None)

@@ -1,0 +1,266 @@
+"""Selection: from scores and a pattern to a mask. True means kept.
+
+Every mask of the library is made here: scores are summed over units, each
+group keeps its highest units (`topk`, or `transposable` where its lines have a
+say), and what holds for a unit is spread over its members.
+"""
+
+import collections
+import functools
+import math
+from typing import Any, NamedTuple, Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from jaxsparse._utils import numerics
+from jaxsparse.masks import _transposable
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import topk
+from jaxsparse.patterns import Pattern
+
+
+class Kept(NamedTuple):
+  """An exact answer of a distribution: how many units every group keeps.
+
+  Attributes:
+    count: the number of units, beyond float precision.
+    found: the finished search for the threshold, if the distribution made it
+      (over several layers, say); `select` then cuts there.
+  """
+  count: counts.Count
+  found: topk.Bracket | None = None
+
+
+def _split(x: jax.Array, tile: tuple[int, ...]) -> jax.Array:
+  """`[a, b] -> [a / s, s, b / t, t]`, one axis at a time.
+
+  A reshape that splits several axes at once is not accepted for explicitly
+  sharded arrays.
+  """
+  for axis in reversed(range(x.ndim)):
+    outer = x.shape[axis] // max(tile[axis], 1)
+    x = x.reshape(
+        x.shape[:axis] + (outer, tile[axis]) + x.shape[axis + 1:])
+  return x
+
+
+def _join(x: jax.Array) -> jax.Array:
+  """The inverse of `_split`."""
+  for axis in range(x.ndim // 2):
+    x = x.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 2:])
+  return x
+
+
+def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
+  """One score per unit, in the shape of the grid of units.
+
+  Sums and means are taken in float32 or wider.
+  """
+  if not jnp.issubdtype(scores.dtype, jnp.floating):
+    raise ValueError(
+        f'Scores must be floating, got {scores.dtype}. Write e.g. '
+        'scores.astype(jnp.float32).')
+  if scores.dtype.itemsize == 1:  # The 8-bit floats.
+    scores = scores.astype(jnp.float32)
+  unit = pattern.unit.tile(scores.shape, f'unit of {pattern}')
+  if math.prod(unit) == 1:
+    return scores
+  x = _split(scores, unit)
+  axes = tuple(range(1, x.ndim, 2))
+  if pattern.reduce == 'max':  # A NaN makes its unit NaN, as in a sum.
+    return jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))
+  x = numerics.wide(x).sum(axes)
+  return x / math.prod(unit) if pattern.reduce == 'mean' else x
+
+
+def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
+               kept: Kept) -> jax.Array:
+  """Marks the kept units on the grid of units of a weight of `shape`."""
+  tile = pattern.group_tile(shape)
+  if pattern.per_line is not None:
+    return _join(_transposable.keep_highest(
+        _split(units, tile), kept.count.lo, pattern.per_line))
+  long = [a for a, t in enumerate(tile) if t > 1]
+  whole = tile == units.shape
+  if kept.found is not None:  # Its keys tell in which float it was made.
+    units = topk.as_searched(units, kept.found)
+  x = units if whole else _split(units, tile)
+  axes = tuple(range(x.ndim)) if whole else tuple(range(1, x.ndim, 2))
+
+  def general(x):
+    if kept.found is None:
+      return topk.keep_highest(x, kept.count, axes)
+    return topk.cut_at(
+        x, kept.found, counts.subtract(kept.count, kept.found.above), axes)
+
+  if len(long) != 1 or whole:
+    return general(x) if whole else _join(general(x))
+  axis, size = 2 * long[0] + 1, tile[long[0]]
+
+  def few(x):
+    return topk.keep_highest_of_few(x, kept.count.lo, axis)
+
+  if size < 16:
+    return _join(few(x))
+  # At 1:16 an argmax is eight times as fast as comparing all pairs.
+  return _join(lax.cond(
+      (kept.count.hi == 0) & (kept.count.lo == 1),
+      lambda x: topk.keep_best(x, axis), few if size == 16 else general, x))
+
+
+def _is_whole(pattern: Pattern, shape: tuple[int, ...]) -> bool:
+  """Whether all units of a weight compete with each other, and freely."""
+  return pattern.per_line is None and (
+      pattern.group_tile(shape) == pattern.grid(shape))
+
+
+def keep_units_each(units: Sequence[jax.Array], patterns: Sequence[Pattern],
+                    shapes: Sequence[tuple[int, ...]], kept: Sequence[Kept]
+                    ) -> list[jax.Array]:
+  """`keep_units` of several weights; those without groups in one search."""
+  made: dict[int, jax.Array] = {}
+  together = collections.defaultdict(list)
+  for i, (x, pattern, shape, k) in enumerate(
+      zip(units, patterns, shapes, kept)):
+    if not _is_whole(pattern, shape):
+      made[i] = keep_units(x, pattern, shape, k)
+      continue
+    if k.found is not None:
+      x = topk.as_searched(x, k.found)
+    together[x.dtype, k.found is None].append((i, x, k))
+  for (_, new), rows in together.items():
+    places, xs, ks = zip(*rows)
+    n = counts.stack([k.count for k in ks])
+    if new:
+      masks = topk.keep_highest_each(xs, n)
+    else:
+      found = topk.stack([k.found for k in ks])
+      masks = topk.cut_each(xs, found, counts.subtract(n, found.above))
+    made.update(zip(places, masks))
+  return [made[i] for i in range(len(units))]
+
+
+def spread(mask: jax.Array, pattern: Pattern, shape: tuple[int, ...]
+           ) -> jax.Array:
+  """From units to weights: repeats each unit's entry over its members."""
+  unit = pattern.unit.tile(shape)
+  if math.prod(unit) == 1:
+    return mask
+  mask = mask.reshape(tuple(s for n in mask.shape for s in (n, 1)))
+  full = tuple(s for n, t in zip(mask.shape[::2], unit) for s in (n, t))
+  return _join(jnp.broadcast_to(mask, full))
+
+
+def final_count(units: int, sparsity: float) -> int:
+  """`round((1 - sparsity) * units)`, halves to even, in Python's numbers."""
+  return round((1 - sparsity) * units)
+
+
+def kept_count(units: int, sparsity: float | jax.Array) -> counts.Count:
+  """The same as an exact count; the sparsity may be traced."""
+  if isinstance(sparsity, (int, float)):
+    return counts.exactly(final_count(units, sparsity))
+  everything = counts.exactly(units)
+  return counts.remaining(everything, everything, sparsity)
+
+
+def select(scores: jax.Array, pattern: Pattern,
+           sparsity: float | jax.Array | Kept | None = None) -> jax.Array:
+  """The mask that keeps the units with the highest scores.
+
+  Each group keeps exactly `round((1 - sparsity) * units)` (halves to even) of
+  its units. Ties go to the lower index; NaN is pruned before anything else,
+  -inf included (in N:M groups -inf and the lowest finite number may tie). A
+  transposable pattern keeps what adds up to the most, see `nm` and, for ties
+  and NaN, `transposable.keep_best`. Nothing is sorted, and a sharded array
+  stays where it is.
+
+  Args:
+    scores: floating array of any shape, e.g. `jnp.abs(w)`.
+    pattern: what lives or dies together, and who competes with whom.
+    sparsity: the fraction pruned, a number in [0, 1] or a traced scalar (read
+      as float32), or the `Kept` of a distribution. `None` takes the pattern's
+      own.
+
+  Returns:
+    A bool array of the shape of `scores`, True where kept.
+
+  Raises:
+    ValueError: if the pattern does not tile the shape, the sparsity is outside
+      [0, 1] or missing, or above that of a transposable pattern.
+
+  >>> import jax.numpy as jnp
+  >>> from jaxsparse import nm
+  >>> w = jnp.array([[4., 1.], [-3., 2.], [0., 5.], [1., -6.]])
+  >>> select(jnp.abs(w), nm(2, 4)).astype(int)
+  Array([[1, 0],
+         [1, 0],
+         [0, 1],
+         [0, 1]], dtype=int32)
+  """
+  if sparsity is None:
+    sparsity = pattern.sparsity
+  if sparsity is None:
+    raise ValueError(
+        f'{pattern} has no sparsity of its own. Write e.g. '
+        'select(scores, pattern, 0.9), where 0.9 is the fraction pruned.')
+  if isinstance(sparsity, (int, float)) and not 0 <= sparsity <= 1:
+    raise ValueError(
+        'sparsity is the fraction pruned and must lie in [0, 1], got '
+        f'{sparsity}. For 90% pruned write 0.9.')
+  if isinstance(sparsity, (int, float)):
+    pattern.check_lines(sparsity)
+  if scores.size == 0:
+    pattern.sizes(scores.shape)
+    return jnp.ones(scores.shape, bool)
+  units = unit_scores(scores, pattern)
+  if not isinstance(sparsity, Kept):
+    _, size = pattern.sizes(scores.shape)
+    sparsity = Kept(kept_count(size, sparsity))
+  return _select(units, sparsity, pattern, scores.shape)
+
+
+def select_each(scores: Any, patterns: Any, kept: Any) -> Any:
+  """`select` of every leaf of a tree, with whole weights in one search.
+
+  Args:
+    scores: a tree of floating arrays.
+    patterns: the same tree.
+    kept: what a distribution returns: the same tree of `Kept` or numbers.
+
+  Returns:
+    A tree of masks.
+  """
+  leaves, structure = jax.tree.flatten(scores)
+  rules = jax.tree.leaves(patterns)
+  numbers = structure.flatten_up_to(kept)
+  made = {}
+  for i, (x, pattern, k) in enumerate(zip(leaves, rules, numbers)):
+    if (not x.size or not isinstance(k, Kept)
+        or not _is_whole(pattern, x.shape)):
+      made[i] = select(x, pattern, k)
+  rest = [i for i in range(len(leaves)) if i not in made]
+  if rest:
+    made.update(zip(rest, _select_each(
+        [unit_scores(leaves[i], rules[i]) for i in rest],
+        [numbers[i] for i in rest], tuple(rules[i] for i in rest),
+        tuple(leaves[i].shape for i in rest))))
+  return structure.unflatten([made[i] for i in range(len(leaves))])
+
+
+# Jitted so that outside of jit, too, it compiles once.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _select_each(units: list[jax.Array], kept: list[Kept],
+                 patterns: tuple[Pattern, ...],
+                 shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
+  return [spread(mask, pattern, shape) for mask, pattern, shape in zip(
+      keep_units_each(units, patterns, shapes, kept), patterns, shapes)]
+
+
+# Jitted so that equal layers are compiled once, outside of jit and within.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _select(units: jax.Array, kept: Kept, pattern: Pattern,
+            shape: tuple[int, ...]) -> jax.Array:
+  return spread(keep_units(units, pattern, shape, kept), pattern, shape)

@@ -1,0 +1,406 @@
+"""The k highest of every group, exactly and without sorting.
+
+A threshold is found by counting: each round compares all scores with one
+candidate and moves one end of a bracket. Only counts leave a round, so a
+sharded array needs scalar all-reduces and no weight ever moves; the array is
+read ten to forty times, where a sort moves it for seconds. Candidates
+are ordered by their bits, which makes the search exact for every float type
+(where the backend flushes subnormal numbers to zero they tie with it),
+and comparisons are made on the floats themselves: NaN compares false and is
+thereby pruned first, and the two zeros are equal.
+"""
+
+import math
+from typing import Callable, NamedTuple, Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks.exact_counts import Count
+
+_KEYS = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
+
+
+class Bracket(NamedTuple):
+  """Two neighbouring candidates around the k-th highest score, and counts.
+
+  `below` entries are at least `lo`, `above` are at least `hi`, and
+  `above <= k < below` (or `above == k`). `lo` and `hi` are floats as ordered
+  bits, see `_float_of`.
+  """
+  lo: jax.Array
+  hi: jax.Array
+  below: Count
+  above: Count
+
+
+def _ends(dtype) -> tuple[int, int]:
+  """Keys just below -inf ("everything, NaN too") and just above +inf."""
+  bits = np.dtype(_KEYS[jnp.dtype(dtype).itemsize]).itemsize * 8
+  infinity = int(np.array(np.inf, dtype).view(np.dtype(f'uint{bits}')))
+  sign = 1 << (bits - 1)
+  # Negative floats order by the complement of their bits.
+  return (2 * sign - 1 - (infinity | sign)) - 1, (infinity | sign) + 1
+
+
+def _float_of(key: jax.Array, dtype) -> jax.Array:
+  """The float whose place in the order of all floats is `key`."""
+  sign = key.dtype.type(1 << (key.dtype.itemsize * 8 - 1))
+  return lax.bitcast_convert_type(
+      jnp.where(key >= sign, key ^ sign, ~key), dtype)
+
+
+def _key_of(value: jax.Array) -> jax.Array:
+  """The inverse of `_float_of`."""
+  bits = lax.bitcast_convert_type(value, _KEYS[value.dtype.itemsize])
+  sign = bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
+  return jnp.where(bits >= sign, ~bits, bits | sign)
+
+
+def at_least(x: jax.Array, key: jax.Array) -> jax.Array:
+  """Whether each score of `x` is at or above the candidate `key`."""
+  return (x >= _float_of(key, x.dtype)) | (key <= _ends(x.dtype)[0])
+
+
+def as_searched(x: jax.Array, found: Bracket) -> jax.Array:
+  """`x` in the wider float that a search over mixed dtypes was made in."""
+  wide = {4: jnp.float32, 8: jnp.float64}
+  size = found.lo.dtype.itemsize
+  return x if x.dtype.itemsize == size else x.astype(wide[size])
+
+
+def start(dtype, size: int) -> Bracket:
+  """The bracket that knows nothing, for groups of `size` scores."""
+  lo, hi = (jnp.array(end, _KEYS[jnp.dtype(dtype).itemsize])
+            for end in _ends(dtype))
+  return Bracket(lo, hi, counts.exactly(size), counts.exactly(0))
+
+
+class _Trail(NamedTuple):
+  """What interpolation remembers beside the bracket."""
+  low_is_new: jax.Array  # Whether `lo` is the end that moved last.
+  old: jax.Array         # The end that the last move replaced,
+  error: jax.Array       # how far its count was above k,
+  known: jax.Array       # and whether there is one yet.
+
+
+def search(count: Callable[[jax.Array], Count], k: Count, bracket: Bracket,
+           guesses: tuple[jax.Array, ...] = ()) -> Bracket:
+  """Narrows a bracket until the k highest scores are found.
+
+  Afterwards they are all scores at or above `hi`, and as many of those between
+  `lo` and `hi` (which are equal) as are missing. Candidates come from inverse
+  quadratic interpolation on the counts where that can be trusted and from
+  halving where not (Chandrupatla, "A new hybrid quadratic/bisection algorithm
+  for finding the zero of a nonlinear function without using derivatives",
+  1997); what is decided is decided by exact counts.
+
+  Args:
+    count: gives how many scores are at least a candidate.
+    k: how many to keep, in the shape of the bracket's arrays.
+    bracket: where to start.
+    guesses: candidates to try first.
+
+  Returns:
+    The final bracket.
+  """
+  # Where k is everything there is nothing to find: `lo` is already right.
+  everything = counts.less_equal(bracket.below, k)
+  bracket = bracket._replace(
+      hi=jnp.where(everything, bracket.lo, bracket.hi),
+      above=counts.where(everything, bracket.below, bracket.above))
+
+  def is_open(b: Bracket) -> jax.Array:
+    return (b.hi > b.lo + 1) & ~counts.less_equal(k, b.above)
+
+  def error(c: Count) -> jax.Array:
+    return jnp.where(
+        counts.less_equal(k, c), counts.to_float(counts.subtract(c, k)),
+        -counts.to_float(counts.subtract(k, c)))
+
+  def narrow(b: Bracket, trail: _Trail, key: jax.Array):
+    c = count(key)
+    inside = is_open(b) & (key > b.lo) & (key < b.hi)
+    high = counts.less_equal(c, k)
+    up, down = inside & ~high, inside & high
+    trail = _Trail(
+        jnp.where(inside, up, trail.low_is_new),
+        jnp.where(up, b.lo, jnp.where(down, b.hi, trail.old)),
+        jnp.where(up, error(b.below),
+                  jnp.where(down, error(b.above), trail.error)),
+        trail.known | inside)
+    b = Bracket(
+        jnp.where(up, key, b.lo), jnp.where(down, key, b.hi),
+        counts.where(up, c, b.below), counts.where(down, c, b.above))
+    return b, trail
+
+  def candidate(b: Bracket, trail: _Trail) -> jax.Array:
+    ends = (b.lo, error(b.below)), (b.hi, error(b.above))
+    (x1, f1), (x2, f2) = (
+        (jnp.where(trail.low_is_new, p, q), jnp.where(trail.low_is_new, f, g))
+        for (p, f), (q, g) in (ends, ends[::-1]))
+    x3, f3 = trail.old, trail.error
+    # Ratios of distances and of errors, as in the paper's notation.
+    xi = _ratio(_difference(x1, x2), _difference(x3, x2))
+    phi = _ratio(f1 - f2, f3 - f2)
+    trusted = trail.known & (phi**2 < xi) & ((1. - phi)**2 < 1. - xi)
+    quadratic = (
+        _ratio(f1, f2 - f1) * _ratio(f3, f2 - f3)
+        + _ratio(_difference(x3, x1), _difference(x2, x1))
+        * _ratio(f1, f3 - f1) * _ratio(f2, f3 - f2))
+    t = jnp.where(trusted, quadratic, .5)  # From the newest end to the other.
+    t = jnp.clip(jnp.where(trail.low_is_new, t, 1. - t), 0., 1.)
+    width = b.hi - b.lo
+    jump = jnp.where(trusted, (t * width.astype(t.dtype)).astype(width.dtype),
+                     width // 2)
+    return b.lo + jnp.clip(jump, 1, jnp.maximum(width, 2) - 1)
+
+  def body(carry):
+    i, b, trail = carry
+    key = candidate(b, trail)
+    for j, known in enumerate(guesses):
+      key = jnp.where(i == j, known, key)
+    return i + 1, *narrow(b, trail, key)
+
+  zero = jnp.zeros_like(error(k))
+  trail = _Trail(zero > 0, bracket.lo, zero, zero > 0)
+  return lax.while_loop(lambda carry: is_open(carry[1]).any(), body,
+                        (jnp.int32(0), bracket, trail))[1]
+
+
+def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
+  """`a - b` of two unsigned keys as a float."""
+  return jnp.where(a >= b, (a - b).astype(jnp.float32),
+                   -(b - a).astype(jnp.float32))
+
+
+def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+  """`a / b`, with 0 for a division by zero."""
+  return jnp.where(b == 0, 0., a / jnp.where(b == 0, 1., b))
+
+
+def guess(xs: list[jax.Array], k: Count, size: int) -> tuple[jax.Array, ...]:
+  """Two candidates that are likely close around the k-th highest of `xs`.
+
+  They are quantiles of an evenly spaced sample of about 2^14 scores, three
+  standard errors to either side. Sampling by strides keeps a sharded array
+  where it is; only the sample moves.
+  """
+  def sample(x: jax.Array) -> jax.Array:
+    surplus = size >> 14
+    strides = [1] * x.ndim
+    for axis in sorted(range(x.ndim), key=lambda a: -x.shape[a]):
+      strides[axis] = max(1, min(surplus, x.shape[axis] >> 4))
+      surplus //= strides[axis]
+    part = lax.slice(x, (0,) * x.ndim, x.shape, strides)
+    return replicated(part).reshape(-1)
+
+  values = jnp.concatenate([sample(x) for x in xs])
+  values = jnp.sort(_without_nan(values))
+  m = values.size
+  share = counts.to_float(k) / float(size)
+  error = 3. * jnp.sqrt(m * share * (1. - share)) + 1.
+  ranks = (1. - share) * m + jnp.stack([-error, error])
+  low, high = values[jnp.clip(ranks.astype(jnp.int32), 0, m - 1)]
+  return _key_of(low), _key_of(high) + 1
+
+
+def replicated(x: jax.Array) -> jax.Array:
+  """Undoes an explicit sharding, which some operations do not accept."""
+  sharding = jax.typeof(x).sharding
+  if any(part is not None for part in sharding.spec):
+    everywhere = jax.sharding.PartitionSpec()
+    return jax.sharding.reshard(
+        x, jax.sharding.NamedSharding(sharding.mesh, everywhere))
+  return x
+
+
+def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...]) -> jax.Array:
+  """Marks the k highest of each group; ties go to the lower index.
+
+  Args:
+    x: floating scores. NaN counts as lower than everything.
+    k: how many to keep in each group; of scalars.
+    axes: the axes along which entries compete, in index order.
+
+  Returns:
+    A bool array of the shape of `x`.
+  """
+  size = math.prod(x.shape[a] for a in axes)
+  whole = size == x.size
+  # Below that a sample saves nothing.
+  guesses = guess([x], k, size) if whole and size >= 2**16 else ()
+  k, bracket, guesses = jax.tree.map(
+      lambda v: _per_group(v, x, axes), (k, start(x.dtype, size), guesses))
+  found = search(lambda key: counts.total(at_least(x, key), axes), k, bracket,
+                 guesses)
+  return cut_at(x, found, counts.subtract(k, found.above), axes)
+
+
+def keep_highest_each(xs: Sequence[jax.Array], k: Count) -> list[jax.Array]:
+  """`keep_highest` of several arrays as wholes, in one search.
+
+  The candidates of all arrays are tried in turns together. That takes as many
+  turns as the slowest array, but compiles once instead of array by array.
+
+  Args:
+    xs: floating scores of one dtype.
+    k: how many to keep of each; vectors.
+
+  Returns:
+    A bool array for each.
+  """
+  first = [start(x.dtype, x.size) for x in xs]
+  # An end of the bracket is no candidate and is passed over.
+  guesses = [guess([x], n, x.size) if x.size >= 2**16 else (b.lo, b.lo)
+             for x, n, b in zip(xs, counts.unstack(k), first)]
+
+  def count(keys):
+    return counts.stack([
+        counts.total(at_least(x, keys[i]), tuple(range(x.ndim)))
+        for i, x in enumerate(xs)])
+  found = search(count, k, stack(first), tuple(map(jnp.stack, zip(*guesses))))
+  return cut_each(xs, found, counts.subtract(k, found.above))
+
+
+def cut_each(xs: Sequence[jax.Array], found: Bracket, quota: Count
+             ) -> list[jax.Array]:
+  """`cut_at` of several arrays as wholes; brackets and quotas are vectors."""
+  if any(x.size >= 2**32 - 1 for x in xs):
+    each = zip(xs, unstack(found), counts.unstack(quota))
+    return [cut_at(x, b, n, tuple(range(x.ndim))) for x, b, n in each]
+  above = [at_least(x, found.hi[i]) for i, x in enumerate(xs)]
+  ties = [at_least(x, found.lo[i]) & ~a
+          for i, (x, a) in enumerate(zip(xs, above))]
+
+  def reached(keys):
+    return [tie & _reached(keys[i], tie.shape, tuple(range(tie.ndim)))
+            for i, tie in enumerate(ties)]
+  many = counts.subtract(found.below, found.above)
+  none = jax.tree.map(jnp.zeros_like, many)
+  ends = jnp.array([x.size + 1 for x in xs], jnp.uint32)
+  last = search(
+      lambda keys: counts.stack([
+          counts.total(x, tuple(range(x.ndim))) for x in reached(keys)]),
+      quota, Bracket(none.lo, ends, many, none))
+  return [a | b for a, b in zip(above, reached(last.hi))]
+
+
+def unstack(found: Bracket) -> list[Bracket]:
+  """A bracket of vectors as single ones."""
+  return [Bracket(found.lo[i], found.hi[i], below, above)
+          for i, (below, above) in enumerate(zip(
+              counts.unstack(found.below), counts.unstack(found.above)))]
+
+
+def stack(found: Sequence[Bracket]) -> Bracket:
+  """Single brackets as one of vectors."""
+  lo, hi, below, above = zip(*found)
+  return Bracket(jnp.stack(lo), jnp.stack(hi), counts.stack(below),
+                 counts.stack(above))
+
+
+def _per_group(scalar: jax.Array, x: jax.Array, axes: tuple[int, ...]
+               ) -> jax.Array:
+  """One copy of a scalar for each group."""
+  groups = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+  value = jnp.broadcast_to(scalar, groups)
+  if len(axes) == x.ndim:
+    return value
+  # Explicitly sharded groups: laid out as `x` is.
+  return value + jnp.zeros_like(
+      lax.slice(x, (0,) * x.ndim, groups), value.dtype)
+
+
+def cut_at(x: jax.Array, found: Bracket, quota: Count, axes: tuple[int, ...]
+           ) -> jax.Array:
+  """The mask of a finished search: all above, and the first of the ties.
+
+  The place of the last tie that is kept is found by the same search, which has
+  nothing to do where none or all of them are. Places are 32 bits; in a larger
+  group first the row is found, then the place within that row.
+  """
+  found, quota = jax.tree.map(
+      lambda v: _per_group(v, x, axes), (found, quota))
+  above = at_least(x, found.hi)
+  ties = at_least(x, found.lo) & ~above
+  many = counts.subtract(found.below, found.above)
+  none = jax.tree.map(jnp.zeros_like, many)
+  wide = math.prod(x.shape[a] for a in axes) >= 2**32 - 1
+  kept = above
+  for level in ([axes[:-1], axes[-1:]] if wide else [axes]):
+    n = math.prod(x.shape[a] for a in level)
+    last = search(
+        lambda key, ties=ties, level=level: counts.total(
+            ties & _reached(key, x.shape, level), axes), quota,
+        Bracket(none.lo, none.lo + jnp.uint32(n + 1), many, none))
+    kept = kept | (ties & _reached(last.hi, x.shape, level))
+    if wide:
+      ties = (ties & _reached(last.lo, x.shape, level)
+              & ~_reached(last.lo + 1, x.shape, level))
+      quota = counts.subtract(quota, last.above)
+      many = counts.subtract(last.below, last.above)
+  return kept
+
+
+def _reached(key: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]
+             ) -> jax.Array:
+  """Whether the place of each entry is at least `key`.
+
+  Places count down in row-major order along `axes`, from their number at the
+  first entry to 1 at the last. Digits of the place are compared axis by axis:
+  XLA would keep an array of places, as large as the scores, beside a loop.
+  """
+  n = math.prod(shape[a] for a in axes)
+  index = jnp.uint32(n) - key  # Of the last entry that is reached.
+  reached = jnp.bool_(True)
+  for i in reversed(range(len(axes))):
+    axis = axes[i]
+    digit = index // jnp.uint32(max(
+        math.prod(shape[a] for a in axes[i + 1:]), 1))
+    if i:
+      digit = digit % jnp.uint32(shape[axis])
+    here = _indices(shape, axis, jnp.uint32)
+    reached = (here < digit) | ((here == digit) & reached)
+  return reached & (key <= n)
+
+
+def _indices(shape: tuple[int, ...], axis: int, dtype) -> jax.Array:
+  """Indices along one axis of an array of `shape`, size 1 along the others."""
+  return lax.broadcasted_iota(
+      dtype, tuple(n if a == axis else 1 for a, n in enumerate(shape)), axis)
+
+
+def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
+  """`keep_highest` along one short axis, by comparing all pairs.
+
+  An entry is kept if fewer than `k` others beat it. XLA makes one fusion of it
+  without a temporary; the work grows with the square of the axis.
+  """
+  x, n = _without_nan(x), x.shape[axis]
+  mine, other = jnp.expand_dims(x, axis + 1), jnp.expand_dims(x, axis)
+  pairs = x.shape[:axis] + (n, n) + x.shape[axis + 1:]
+  i, j = (_indices(pairs, a, jnp.int32) for a in (axis, axis + 1))
+  beaten = (other > mine) | ((other == mine) & (j < i))
+  return beaten.sum(axis + 1, dtype=jnp.uint8) < jnp.asarray(k, jnp.uint8)
+
+
+def keep_best(x: jax.Array, axis: int) -> jax.Array:
+  """`keep_highest` with k = 1: an argmax within chunks, then among them."""
+  x, n = _without_nan(x), x.shape[axis]
+  chunk = max(c for c in range(1, min(n, 16) + 1) if n % c == 0)
+  x = x.reshape(x.shape[:axis] + (n // chunk, chunk) + x.shape[axis + 1:])
+  inner = jnp.argmax(x, axis + 1, keepdims=True)
+  outer = jnp.argmax(x.max(axis + 1, keepdims=True), axis, keepdims=True)
+  i, j = (_indices(x.shape, a, inner.dtype) for a in (axis, axis + 1))
+  kept = (i == outer) & (j == inner)
+  return kept.reshape(kept.shape[:axis] + (n,) + kept.shape[axis + 2:])
+
+
+def _without_nan(x: jax.Array) -> jax.Array:
+  """NaN becomes -inf and -inf the lowest finite number: an order for all."""
+  lowest = jnp.finfo(x.dtype).min
+  return jnp.where(jnp.isnan(x), -jnp.inf, jnp.maximum(x, lowest))

@@ -1,0 +1,31 @@
+"""Published methods in one line each, with the defaults of their papers.
+
+  tx = jaxsparse.sparsify(
+      optax.adam(1e-3), methods.rigl(patterns, 0.9, total_steps=10_000))
+
+Every function takes patterns and the length of training in steps, and returns a
+`Method`: a rule and a flow. `nm_training` has N:M sparsity from scratch and
+after dense training, `dynamic_training` has dynamic sparse training.
+"""
+
+from jaxsparse.methods.dynamic_training import chase
+from jaxsparse.methods.dynamic_training import dsr
+from jaxsparse.methods.dynamic_training import mest
+from jaxsparse.methods.dynamic_training import rigl
+from jaxsparse.methods.dynamic_training import rigl_itop
+from jaxsparse.methods.dynamic_training import set_training
+from jaxsparse.methods.dynamic_training import snfs
+from jaxsparse.methods.nm_training import mdgf_exponential
+from jaxsparse.methods.nm_training import mdgf_linear
+from jaxsparse.methods.nm_training import sdgf_geometric
+from jaxsparse.methods.nm_training import sdgf_stepwise
+from jaxsparse.methods.nm_training import sr_ste
+from jaxsparse.methods.nm_training import ste
+from jaxsparse.methods.nm_training import top_kast
+from jaxsparse.methods.nm_training import train_prune_retrain
+
+__all__ = [
+    'chase', 'dsr', 'mdgf_exponential', 'mdgf_linear', 'mest', 'rigl',
+    'rigl_itop', 'sdgf_geometric', 'sdgf_stepwise', 'set_training', 'snfs',
+    'sr_ste', 'ste', 'top_kast', 'train_prune_retrain',
+]

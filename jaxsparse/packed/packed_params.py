@@ -1,0 +1,133 @@
+"""Whole parameter trees with packed 2:4 weights in them."""
+
+from typing import Any, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse import flows
+from jaxsparse import patterns
+from jaxsparse._utils import trees
+from jaxsparse.packed import layout24
+from jaxsparse.packed import products
+from jaxsparse.patterns import Pattern
+
+
+def pack_params(params: Any, masks_or_rules: Any, *, layout: str | None = None,
+                transposed: bool = False) -> Any:
+  """Packs all weights that are 2:4 and get smaller by it.
+
+  Padding makes weights with few inputs larger (K counts in tiles of 256), and
+  these stay as they are, pruned.
+
+  Args:
+    params: any pytree of parameters. Inside `jit`, where they cannot be looked
+      at, two of every four are kept, as of `pack`.
+    masks_or_rules: rules as of `prune`, by `kernel_patterns`, say: what they
+      make `nm(n, 4)` with n of 1 or 2 is packed along that axis. Or
+      `get_masks(opt_state)`: weights are multiplied by their masks, and
+      matrices packed along axis -2, where the mask is 2:4 there, else along
+      -1. Which axes attention, convolutions or stacked layers contract a mask
+      cannot tell; that takes rules.
+    layout: 'planar', or 'hopper' for weights that an H100 or H200 is to read,
+      bfloat16 and float16, others staying planar; `None` is what this machine
+      reads. Checkpoints for any machine are planar.
+    transposed: as of `pack`; then both forms are to take less than two weights.
+
+  Returns:
+    The same tree with `Packed24` where there were weights; `unpack_params` is
+    the inverse. Linen and NNX models run on it through `jaxsparse.nn`.
+
+  Raises:
+    ValueError: if nothing was packed, or nothing in Hopper's layout that was to
+      be, or a weight whose rule says so is not 2:4; its path is named.
+
+  >>> import jaxsparse
+  >>> params = {'mlp': {'kernel': jnp.ones((512, 8)), 'bias': jnp.ones(8)}}
+  >>> masks = jaxsparse.prune({'.*/kernel': jaxsparse.nm(2, 4)}).init(
+  ...     params).masks
+  >>> packed = pack_params(params, masks)
+  >>> type(packed['mlp']['kernel']).__name__, packed['mlp']['bias'].shape
+  ('Packed24', (8,))
+  """
+  wanted = layout or (
+      'planar' if products.missing('gpu') else 'hopper')
+  layout24.check_layout(wanted)
+  if trees.nodes(params, layout24.Packed24):
+    raise ValueError(
+        'pack_params got parameters that are packed already. Give dense ones, '
+        'or unpack_params(params).')
+  by_rules = _are_rules(masks_or_rules)
+  if by_rules:
+    axes = jax.tree.map(_axis_of, trees.match_rules(masks_or_rules, params),
+                        is_leaf=lambda rule: isinstance(rule, Pattern))
+  else:
+    masks = trees.nested_like(params, masks_or_rules)
+    params = flows.apply_masks(params, masks)
+    axes = trees.map_masked(lambda _, mask: _axis_of_mask(mask), params, masks)
+  packed = []
+
+  def leaf(path, w, axis):
+    if axis is None:
+      return w
+    try:
+      made = layout24.pack(w, axis=axis, transposed=transposed)
+    except ValueError as error:
+      raise ValueError(
+          f'{path}: {error} A whole tree is pruned by jaxsparse.sparse_params('
+          'params, opt_state) after training, or at once by '
+          'jaxsparse.apply_masks(params, jaxsparse.prune(rules).init(params)'
+          '.masks).') from error
+    if made.dtype in layout24.HOPPER_DTYPES:
+      made = layout24.with_layout(made, wanted)
+    if made.nbytes >= w.nbytes * (1 + transposed):
+      return w
+    packed.append(made)
+    return made
+
+  result = trees.map_with_path(leaf, params, axes)
+  if not packed:
+    raise ValueError(
+        'pack_params found no weight to pack: none is 2:4 by its '
+        f'{"rule" if by_rules else "mask"} and, as inputs count in tiles of '
+        f'{layout24.TILE}, gets smaller. Got parameters '
+        f"{trees.paths(params)}. Prune with {{'.*/kernel': jaxsparse.nm(2, 4)}}"
+        ', and give the masks or these rules.')
+  if layout and all(w.layout != layout for w in packed):
+    raise ValueError(
+        f'layout={layout!r} holds bfloat16 and float16, got weights of '
+        f'{packed[0].dtype}. Cast the parameters before.')
+  return result
+
+
+def unpack_params(params: Any) -> Any:
+  """The dense parameters again, zeros included.
+
+  >>> unpack_params({'w': packing.pack(jnp.zeros((4, 1)))})['w'].shape
+  (4, 1)
+  """
+  is_packed = lambda node: isinstance(node, layout24.Packed24)
+  return jax.tree.map(lambda node: layout24.unpack(node) if is_packed(node)
+                      else node, params, is_leaf=is_packed)
+
+
+def _are_rules(tree: Any) -> bool:
+  """Whether it maps expressions to patterns, rather than being masks."""
+  return isinstance(tree, Mapping) and any(
+      isinstance(rule, Pattern) for rule in tree.values())
+
+
+def _axis_of(pattern: Pattern | None) -> int | tuple[int, ...] | None:
+  """Along which axis a pattern makes a weight 2:4."""
+  if not patterns.is_nm(pattern):
+    return None
+  n, m, axis = patterns.n_m_axis(pattern)
+  return axis if m == 4 and n <= 2 else None
+
+
+def _axis_of_mask(mask: jax.Array) -> int | None:
+  """The same of a mask."""
+  if mask.ndim != 2:
+    return None
+  mask = mask.astype(jnp.int8)
+  return next((axis for axis in (-2, -1) if layout24.is_24(mask, axis)), None)

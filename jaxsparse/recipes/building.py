@@ -1,0 +1,410 @@
+"""Recipes as data: a plain dict or a YAML file makes rule, flow, regulariser.
+
+  made = from_recipe('prune.yaml', total_steps=10_000)
+  tx = made.sparsify(optax.adam(1e-3))
+  to_recipe(made, workdir / 'recipe.yaml')     # all of it, defaults written out
+
+where prune.yaml may hold
+
+  sparsity: 0.9
+  pattern: 4x1
+  excluded: head/kernel
+  layers:
+  - names: .*attention.*kernel
+    pattern: '2:4'
+
+All keys, of which only `sparsity` has to be there; steps count updates:
+
+| key | what it holds | if it is left out |
+|---|---|---|
+| `sparsity` | the fraction pruned at the end | N:M has its own |
+| `initial_sparsity` | the fraction pruned at `start` | 0 |
+| `start` | the first step that prunes | 0; 1 if scores need gradients |
+| `end` | the step that reaches `sparsity` | 70% of the way from `start` |
+| `frequency` | steps from masks to masks | 1% of `start` to `end` |
+| `decay` | the way from initial to final sparsity, below | cubic |
+| `criterion` | magnitude, snip, snip_momentum, gradient | magnitude |
+| `score_dtype` | bfloat16, float32: of accumulated scores | float32 |
+| `pattern` | which weights live or die together, below | unstructured |
+| `axis` | the contraction axis of N:M, or neighbouring ones | -2 |
+| `reduce` | a unit's score: sum, mean, max of its weights' | sum |
+| `scope` | uniform, global, erk, er: who shares `sparsity` | uniform |
+| `min_sparsity` | the least pruned of a layer | 0 |
+| `max_sparsity` | the most | 1 |
+| `names` | regular expressions of what is pruned | .*kernel |
+| `excluded` | and of what is not | none |
+| `layers` | mappings of `names` to what differs there | none |
+| `flow` | hard, ste, sr_ste, mdgf | hard |
+| `progressive` | true or {steps: 4, every}: units go in portions | false |
+| `lock` | true keeps the zeros that are there, only | false |
+| `regularizer` | {group_lasso: {alpha, ...}} on units, or false | none |
+
+`criterion` and `flow` are a name or {name: options}: {snip_momentum: {decay:
+1.0, scale: 0.9}}, {sr_ste: {decay: 0.0002, decoupled: false}}, {mdgf: {fade:
+linear (or exponential, cosine), start, end, straight_through: true}}. Group
+Lasso has {alpha, form: gradient (or proximal, with a learning_rate), scaled:
+false}, on the units of patterns; a layer has none with `regularizer: false`, as
+null is nothing said. Decays are one_shot, linear, cubic, cosine, cube and
+exponential, see `schedules`. After `end` masks stay. Where `frequency` is left
+out, it leaves time for the steps of `progressive`. Flows other than hard are
+one_shot with new masks at every step, where nothing else is said.
+
+Patterns are unstructured, `'N:M'`, blocks, or channels. **`'2:4'` keeps 2 of
+every 4**, and so `'1:4'` is the sparser one; it is in quotes because YAML reads
+2:4 as 124. Groups lie along `axis`, which of `[in, out]` kernels is the one
+contracted; attention's `[in, heads, head_dim]` contract -3, its output's
+[-3, -2]. N:M brings its own sparsity, so `scope`, `min_sparsity`,
+`max_sparsity` and `reduce` do nothing for it. Blocks are
+**outputs x inputs**, as in Neural Compressor: on `[in, out]` kernels `4x1` is
+`block((1, 4))` and `1x16` is `block((16, 1))`; `channel` or `1xchannel` is an
+output channel, `channelx1` an input feature.
+
+Who is what is decided by the first full match of a parameter's path: first
+`excluded`, then `layers` in their order, then `names`; an expression that
+matches nothing is an error, and so is one of a layer that only ever comes too
+late. A layer that changes only `pattern`, `axis`, `sparsity`, `min_sparsity`,
+`max_sparsity` or `reduce` stays under the rule of all, and
+under its global threshold unless it has a sparsity of its own, of which the
+same share is there at `start`; one that gives any other key has a rule to
+itself, with its own threshold.
+
+Neural Compressor's YAML is read, too: see `neural_compressor`.
+"""
+
+import copy
+import json
+import pathlib
+import re
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import distributions
+from jaxsparse import flows
+from jaxsparse import patterns
+from jaxsparse import rules
+from jaxsparse import schedules
+from jaxsparse import scores
+from jaxsparse import transform
+from jaxsparse._utils import trees
+from jaxsparse.recipes import defaults as recipe_defaults
+from jaxsparse.recipes import keys as recipe_keys
+from jaxsparse.recipes import neural_compressor
+from jaxsparse.units import group_lasso
+
+Section = Mapping[str, Any]
+Patterns = dict[str, patterns.Pattern | None]
+
+
+class Recipe(NamedTuple):
+  """What `from_recipe` makes.
+
+  Attributes:
+    rule: when masks change, and to what.
+    flow: what pruned weights still give and get.
+    regularizer: wraps the optimizer with the recipe's regulariser, if it has
+      one; `sparsify(regularizer(optimizer), rule, flow)` is what the method
+      `sparsify` does.
+    recipe: the whole recipe, every default written out, as plain data.
+    messages: what has no meaning here, or another one, in the file it came
+      from.
+  """
+  rule: rules.Rule
+  flow: flows.Flow
+  regularizer: Callable[
+      [optax.GradientTransformation], optax.GradientTransformation]
+  recipe: dict[str, Any]
+  messages: tuple[str, ...] = ()
+
+  def sparsify(self, optimizer: optax.GradientTransformation
+               ) -> optax.GradientTransformationExtraArgs:
+    """The optimizer with regulariser, rule and flow around it."""
+    return transform.sparsify(
+        self.regularizer(optimizer), self.rule, self.flow)
+
+
+def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
+                total_steps: int, steps_per_epoch: int | None = None,
+                exclude: Sequence[str] = ()) -> Recipe:
+  """Makes rule, flow and regulariser from a recipe.
+
+  Args:
+    recipe: a mapping with the keys of the table above, or the path of a YAML or
+      JSON file with them; or either in the form of Neural Compressor.
+    total_steps: how many updates training makes.
+    steps_per_epoch: how many an epoch makes, for files that count epochs.
+    exclude: more regular expressions of what stays dense, such as those of the
+      last linear layer.
+
+  Returns:
+    A `Recipe`.
+
+  Raises:
+    ValueError: for an unknown key, at any depth, with the one that was meant;
+      for a value that is none; for steps or sparsities that contradict each
+      other. From the rule's `init`, if an expression matches nothing or a
+      pattern does not fit.
+    ImportError: for a YAML file without PyYAML.
+
+  >>> from jaxsparse import rules
+  >>> made = from_recipe({'pattern': '1:4', 'decay': 'one_shot'},
+  ...                    total_steps=100)
+  >>> params = {'kernel': jnp.arange(4.)[:, None], 'bias': jnp.ones(1)}
+  >>> masks = made.sparsify(optax.sgd(0.1)).init(params).masks
+  >>> print(masks['kernel'][:, 0], masks['bias'])
+  [False False False  True] None
+  """
+  messages = ()
+  if not isinstance(recipe, Mapping):
+    recipe = _load(_path(recipe))
+  if 'pruning' in recipe:
+    recipe, messages = neural_compressor.translate(recipe, steps_per_epoch)
+  whole = recipe_defaults.complete(recipe, total_steps, exclude)
+  sections = _sections(whole)
+  mappings = [_patterns(whole, section) for section in sections]
+  made = [_rule(*row) for row in zip(sections, mappings)]
+  lassos = [(section['regularizer']['group_lasso'], mapping)
+            for section, mapping in zip(sections, mappings)
+            if section['regularizer']]
+  rule = rules.combine(*made) if made[1:] else made[0]
+  return Recipe(_all_used(rule, whole), _flow(whole['flow']), _around(lassos),
+              whole, tuple(messages))
+
+
+def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
+              ) -> dict[str, Any]:
+  """The whole recipe, with every key and default written out.
+
+  `from_recipe` makes the same of it, whatever defaults become.
+
+  Args:
+    made: what `from_recipe` returned.
+    path: a file to write it to, for standing next to checkpoints: JSON if its
+      name ends so, else YAML. It is there as a whole or not at all.
+
+  Returns:
+    Plain data.
+
+  Raises:
+    ValueError: for what is no `Recipe`.
+    ImportError: for a YAML file without PyYAML.
+
+  >>> made = from_recipe({'sparsity': 0.9}, total_steps=1_000)
+  >>> recipe = to_recipe(made)
+  >>> recipe['end'], recipe['scope'], recipe['flow']
+  (700, 'uniform', {'hard': {}})
+  """
+  if not isinstance(made, Recipe):
+    raise ValueError(f'to_recipe takes what from_recipe made, got {made!r:.80}.'
+                     ' Write to_recipe(from_recipe(recipe, total_steps=...)).')
+  recipe = copy.deepcopy(made.recipe)
+  if path is not None:
+    path = pathlib.Path(path)
+    text = (json.dumps(recipe, indent=2) + '\n' if path.suffix == '.json'
+            else _yaml().safe_dump(recipe, sort_keys=False))
+    part = path.with_name(f'.{path.name}.part')
+    part.write_text(text, encoding='utf-8')
+    part.replace(path)
+  return recipe
+
+
+def _yaml() -> Any:
+  try:
+    import yaml
+  except ImportError as error:
+    raise ImportError(
+        'YAML recipes need PyYAML: pip install pyyaml. Without it write JSON, '
+        'in a file whose name ends in .json, or give a dict.') from error
+  return yaml
+
+
+def _path(recipe: Any) -> pathlib.Path:
+  try:
+    return pathlib.Path(recipe)
+  except TypeError as error:
+    raise ValueError(
+        'A recipe is a mapping or the path of a file with one, got '
+        f"{recipe!r:.80}. Write e.g. {{'sparsity': 0.9}}.") from error
+
+
+def _load(path: pathlib.Path) -> Any:
+  text = path.read_text(encoding='utf-8')
+  if path.suffix == '.json':
+    return _mapping(path, _json(path, text))
+  yaml = _yaml()
+
+  class Loader(yaml.SafeLoader):
+    """Reads `!Pruner` and the like as the mappings they stand before."""
+
+    def compose_mapping_node(self, anchor):
+      node = super().compose_mapping_node(anchor)
+      # As it is written: merge keys are resolved later, and may override.
+      _check_once(path, [key.value for key, _ in node.value])
+      return node
+
+  Loader.add_multi_constructor(
+      '!', lambda loader, tag, node: loader.construct_mapping(node, deep=True))
+  try:
+    return _mapping(path, yaml.load(text, Loader))
+  except yaml.YAMLError as error:
+    raise ValueError(f'{path} is not YAML that can be read: {error}') from error
+
+
+def _json(path: pathlib.Path, text: str) -> Any:
+  def mapping(pairs):
+    _check_once(path, [key for key, _ in pairs])
+    return dict(pairs)
+  try:
+    return json.loads(text, object_pairs_hook=mapping)
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path} is not JSON that can be read: {error}') from error
+
+
+def _check_once(path: pathlib.Path, keys: list[Any]) -> None:
+  twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+  if twice:
+    raise ValueError(f'{path} has the key {twice[0]!r} twice in one mapping, '
+                     'of which one would be lost. Remove one of them.')
+
+
+def _mapping(path: pathlib.Path, recipe: Any) -> Mapping[str, Any]:
+  if not isinstance(recipe, Mapping):
+    raise ValueError(f'{path} must hold a mapping of keys to values, got '
+                     f'{recipe!r:.80}. Write e.g. sparsity: 0.9')
+  return recipe
+
+
+def _is_own(layer: Section) -> bool:
+  return 'lock' in layer  # As `recipe_defaults.complete` leaves it.
+
+
+def _sections(recipe: Section) -> list[Section]:
+  """What has a rule of its own: the main section, if it is used, first."""
+  own = [layer for layer in recipe['layers'] if _is_own(layer)]
+  used = recipe['names'] or len(own) < len(recipe['layers'])
+  return ([recipe] if used else []) + own
+
+
+def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
+  """The rule, whose `init` raises if a layer's expression comes too late."""
+  def init(params):
+    state, paths, taken = rule.init(params), trees.paths(params), {}
+    for where, regexes in [('excluded', recipe['excluded'])] + [
+        (f'layers[{i}].names', layer['names'])
+        for i, layer in enumerate(recipe['layers'])]:
+      for regex in regexes:
+        found = [path for path in paths if re.fullmatch(regex, path)]
+        late = bool(found) and all(path in taken for path in found)
+        if late and where != 'excluded':
+          raise ValueError(
+              f'{where}: {regex!r} decides about nothing, as {found} come '
+              f'under {taken[found[0]]} before. Put it in front of that.')
+        taken |= {p: f'{where} ({regex!r})' for p in found if p not in taken}
+    return state
+  return rules.Rule(init, rule.update)
+
+
+def _patterns(recipe: Section, section: Section) -> Patterns:
+  """All regular expressions in their order; dense is what others prune."""
+  mapping: Patterns = dict.fromkeys(recipe['excluded'])
+  for layer in (*recipe['layers'], recipe):
+    here = layer is section or (section is recipe and not _is_own(layer))
+    # What has a rule of its own has its sparsity there.
+    own = layer['sparsity'] if here and layer is not section else None
+    mapping |= dict.fromkeys(
+        layer['names'], _pattern(layer, own) if here else None)
+  return mapping
+
+
+def _pattern(section: Section, sparsity: float | None) -> patterns.Pattern:
+  kind, (outputs, inputs) = recipe_keys.sides(section['pattern']) or (
+      section['pattern'], (0, 0))
+  if kind == ':':
+    axis = section['axis']
+    return patterns.nm(outputs, inputs, axis=axis if isinstance(
+        axis, int) else tuple(axis))
+  bounds = {key: section[key] for key in ('min_sparsity', 'max_sparsity')
+            if section[key] is not None}  # As it is under lock.
+  if kind == 'unstructured':
+    return patterns.unstructured(sparsity=sparsity, **bounds)
+  bounds |= dict(sparsity=sparsity, reduce=section['reduce'])
+  if kind == 'x':
+    return patterns.block((inputs, outputs), **bounds)
+  return patterns.channel(-2 if kind == 'channelx1' else -1, **bounds)
+
+
+_DISTRIBUTIONS = {
+    'uniform': distributions.uniform, 'erk': distributions.erk,
+    'global': distributions.global_threshold, 'er': distributions.er}
+_CURVES = {
+    'linear': schedules.linear, 'cubic': schedules.cubic,
+    'cosine': schedules.cosine, 'cube': schedules.cube}
+_SCORES = {
+    'magnitude': scores.magnitude, 'snip': scores.saliency,
+    'gradient': scores.gradient, 'snip_momentum': scores.snip_momentum}
+_FADES = {
+    'linear': schedules.fade_linear, 'cosine': schedules.fade_cosine,
+    'exponential': schedules.fade_exponential}
+
+
+def _score(section: Section) -> scores.Score:
+  (name, options), = section['criterion'].items()
+  dtype = section['score_dtype']
+  return _SCORES[name](
+      **options, **({'dtype': jnp.dtype(dtype)} if dtype else {}))
+
+
+def _rule(section: Section, mapping: Patterns) -> rules.Rule:
+  if section['lock']:
+    return rules.lock(mapping)
+  sparsity, start, end = (section[k] for k in ('sparsity', 'start', 'end'))
+  rule = rules.prune(
+      mapping, score=_score(section),
+      distribution=distributions.uniform() if sparsity is None else (
+          _DISTRIBUTIONS[section['scope']](sparsity)),
+      schedule=_schedule(section),
+      when=schedules.every(section['frequency'], begin=start, end=end))
+  if not section['progressive']:
+    return rule
+  return rules.progressive(
+      rule, **section['progressive'], score=_score(section))
+
+
+def _schedule(section: Section) -> schedules.Schedule:
+  final, initial, start, end, decay = (section[key] for key in (
+      'sparsity', 'initial_sparsity', 'start', 'end', 'decay'))
+  if decay == 'one_shot':
+    return schedules.one_shot(start)
+  if decay == 'exponential':  # (1 - s_f) / (1 - s_i) is left of each weight.
+    curve = schedules.exponential(
+        start, end, final_sparsity=(final - initial) / (1. - initial))
+  else:
+    curve = _CURVES[decay](start, end)
+  return schedules.from_initial(
+      curve, initial / final, start) if initial else curve
+
+
+def _flow(flow: Section) -> flows.Flow:
+  (name, options), = flow.items()
+  if name != 'mdgf':
+    return getattr(flows, name)(**options)
+  return flows.mdgf(
+      _FADES[options['fade']](options['start'], options['end']),
+      options['straight_through'])
+
+
+def _around(terms: list[tuple[Section, Patterns]]) -> Callable[
+    [optax.GradientTransformation], optax.GradientTransformation]:
+  """Puts gradient forms before an optimizer and proximal forms after it."""
+  before, after = [], []
+  for lasso, groups in terms:
+    alpha, scaled = lasso['alpha'], lasso['scaled']
+    if lasso['form'] == 'gradient':
+      before.append(group_lasso.add_group_lasso(alpha, groups, scaled=scaled))
+    else:
+      after.append(group_lasso.prox_group_lasso(
+          alpha, groups, lasso['learning_rate'], scaled=scaled))
+  if not terms:
+    return lambda optimizer: optimizer
+  return lambda optimizer: optax.chain(*before, optimizer, *after)

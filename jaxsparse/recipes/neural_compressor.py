@@ -1,0 +1,325 @@
+"""Neural Compressor's YAML for pruning, as one of our recipes.
+
+The keys of `pruning.approach.weight_compression` (which counts epochs) and
+`weight_compression_pytorch` (which counts steps), as in releases 1.x, with
+a list of `pruners`, each a mapping or a `!Pruner`:
+
+| there | here |
+|---|---|
+| `target_sparsity`, `initial_sparsity` | `sparsity`, `initial_sparsity` |
+| `start_step`, `end_step`, `start_epoch`, `end_epoch` | `start`, `end` |
+| `update_frequency_on_step`, `update_frequency` (epochs) | `frequency` |
+| `prune_domain`: local, global | `scope`: uniform, global |
+| `sparsity_decay_type`: exp, cos, cube, linear | `decay` |
+| `max_sparsity_ratio_per_layer` | `max_sparsity` |
+| `min_sparsity_ratio_per_layer` | `min_sparsity` |
+| `pattern`: '4x1', 'tile_pattern_4x1', 'channelx1' | `pattern` |
+| `pattern`: 'N:M', **N of M pruned** | `pattern`: '(M-N):M', kept |
+| `names`, `excluded_names`, `extra_excluded_names` | `names`, `excluded` |
+| `prune_type`: magnitude, snip, ... | `criterion`, `progressive`, `lock` |
+| `reg_type`, `parameters`: `reg_coeff`, `alpha` | `regularizer` |
+| `reduce_type` | `reduce` |
+| `prune_layer_type`, `method` | nothing: `names` choose parameters |
+
+N:M brings its own sparsity, whatever a pruner inherits. Older files say
+`not_to_prune_names` for `excluded_names` and `exclude_names` for
+`extra_excluded_names`. Pruners each have their own scope, as there; where two
+name one parameter, the first has it. Masks are made at the same steps, but the
+final sparsity is always reached at `end_step`.
+
+What has no meaning here is told by a message; what is misspelt is an error.
+
+References:
+  Intel, `Neural Compressor <https://github.com/intel/neural-compressor>`_
+"""
+
+import re
+from typing import Any, Mapping, Sequence
+
+from jaxsparse.recipes import keys as recipe_keys
+
+_SECTIONS = ('weight_compression', 'weight_compression_pytorch')
+_ALIASES = {'not_to_prune_names': 'excluded_names',
+            'exclude_names': 'extra_excluded_names'}
+_KEYS = (
+    'initial_sparsity', 'target_sparsity', 'start_epoch', 'end_epoch',
+    'start_step', 'end_step', 'update_frequency', 'update_frequency_on_step',
+    'excluded_names', 'extra_excluded_names', 'names', 'prune_domain',
+    'prune_layer_type', 'prune_type', 'pattern', 'sparsity_decay_type',
+    'max_sparsity_ratio_per_layer', 'min_sparsity_ratio_per_layer', 'method',
+    'parameters', 'reg_type', 'reduce_type', *_ALIASES)
+_DECAYS = {'exp': 'exponential', 'cos': 'cosine', 'cube': 'cube',
+           'linear': 'linear'}
+_DOMAINS = {'local': 'uniform', 'global': 'global'}
+_CRITERIA = {
+    'magnitude': 'magnitude', 'basic_magnitude': 'magnitude', 'snip': 'snip',
+    'gradient': 'gradient', 'group_lasso': 'magnitude',
+    # As released; the documented formula has the two the other way around.
+    'snip_momentum': {'snip_momentum': {'decay': .9, 'scale': 1.}}}
+_TYPES = (*_CRITERIA, *(f'{name}_progressive' for name in (
+    'magnitude', 'snip', 'snip_momentum')), 'pattern_lock',
+    'gradient_sensitivity')
+# What is checked as these keys of ours are,
+_LIKE = {
+    'target_sparsity': 'sparsity', 'initial_sparsity': 'initial_sparsity',
+    'max_sparsity_ratio_per_layer': 'max_sparsity',
+    'min_sparsity_ratio_per_layer': 'min_sparsity', 'reduce_type': 'reduce',
+    'start_step': 'start', 'end_step': 'end', 'start_epoch': 'start',
+    'end_epoch': 'end', 'update_frequency_on_step': 'frequency',
+    'names': 'names', 'excluded_names': 'excluded',
+    'extra_excluded_names': 'excluded'}
+# and what is checked at all, with a meaning here or without.
+_CHECKS = {key: recipe_keys.CHECKS[ours] for key, ours in _LIKE.items()} | {
+    'prune_domain': recipe_keys.one_of(*_DOMAINS),
+    'sparsity_decay_type': recipe_keys.one_of(*_DECAYS),
+    'prune_type': recipe_keys.one_of(*_TYPES),
+    'update_frequency': recipe_keys.number}
+_NOTHING = ('prune_layer_type', 'method')
+# All that has a meaning, or its own message, under pattern lock,
+_LOCKED = ('names', 'excluded_names', 'extra_excluded_names', 'pattern',
+           'prune_type', 'parameters', 'reg_type', 'reduce_type', *_NOTHING)
+# and what has none for N:M.
+_NOT_OF_NM = ('prune_domain', 'max_sparsity_ratio_per_layer',
+              'min_sparsity_ratio_per_layer', 'reduce_type')
+_PARAMETERS = (
+    'reg_type', 'reg_coeff', 'coeff', 'alpha', 'group_size', 'target',
+    'normalize', 'stride', 'transpose', 'index', 'importance_inputs',
+    'importance_metric')
+
+
+def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
+              ) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """Turns such a file into a recipe.
+
+  Args:
+    config: the file's content, with `pruning` among its keys.
+    steps_per_epoch: how many updates an epoch makes, where it counts epochs.
+
+  Returns:
+    The recipe, and what has no meaning here or another one.
+
+  Raises:
+    ValueError: for a misspelt key, with the one that was meant; for what cannot
+      be translated.
+
+  >>> recipe, messages = translate({'pruning': {'approach': {
+  ...     'weight_compression_pytorch': {'end_step': 100, 'pruners': [
+  ...         {'pattern': '3:4', 'target_sparsity': 0.75}]}}}})
+  >>> recipe['pattern'], messages[0][:31]
+  ('1:4', "pruners[0].pattern: '3:4' has 3")
+  """
+  messages = [f'{key}: has no meaning here.' for key in config
+              if key != 'pruning']
+  where = 'pruning'
+  recipe_keys.check_keys(where, config[where], ('train', 'approach'))
+  messages += ['pruning.train: has no meaning here; the training loop is yours.'
+               ] * ('train' in config[where])
+  approach = config[where].get('approach')
+  recipe_keys.check_keys('pruning.approach', approach, _SECTIONS)
+  if len(approach) != 1:
+    raise ValueError('pruning.approach must have one section, one of '
+                     f'{_SECTIONS}, got {[*approach]}.')
+  (name, section), = approach.items()
+  where = f'pruning.approach.{name}'
+  recipe_keys.check_keys(where, section, (*_KEYS, 'pruners'))
+  pruners = section.get('pruners') or [{}]
+  shared = _given(
+      where, {key: section[key] for key in section if key != 'pruners'})
+  parts = []
+  for i, pruner in enumerate(pruners):
+    recipe_keys.check_keys(f'pruners[{i}]', pruner, _KEYS)
+    parts.append(_section(
+        f'pruners[{i}]', shared, _given(f'pruners[{i}]', pruner),
+        name.endswith('pytorch'), steps_per_epoch, messages))
+  if shared.get('excluded_names'):
+    messages.append(
+        f"{where}.excluded_names: {shared['excluded_names']} was searched in "
+        'module names of PyTorch, and is here in paths; what is found nowhere '
+        'excludes nothing.')
+  messages = tuple(dict.fromkeys(messages))
+  if len(parts) == 1:
+    return parts[0], messages
+  return {'names': [], 'layers': parts}, messages
+
+
+def _given(where: str, section: Mapping[str, Any]) -> dict[str, Any]:
+  """Under one name each, checked, without what is null or empty."""
+  given = {_ALIASES.get(key, key): value for key, value in section.items()
+           if value is not None and value != [] and value != {}}
+  return {key: _CHECKS[key](f'{where}.{key}', value)
+          if key in _CHECKS else value for key, value in given.items()}
+
+
+def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
+             by_steps: bool, steps_per_epoch: int | None, messages: list[str]
+             ) -> dict[str, Any]:
+  """One pruner's part of the recipe; defaults are those of there."""
+  pruner = {**shared, **mine}
+  but = [name for key in ('extra_excluded_names', 'excluded_names')
+         for name in dict.fromkeys([*shared.get(key, []), *mine.get(key, [])])]
+  for key in _NOTHING:
+    if key in pruner:
+      messages.append(
+          f'{key}: has no meaning here; names choose parameters, and '
+          "'.*kernel' those of dense and convolutional layers.")
+  kind = pruner.get(
+      'prune_type', 'snip_momentum' if by_steps else 'basic_magnitude')
+  recipe = {'names': _names(
+      f'{where}.names', pruner.get('names', ['.*']), 'kernel', messages, but)}
+  pattern = str(pruner.get('pattern', '4x1' if by_steps else '1x1'))
+  recipe['pattern'] = _pattern(f'{where}.pattern', pattern, messages)
+  recipe.update(_regularizer(where, pruner, kind, messages))
+  if kind == 'pattern_lock':
+    _leave(where, pruner, {*pruner} - {*_LOCKED},
+           'as pattern_lock keeps the zeros that are there', messages)
+    return {**recipe, 'lock': True,
+            'reduce': pruner.get('reduce_type', 'sum')}
+
+  nm_sparsity = recipe_keys.nm_sparsity(recipe['pattern'])
+  if nm_sparsity is not None:
+    foreign = {*_NOT_OF_NM}
+    if 'pattern' in mine and shared.get('target_sparsity') != nm_sparsity:
+      foreign |= {'target_sparsity'} - {*mine}
+    pruner = _leave(where, pruner, foreign,
+                    'as N:M brings its own sparsity', messages)
+  recipe |= _steps(where, pruner, by_steps, steps_per_epoch, messages)
+  base = kind.removesuffix('_progressive')
+  if recipe['end'] == 0 and _CRITERIA[base] != 'magnitude':
+    messages.append(f'{where}: {base} needs gradients, so it prunes at step 1, '
+                    'not at 0.')
+    recipe |= {'start': 1, 'end': 1}
+  recipe |= dict(
+      criterion=_CRITERIA[base], progressive=base != kind,
+      scope=_DOMAINS[pruner.get('prune_domain', 'global')],
+      sparsity=pruner.get('target_sparsity'),
+      initial_sparsity=pruner.get('initial_sparsity', 0.),
+      min_sparsity=pruner.get('min_sparsity_ratio_per_layer', 0.),
+      max_sparsity=pruner.get('max_sparsity_ratio_per_layer', .98),
+      reduce=pruner.get('reduce_type', 'sum'))
+  if nm_sparsity is not None:
+    return {**recipe, 'max_sparsity': 1.}
+  sparsity, most = recipe['sparsity'], recipe['max_sparsity']
+  sparsity = .97 if sparsity is None else sparsity
+  if sparsity > most:
+    messages.append(f'{where}: target_sparsity {sparsity} is above '
+                    f'max_sparsity_ratio_per_layer, so {most} is used.')
+  return {**recipe, 'sparsity': min(sparsity, most)}
+
+
+def _leave(where: str, pruner: dict[str, Any], keys: set[str], why: str,
+           messages: list[str]) -> dict[str, Any]:
+  """The pruner without these keys, each of which is told."""
+  messages.extend(f'{where}.{key}: has no meaning here, {why}.'
+                  for key in pruner if key in keys)
+  return {key: value for key, value in pruner.items() if key not in keys}
+
+
+def _pattern(where: str, pattern: str, messages: list[str]) -> str:
+  short = pattern.split('_')[-1]
+  kind, (n, m) = recipe_keys.sides(short) or ('', (0, 0))
+  if kind == ':':
+    if n > m:
+      raise ValueError(f'{where}: {pattern!r} prunes {n} of {m}. Write e.g. '
+                       "pattern: '2:4'")
+    messages.append(
+        f'{where}: {short!r} has {n} of every {m} pruned there; here it is '
+        f"'{m - n}:{m}', {m - n} of every {m} kept.")
+    return f'{m - n}:{m}'
+  return 'unstructured' if short == '1x1' else short
+
+
+def _steps(where: str, pruner: Mapping[str, Any], by_steps: bool,
+           steps_per_epoch: int | None, messages: list[str]) -> dict[str, Any]:
+  """`start`, `end`, `frequency` and `decay`."""
+  counts = {True: ('start_step', 'end_step', 'update_frequency_on_step'),
+            False: ('start_epoch', 'end_epoch', 'update_frequency')}
+  given = {key for keys in counts.values() for key in keys[:2] if key in pruner}
+  if given and not given & {*counts[by_steps]}:
+    by_steps = not by_steps
+  for key in counts[not by_steps]:
+    if key in pruner:
+      messages.append(f'{where}.{key}: has no meaning here, as '
+                      f'{"steps" if by_steps else "epochs"} are counted.')
+  start, end, frequency = (
+      pruner.get(key, default) for key, default in zip(
+          counts[by_steps], (0, 0, 1) if by_steps else (0, 4, 1)))
+  if not by_steps:
+    if steps_per_epoch is None:
+      raise ValueError(
+          f'{where} counts epochs ({start} to {end}), and recipes count steps. '
+          'Write e.g. from_recipe(..., steps_per_epoch=len(dataset) // batch).')
+    start, end = start * steps_per_epoch, end * steps_per_epoch
+    frequency = max(round(frequency * steps_per_epoch), 1)
+  decay = _DECAYS[pruner.get(
+      'sparsity_decay_type', 'exp' if by_steps else 'linear')]
+  return dict(start=start, end=end, frequency=frequency,
+              decay='one_shot' if start == end else decay)
+
+
+def _names(where: str, raw: list[str] | str, leaf: str, messages: list[str],
+           but: Sequence[str] = ()) -> list[str]:
+  """What is searched in PyTorch's module names, for whole paths of ours."""
+  raw = [raw] if isinstance(raw, str) else raw
+  without = '|'.join(_regex(regex, '') for regex in but)
+  found = [(f'(?!(?:{without})$)' if without else '') + _regex(regex, leaf)
+           for regex in raw]
+  if raw and raw != ['.*']:
+    messages.append(
+        f'{where}: {raw} was searched in module names of PyTorch; here {found} '
+        "must match whole paths, parts joined with '/'. Check that layers have "
+        'the same names.')
+  return found
+
+
+def _regex(raw: str, leaf: str) -> str:
+  """One of them; with a leaf only parameters of that name.
+
+  >>> _regex('layer1.0.conv1.weight', 'kernel'), _regex('layer1.*', 'kernel')
+  ('.*layer1.0.conv1/kernel', '.*layer1.*kernel')
+  """
+  text = raw.replace('\\.', '/')
+  begin = '(?:params/)?' if text.startswith('^') else '.*'
+  body = re.sub(r'[./]weight\$?$', '', text.removeprefix('^'))
+  whole = body != text.removeprefix('^')
+  end = '/kernel' if whole else f'.*{leaf}'
+  if body.endswith('$'):  # The end of a module's name.
+    body, end = body[:-1], f'/{leaf or ".*"}'
+  if begin == '.*':
+    body = body.removeprefix('.*')
+  if end.startswith('.*'):
+    body = body.removesuffix('.*')
+  if not body:
+    return end if end.startswith('.*') else begin + end
+  return begin + (f'(?:{body})' if '|' in body else body) + end
+
+
+def _regularizer(where: str, pruner: Mapping[str, Any], kind: str,
+                 messages: list[str]) -> dict[str, Any]:
+  parameters = pruner.get('parameters', {})
+  recipe_keys.check_keys(f'{where}.parameters', parameters, _PARAMETERS)
+  if kind == 'gradient_sensitivity':
+    raise ValueError(
+        f'{where}: gradient_sensitivity takes whole heads and neurons away, '
+        'for which there are functions instead of masks. Write e.g. '
+        'importance = jaxsparse.units.sensitivity(loss_fn, params, batches, '
+        'ties) and the rule jaxsparse.units.prune_units(ties, ...), then '
+        'jaxsparse.slim; and take this pruner out of the file.')
+  lasso = pruner.get('reg_type', parameters.get('reg_type', kind))
+  if lasso != 'group_lasso':
+    if 'reg_type' in {**pruner, **parameters}:
+      recipe_keys.one_of('group_lasso')(f'{where}.reg_type', lasso)
+    messages.extend(
+        f'{where}.parameters.{key}: has no meaning here, with prune_type '
+        f'{kind} and no reg_type.' for key in parameters)
+    return {}
+  strengths = ('reg_coeff', 'coeff', 'alpha')
+  alphas = [parameters[key] for key in strengths if key in parameters]
+  if len(alphas) != 1:
+    raise ValueError(
+        f'{where}: group_lasso needs its strength once, got {parameters}. '
+        'Write e.g. parameters: {reg_coeff: 0.001}')
+  messages.extend(
+      f'{where}.parameters.{key}: has no meaning here; the groups are the '
+      'units of the pattern.' for key in parameters
+      if key not in (*strengths, 'reg_type'))
+  return {'regularizer': {'group_lasso': {'alpha': alphas[0]}}}

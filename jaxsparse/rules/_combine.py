@@ -1,0 +1,102 @@
+"""`combine`: several rules for different parameters as one."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse._utils import trees
+from jaxsparse.rules import base
+
+
+class CombinedState(NamedTuple):
+  """The state of `combine`.
+
+  Attributes:
+    states: those of the rules, in their order.
+  """
+  states: tuple[Any, ...]
+
+  @property
+  def count(self) -> jax.Array:
+    """The number of updates made."""
+    return self.states[0].count
+
+  @property
+  def masks(self) -> Any:
+    """Like the params: bool arrays, or `None` where all rules are dense."""
+    return _merged([state.masks for state in self.states])
+
+  @property
+  def dense(self) -> jax.Array | None:
+    """As `RuleState.dense`: whether any rule's last update did."""
+    known = [s.dense for s in self.states if s.dense is not None]
+    return jnp.stack(known).any() if known else None
+
+
+def combine(*rules: base.Rule) -> base.Rule:
+  """Joins rules for different parameters into one.
+
+  A parameter has the mask of the rule that prunes it, and is dense if none
+  does. Every rule has its own score, distribution, schedule and steps, and
+  shares sparsity among its own parameters alone; to give layers another pattern
+  under the same threshold, one rule with several patterns is what is needed.
+
+  Args:
+    *rules: `prune(...)`, `prune_and_grow(...)`, `lock(patterns)` or any other,
+      each with patterns for its own parameters.
+
+  Returns:
+    A rule with a `CombinedState`.
+
+  Raises:
+    ValueError: if there are none; from `init` if two prune one parameter.
+
+  >>> from jaxsparse import prune
+  >>> from jaxsparse.patterns import channel, nm
+  >>> rule = combine(
+  ...     prune({'mlp/.*': nm(2, 4)}),
+  ...     prune({'head': channel(-1, sparsity=0.5)}))
+  >>> params = {'mlp': {'kernel': jnp.ones((4, 2))}, 'head': jnp.ones((2, 8))}
+  >>> masks = rule.init(params).masks
+  >>> print(masks['mlp']['kernel'].mean(), masks['head'].mean())
+  0.5 0.5
+  """
+  if not rules:
+    raise ValueError(
+        'combine() needs one rule at least. Write e.g. combine(prune({"mlp.*": '
+        'nm(2, 4)}), prune({"head": nm(1, 4)})).')
+  for rule in rules:
+    if not isinstance(rule, optax.GradientTransformation):
+      raise ValueError(
+          f'combine takes rules, got {rule!r:.80}. Write e.g. '
+          'combine(jaxsparse.prune(...), jaxsparse.lock(...)).')
+  rules = [optax.with_extra_args_support(rule) for rule in rules]
+
+  def init(params):
+    states = tuple(rule.init(params) for rule in rules)
+    for path, _, *masks in trees.align(params, *(s.masks for s in states)):
+      pruning = [i for i, m in enumerate(masks) if not trees.is_dense(m)]
+      if len(pruning) > 1:
+        raise ValueError(
+            f'{path} is pruned by rules {pruning} of combine, counted from 0. '
+            'Give it to one of them, and to the others as dense (or other '
+            'ties): '
+            f'{{{path!r}: None, ...}}.')
+    return CombinedState(states)
+
+  def update(grads, state, params=None, **extra_args):
+    states = tuple(
+        rule.update(grads, one, params, **extra_args)[1]
+        for rule, one in zip(rules, state.states))
+    state = CombinedState(states)
+    return state.masks, state
+
+  return base.Rule(init, update)
+
+
+def _merged(masks: list[Any]) -> Any:
+  return jax.tree.map(
+      lambda *ms: next((m for m in ms if not trees.is_dense(m)), ms[0]),
+      *masks, is_leaf=trees.is_dense)

@@ -1,0 +1,252 @@
+"""`prune_and_grow`: the rule of dynamic sparse training."""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import distributions
+from jaxsparse import schedules
+from jaxsparse import scopes
+from jaxsparse import scores as scores_lib
+from jaxsparse._utils import trees
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import selection
+from jaxsparse.masks.exact_counts import Count
+from jaxsparse.masks.selection import Kept
+from jaxsparse.patterns import Pattern
+from jaxsparse.rules import base
+from jaxsparse.rules.base import RuleState
+
+Share = float | Callable[[jax.Array], Any]
+
+
+def prune_and_grow(
+    patterns: base.Patterns, *, sparsity: float | distributions.Distribution,
+    grow: optax.GradientTransformation,
+    when: schedules.When | None = None,
+    fraction: Share = 0.3,
+    drop: optax.GradientTransformation | None = None,
+    init: optax.GradientTransformation | None = None,
+    drop_scope: scopes.Scope | None = None,
+    grow_scope: scopes.Scope | None = None,
+    surplus: Share | None = None) -> base.Rule:
+  """Dynamic sparse training: drop some weights, grow as many elsewhere.
+
+  Whenever `when(step)` holds, of the `nnz` active units of each group
+
+    nnz - floor(fraction * nnz)
+
+  stay, those with the highest drop score, and the places left go to the highest
+  grow scores among all others, those just dropped included. The number of
+  active units never changes. Scopes other than `per_layer` let layers compete:
+  then these counts hold for their sum.
+
+  With a `surplus` more units are active than the sparsity says, as long as
+  there is exploring to do: each exchange leaves `budget - floor(fraction *
+  budget)` and grows up to `budget + floor(surplus * size)`.
+
+  With `hard`, grown weights start at zero with zero moments. SET, DSR, SNFS,
+  RigL, ITOP, MEST and Chase, each a few lines over this, are in `dynamic`.
+
+  Args:
+    patterns: regular expressions for parameter paths to patterns; see
+      `rules.resolve`.
+    sparsity: the fraction pruned in every layer, or a distribution such as
+      `erk(0.9)`.
+    grow: the score by which units are grown.
+    when: at which steps; every 100 by default.
+    fraction: the share of active units replaced, a number or an optax schedule;
+      clipped to [0, 1].
+    drop: the score by which active units stay; `magnitude()` by default.
+    init: the score of the first masks; `random(0)` by default, as in the
+      papers. Give `random(seed)` for other topologies.
+    drop_scope: who competes with whom to stay; `scopes.per_layer` by default,
+      see `jaxsparse.scopes`.
+    grow_scope: who competes with whom to be grown.
+    surplus: density above the budget, a number or an optax schedule; clipped to
+      [0, 1]. The last exchange that it allows more at decides what remains, so
+      let it be 0 by then. It belongs to scopes that keep a layer's count, or
+      `all_layers`.
+
+  Returns:
+    A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
+    Its `update` takes two more arguments: `allowed`, a function that returns a
+    tree of bool arrays, outside of which nothing stays or grows, and `act`, a
+    bool scalar that makes it exchange at a step of which `when` knows nothing.
+
+  Raises:
+    ValueError: from `init`, see `rules.resolve`; or if a sparsity is missing.
+
+  References:
+    Evci et al., `Rigging the Lottery: Making All Tickets Winners
+    <https://arxiv.org/abs/1911.11134>`_, 2020;
+    Mocanu et al., `Scalable Training of Artificial Neural Networks with
+    Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
+
+  >>> from jaxsparse.patterns import unstructured
+  >>> rule = prune_and_grow(
+  ...     {'.*': unstructured()}, sparsity=0.5, grow=scores_lib.gradient(),
+  ...     init=scores_lib.magnitude(), when=schedules.every(1), fraction=0.5)
+  >>> w = jnp.array([4., 3., 0., 0.])
+  >>> state = rule.init(w)
+  >>> print(rule.update(jnp.array([0., 1., 2., 9.]), state, w)[0])
+  [ True False False  True]
+  """
+  base.check_scores(drop=drop, grow=grow, init=init)
+  drop, grow, first = (optax.with_extra_args_support(s) for s in (
+      drop or scores_lib.magnitude(), grow, init or scores_lib.random(0)))
+  drop_scope, grow_scope = (
+      scope or scopes.per_layer for scope in (drop_scope, grow_scope))
+  base.check_functions(
+      when=(when, 'every(100)'), drop_scope=(drop_scope, 'scopes.all_layers'),
+      grow_scope=(grow_scope, 'scopes.all_layers'))
+  when = when or schedules.every(100)
+  distribution = sparsity if callable(sparsity) else (
+      distributions.uniform(sparsity))
+
+  def budgets(scores, shapes):
+    """Units that each group of each layer ends with, a tree of counts."""
+    kept = distribution(scores, shapes, 1.)
+    is_leaf = lambda x: isinstance(x, Kept)
+    def count(k, score, pattern):
+      return k if isinstance(k, Kept) else Kept(
+          selection.kept_count(pattern.sizes(score.shape)[1], k))
+    return jax.tree.map(count, kept, scores, shapes, is_leaf=is_leaf)
+
+  def init_fn(params):
+    shapes = base.resolve(patterns, params)
+    sparse = base.sparse_only(params, shapes)
+    scores = base.initial_scores(first, sparse)
+    if scores is None:
+      raise ValueError(
+          'prune_and_grow(init=...) needs a score that does without gradients, '
+          'such as random(seed) or magnitude().')
+    kept = budgets(scores, shapes)
+    if surplus is not None:
+      kept = jax.tree.map(
+          lambda s, pattern, k: Kept(_with_surplus(
+              k.count, pattern.sizes(s.shape)[1], _at(surplus, 0))),
+          scores, shapes, kept)
+    masks = selection.select_each(scores, shapes, kept)
+    states = drop.init(sparse), grow.init(sparse)
+    return RuleState(jnp.zeros((), jnp.int32), masks, states,
+                     reads_dense(sparse, states, False))
+
+  def reads_dense(sparse, states, due):
+    """Whether gradients of pruned weights are read; `None` for never.
+
+    A score with a state accumulates them at every step.
+    """
+    # By shapes: a step makes no scores only to know that it could.
+    if jax.eval_shape(
+        lambda w: base.initial_scores(grow, w), sparse) is not None:
+      return None
+    return jnp.asarray(due) | bool(jax.tree.leaves(states[1]))
+
+  def update(grads, state, params=None, *, updates=None, allowed=None,
+             act=None, **extra_args):
+    step, shapes, scored = base.moment(
+        patterns, state, grads, params, updates, **extra_args)
+
+    own = when(step)
+
+    def exchange():
+      drops, grows = (
+          scored(s, t)[0] for s, t in zip((drop, grow), state.scores))
+      masks = base.sparse_only(state.masks, shapes)
+      none = jax.tree.map(lambda m: None, masks)
+      layers = [_Layer(*row) for row in trees.align(
+          masks, shapes, drops, grows,
+          none if surplus is None else budgets(drops, shapes),
+          none if allowed is None else allowed()) if row[1].size]
+      new = _exchange(
+          layers, drop_scope, grow_scope,
+          # Who is told to act only makes room, and replaces nothing.
+          jnp.where(own, _at(fraction, step), 0.), _at(surplus or 0., step))
+      return trees.map_with_path(lambda path, m: new.get(path, m), masks)
+
+    due = own if act is None else own | act
+    masks = base.run_if(due, exchange, state.masks)
+    scores = tuple(scored(s, t)[1] for s, t in zip((drop, grow), state.scores))
+    return masks, RuleState(step, masks, scores, reads_dense(
+        base.sparse_only(params, shapes), state.scores, due))
+
+  return base.Rule(init_fn, update)
+
+
+
+class _Layer(NamedTuple):
+  """A sparse parameter at an exchange.
+
+  `budget` is how many units each group ends with, `None` for as many as it has;
+  `allowed` where weights may be, `None` for anywhere.
+  """
+  path: str
+  mask: jax.Array
+  pattern: Pattern
+  drop: jax.Array
+  grow: jax.Array
+  budget: Kept | None
+  allowed: jax.Array | None
+
+
+def _exchange(layers: list[_Layer], drop_scope: scopes.Scope,
+              grow_scope: scopes.Scope, share: jax.Array, extra: jax.Array
+              ) -> dict[str, jax.Array]:
+  """The new mask of every layer."""
+  if not layers:
+    return {}
+  drop_goals, grow_goals = [], []
+  for layer in layers:
+    n = _per_group(_any(layer.mask, layer.pattern), layer)
+    whole = n if layer.budget is None else layer.budget.count
+    drop_goals.append(counts.subtract(
+        whole, counts.share_of(whole, share)))
+    _, size = layer.pattern.sizes(layer.mask.shape)
+    grow_goals.append(n if layer.budget is None else _with_surplus(
+        layer.budget.count, size, extra))
+  dropping = [_on_grid(layer, layer.drop) for layer in layers]
+  stay = drop_scope([x._replace(open=x.open & x.active) for x in dropping],
+                    drop_goals)
+  growing = [_on_grid(layer, layer.grow) for layer in layers]
+  new = grow_scope([x._replace(certain=units)
+                    for x, units in zip(growing, stay)], grow_goals)
+  return {x.path: selection.spread(units, x.pattern, x.mask.shape)
+          for x, units in zip(layers, new)}
+
+
+def _any(mask: jax.Array, pattern: Pattern) -> jax.Array:
+  """Units with any entry that is true."""
+  return selection.unit_scores(mask.astype(jnp.float32), pattern) > 0
+
+
+def _on_grid(layer: _Layer, scores: jax.Array) -> scopes.Layer:
+  """A layer whose open units are those that are allowed as a whole."""
+  active = _any(layer.mask, layer.pattern)
+  return scopes.Layer(
+      layer.path, layer.pattern, layer.mask.shape,
+      scopes.finite(selection.unit_scores(scores, layer.pattern)), active,
+      jnp.zeros_like(active), jnp.ones_like(active) if layer.allowed is None
+      else ~_any(~layer.allowed, layer.pattern))
+
+
+def _per_group(units: jax.Array, layer: _Layer) -> Count:
+  """How many units of each group are marked.
+
+  Every group of a mask made by `select` has the same number.
+  """
+  tile = layer.pattern.group_tile(layer.mask.shape)
+  return scopes.count(units[tuple(slice(t) for t in tile)])
+
+
+def _at(share: Share, step: jax.typing.ArrayLike) -> jax.Array:
+  value = share(step) if callable(share) else share
+  return jnp.clip(jnp.asarray(value, jnp.float32), 0., 1.)
+
+
+def _with_surplus(budget: Count, size: int, surplus: jax.Array) -> Count:
+  whole = counts.exactly(size)
+  return counts.minimum(
+      whole, counts.add(budget, counts.share_of(whole, surplus)))

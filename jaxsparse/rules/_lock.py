@@ -1,0 +1,47 @@
+"""`lock`: the zeros of trained weights stay zero."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse import patterns as patterns_lib
+from jaxsparse.masks import selection
+from jaxsparse.rules import base
+
+
+def lock(patterns: base.Patterns | None = None) -> base.Rule:
+  """Pattern lock: what is zero now stays zero.
+
+  Masks are taken from the params at `init` and never change. A unit is alive if
+  any of its weights is nonzero. A parameter that is zero throughout, such as a
+  bias before training, was not pruned and is left free.
+
+  Args:
+    patterns: regular expressions for parameter paths to patterns, to lock whole
+      units; by default every single weight of every parameter.
+
+  Returns:
+    A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
+
+  Raises:
+    ValueError: from `init`, see `resolve`.
+
+  >>> import jax.numpy as jnp
+  >>> print(lock().init({'kernel': jnp.array([0., 2.])}).masks['kernel'])
+  [False  True]
+  """
+  def capture(w, pattern):
+    alive = selection.unit_scores((w != 0).astype(jnp.float32), pattern) > 0
+    return selection.spread(alive | ~alive.any(), pattern, w.shape)
+
+  def init(params):
+    shapes = base.resolve(
+        {'.*': patterns_lib.unstructured()} if patterns is None else patterns,
+        params)
+    masks = jax.tree.map(capture, base.sparse_only(params, shapes), shapes)
+    return base.RuleState(jnp.zeros((), jnp.int32), masks, ())
+
+  def update(grads, state, params=None, *, updates=None, **extra_args):
+    del grads, params, updates, extra_args
+    return state.masks, state._replace(count=state.count + 1)
+
+  return base.Rule(init, update)

@@ -1,0 +1,177 @@
+"""Progressive pruning: a structured mask is reached weight by weight.
+
+`progressive` wraps a rule whose patterns are blocks, channels or N:M groups.
+When its masks change, whole units would die at once; instead their weights go
+a portion at a time, the smallest first, so that on the way masks are
+unstructured and the others have time to make up for each portion.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import patterns
+from jaxsparse import scopes
+from jaxsparse import scores as scores_lib
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import selection
+from jaxsparse.rules import base
+
+
+class ProgressiveState(NamedTuple):
+  """The state of `progressive`.
+
+  Attributes:
+    inner: the state of the rule inside; its masks are where this one is going.
+    masks: like the params: bool arrays, or `None` where dense.
+    left: how many portions have yet to go, int32.
+    due: the step at which the next one goes, int32.
+    scores: the state of the score.
+  """
+  inner: Any
+  masks: Any
+  left: jax.Array
+  due: jax.Array
+  scores: Any
+
+  @property
+  def count(self) -> jax.Array:
+    """The number of updates made."""
+    return self.inner.count
+
+  @property
+  def dense(self) -> jax.Array | None:
+    """As `RuleState.dense`."""
+    return self.inner.dense
+
+
+def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
+                score: scores_lib.Score | None = None) -> base.Rule:
+  """Makes a rule take weights away in portions instead of all at once.
+
+  When the masks of `rule` change, let `D` be the weights of a parameter that
+  are kept now and not by the new mask. With `r` portions left,
+
+    masks = new masks | the round(|D| * (r - 1) / r) highest scores of D,
+
+  at once, and again after every `every` updates with one portion less, until
+  the masks are those of the rule. All weights of `D` in a parameter compete
+  with each other. What the new mask has and the old one had not comes back at
+  once. If the rule's masks change while portions are left, all starts anew from
+  the masks at hand: a rule that changes them more often than every `steps *
+  every` updates is followed, but not caught up with.
+
+  Args:
+    rule: `prune(...)` with patterns of blocks, channels or N:M groups, and a
+      `when` that leaves time for all portions.
+    steps: the number of portions.
+    every: how many updates are between two portions.
+    score: what the weights of `D` compete by; `magnitude()` by default.
+
+  Returns:
+    A rule with a `ProgressiveState`.
+
+  Raises:
+    ValueError: if `rule` or `score` is none, or a number is not positive.
+
+  References:
+    Intel, `Neural Compressor, progressive pruning (snip_momentum_progressive)
+    <https://github.com/intel/neural-compressor>`_. There, the weights of all
+    layers compete by the scores of the last structured step, portions follow
+    each other at `1 / steps` of the pruning frequency, and each starts from the
+    structured mask before. Here, layers have portions of their own, scores are
+    those of the weights at hand, and nothing has to divide anything.
+
+  >>> from jaxsparse import prune
+  >>> sparse = prune({'.*': patterns.channel(-1, sparsity=0.5)})
+  >>> rule = progressive(sparse, steps=2, every=1)
+  >>> w = jnp.array([[1., 5.], [2., 6.]])
+  >>> state = rule.init(w)
+  >>> print(state.masks)
+  [[False  True]
+   [ True  True]]
+  >>> print(rule.update(None, state, w)[0])
+  [[False  True]
+   [False  True]]
+  """
+  if not isinstance(rule, optax.GradientTransformation):
+    raise ValueError(
+        f'progressive wraps a rule, got {rule!r:.80}. Write e.g. '
+        "progressive(jaxsparse.prune({'.*kernel': jaxsparse.block((4, 1))}, "
+        '...)).')
+  for name, value in (('steps', steps), ('every', every)):
+    if not isinstance(value, int) or value < 1:
+      raise ValueError(
+          f'{name} must be a whole number, at least 1, got {value!r}. Write '
+          'e.g. steps=4, every=100: four portions, 100 updates apart.')
+  base.check_scores(score=score)
+  rule = optax.with_extra_args_support(rule)
+  score = optax.with_extra_args_support(score or scores_lib.magnitude())
+
+  def init(params):
+    inner = rule.init(params)
+    point = base.sparse_only(params, inner.masks)
+    scores = base.initial_scores(score, point)
+    masks = jax.tree.map(lambda w: jnp.ones_like(w, dtype=bool), point)
+    left = jnp.where(_differ(masks, inner.masks), steps, 0).astype(jnp.int32)
+    # What is due at step 1 waits for the first gradients.
+    due = jnp.ones((), jnp.int32)
+    if scores is not None:
+      masks = _without_portion(masks, inner.masks, scores, left)
+      left, due = jnp.maximum(left - 1, 0), due * every
+    return ProgressiveState(inner, masks, left, due, score.init(point))
+
+  def update(grads, state, params=None, *, updates=None, **extra_args):
+    target, inner = rule.update(
+        grads, state.inner, params, updates=updates, **extra_args)
+    changed = _differ(state.inner.masks, target)
+    left = jnp.where(changed, steps, state.left)
+    goes = (left > 0) & (changed | (inner.count >= state.due))
+
+    def scored():
+      seen, point, step = (base.sparse_only(tree, target)
+                           for tree in (grads, params, updates))
+      return score.update(
+          seen, state.scores, base.after(point, step), point=point,
+          masks=state.masks, **extra_args)
+
+    masks = base.run_if(
+        goes, lambda: _without_portion(state.masks, target, scored()[0], left),
+        state.masks)
+    return masks, ProgressiveState(
+        inner, masks, jnp.where(goes, left - 1, left),
+        jnp.where(goes, inner.count + every, state.due), scored()[1])
+
+  return base.Rule(init, update)
+
+
+def _differ(masks: Any, others: Any) -> bool | jax.Array:
+  """Whether any entry does."""
+  if masks is others:
+    return False
+  return functools.reduce(jnp.logical_or, jax.tree.leaves(jax.tree.map(
+      lambda a, b: jnp.any(a != b), masks, others)), jnp.zeros((), bool))
+
+
+def _without_portion(masks: Any, target: Any, scores: Any, left: jax.Array
+                     ) -> Any:
+  """Masks without the first of `left` portions of what has to go."""
+  going = jax.tree.map(lambda now, then: now & ~then, masks, target)
+  share = 1. / jnp.maximum(left, 1).astype(jnp.float32)
+
+  def kept(mask):
+    n = scopes.count(mask)
+    return selection.Kept(counts.remaining(n, n, share))
+
+  # Others are below all of those that go, so that these keep their number.
+  ranks = jax.tree.map(
+      lambda mask, s: jnp.where(mask, scopes.finite(s), -jnp.inf),
+      going, scores)
+  stay = selection.select_each(
+      ranks, jax.tree.map(lambda _: patterns.unstructured(), going),
+      jax.tree.map(kept, going))
+  return jax.tree.map(
+      lambda then, mask, s: then | (mask & s), target, going, stay)

@@ -1,0 +1,89 @@
+"""`prune`: masks from scores."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import distributions
+from jaxsparse import schedules
+from jaxsparse import scores as scores_lib
+from jaxsparse.masks import selection
+from jaxsparse.rules import base
+
+
+def prune(patterns: base.Patterns, *, score: optax.GradientTransformation | None
+          = None, distribution: distributions.Distribution | None = None,
+          schedule: schedules.Schedule | None = None,
+          when: schedules.When | None = None) -> base.Rule:
+  """Makes masks from scores: keep the highest, prune the rest.
+
+  Whenever `when(step)` holds, and when the schedule reaches its end, masks are
+  made anew for the params after that step. A weight that was pruned comes
+  back if its score says so; with `hard` it is zero and its magnitude does not.
+
+  Args:
+    patterns: regular expressions for parameter paths to patterns; see
+      `resolve`.
+    score: what weights compete by; `magnitude()` by default.
+    distribution: how sparsity is shared among layers; by default every pattern
+      brings its own.
+    schedule: the share of the final sparsity by step; all at once by default.
+    when: at which steps masks are made; at every step by default.
+
+  Returns:
+    A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
+
+  Raises:
+    ValueError: from `init`, see `resolve`; or if a sparsity is missing.
+
+  >>> import jax.numpy as jnp
+  >>> rule = prune({'.*/kernel': patterns_lib.nm(2, 4)})
+  >>> params = {'mlp': {'kernel': jnp.arange(4.)[:, None], 'bias': jnp.ones(1)}}
+  >>> masks = rule.init(params).masks
+  >>> print(masks['mlp']['kernel'][:, 0], masks['mlp']['bias'])
+  [False False  True  True] None
+  """
+  base.check_functions(
+      distribution=(distribution, 'uniform(0.9)'),
+      schedule=(schedule, 'cubic(0, 10_000)'), when=(when, 'every(100)'))
+  base.check_scores(score=score)
+  score = optax.with_extra_args_support(score or scores_lib.magnitude())
+  distribution = distribution or distributions.uniform()
+  schedule = schedule or schedules.one_shot()
+  when = when or schedules.every(1)
+
+  def masks_for(scores, shapes, progress):
+    return selection.select_each(
+        scores, shapes, distribution(scores, shapes, progress))
+
+  def init(params):
+    shapes = base.resolve(patterns, params)
+    sparse = base.sparse_only(params, shapes)
+    scores = base.initial_scores(score, sparse)
+    everything = _all_kept(sparse)
+    masks = everything if scores is None else base.run_if(
+        when(0), lambda: masks_for(scores, shapes, schedule(0)), everything)
+    if masks is everything:
+      # A distribution that does not suit the patterns says so now, not later.
+      jax.eval_shape(lambda s: masks_for(s, shapes, schedule(0)), sparse)
+    return base.RuleState(jnp.zeros((), jnp.int32), masks, score.init(sparse))
+
+  def update(grads, state, params=None, *, updates=None, **extra_args):
+    step, shapes, scored = base.moment(
+        patterns, state, grads, params, updates, **extra_args)
+    due = when(step)
+    if due is not True:
+      due = due | schedules.arrives(schedule, step)
+    scores = lambda: scored(score, state.scores)
+    masks = base.run_if(
+        due, lambda: masks_for(scores()[0], shapes, schedule(step)),
+        state.masks)
+    return masks, base.RuleState(step, masks, scores()[1])
+
+  return base.Rule(init, update)
+
+
+def _all_kept(params: Any) -> Any:
+  return jax.tree.map(lambda w: jnp.ones_like(w, dtype=bool), params)

@@ -1,0 +1,96 @@
+"""Stages: rules that take turns, by the step alone."""
+
+from typing import Any, Mapping
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse.rules import base
+
+
+def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
+  """Puts another rule in force from given steps on.
+
+  Which rule makes the masks is a function of the step alone, so a run that is
+  resumed in the middle of a stage goes on as if it had not stopped. Patterns
+  may differ from stage to stage, in one compiled train step (`lax.switch`):
+  only the rule in force is asked, and only its scores accumulate.
+
+  A rule that does not act at every step (`when`) takes over the masks of the
+  stage before and acts when it next would; steps are counted from the start of
+  training.
+
+  Args:
+    rules: maps the first step of each stage to its rule: `prune`,
+      `prune_and_grow` or `lock(patterns)`. The first stage begins at 0, and all
+      have the same sparse parameters.
+
+  Returns:
+    A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
+
+  Raises:
+    ValueError: if the steps do not go up from 0; from `init` if a stage does
+      not fit a parameter or has other sparse parameters than the first.
+
+  >>> from jaxsparse import prune
+  >>> from jaxsparse.patterns import nm
+  >>> rule = stages({0: prune({'.*': nm(4, 4)}),  # dense
+  ...                2: prune({'.*': nm(2, 4)})})
+  >>> w = jnp.arange(4.)[:, None]
+  >>> state, kept = rule.init(w), []
+  >>> for _ in range(3):
+  ...   masks, state = rule.update(w, state, w)
+  ...   kept.append(int(masks.sum()))
+  >>> kept
+  [4, 2, 2]
+  """
+  begins, rules = list(rules), list(rules.values())
+  if not begins or begins[0] != 0 or begins != sorted(set(begins)):
+    raise ValueError(
+        'stages maps growing steps, from 0 on, to rules, got the steps '
+        f'{begins}. Write e.g. stages({{0: first, 1_000: second}}).')
+  rules = [optax.with_extra_args_support(rule) for rule in rules]
+
+  def init(params):
+    states = [rule.init(params) for rule in rules]
+    for begin, state in zip(begins, states):
+      _check(begin, state, states[0])
+    dense = [s.dense for s in states if s.dense is not None]
+    return states[0]._replace(scores=tuple(s.scores for s in states),
+                              dense=dense[0] if dense else None)
+
+  def update(grads, state, params=None, **extra_args):
+    def ask(i):
+      masks, new = rules[i].update(
+          grads, state._replace(scores=state.scores[i]), params, **extra_args)
+      dense = new.dense
+      if dense is None and state.dense is not None:
+        dense = jnp.zeros_like(state.dense)
+      scores = *state.scores[:i], new.scores, *state.scores[i + 1:]
+      return masks, scores, dense
+
+    step = state.count + 1
+    stage = sum((step >= begin).astype(jnp.int32) for begin in begins[1:])
+    if len(rules) == 1:
+      masks, scores, dense = ask(0)
+    else:
+      masks, scores, dense = lax.switch(
+          stage, [lambda i=i: ask(i) for i in range(len(rules))])
+    return masks, base.RuleState(step, masks, scores, dense)
+
+  return base.Rule(init, update)
+
+
+def _check(begin: int, state: Any, first: Any) -> None:
+  if not isinstance(state, base.RuleState):
+    raise ValueError(
+        f'The stage at step {begin} has the state {type(state).__name__}; '
+        'stages take prune, prune_and_grow or lock.')
+  one, other = (jax.tree.structure(s.masks) for s in (state, first))
+  if one != other:
+    raise ValueError(
+        f'The stage at step {begin} has other sparse parameters than the '
+        'first. Use the same regular expressions in all stages; nm(m, m) '
+        'keeps everything.')

@@ -1,0 +1,153 @@
+"""Rules: when masks change, and to what.
+
+A rule is an `optax.GradientTransformation` whose "updates" are masks:
+
+  state = rule.init(params)                       # state.masks: already valid
+  masks, state = rule.update(grads, state, params, updates=updates)
+
+`params` are the weights where `grads` were taken and `updates` what the
+optimizer is about to add; the masks belong to `params + updates`. Everything
+a mask needs is computed inside one `lax.cond`, so a step on which no mask
+changes runs no selection. (The branch itself is not free: XLA does not fuse
+across it. `lock` has none.)
+"""
+
+from typing import Any, Callable, Mapping, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import scores as scores_lib
+from jaxsparse._utils import trees
+from jaxsparse.patterns import Pattern
+
+Rule = optax.GradientTransformationExtraArgs
+Patterns = Mapping[str, Pattern | None]
+
+
+class RuleState(NamedTuple):
+  """The state of `prune`, `prune_and_grow` and `lock`.
+
+  Attributes:
+    count: the number of updates made, int32.
+    masks: like the params: bool arrays, or `None` where dense.
+    scores: the states of the rule's scores.
+    dense: whether the last update read gradients of pruned weights beyond what
+      the flow lets through, a bool scalar; `None` if no update ever does.
+  """
+  count: jax.Array
+  masks: Any
+  scores: Any
+  dense: jax.Array | None = None
+
+
+def resolve(patterns: Patterns, params: Any) -> Any:
+  """The pattern of every parameter, or `None`; checks that each one fits.
+
+  Args:
+    patterns: regular expressions for whole paths, such as `'.*/kernel'`, to
+      patterns or `None` for dense. The first full match wins.
+    params: any pytree of arrays.
+
+  Returns:
+    A tree like `params`.
+
+  Raises:
+    ValueError: naming the rule that matches nothing, or the parameter that a
+      pattern does not fit and why.
+  """
+  if not isinstance(patterns, Mapping):
+    raise ValueError(
+        'Patterns are given by regular expressions for paths, got '
+        f'{patterns!r:.80}. Write e.g. {{".*kernel": jaxsparse.nm(2, 4)}}.')
+  for regex, pattern in patterns.items():
+    if pattern is not None and not isinstance(pattern, Pattern):
+      raise ValueError(
+          f'Rule {regex!r} must map to a pattern or None, got {pattern!r}. '
+          'Write e.g. {".*/kernel": jaxsparse.nm(2, 4)}.')
+
+  def check(path, w, pattern):
+    if pattern is not None:
+      try:
+        pattern.sizes(jnp.shape(w))
+      except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    return pattern
+  return trees.map_with_path(check, params, trees.match_rules(patterns, params))
+
+
+def check_functions(**arguments: tuple[Any, str]) -> None:
+  for name, (value, example) in arguments.items():
+    if value is not None and not callable(value):
+      raise ValueError(f'{name} must be a function, got {value!r}. Write e.g. '
+                       f'{name}=jaxsparse.{example}.')
+
+
+def check_scores(**scores: Any) -> None:
+  for name, score in scores.items():
+    if score is not None and not isinstance(
+        score, optax.GradientTransformation):
+      raise ValueError(
+          f'{name} must be a score, got {score!r:.80}. Write e.g. '
+          f'{name}=jaxsparse.magnitude(), with its parentheses.')
+
+
+def sparse_only(tree: Any, like: Any) -> Any:
+  """`tree` with `None` in place of every leaf that is dense in `like`."""
+  if tree is None:
+    return None
+  return jax.tree.map(
+      lambda x, other: None if trees.is_dense(other) else x, tree, like)
+
+
+def initial_scores(score: Any, params: Any) -> Any:
+  """Scores without gradients, or `None` if the score needs them."""
+  try:
+    return score.update(None, score.init(params), params)[0]
+  except Exception as error:
+    raise ValueError(
+        'A rule scores the initial params with grads=None, and the score '
+        f'failed on that ({error}). A score that needs gradients returns '
+        '(None, state) then; nothing is pruned until the first update.'
+    ) from error
+
+
+def after(params: Any, updates: Any) -> Any:
+  """The params as `optax.apply_updates` will make them."""
+  return params if updates is None else optax.apply_updates(params, updates)
+
+
+class Moment(NamedTuple):
+  """One update, as far as sparse parameters are concerned.
+
+  Attributes:
+    step: the number of updates, this one included.
+    shapes: the patterns, a tree like the params.
+    score: `(score, state) -> (scores, state)`, of the params as
+      `optax.apply_updates` will make them.
+  """
+  step: jax.Array
+  shapes: Any
+  score: Callable[[scores_lib.Score, Any], tuple[Any, Any]]
+
+
+def moment(patterns: Patterns, state: RuleState, grads: Any, params: Any,
+           updates: Any, **extra_args: Any) -> Moment:
+  """What a rule works with when it is updated."""
+  shapes = resolve(patterns, params)
+  grads, point, updates = (
+      sparse_only(tree, shapes) for tree in (grads, params, updates))
+
+  def scored(score, score_state):
+    return score.update(grads, score_state, after(point, updates), point=point,
+                        masks=state.masks, **extra_args)
+  return Moment(state.count + 1, shapes, scored)
+
+
+def run_if(due: bool | jax.Array, new: Callable[[], Any], old: Any) -> Any:
+  """`new()` if due; decided while tracing where that is known."""
+  if isinstance(due, bool):
+    return new() if due else old
+  return lax.cond(due, new, lambda: old)

@@ -1,0 +1,17 @@
+"""What stands around a train step: measurements, rehearsals, hooks.
+
+`observe` measures mask flips, gradient noise and exploration inside the
+optimizer. `rehearse` runs a rule and a flow without a model. `Hooks` bring a
+sparsified optimizer into a training loop that somebody else owns.
+"""
+
+from jaxsparse.training.hooks import Hooks
+from jaxsparse.training.observation import observe
+from jaxsparse.training.observation import observed
+from jaxsparse.training.observation import ObservedState
+from jaxsparse.training.observation import rehearse
+from jaxsparse.training.observation import Statistics
+
+__all__ = [
+    'Hooks', 'observe', 'observed', 'ObservedState', 'rehearse', 'Statistics',
+]

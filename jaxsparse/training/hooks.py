@@ -1,0 +1,223 @@
+"""Hooks: sparse training in a loop that somebody else owns.
+
+A loop that cannot be given the one new line of a train step can call hooks
+instead. They put the sparse point where the loop looks for the weights, and the
+dense point back before the optimizer moves it; masks change in the optimizer,
+as ever, so nothing is pruned here.
+"""
+
+from typing import Any, Callable
+
+import jax
+
+from jaxsparse import flows
+from jaxsparse import transform
+from jaxsparse._utils import trees
+
+# Compiled once for each set of shapes, in any loop.
+_at_sparse_point = jax.jit(flows.apply_masks)
+
+
+class Hooks:
+  """Swaps the dense and the sparse point of a model at the right moments.
+
+    tx = jaxsparse.sparsify(optax.adam(1e-3), rule, flow)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    hooks = jaxsparse.Hooks(model, optimizer)
+    for epoch in range(epochs):
+      hooks.on_epoch_begin(epoch)
+      for batch in batches:
+        hooks.on_step_begin(batch)           # the model is at the sparse point
+        loss, grads = nnx.value_and_grad(loss_fn)(model, batch)
+        hooks.on_before_optimizer_step()     # the dense point again
+        optimizer.update(model, grads)
+        hooks.on_step_end()
+      hooks.on_epoch_end()                   # the sparse point, to be evaluated
+
+  A tree of params has no place of its own: the loop reads and writes
+  `hooks.params` and `hooks.opt_state`. After `on_epoch_end` weights stay at the
+  sparse point until the next epoch or step begins; checkpoints to go on from
+  hold the dense point, so they are saved and loaded within an epoch, between
+  two steps. Of a hard flow both points are one, and a rule that prunes at step
+  0 has done so when the hooks are made.
+
+  Only weights that have masks are ever written. Hooks do not read arrays, so no
+  step waits for the device, and since the points have the same shapes and
+  types, what the loop has compiled serves both.
+
+  Args:
+    model: an `nnx.Module`, or any tree of params.
+    optimizer: its `nnx.Optimizer`, or the optimizer state of the params.
+
+  Attributes:
+    epoch: what the last `on_epoch_begin` was given.
+    batch: what the last `on_step_begin` was given.
+
+  Raises:
+    ValueError: unless there is exactly one `SparseState`, for these params;
+      from hooks called out of order.
+
+  >>> import jax.numpy as jnp
+  >>> import optax
+  >>> from jaxsparse import patterns, rules
+  >>> tx = transform.sparsify(
+  ...     optax.sgd(1.), rules.prune({'w': patterns.nm(1, 2)}), flows.ste())
+  >>> params = {'w': jnp.array([[1.], [2.]])}
+  >>> hooks = Hooks(params, tx.init(params))
+  >>> hooks.on_step_begin()
+  >>> print(hooks.params['w'][:, 0])
+  [0. 2.]
+  >>> hooks.on_before_optimizer_step()
+  >>> print(hooks.params['w'][:, 0])
+  [1. 2.]
+  """
+
+  def __init__(self, model: Any, optimizer: Any):
+    # Of an `nnx.Optimizer` this says which variables are params.
+    self._wrt = getattr(optimizer, 'wrt', None)
+    self._model, self._optimizer = model, optimizer
+    self.epoch = self.batch = None
+    params, masks = self.params, self.masks
+    trees.same_structure(params, masks)
+    rows = jax.tree.structure(params).flatten_up_to(masks)
+    self._sparse = [i for i, mask in enumerate(rows)
+                    if not trees.is_dense(mask)]
+    self._dense = None  # Weights at the dense point, while they are not there.
+    self._moment = 'between steps'
+    self._count = None
+    if self._state.gain is None:  # The params are the sparse point themselves.
+      self._exchange(self._with_gain(0.))
+
+  @property
+  def params(self) -> Any:
+    """The params of the loop, at the point where they are now."""
+    if self._wrt is None:
+      return self._model
+    from flax import nnx
+    return nnx.state(self._model, self._wrt)
+
+  @params.setter
+  def params(self, params: Any) -> None:
+    self._put(params)
+    self._dense = None  # What a loop brings is a dense point.
+
+  def _put(self, params: Any) -> None:
+    if self._wrt is None:
+      self._model = params
+    else:
+      from flax import nnx
+      nnx.update(self._model, params)
+
+  @property
+  def opt_state(self) -> Any:
+    """The optimizer state."""
+    return self._optimizer if self._wrt is None else self._optimizer.opt_state
+
+  @opt_state.setter
+  def opt_state(self, opt_state: Any) -> None:
+    if self._wrt is not None:
+      raise ValueError(
+          'The state is in the nnx.Optimizer. Write optimizer.update(model, '
+          'grads), or nnx.update(optimizer, restored).')
+    self._optimizer = opt_state
+
+  @property
+  def masks(self) -> Any:
+    """Like the params: bool arrays, True where kept, or `None` where dense."""
+    return trees.nested_like(self.params, transform.get_masks(self.opt_state))
+
+  @property
+  def _state(self) -> transform.SparseState:
+    return transform.state_of(self.opt_state)
+
+  def _exchange(self, new: Callable[[list[jax.Array]], list[jax.Array]]
+                ) -> list[jax.Array]:
+    """Gives the weights that have masks other values; returns those before."""
+    leaves, structure = jax.tree.flatten(self.params)
+    old = [leaves[i] for i in self._sparse]
+    for i, w in zip(self._sparse, new(old)):
+      leaves[i] = w
+    self._put(structure.unflatten(leaves))
+    return old
+
+  def _with_gain(self, gain: Any) -> Callable[[Any], list[jax.Array]]:
+    masks = jax.tree.leaves(transform.get_masks(self.opt_state))
+    return lambda weights: _at_sparse_point(weights, masks, gain)
+
+  def _to_sparse(self) -> None:
+    gain = jax.tree.leaves(self._state.gain)
+    if self._dense is None and gain:
+      self._dense = self._exchange(self._with_gain(*gain))
+
+  def _to_dense(self) -> None:
+    if self._dense is not None:
+      self._exchange(lambda _: self._dense)
+      self._dense = None
+
+  # What the loop calls.
+
+  def _go(self, hook: str, now: str, then: str) -> None:
+    if self._moment != now:
+      raise ValueError(
+          f'{hook} is called {now}, but this is {self._moment}. A step is: '
+          'on_step_begin(batch), loss and gradients, '
+          'on_before_optimizer_step(), the optimizer, on_step_end().')
+    self._moment = then
+
+  def on_epoch_begin(self, epoch: Any = None) -> None:
+    """Puts the weights at the dense point, which the optimizer works on."""
+    self._go('on_epoch_begin', 'between steps', 'between steps')
+    self.epoch = epoch
+    self._to_dense()
+
+  def on_step_begin(self, batch: Any = None) -> None:
+    """Puts the weights at the sparse point: take the gradient there."""
+    self._go('on_step_begin', 'between steps', 'before the optimizer')
+    self.batch = batch
+    self._to_sparse()
+
+  def on_before_optimizer_step(self) -> None:
+    """Puts the weights at the dense point: update that."""
+    self._go('on_before_optimizer_step', 'before the optimizer',
+             'after the optimizer')
+    self._to_dense()
+    self._count, = jax.tree.leaves(self._state.rule.count)
+
+  def on_step_end(self) -> None:
+    """Checks that the optimizer has made its step."""
+    self._go('on_step_end', 'after the optimizer', 'between steps')
+    count, = jax.tree.leaves(self._state.rule.count)
+    if count is self._count:
+      self._moment = 'after the optimizer'
+      raise ValueError(
+          'The optimizer was not called between on_before_optimizer_step and '
+          'on_step_end, so the state is the old one. Write '
+          'optimizer.update(model, grads) there, or, for a tree of params, '
+          'updates, hooks.opt_state = tx.update(grads, hooks.opt_state, '
+          'hooks.params) and hooks.params = optax.apply_updates(hooks.params, '
+          'updates).')
+
+  def on_epoch_end(self) -> None:
+    """Puts the weights at the sparse point, to be evaluated or saved."""
+    self._go('on_epoch_end', 'between steps', 'between steps')
+    self._to_sparse()
+
+  def fit(self, train_fn: Callable[['Hooks'], Any]) -> Any:
+    """Runs a whole loop.
+
+    Args:
+      train_fn: called with these hooks.
+
+    Returns:
+      The model, or the params, at the sparse point. If `train_fn` raises,
+      weights are at the dense point, that of the optimizer state, and a next
+      step may begin.
+    """
+    try:
+      train_fn(self)
+      self.on_epoch_end()
+    except BaseException:
+      self._to_dense()
+      self._moment = 'between steps'
+      raise
+    return self._model

@@ -1,0 +1,259 @@
+"""Observation: what a sparse optimizer does, measured while it does it.
+
+`observe` wraps an optimizer that contains `sparsify` and keeps, layer by layer,
+the mask flips, the noise of the gradients and the densities that FLOPs are made
+of, all as a few numbers in the state. `observed` reads them.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse import flows
+from jaxsparse import transform
+from jaxsparse._utils import trees
+from jaxsparse.masks import accounting
+
+
+class Statistics(NamedTuple):
+  """One number of each kind per sparse layer, or an array `[layers]` of them.
+
+  Attributes:
+    second_kept: running mean of `Var(v)` over the kept weights of the layer,
+      with `v` the bias-corrected second moment of the gradient,
+    second_pruned: and over the pruned ones; 0 where there are none.
+    gradient_kept: running mean of `Var(|g|)` over the kept weights,
+    gradient_pruned: and over the pruned ones.
+    flips: entries of the mask that the last step changed, both ways. Summed
+      over layers it is the sparse-architecture divergence of the SR-STE paper.
+    mean_flips: its running mean.
+    forward: mean over all steps of the density of the forward pass; 1 while
+      pruned weights still give something.
+    gradient: mean over all steps of the share of weights whose gradient is
+      used: that of the mask if the flow is hard, of the backward set of
+      Top-KAST, and 1 otherwise (which `mdgf(straight_through=False)` does not
+      need once its gain is 0: its cost is overstated). A step on which a rule
+      grows weights by gradient counts as 1.
+    explored: the share of weights that were kept at any step so far, the
+      exploration rate `R_s` of ITOP.
+  """
+  second_kept: jax.Array
+  second_pruned: jax.Array
+  gradient_kept: jax.Array
+  gradient_pruned: jax.Array
+  flips: jax.Array
+  mean_flips: jax.Array
+  forward: jax.Array
+  gradient: jax.Array
+  explored: jax.Array
+
+
+class ObservedState(NamedTuple):
+  """The state of `observe`.
+
+  Attributes:
+    inner: the state of the optimizer that is observed.
+    count: the number of updates made, int32.
+    second: second moments of the gradients of sparse parameters, float32.
+    visited: the union of all masks so far.
+    statistics: float32 `[layers]` each, in the order of `jax.tree.leaves`; one
+      entry without meaning if no layer is sparse.
+  """
+  inner: Any
+  count: jax.Array
+  second: Any
+  visited: Any
+  statistics: Statistics
+
+
+def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
+            second_decay: float = 0.999
+            ) -> optax.GradientTransformationExtraArgs:
+  """Measures mask flips, gradient noise and densities of a sparse optimizer.
+
+  Updates are not changed. Gradients are those given to `update`, dense ones at
+  the sparse point, and weights are kept or pruned by the masks they were taken
+  under. Running means are plain means of the first `1 / (1 - decay)` steps and
+  exponential ones after that.
+
+  Args:
+    tx: an optimizer that contains `sparsify`.
+    decay: of the running means.
+    second_decay: of the second moments, as `b2` of Adam.
+
+  Returns:
+    An optax transformation with an `ObservedState`, which `get_masks` and
+    `sparse_params` look into.
+
+  Raises:
+    ValueError: from `init` unless there is exactly one `SparseState`.
+
+  References:
+    Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
+    Training in Transformers <https://arxiv.org/abs/2402.04744>`_, 2024 (noise);
+    Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
+    From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021 (divergence);
+    Liu et al., `Do We Actually Need Dense Over-Parameterization? In-Time
+    Over-Parameterization in Sparse Training
+    <https://arxiv.org/abs/2102.02887>`_, 2021 (exploration)
+
+  >>> from jaxsparse import patterns, rules
+  >>> tx = observe(transform.sparsify(
+  ...     optax.sgd(1.), rules.prune({'.*': patterns.nm(1, 2)}), flows.ste()))
+  >>> w = {'kernel': jnp.array([[1.], [2.]])}
+  >>> state = tx.init(w)
+  >>> _, state = tx.update({'kernel': jnp.array([[-2.], [0.]])}, state, w)
+  >>> print(observed(state)['kernel'].flips)
+  2.0
+  """
+  tx = optax.with_extra_args_support(tx)
+
+  def init(params):
+    inner = tx.init(params)
+    masks = transform.get_masks(inner)
+    # Checkpoints refuse arrays of no entries, which a dense model would have.
+    zeros = jnp.zeros(max(len(jax.tree.leaves(masks)), 1), jnp.float32)
+    second = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.float32), masks)
+    # A copy: a train step may write over each array once.
+    visited = jax.tree.map(jnp.copy, masks)
+    statistics = Statistics(*([zeros] * len(Statistics._fields)))
+    if jax.tree.leaves(masks):
+      statistics = statistics._replace(explored=_density(masks))
+    return ObservedState(
+        inner, jnp.zeros((), jnp.int32), second, visited, statistics)
+
+  def update(grads, state, params=None, **extra_args):
+    updates, inner = tx.update(grads, state.inner, params, **extra_args)
+    before, after = (transform.state_of(s) for s in (state.inner, inner))
+    count = state.count + 1
+    t = count.astype(jnp.float32)
+
+    def moment(g, mask, v):
+      g = g.astype(jnp.float32)
+      return second_decay * v + (1. - second_decay) * jnp.square(g)
+    second = trees.map_masked(moment, grads, before.masks, state.second)
+
+    def noise(g, mask, v):
+      v = v / (1. - second_decay**t)
+      return jnp.stack([
+          *_variances(v, mask),
+          *_variances(jnp.abs(g.astype(jnp.float32)), mask)])
+    layers = jax.tree.leaves(
+        trees.map_masked(noise, grads, before.masks, second))
+    if not layers:
+      return updates, state._replace(inner=inner, count=count)
+    seen = jnp.stack(layers, axis=1)
+    flips = _stack(accounting.mask_flips(before.masks, after.masks))
+    visited = jax.tree.map(jnp.logical_or, state.visited, after.masks)
+    densities = _densities(before, after)
+    running = jnp.maximum(1. - decay, 1. / t)
+    now = Statistics(*seen, flips, flips, *densities, _density(visited))
+    one = jnp.ones(())
+    rate = Statistics(*[running] * 4, one, running, 1. / t, 1. / t, one)
+    statistics = jax.tree.map(
+        lambda old, new, r: old + r * (new - old), state.statistics, now, rate)
+    return updates, ObservedState(inner, count, second, visited, statistics)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _stack(tree: Any) -> jax.Array:
+  return jnp.stack([x.astype(jnp.float32) for x in jax.tree.leaves(tree)])
+
+
+def _variances(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The variance over kept and over pruned entries, 0 where there are none."""
+  def variance(chosen):
+    n = jnp.maximum(chosen.sum(dtype=jnp.float32), 1.)
+    mean = jnp.where(chosen, x, 0.).sum() / n
+    return jnp.where(chosen, jnp.square(x - mean), 0.).sum() / n
+  return variance(mask), variance(~mask)
+
+
+def _density(masks: Any) -> jax.Array:
+  return _stack(jax.tree.map(lambda m: m.mean(dtype=jnp.float32), masks))
+
+
+def _densities(state: transform.SparseState, after: transform.SparseState
+               ) -> tuple[jax.Array, jax.Array]:
+  """The shares of each layer in the forward pass and in its gradient."""
+  kept = _density(state.masks)
+  if state.gain is None:
+    dense = getattr(after.rule, 'dense', None)
+    return kept, kept if dense is None else jnp.where(dense, 1., kept)
+  forward = jnp.where(state.gain > 0, 1., kept)
+  if hasattr(state.rule, 'backward'):
+    return forward, _density(state.rule.backward)
+  return forward, jnp.ones_like(kept)
+
+
+def observed(opt_state: Any) -> dict[str, Statistics]:
+  """What `observe` has seen so far, by the path of each sparse layer.
+
+  The densities are what `Flops.training` takes:
+
+    seen = observed(opt_state)
+    spent = steps * counted.training(
+        forward={path: s.forward for path, s in seen.items()},
+        gradient={path: s.gradient for path, s in seen.items()})
+
+  Args:
+    opt_state: the state of `observe` or of anything around it.
+
+  Returns:
+    Maps paths to `Statistics` of scalars.
+
+  Raises:
+    ValueError: unless there is exactly one `ObservedState`.
+  """
+  states = trees.nodes(opt_state, ObservedState)
+  if len(states) != 1:
+    raise ValueError(
+        'Expected one ObservedState in the optimizer state, found '
+        f'{len(states)}. Write tx = jaxsparse.observe(jaxsparse.sparsify(...)).'
+    )
+  names = trees.paths(transform.get_masks(states[0]))
+  return {name: Statistics(*(x[i] for x in states[0].statistics))
+          for i, name in enumerate(names)}
+
+
+def rehearse(rule: optax.GradientTransformation, flow: flows.Flow,
+             params: Any, *, steps: int) -> dict[str, Statistics]:
+  """What a rule and a flow will do over a training, without the training.
+
+  They run for `steps` steps on weights that stand still, which tells the
+  densities, and so the FLOPs, wherever these do not depend on the weights: for
+  N:M, `uniform` and `erk`. Only the densities mean something in the result.
+
+  Args:
+    rule: as for `sparsify`.
+    flow: as for `sparsify`.
+    params: any weights of the right shapes; on large ones a rule that acts at
+      every step takes its time.
+    steps: the length of the training.
+
+  Returns:
+    Maps paths to `Statistics`, as `observed` does.
+
+  Raises:
+    ValueError: from the rule, if it does not fit a parameter.
+
+  >>> from jaxsparse import patterns, rules, schedules
+  >>> rule = rules.prune({'.*': patterns.nm(1, 4)})
+  >>> flow = flows.mdgf(schedules.fade_linear(2, 5))
+  >>> seen = rehearse(rule, flow, {'kernel': jnp.ones((4, 4))}, steps=10)
+  >>> print(seen['kernel'].forward)  # 5 of 10 steps dense, then 1:4
+  0.625
+  """
+  tx = observe(transform.sparsify(optax.set_to_zero(), rule, flow))
+  zeros = jax.tree.map(jnp.zeros_like, params)
+
+  @jax.jit
+  def run(params):
+    return lax.fori_loop(
+        0, steps, lambda _, state: tx.update(zeros, state, params)[1],
+        tx.init(params))
+  return observed(run(params))

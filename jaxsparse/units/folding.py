@@ -1,0 +1,257 @@
+"""Constants that dead units give, moved to where they are read.
+
+A unit whose weights are all zero may still give something, `relu(bias)`, say,
+but it is always the same. With it added to its readers' biases nothing reads
+the unit any more:
+
+  y = W h + b,  h[u] = c  for all inputs:  b <- b + W[:, u] c,  W[:, u] <- 0.
+
+The products that read units, and the biases, are found by `readers`.
+"""
+
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse._utils import tables
+from jaxsparse._utils import trees
+from jaxsparse.graph import operands as readers_lib
+from jaxsparse.graph.operands import Reader
+from jaxsparse.graph.operands import Readers
+from jaxsparse.graph.operands import Seen
+from jaxsparse.units import ties as ties_lib
+from jaxsparse.units.ties import Member
+from jaxsparse.units.ties import Tie
+from jaxsparse.units.ties import Ties
+
+
+class Folded(NamedTuple):
+  """What `fold_constants` returns; `print` it for a table.
+
+  Attributes:
+    params: the new parameters.
+    folded: by name of tie, which units are not read any more.
+    left: by name of tie and reason, which others give a constant.
+  """
+  params: Any
+  folded: dict[str, np.ndarray]
+  left: dict[str, dict[str, np.ndarray]]
+
+  def __str__(self) -> str:
+    rows = [(name, len(at), 'folded') for name, at in self.folded.items()]
+    rows += [(name, len(at), f'left: {why}')
+             for name, reasons in self.left.items()
+             for why, at in reasons.items()]
+    return tables.table([('tie', 'units', 'constant')],
+                        [(name, str(n), what) for name, n, what in rows],
+                        right=[1])
+
+
+def fold_constants(fn: Callable[..., Any], params: Any,
+                   ties: Ties | Sequence[Tie], *inputs: Any) -> Folded:
+  """Moves what units without weights give into their readers' biases.
+
+  Such a unit has zeros in all members with the role 'makes', but a bias, norm
+  or running average that is not zero. If it is one number `c` wherever it is
+  read, for these inputs and for others like them, then
+
+    b + sum over u of W[:, u] c[u]
+
+  takes its place, where `b` is what is added to the product alone (or
+  subtracted, as the mean of a batch norm is), and the unit's slices of readers
+  are set to zero. `alive` then calls the unit dead. All readers must agree.
+  What a convolution pads is zero, not `c`: then the unit is left, and so it is
+  along `Tie.along`, in loops, and where a reader or `b` is used twice.
+
+  Args:
+    fn: the function from which ties were inferred, as it is for evaluation.
+    params: its parameters, pruned, with running averages.
+    ties: from `infer_ties`, which knows roles.
+    *inputs: the other arguments; a small batch will do.
+
+  Returns:
+    `Folded`: `fn(folded.params, *inputs)` is `fn(params, *inputs)`, up to
+    rounding. Indices are those of units, of `tie.shape` if that has more
+    dimensions: flattened.
+
+  Raises:
+    ValueError: if ties do not fit the parameters.
+
+  >>> from jaxsparse import infer_ties
+  >>> params = {'b1': np.ones(3), 'b2': np.zeros(1), 'w2': np.ones((3, 1)),
+  ...           'w1': np.array([[1., 0., 2.]])}
+  >>> def mlp(params, x):
+  ...   h = jax.nn.relu(x @ params['w1'] + params['b1'])
+  ...   return h @ params['w2'] + params['b2']
+  >>> ties = infer_ties(mlp, params, np.ones(1))
+  >>> folded = fold_constants(mlp, params, ties, np.ones(1))
+  >>> print(folded)
+  tie    units  constant
+  -----  -----  --------
+  b1[*]      1  folded
+  >>> folded.params['b2'], folded.params['w2'][:, 0]
+  (array([1.]), array([1., 0., 1.]))
+  """
+  ties = [tie for tie in ties_lib.as_ties(ties) if not (tie.fixed or tie.kept)]
+  arrays = {path: np.array(w) for path, w in trees.align(params)}
+  _check(ties, arrays)
+  readers, look = readers_lib.find_readers(
+      fn, params, *inputs,
+      paths={m.path for tie in ties for m in _members(tie, 'reads')})
+  rng = np.random.default_rng(0)
+  others = [_other(x, rng) for x in jax.tree.leaves(inputs)]
+  others = jax.tree.unflatten(jax.tree.structure(inputs), others)
+  folded = {}
+  while True:  # What was read from constants alone may be one now.
+    now = jax.tree.unflatten(jax.tree.structure(params), list(arrays.values()))
+    seen = [look(now, *given) for given in (inputs, others)]
+    reasons = {tie: _reasons(tie, arrays, readers, seen) for tie in ties}
+    fit = {tie: np.array([u for u, why in found.items() if not why], int)
+           for tie, found in reasons.items()}
+    if not any(map(len, fit.values())):
+      break
+    for tie, at in fit.items():
+      for member in _members(tie, 'reads') if len(at) else ():
+        _fold(tie, member, at, arrays, readers[member.path],
+              seen[0][member.path])
+      folded[tie.name] = np.union1d(folded.get(tie.name, at), at)
+  return Folded(
+      trees.map_with_path(lambda path, w: _like(arrays[path], w), params),
+      {name: at for name, at in folded.items() if len(at)},
+      {tie.name: {why: np.array([u for u in found if found[u] == why])
+                  for why in dict.fromkeys(found.values())}
+       for tie, found in reasons.items() if found})
+
+
+def _check(ties: Sequence[Tie], arrays: Mapping[str, np.ndarray]) -> None:
+  for tie in ties:
+    for member in tie.members:
+      if member.path not in arrays:
+        raise ValueError(
+            f'Ties have {member.path!r}, but the parameters are {[*arrays]}. '
+            'Give the parameters from which ties were inferred.')
+      ties_lib.view(tie, member, arrays[member.path])
+
+
+def _members(tie: Tie, role: str) -> list[Member]:
+  return [member for member in tie.members if member.role == role]
+
+
+def _other(x: Any, rng: np.random.Generator) -> Any:
+  """Other inputs, so that what depends on them is no constant by accident."""
+  x = jnp.asarray(x)
+  if not jnp.issubdtype(x.dtype, jnp.inexact):
+    return rng.permuted(np.asarray(x).reshape(-1)).reshape(x.shape)
+  by = rng.uniform(.5, 1.5, x.shape) * x.astype(np.float32) + rng.uniform(
+      0., .1, x.shape)
+  return by.astype(x.dtype)
+
+
+def _like(new: np.ndarray, old: Any) -> Any:
+  if np.array_equal(new, np.asarray(old), equal_nan=True):
+    return old
+  return new if isinstance(old, np.ndarray) else jax.device_put(
+      new, old.sharding)
+
+
+def _reasons(tie: Tie, arrays: Mapping[str, np.ndarray], readers: Readers,
+             seen: Sequence[Mapping[str, Seen]]) -> dict[int, str]:
+  """Why units that give a constant cannot be folded; '' for those that can."""
+  makers, members = (_members(tie, role) for role in ('makes', 'reads'))
+  if not makers or not members:
+    return {}
+  need = np.flatnonzero(_any(tie, members, arrays) & ~_any(
+      tie, makers, arrays))
+  why = (f'read by {tie.read}' if tie.read
+         else f'each along {tie.along}' if tie.along
+         else next(filter(None, (_why_not(m, readers[m.path])
+                                 for m in members)), ''))
+  if why or not len(need):
+    return dict.fromkeys(need.tolist(), why)
+  found = dict.fromkeys(need.tolist(), '')
+  for member in members:
+    reader = readers[member.path]
+    first, second = (_of_units(tie, member, reader, s[member.path])
+                     for s in seen)
+    alike = (first.first == second.first) & first.same & second.same
+    alike = alike.reshape(tie.size, -1).all(1)
+    zero = (first.first == 0).reshape(tie.size, -1).all(1)
+    for u in need.tolist():
+      found[u] = found[u] or _why_not_unit(member, reader, alike[u], zero[u],
+                                           arrays[member.path].shape)
+  return found
+
+
+def _any(tie: Tie, members: Sequence[Member],
+         arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Whether any element of a unit is not zero, of `tie.shape`."""
+  found = np.zeros(tie.shape, bool)
+  for member in members:
+    there = ties_lib.view(tie, member, arrays[member.path] != 0)
+    found |= there.any(tuple(range(found.ndim, there.ndim)))
+  return found
+
+
+def _why_not(member: Member, reader: Reader | str) -> str:
+  """Why no unit can be folded into a reader, or ''."""
+  if isinstance(reader, str):
+    return reader
+  if member.elsewhere:
+    return f'{member} is a part of other axes'
+  if member.axis not in reader.contracted:
+    return f'{member.path} meets parameters before data'
+  return ''
+
+
+def _why_not_unit(member: Member, reader: Reader, alike: bool, zero: bool,
+                  shape: tuple[int, ...]) -> str:
+  """Why one unit cannot be folded into a reader, or ''."""
+  if not alike:
+    return f'no constant where {member.path} reads it'
+  if zero:
+    return ''
+  if reader.padded:
+    return f'padding breaks it at the borders of {member.path}'
+  if isinstance(reader.vector, str):
+    return f'{member.path}: {reader.vector}'
+  if _order(reader, shape) is None:
+    return f'{reader.vector.path} has no place for all that {member.path} gives'
+  return ''
+
+
+def _of_units(tie: Tie, member: Member, reader: Reader, seen: Seen) -> Seen:
+  """What is seen of units, `[size, ...]`."""
+  at = ties_lib.positions(tie, member)[member.axis]
+  axis = reader.contracted.index(member.axis)
+  return Seen(*(np.moveaxis(np.asarray(x), axis, 0)[at] for x in seen))
+
+
+def _order(reader: Reader, shape: tuple[int, ...]) -> list[int] | None:
+  """The free axes of a kernel, but those of size 1, in the vector's order."""
+  free = [axis for axis in sorted(reader.free) if shape[axis] > 1]
+  there = [reader.vector.axes[reader.free[axis]] for axis in free]
+  if None in there:
+    return None
+  return [k for _, k in sorted(zip(there, range(len(free))))]
+
+
+def _fold(tie: Tie, member: Member, at: np.ndarray,
+          arrays: dict[str, np.ndarray], reader: Reader, seen: Seen) -> None:
+  """Moves what units give to one reader, in place."""
+  w = arrays[member.path]
+  here = ties_lib.positions(tie, member)[member.axis][at].reshape(-1)
+  given = np.zeros(np.shape(seen.first))
+  axis = reader.contracted.index(member.axis)
+  index = (slice(None),) * axis + (here,)
+  given[index] = np.asarray(seen.first, np.float64)[index]
+  if given.any():
+    constants = np.transpose(given, np.argsort(reader.contracted)).reshape(
+        [n if k in reader.contracted else 1 for k, n in enumerate(w.shape)])
+    more = (w.astype(np.float64) * constants).sum(
+        (*reader.contracted, *reader.window)).squeeze()
+    vector = arrays[reader.vector.path]
+    more = more.transpose(_order(reader, w.shape)).reshape(vector.shape)
+    vector[...] = vector + reader.vector.sign * more
+  ties_lib.view(tie, member, w)[at] = 0

@@ -1,0 +1,314 @@
+"""Hidden units removed for good: smaller dense arrays, the same function.
+
+  masked params ──alive──▶ which units matter ──slim──▶ smaller params
+
+A unit that nothing reads has no effect, so that its weights, bias, norm and
+moments can go. Not removed is what would change the function or its interface:
+inputs and outputs, units under a softmax, a mean or a norm (`Tie.kept`), units
+that are told apart (`Tie.fixed`), and those of zero weights that still give a
+constant to their readers, which is what `folding` is for.
+"""
+
+import collections
+import functools
+import itertools
+from typing import Any, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from jaxsparse._utils import trees
+from jaxsparse.units import reordering
+from jaxsparse.units import ties as ties_lib
+from jaxsparse.units.ties import Member
+from jaxsparse.units.ties import Tie
+from jaxsparse.units.ties import Ties
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def alive(params: Any, ties: Ties | Sequence[Tie]) -> dict[str, np.ndarray]:
+  """Finds the units that have an effect, for `slim`.
+
+  A unit `u` is dead if nothing reads it,
+
+    sum |w[u]| = 0  over all members w with the role 'reads',
+
+  whatever its other members hold; what a dead unit alone reads or makes counts
+  as zero, until nothing changes, so that a chain of layers dies backwards. If
+  roles are not known, all members but vectors must be zero, of which there are
+  two at least. If no member is known to read the units, or something else
+  does, too (`Tie.read`), all members must be zero.
+
+  Along `Tie.along` (heads, stacked layers) arrays stay rectangular: every group
+  keeps as many units as the one with most alive, the first dead ones, too. One
+  unit of every tie stays, and all of those that may not be removed.
+
+  Args:
+    params: the parameters from which `ties` were inferred, pruned, as from
+      `sparse_params` or `apply_masks`.
+    ties: from `infer_ties`, or by hand.
+
+  Returns:
+    By name of tie, bool of `tie.shape`: True where the unit has to stay.
+
+  Raises:
+    ValueError: if ties do not fit the parameters.
+
+  >>> from jaxsparse.units.ties import Member, Tie
+  >>> tie = Tie(3, (Member('in', 1, role='makes'),
+  ...               Member('out', 0, role='reads')), name='hidden')
+  >>> params = {'in': np.ones((2, 3)), 'out': np.array([[1.], [0.], [2.]])}
+  >>> alive(params, [tie])
+  {'hidden': array([ True, False,  True])}
+  """
+  ties = ties_lib.as_ties(ties)
+  nonzero = _nonzero(params, ties)
+  shapes = {path: x.shape for path, x in nonzero.items()}
+  live = {tie.name: np.ones(tie.shape, bool) for tie in ties}
+  able = [tie for tie in ties if not _why_not(tie, shapes)]
+  # Which ties have a parameter, on as many axes as it is listed.
+  sharing = collections.defaultdict(list)
+  for tie in able:
+    for path, _, _ in _by_axis(tie):
+      sharing[path].append(tie)
+  todo = {tie.name: tie for tie in able}
+  while todo:
+    _, tie = todo.popitem()
+    before, live[tie.name] = live[tie.name], live[tie.name] & _read(
+        tie, nonzero)
+    if (before == live[tie.name]).all():
+      continue
+    for member in tie.members:
+      if len(sharing[member.path]) > 1:
+        _clear(tie, member, nonzero[member.path], live[tie.name])
+        todo |= {other.name: other for other in sharing[member.path]}
+  keep = {tie: _evened(live[tie.name]) for tie in ties}
+  for pair in _crossed(keep):
+    # The other's turn is after this one, with ties inferred anew.
+    other = max(pair, key=lambda tie: keep[tie].mean())
+    keep[other] = np.ones(other.shape, bool)
+  return {tie.name: k for tie, k in keep.items()}
+
+
+def slim(tree: Any, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]) -> Any:
+  """Removes hidden units, everywhere in a tree.
+
+  Every leaf whose path ends with that of a parameter gets smaller with it:
+  gradients, optimizer state, masks, running averages. So give all together:
+
+    params, opt_state = slim((params, opt_state), ties, alive(params, ties))
+
+  The function must take its widths from the shapes of its arrays. Where groups
+  along `Tie.along` keep other units, these are first put in another order, the
+  kept in front. All else stays in place. Groups of N:M are other ones after it,
+  and ties have to be inferred anew.
+
+  Args:
+    tree: the parameters from which `ties` were inferred, with whatever else is
+      kept of them.
+    ties: from `infer_ties`, or by hand.
+    keep: by name of tie, bool of `tie.shape`: False where a unit goes. Ties
+      that are not named lose nothing.
+
+  Returns:
+    The tree with the same structure and types, and smaller arrays.
+
+  Raises:
+    ValueError: if a name is that of no tie, an array is not bool of its shape,
+      units may not be removed, none would be left, groups would keep different
+      numbers, or what would be left is not rectangular; if a tie does not match
+      the tree, or a leaf has another shape than its parameter, as factored
+      moments have.
+
+  >>> from jaxsparse.units.ties import Member, Tie
+  >>> tie = Tie(3, (Member('in', 1), Member('out', 0)), name='hidden')
+  >>> params = {'in': np.ones((2, 3)), 'out': np.ones((3, 1))}
+  >>> small = slim(params, [tie], {'hidden': np.array([True, False, True])})
+  >>> small['in'].shape, small['out'].shape
+  ((2, 2), (2, 1))
+  """
+  ties = ties_lib.as_ties(ties)
+  chosen = {name: _checked(ties[name], k) for name, k in keep.items()}
+  chosen = {ties[name]: k for name, k in chosen.items() if not k.all()}
+  if not chosen:
+    return tree
+  for tie, other in _crossed(chosen):
+    raise ValueError(
+        f'Units of tie {tie.name!r} are groups of tie {other.name!r}, and the '
+        'other way round, and of both other units go in every group. Give '
+        '`keep` for one, infer ties anew, and then for the other.')
+  orders = {tie: np.argsort(~k, axis=-1, kind='stable')
+            for tie, k in chosen.items() if not _uniform(k)}
+  fronts = {tie: k if tie not in orders else np.take_along_axis(
+      k, orders[tie], -1) for tie, k in chosen.items()}
+  kept = {tie: k.reshape(-1, tie.size)[0] for tie, k in fronts.items()}
+  # Units within a group move before the groups that they are numbered by.
+  tree = reordering.reorder(
+      tree, sorted(orders.items(), key=lambda order: -len(order[0].along)),
+      shapes=ties.shapes)
+
+  @functools.cache  # A parameter and its moments lose alike.
+  def left(owner, shape):
+    return list(_left(owner, shape, kept))
+
+  def cut(owner, leaf):
+    for axis, at in left(owner, np.shape(leaf)):
+      leaf = reordering.take(leaf, at, axis)
+    return leaf
+  return reordering.map_members(cut, tree, list(chosen), ties.shapes)
+
+
+def _nonzero(params: Any, ties: Ties) -> dict[str, np.ndarray]:
+  """Where parameters that ties have are not zero, by path."""
+  members = {member.path for tie in ties for member in tie.members}
+  rows = trees.align(params)
+  if lost := sorted(members - {path for path, _ in rows}):
+    raise ValueError(
+        f'Ties have {lost}, but the parameters are '
+        f'{[path for path, _ in rows]}. Give the parameters from which ties '
+        'were inferred.')
+  return {path: np.asarray(w) != 0 for path, w in rows if path in members}
+
+
+def _read(tie: Tie, nonzero: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Whether anything that may read a unit is not zero."""
+  unknown = [m for m in tie.members
+             if m.role is None and nonzero[m.path].ndim > 1]
+  # One alone may be what makes units, and a vector what reads them.
+  readers = unknown if len(unknown) > 1 else []
+  readers = readers + [m for m in tie.members if m.role == 'reads']
+  if tie.read or not readers:
+    readers = tie.members
+  found = np.zeros(tie.shape, bool)
+  for member in readers:
+    there = ties_lib.view(tie, member, nonzero[member.path])
+    found |= there.any(axis=tuple(range(found.ndim, there.ndim)))
+  return found
+
+
+def _clear(tie: Tie, member: Member, nonzero: np.ndarray, live: np.ndarray
+           ) -> None:
+  """Takes dead units for zero, in place."""
+  there = ties_lib.view(tie, member, nonzero)
+  there &= live.reshape(live.shape + (1,) * (there.ndim - live.ndim))
+
+
+def _evened(live: np.ndarray) -> np.ndarray:
+  """As many for every group as the fullest has, and no less than one."""
+  count = max(1, int(live.sum(-1).max()))
+  first = np.argsort(~live, axis=-1, kind='stable')[..., :count]
+  keep = np.zeros_like(live)
+  np.put_along_axis(keep, first, True, axis=-1)
+  return keep
+
+
+def _uniform(keep: np.ndarray) -> bool:
+  """Whether all groups keep the same units."""
+  rows = keep.reshape(-1, keep.shape[-1])
+  return bool((rows == rows[0]).all())
+
+
+def _crossed(keep: Mapping[Tie, np.ndarray]) -> Iterator[tuple[Tie, Tie]]:
+  """Pairs of ties of which each would move the units of the other."""
+  moving = [tie for tie, k in keep.items() if not _uniform(k)]
+  at = lambda m: (m.axis, m.stride)
+  for a, b in itertools.combinations(moving, 2):
+    if any(m.path == n.path and at(m) in n.along and at(n) in m.along
+           for m, n in itertools.product(a.members, b.members)):
+      if not (_uniform(keep[a]) or _uniform(keep[b])):
+        yield a, b
+
+
+def _why_not(tie: Tie, shapes: Shapes) -> str | None:
+  """Why none of the units of a tie may be removed, or `None`."""
+  if tie.fixed or tie.kept:
+    return tie.fixed or tie.kept
+  for path, axis, members in _by_axis(tie):
+    labels = reordering.along_axis(
+        members, shapes[path], np.zeros(shapes[path][axis], np.int32))
+    for member in members:
+      there = ties_lib.view(tie, member, labels)
+      there[...] = np.arange(1, tie.size + 1).reshape(
+          [-1] + [1] * (there.ndim - len(tie.shape)))
+    others = tuple(i for i in range(labels.ndim) if i != axis)
+    if (labels != labels.max(others, keepdims=True, initial=0)).any():
+      return f'{members[0]} is a part of other axes'
+  return None
+
+
+def _by_axis(tie: Tie) -> Iterator[tuple[str, int, list[Member]]]:
+  """Every axis that has units of a tie, and the members there."""
+  found = collections.defaultdict(list)
+  for member in tie.members:
+    found[member.path, member.axis].append(member)
+  for (path, axis), members in found.items():
+    yield path, axis, members
+
+
+def _checked(tie: Tie, keep: Any) -> np.ndarray:
+  """What to keep of a tie, if that can be."""
+  keep = np.asarray(keep)
+  if keep.shape != tie.shape or keep.dtype != bool:
+    raise ValueError(
+        f'Tie {tie.name!r} needs a bool array of shape {tie.shape}, False '
+        f'where a unit goes, got {keep.dtype}{list(keep.shape)}. Write e.g. '
+        'jaxsparse.slim(params, ties, alive(params, ties)).')
+  counts = keep.sum(-1).reshape(-1)
+  if (tie.fixed or tie.kept) and not keep.all():
+    raise ValueError(
+        f'The units of tie {tie.name!r} may not be removed '
+        f'({tie.fixed or tie.kept}): what is left would be another function. '
+        'Leave it out of `keep`.')
+  if not counts.all():
+    raise ValueError(
+        f'Tie {tie.name!r} would have no units left, got {counts.tolist()} of '
+        f'{tie.size} to keep. Keep at least one.')
+  if counts.min() < counts.max():
+    raise ValueError(
+        f'Groups of tie {tie.name!r} along {tie.along} need equally many '
+        f'units, or arrays are not rectangular, got {counts.tolist()}. Keep '
+        f'{counts.max()} of each, the first that are of no effect, too.')
+  return keep
+
+
+def _left(owner: str, shape: tuple[int, ...], kept: Mapping[Tie, np.ndarray]
+          ) -> Iterator[tuple[int, np.ndarray]]:
+  """For `take`: the indices of a parameter that stay, of each axis cut."""
+  places = collections.defaultdict(list)
+  for tie in kept:
+    for path, axis, members in _by_axis(tie):
+      if path == owner:
+        places[axis] += [(tie, member) for member in members]
+  gone = {axis: _removed(axis, shape, there, kept)
+          for axis, there in places.items()}
+  others = lambda axis: tuple(i for i in range(len(shape)) if i != axis)
+  whole = {axis: x.all(others(axis)) for axis, x in gone.items()}
+  for axis, x in gone.items():
+    # What is cut off elsewhere need not agree.
+    for other, cut in whole.items():
+      if other != axis and x.shape[other] > 1:
+        x = np.compress(~cut, x, other)
+    whole[axis] = x.all(others(axis))
+    if (whole[axis] != x.any(others(axis))).any():
+      tie, member = places[axis][0]
+      raise ValueError(
+          f'Removing these units of tie {tie.name!r} from {member} leaves no '
+          f'rectangular array: of axis {axis} of {owner}, of shape {shape}, '
+          'only parts of other axes would go. Remove the same from all parts, '
+          'or leave this tie out of `keep`.')
+    yield axis, np.flatnonzero(~whole[axis]).reshape(
+        [-1 if i == axis else 1 for i in range(len(shape))])
+
+
+def _removed(axis: int, shape: tuple[int, ...],
+             places: Sequence[tuple[Tie, Member]],
+             kept: Mapping[Tie, np.ndarray]) -> np.ndarray:
+  """Where elements go along an axis, `[n]` along the axes that matter."""
+  for tie, member in places:
+    ties_lib.check_fit(tie, member, shape)
+  gone = reordering.along_axis(
+      [member for _, member in places], shape, np.zeros(shape[axis], bool))
+  for tie, member in places:
+    there = ties_lib.view(tie, member, gone)
+    there[(slice(None),) * len(tie.along) + (~kept[tie],)] = True
+  return gone

@@ -1,0 +1,336 @@
+"""Ties as data: units, and where in parameters they are."""
+
+import dataclasses
+import difflib
+import math
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+
+import numpy as np
+
+from jaxsparse._utils import tables
+
+# How many, and how far apart.
+Steps = tuple[tuple[int, int], ...]
+
+
+class Elsewhere(NamedTuple):
+  """A part of another axis: `start + sum of i * stride` over `steps`."""
+  axis: int
+  start: int = 0
+  steps: Steps = ()
+
+
+class Member(NamedTuple):
+  """An axis of a parameter, or a part of one, that indexes units of a tie.
+
+  Unit `u` is at `start + u * stride + i * distance + ...` of the axis, for all
+  `i < count`, of every `(count, distance)` in `repeats`. So in a kernel
+  `[in, out]` of eight heads of 64 outputs, heads are
+  `Member(path, 1, stride=64, repeats=((64, 1),))`. Where `Tie.along` says that
+  units differ along other dimensions, there is an axis and a distance for each:
+  of the 64, one order for every head, `Member(path, 1, along=((1, 64),))`.
+
+  Attributes:
+    path: the parameter's path, keys joined with '/'.
+    axis: the axis; from the front.
+    start: where the first unit is.
+    stride: the distance from unit to unit.
+    repeats: `(count, distance)`, where a unit has several indices.
+    along: `(axis, distance)` for each dimension of `Tie.along`.
+    elsewhere: the parts of other axes that are meant; all of those not here.
+    part: whether the axis has indices that are not of these units.
+    role: what the parameter is to the units: 'reads' if its products with data
+      sum over the axis, 'makes' if they have the axis as output, 'beside' if
+      there are no such products (biases, scales, running averages, tables that
+      are looked up); `None` if it is not known.
+  """
+  path: str
+  axis: int
+  start: int = 0
+  stride: int = 1
+  repeats: Steps = ()
+  along: Steps = ()
+  elsewhere: tuple[Elsewhere, ...] = ()
+  part: bool = False
+  role: str | None = None
+
+  def __str__(self) -> str:
+    """As an index: `*` is where units are, `@` what they are told along."""
+    parts = {e.axis: (e.start, e.steps) for e in self.elsewhere}
+    parts[self.axis] = self.start, (('*', self.stride), *self.repeats)
+    rank = 1 + max([*parts, *(axis for axis, _ in self.along)])
+    texts = []
+    for axis in range(rank):
+      start, steps = parts.get(axis, (0, ()))
+      groups = [('@', d) for a, d in self.along if a == axis]
+      texts.append(_index(start, [*steps, *groups]) if axis in parts or groups
+                   else ':')
+    return f'{self.path}[{", ".join(texts)}]'
+
+
+def _index(start: int, steps: Sequence[tuple[Any, int]]) -> str:
+  """An index as text, major first.
+
+  >>> _index(8, [('*', 1), (2, 4)]), _index(3, []), _index(0, [(4, 2)])
+  ('8+(2 *)', '3', '0:8:2')
+  """
+  words = [str(n) for n, _ in sorted(steps, key=lambda step: -step[1])]
+  if not words:
+    return str(start)
+  if len(words) == 1 and words[0].isdigit():
+    (count, distance), = steps
+    return f'{start}:{start + count * distance}' + (
+        f':{distance}' if distance > 1 else '')
+  text = ' '.join(words)
+  text = f'({text})' if len(words) > 1 else text
+  return f'{start}+{text}' if start else text
+
+
+@dataclasses.dataclass(frozen=True)
+class Tie:
+  """Units, and everything that they index.
+
+  Attributes:
+    size: how many units there are.
+    members: where they are.
+    along: sizes of the dimensions along which units may be ordered each in its
+      own way, such as the heads for the dimensions of a head.
+    fixed: why they may not be permuted, or `None`.
+    kept: why they may not be removed, or `None`.
+    name: a short name; by default that of the first member.
+    read: what reads the units beside members with the role 'reads', such as a
+      sum over them, or `None`.
+
+  Raises:
+    ValueError: if there are no members, or some lack a place for `along`.
+
+  >>> tie = Tie(256, (Member('fc1/kernel', 1), Member('fc2/kernel', 0)))
+  >>> tie.name, tie.shape, tie.free
+  ('fc1/kernel[:, *]', (256,), True)
+  """
+  size: int
+  members: tuple[Member, ...]
+  along: tuple[int, ...] = ()
+  fixed: str | None = None
+  kept: str | None = None
+  name: str = ''
+  read: str | None = None
+
+  def __post_init__(self):
+    members = tuple(m if isinstance(m, Member) else Member(*m)
+                    for m in self.members)
+    object.__setattr__(self, 'members', members)
+    if not members or any(
+        len(m.along) != len(self.along) or m.axis < 0 for m in members):
+      raise ValueError(
+          'A tie has members, each with an axis, counted from the front, and '
+          'with an axis and a distance for every dimension of '
+          f' `along`, got along={self.along} and {members}. Write '
+          "e.g. Tie(256, (Member('fc1/kernel', 1), Member('fc2/kernel', 0))).")
+    if not self.name:
+      object.__setattr__(self, 'name', str(members[0]))
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of a permutation of the units."""
+    return (*self.along, self.size)
+
+  @property
+  def free(self) -> bool:
+    """Whether the units may be permuted."""
+    return self.fixed is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ties:
+  """What `infer_ties` returns; `print` it for the table.
+
+  Iterate over it for each `Tie`, or take one by its name.
+
+  Attributes:
+    ties: all of them, in the order of their first members.
+    shapes: of all parameters by path, if they are known.
+
+  >>> print(Ties((Tie(256, (Member('fc1', 1), Member('fc2', 0))),)))
+  units  along  permute  remove  members
+  -----  -----  -------  ------  ---------
+  256    -      yes      yes     fc1[:, *]
+                                 fc2[*]
+  """
+  ties: tuple[Tie, ...]
+  shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(
+      default_factory=dict)
+
+  def __post_init__(self):
+    object.__setattr__(self, 'ties', tuple(self.ties))
+
+  def __iter__(self) -> Iterator[Tie]:
+    return iter(self.ties)
+
+  def __len__(self) -> int:
+    return len(self.ties)
+
+  def __getitem__(self, name: str) -> Tie:
+    for tie in self.ties:
+      if tie.name == name:
+        return tie
+    names = [tie.name for tie in self.ties]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=.3)
+    raise ValueError(
+        f'Got {name!r}, expected the name of a tie, one of {names}.'
+        f"{f' Did you mean {near[0]!r}?' if near else ''} By parameter and "
+        "axis it is found with `ties.of('fc1/kernel', 1)`.")
+
+  def of(self, path: str, axis: int) -> tuple[Tie, ...]:
+    """The ties that a parameter's axis, or parts of it, belong to."""
+    return tuple(tie for tie in self.ties
+                 if any((m.path, m.axis) == (path, axis) for m in tie.members))
+
+  @property
+  def free(self) -> tuple[Tie, ...]:
+    """The ties whose units may be permuted."""
+    return tuple(tie for tie in self.ties if tie.free)
+
+  def __str__(self) -> str:
+    rows = []
+    for tie in self.ties:
+      head = (str(tie.size), 'x'.join(map(str, tie.along)) or '-',
+              'yes' if tie.free else f'no: {tie.fixed}',
+              'no' if tie.fixed else f'no: {tie.kept}' if tie.kept else 'yes')
+      rows += [(*(head if i == 0 else [''] * 4), str(member))
+               for i, member in enumerate(tie.members)]
+    return tables.table(
+        [('units', 'along', 'permute', 'remove', 'members')], rows)
+
+
+def as_ties(ties: Any) -> Ties:
+  """Ties, or a sequence of them that was written by hand.
+
+  Raises:
+    ValueError: if there is anything else among them.
+  """
+  if isinstance(ties, Ties):
+    return ties
+  each = (ties,) if isinstance(ties, Tie) else ties
+  if not isinstance(each, (list, tuple)) or not all(
+      isinstance(tie, Tie) for tie in each):
+    raise ValueError(
+        f'Expected ties, got {type(ties).__name__}. Write `infer_ties(fn, '
+        'params, *inputs)` or [Tie(size, members), ...].')
+  return Ties(tuple(each))
+
+
+def positions(tie: Tie, member: Member, group: Sequence[int] = ()
+              ) -> dict[int, np.ndarray]:
+  """Where a member has its units: indices of a parameter, by axis.
+
+  Args:
+    tie: the tie.
+    member: one of its members.
+    group: indices of the dimensions of `tie.along`.
+
+  Returns:
+    For the member's axis `[size, repeats]`, for other axes that matter `[k]`;
+    of an axis that is not there, all.
+
+  >>> heads = Member('q', 1, stride=4, repeats=((4, 1),))
+  >>> positions(Tie(2, (heads,)), heads)[1].tolist()
+  [[0, 1, 2, 3], [4, 5, 6, 7]]
+  """
+  parts = {axis: Elsewhere(axis) for axis, _ in member.along}
+  parts |= {e.axis: e for e in member.elsewhere}
+  parts[member.axis] = Elsewhere(
+      member.axis, member.start, ((tie.size, member.stride), *member.repeats))
+  found = {}
+  for axis, part in parts.items():
+    start = part.start + sum(
+        i * distance for (a, distance), i in zip(member.along, group)
+        if a == axis)
+    found[axis] = _grid(start, part.steps).reshape(
+        (tie.size, -1) if axis == member.axis else -1)
+  return found
+
+
+def _grid(start: int, steps: Steps) -> np.ndarray:
+  """`start + sum of i * distance`, with an axis for every step."""
+  at = np.asarray(start)
+  for count, distance in steps:
+    at = at[..., None] + distance * np.arange(count)
+  return at
+
+
+def indices(size: int, along: Sequence[int], member: Member) -> int:
+  """How many indices of its axis a member of so many units has."""
+  return math.prod([size, *(n for n, _ in member.repeats), *(
+      n for n, (axis, _) in zip(along, member.along) if axis == member.axis)])
+
+
+def view(tie: Tie, member: Member, array: np.ndarray) -> np.ndarray:
+  """The elements of a parameter that belong to units of a tie.
+
+  Args:
+    tie: the tie.
+    member: one of its members.
+    array: of the parameter's shape, or 1 along axes of which all is meant.
+
+  Returns:
+    `[*along, size, rest...]` in the array's own memory: what is written to it
+    is written there.
+
+  Raises:
+    ValueError: if there is no such part of the parameter.
+
+  >>> w = np.zeros((2, 6))
+  >>> heads = Member('w', 1, stride=3, repeats=((3, 1),))
+  >>> view(Tie(2, (heads,)), heads, w)[1] = 1.
+  >>> w[0]
+  array([0., 0., 0., 1., 1., 1.])
+  """
+  if not array.size:
+    return np.empty((*tie.shape, 0), array.dtype)
+  check_fit(tie, member, array.shape)
+  starts, groups, rest = _layout(tie, member)
+  rest += [(axis, n, 1) for axis, n in enumerate(array.shape)
+           if axis not in starts]
+  steps = [*groups, (member.axis, tie.size, member.stride), *rest]
+  first = tuple(slice(starts.get(axis, 0), None) for axis in range(array.ndim))
+  return np.lib.stride_tricks.as_strided(
+      array[first], [n for _, n, _ in steps],
+      [array.strides[axis] * distance for axis, _, distance in steps])
+
+
+def check_fit(tie: Tie, member: Member, shape: Sequence[int]) -> None:
+  """Checks that a parameter has elements where a member says that they are.
+
+  Raises:
+    ValueError: if it has not.
+  """
+  starts, groups, rest = _layout(tie, member)
+  ends = dict(starts)
+  for axis, n, distance in [
+      *groups, (member.axis, tie.size, member.stride), *rest]:
+    ends[axis] += (n - 1) * distance
+  known = indices(tie.size, tie.along, member)
+  if max(ends) >= len(shape):
+    problem = f'has no axis {max(ends)}'
+  elif not member.part and shape[member.axis] != known:
+    problem = f'has {shape[member.axis]} indices there, not {known}'
+  elif any(end >= shape[axis] for axis, end in ends.items()):
+    problem = 'is smaller than that'
+  else:
+    return
+  raise ValueError(
+      f'Member {member} of tie {tie.name!r} with {tie.size} units does not '
+      f'fit: {member.path} of shape {tuple(shape)} {problem}. Infer ties from '
+      'these parameters, or mend the member.')
+
+
+def _layout(tie: Tie, member: Member) -> tuple[
+    dict[int, int], list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+  """Where axes begin that matter; `(axis, count, distance)` of groups, rest."""
+  groups = [(axis, n, d) for n, (axis, d) in zip(tie.along, member.along)]
+  rest = [(member.axis, *step) for step in member.repeats]
+  rest += [(e.axis, *step) for e in member.elsewhere for step in e.steps]
+  starts = {axis: 0 for axis, *_ in groups}
+  starts |= {e.axis: e.start for e in (*member.elsewhere, member)}
+  return starts, groups, rest

@@ -1,0 +1,133 @@
+"""One suite for every method, with every kind of optimizer and tree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse
+from jaxsparse._utils import trees
+from tests._lib import method_table
+
+_STEPS = 6
+_FEW = ('gradual', 'rigl', 'sr_ste')
+_CASES = sorted(
+    {(m, 'adamw', 'nested') for m in method_table.METHODS}
+    | {(m, o, 'nested') for m in _FEW for o in method_table.OPTIMIZERS}
+    | {(m, 'adamw', t) for m in _FEW for t in method_table.TREES}
+    | {('ste', 'sgd', 'bf16'), ('global', 'sgd', 'nnx'),
+       ('lock', 'sgd', 'dataclass'), ('mdgf', 'sgd', 'tuple')})
+
+
+def _loss(params, target):
+  """Pulls every parameter to a target; its gradient is dense."""
+  return sum(
+      jnp.sum(jnp.square(w.astype(jnp.float32) - t))
+      for w, t in zip(jax.tree.leaves(params), jax.tree.leaves(target)))
+
+
+def _target(params):
+  return jax.tree.map(
+      lambda w: jax.random.normal(jax.random.key(9), w.shape), params)
+
+
+def _run(method, optimizer, tree):
+  """All (params, state) of a short run, and the jitted step."""
+  make_rule, make_flow, _ = method_table.METHODS[method]
+  params = method_table.TREES[tree]()
+  if method == 'lock':
+    params = jax.tree.map(
+        lambda w: jnp.where(w > 0, w, jnp.zeros_like(w)), params)
+  tx = method_table.OPTIMIZERS[optimizer](make_rule(), make_flow())
+  state = tx.init(params)
+  if jaxsparse.sparse_params(params, state) is params:
+    params = jaxsparse.apply_masks(params, jaxsparse.get_masks(state))
+  target = _target(params)
+
+  @jax.jit
+  def step(params, state):
+    sparse = jaxsparse.sparse_params(params, state)
+    loss, grads = jax.value_and_grad(_loss)(sparse, target)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, loss
+
+  history, losses = [(params, state)], []
+  for _ in range(_STEPS):
+    params, state, loss = step(params, state)
+    history.append((params, state))
+    losses.append(float(loss))
+  return tx, step, history, losses
+
+
+@pytest.mark.parametrize('method, optimizer, tree', _CASES)
+def test_contract(method, optimizer, tree):
+  tx, step, history, losses = _run(method, optimizer, tree)
+  first, start = history[0]
+  hard = jaxsparse.sparse_params(first, start) is first
+
+  assert step._cache_size() == 1
+  assert np.isfinite(losses).all()
+  assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(start))
+  for params, state in history:
+    for one, other in ((params, first), (state, start)):
+      assert jax.tree.structure(one) == jax.tree.structure(other)
+      assert ([(x.shape, x.dtype) for x in jax.tree.leaves(one)]
+              == [(x.shape, x.dtype) for x in jax.tree.leaves(other)])
+    _check_masks(params, state, hard,
+                 dense_biases=method not in method_table.MASKED_BIASES)
+  # The step moved something, and the state can be mapped like any other.
+  assert any((a != b).any() for a, b in zip(
+      jax.tree.leaves(first), jax.tree.leaves(history[-1][0])))
+  mapped = optax.tree_map_params(tx, lambda x: x, history[-1][1])
+  assert jax.tree.structure(mapped) == jax.tree.structure(start)
+
+
+def _check_masks(params, state, hard, dense_biases):
+  masks = jaxsparse.get_masks(state)
+  sparse = jaxsparse.sparse_params(params, state)
+  some = False
+  for path, w, m, s in trees.align(params, masks, sparse):
+    if w.ndim == 1 and dense_biases:
+      assert m is None, path
+    if m is None:
+      np.testing.assert_array_equal(w, s)
+      continue
+    some = True
+    assert m.dtype == bool and m.shape == w.shape
+    np.testing.assert_array_equal(w[m], s[m])
+    if hard:
+      assert not np.asarray(w)[~np.asarray(m)].any(), path
+  assert some
+
+
+@pytest.mark.parametrize(
+    'method', [m for m, row in method_table.METHODS.items() if row[2]])
+def test_masks_are_those_of_the_params_at_hand(method):
+  """No mask is stale: the rule, asked again, gives the same masks."""
+  _, _, history, _ = _run(method, 'adamw', 'nested')
+  rule = method_table.METHODS[method][0]()
+  remake = jax.jit(lambda params: rule.init(params).masks)
+  for params, state in history[1:]:
+    fresh = remake(params)
+    jax.tree.map(np.testing.assert_array_equal,
+                 jaxsparse.get_masks(state), fresh)
+
+
+@pytest.mark.parametrize('method', ['rigl', 'set'])
+def test_active_weights_are_constant_and_grown_ones_start_at_zero(method):
+  _, _, history, _ = _run(method, 'adamw', 'nested')
+  changed = False
+  for (_, before), (params, after) in zip(history, history[1:]):
+    old, new = (jaxsparse.get_masks(s) for s in (before, after))
+    moments = after.inner[0]
+    for _, w, o, n, mu, nu in trees.align(
+        params, old, new, moments.mu, moments.nu):
+      if o is None:
+        continue
+      assert o.sum() == n.sum()
+      grown = np.asarray(n & ~o)
+      changed |= grown.any()
+      for array in (w, mu, nu):
+        assert not np.asarray(array)[grown].any()
+  assert changed

@@ -1,0 +1,254 @@
+"""Ties of the zoo's models, and the check of ties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsparse
+from jaxsparse.units.reordering import reorder
+from jaxsparse.units.ties import Member
+from jaxsparse.units.ties import Tie
+from tests._lib import zoo
+
+RELATIVE = 1e-5  # Of the largest output, in float32.
+
+
+def places(tie):
+  return {(member.path, member.axis) for member in tie.members}
+
+
+def random_order(tie, rng):
+  return rng.permuted(
+      np.broadcast_to(np.arange(tie.size), tie.shape), axis=-1)
+
+
+@pytest.fixture(scope='module', params=zoo.CASES, ids=lambda c: c.__name__)
+def case_and_ties(request):
+  case = request.param()
+  return case, jaxsparse.infer_ties(case.fn, case.params, *case.inputs)
+
+
+def test_every_tie_that_is_there_is_found(case_and_ties):
+  case, ties = case_and_ties
+  for expected in case.free:
+    assert any(expected <= places(tie) for tie in ties.free), sorted(expected)
+
+
+def test_nothing_is_free_that_must_not_move(case_and_ties):
+  case, ties = case_and_ties
+  free = set().union(*map(places, ties.free))
+  assert not free & case.fixed
+
+
+def test_every_axis_is_told_of(case_and_ties):
+  case, ties = case_and_ties
+  told = set().union(*map(places, ties))
+  assert told == {
+      (path, axis) for path, w in zip(
+          jaxsparse.trees.paths(case.params), jax.tree.leaves(case.params))
+      for axis, size in enumerate(w.shape) if size > 1}
+  assert all(tie.fixed for tie in ties if not tie.free)
+
+
+def test_permuting_free_units_leaves_the_function(case_and_ties):
+  case, ties = case_and_ties
+  rng, run = np.random.default_rng(1), jax.jit(case.fn)
+  before = np.asarray(run(case.params, *case.inputs))
+  orders = [(tie, random_order(tie, rng)) for tie in ties.free]
+  after = np.asarray(run(
+      reorder(case.params, orders, shapes=ties.shapes), *case.inputs))
+  assert np.abs(after - before).max() <= RELATIVE * np.abs(before).max()
+
+
+def params():
+  rng = np.random.default_rng(0)
+  shapes = {'fc1': (4, 6), 'bias': (6,), 'fc2': (6, 3)}
+  return {name: rng.normal(size=shape).astype(np.float32)
+          for name, shape in shapes.items()}
+
+
+def mlp(params, x):
+  return jax.nn.relu(x @ params['fc1'] + params['bias']) @ params['fc2']
+
+
+X = np.ones(4, np.float32)
+HIDDEN = Tie(6, (
+    Member('fc1', 1, role='makes'), Member('bias', 0, role='beside'),
+    Member('fc2', 0, role='reads')))
+
+
+def test_a_tie_by_hand_is_what_is_inferred():
+  found, = jaxsparse.infer_ties(mlp, params(), X).free
+  assert set(found.members) == set(HIDDEN.members)
+  assert jaxsparse.units.check_ties(mlp, params(), [HIDDEN], X) <= RELATIVE
+
+
+def test_shapes_suffice():
+  shapes = jax.eval_shape(params)
+  ties = jaxsparse.infer_ties(mlp, shapes, jax.ShapeDtypeStruct((4,), 'f4'))
+  assert ties == jaxsparse.infer_ties(mlp, params(), X)
+
+
+def test_a_missing_member_is_found_out_even_in_fresh_biases():
+  fresh = params() | {'bias': np.zeros(6, np.float32)}
+  lacks = Tie(6, (Member('fc1', 1), Member('fc2', 0)), name='lacks')
+  with pytest.raises(ValueError, match="Tie 'lacks' changes the function"):
+    jaxsparse.units.check_ties(mlp, fresh, [HIDDEN, lacks], X)
+
+
+def test_units_are_kept_where_their_number_matters():
+  def normed(params, x):
+    h = x @ params['fc1'] + params['bias']
+    return (h - h.mean()) @ params['fc2']
+
+  def attended(params, x):
+    return jax.nn.softmax(x @ params['fc1'] + params['bias']) @ params['fc2']
+  for f, why in ((normed, 'div by 6 = 6^1'), (attended, 'reduce_max')):
+    tie, = jaxsparse.infer_ties(f, params(), X).free
+    assert why in tie.kept
+  assert jaxsparse.infer_ties(mlp, params(), X).free[0].kept is None
+
+
+def test_rotary_pairs_move_with_their_frequencies_only():
+  p = {'q': np.ones((4, 6), np.float32), 'k': np.ones((4, 6), np.float32),
+       'frequency': np.arange(3, dtype=np.float32)}
+
+  def rotate(x, angle):
+    a, b = jnp.split(x, 2)
+    return jnp.concatenate([a * jnp.cos(angle) - b * jnp.sin(angle),
+                            a * jnp.sin(angle) + b * jnp.cos(angle)])
+
+  def learned(p, x):
+    return rotate(x @ p['q'], p['frequency']) @ rotate(
+        x @ p['k'], 2 * p['frequency'])
+
+  def constant(p, x):
+    return learned(p | {'frequency': jnp.arange(3.)}, x)
+  tie, = jaxsparse.infer_ties(learned, p, X).free
+  assert tie.size == 3 and {str(m) for m in tie.members} >= {
+      'frequency[*]', 'q[:, *]', 'q[:, 3+*]', 'k[:, *]', 'k[:, 3+*]'}
+  del p['frequency']
+  ties = jaxsparse.infer_ties(constant, p, X)
+  assert not ties.free
+  assert {tie.fixed for tie in ties.of('q', 1)} == {'iota'}
+
+
+def test_a_check_that_could_not_fail_is_refused():
+  with pytest.raises(ValueError, match='outputs of the function are all zero'):
+    jaxsparse.units.check_ties(
+        lambda p, x: 0. * mlp(p, x), params(), [HIDDEN], X)
+  with pytest.raises(ValueError, match='not finite'):
+    jaxsparse.units.check_ties(
+        lambda p, x: mlp(p, x) / 0., params(), [HIDDEN], X)
+
+
+def test_what_are_no_ties_is_told():
+  with pytest.raises(ValueError, match='Expected ties, got ndarray'):
+    jaxsparse.units.check_ties(mlp, params(), X, [HIDDEN])
+
+
+def test_what_makes_and_reads_units_is_told():
+  def tied(p, tokens):
+    x = p['table'][tokens] * p['scale'][None]
+    y = jnp.einsum('nd,dhk->nhk', x, p['heads'])
+    return jnp.einsum('nhk,hkd->nd', y, p['out']) @ p['table'].T
+  shapes = {'table': (7, 6), 'scale': (6,), 'heads': (6, 2, 4),
+            'out': (2, 4, 6)}
+  p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+  ties = jaxsparse.infer_ties(tied, p, np.arange(3), check=False)
+  role = lambda path, axis: {
+      m.role for tie in ties.of(path, axis) for m in tie.members
+      if (m.path, m.axis) == (path, axis)}
+  assert role('table', 1) == role('heads', 0) == {'reads'}
+  assert role('out', 0) == role('out', 1) == {'reads'}
+  assert role('heads', 1) == role('heads', 2) == role('out', 2) == {'makes'}
+  assert role('table', 0) == {'makes'} and role('scale', 0) == {'beside'}
+
+
+def test_what_reads_units_without_a_kernel_is_told():
+  both = lambda read: lambda p, x: (
+      mlp(p, x), read(x @ p['fc1'] + p['bias']))
+  for read, why in (
+      (lambda h: h.sum(), 'reduce_sum over it'),
+      (lambda h: h @ jax.nn.relu(h), 'dot_general over it'),
+      (lambda h: (h * h).sum() * 2., 'reduce_sum over it')):
+    tie, = jaxsparse.infer_ties(both(read), params(), X).free
+    assert tie.read == why and tie.kept is None
+  assert jaxsparse.infer_ties(mlp, params(), X).free[0].read is None
+
+
+def test_kernels_made_of_parameters_alone_are_no_known_readers():
+  def merged(p, x):
+    return jax.nn.relu(x @ p['fc1']) @ (p['down'] @ p['up'])
+  shapes = {'fc1': (4, 6), 'down': (6, 2), 'up': (2, 8)}
+  p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+  hidden, = jaxsparse.infer_ties(merged, p, X).of('fc1', 1)
+  assert hidden.read == 'dot_general over it' and hidden.kept is None
+
+
+def test_what_has_a_kernel_for_every_unit_is_no_reader_of_it():
+  def each(p, x):
+    h = jax.nn.relu(x @ p['in'])
+    y = jnp.einsum('nh,hk->nhk', h, p['each'])
+    return h @ p['out'], y.sum(1)
+  shapes = {'in': (4, 6), 'each': (6, 2), 'out': (6, 3)}
+  p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+  hidden, = jaxsparse.infer_ties(each, p, X[None]).of('in', 1)
+  assert hidden.read == 'reduce_sum over it' and hidden.kept is None
+
+
+def _attention(head_mean):
+  """Eight heads of 64: 0.125 is 64^-0.5, and it is 8^-1."""
+  rng = np.random.default_rng(0)
+  params = {name: rng.normal(size=(16, 8, 64)).astype(np.float32)
+            for name in ('query', 'key', 'value')}
+  params['out'] = rng.normal(
+      size=(64, 4) if head_mean else (8, 64, 4)).astype(np.float32)
+
+  def apply(params, x):
+    q, k, v = (jnp.einsum('td,dhe->the', x, params[name])
+               for name in ('query', 'key', 'value'))
+    y = jnp.einsum('hts,she->the', jax.nn.softmax(
+        jnp.einsum('the,she->hts', q, k) * q.shape[-1]**-.5, axis=-1), v)
+    if head_mean:
+      return jnp.einsum('the,eo->to', y * (1 / y.shape[1]), params['out'])
+    return jnp.einsum('the,heo->to', y, params['out'])
+  return apply, params, rng.normal(size=(5, 16)).astype(np.float32)
+
+
+def test_a_number_of_two_origins_is_tried_out():
+  apply, params, x = _attention(head_mean=False)
+  (heads,), (dims,) = ([t for t in jaxsparse.infer_ties(apply, params, x).of(
+      'query', axis) if not t.fixed] for axis in (1, 2))
+  assert (heads.size, heads.kept) == (8, None)
+  assert dims.kept == 'mul by 0.125 = 64^-0.5, or it is 0.125 = 8^-1'
+  # From shapes alone nothing can be tried.
+  shapes = jax.eval_shape(lambda: (params, x))
+  (heads,) = (t for t in jaxsparse.infer_ties(apply, *shapes).of('query', 1))
+  assert heads.kept == 'mul by 0.125 = 8^-1, or it is 0.125 = 64^-0.5'
+
+
+def test_a_mean_over_heads_keeps_them_whatever_else_the_number_is():
+  apply, params, x = _attention(head_mean=True)
+  heads, = jaxsparse.infer_ties(apply, params, x).of('query', 1)
+  assert heads.kept
+
+
+def test_units_that_are_parts_of_other_axes_are_not_tried_out():
+  """And keys among the parameters are left in peace."""
+  rng = np.random.default_rng(0)
+  params = {'qkv': rng.normal(size=(8, 3, 2, 4)).astype(np.float32),
+            'out': rng.normal(size=(2, 4, 8)).astype(np.float32),
+            'rngs': jax.random.key(0)}
+
+  def apply(params, x):
+    q, k, v = (jnp.einsum('td,dhe->the', x, params['qkv'][:, i])
+               for i in range(3))
+    # 4^-0.5, and it is 2^-1.
+    logits = jnp.einsum('the,she->hts', q, k) * q.shape[-1]**-.5
+    y = jnp.einsum('hts,she->the', jax.nn.softmax(logits, axis=-1), v)
+    return jnp.einsum('the,hed->td', y, params['out'])
+  x = rng.normal(size=(3, 8)).astype(np.float32)
+  ties = jaxsparse.infer_ties(apply, params, x)
+  assert any('or it is' in (tie.kept or '') for tie in ties)
