@@ -10,8 +10,6 @@ from experiments.configs import sweep_domains
 from experiments.records import metrics
 from experiments.reporting import tables
 from experiments.sweeping import plan
-from experiments.training import methods
-from experiments.training import runs
 import jaxsparse
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
@@ -79,25 +77,6 @@ def test_the_recipe_lies_beside_the_checkpoints(swept):
   assert not made.messages
   config = json.loads((run / 'config.json').read_text())
   assert config['recipe']['max_sparsity'] == made.recipe['max_sparsity']
-
-
-def test_a_recipe_that_has_changed_is_told(swept, tmp_path):
-  planned, = plan.judged(_config(
-      'recommendation', 'block_4x1', width=4), tmp_path)
-  file = tmp_path / 'mine.yaml'
-  file.write_text('{sparsity: 0.5, names: top/.*kernel}')
-  config = planned.config.copy_and_resolve_references()
-  with config.unlocked():
-    del config['recipe']
-    config.recipe = str(file)
-  made = methods.recipe(config)
-  run = tmp_path / 'run'
-  run.mkdir()
-  runs.keep_recipe(run, made)
-  runs.keep_recipe(run, methods.recipe(config))
-  file.write_text('{sparsity: 0.6, names: top/.*kernel}')
-  with pytest.raises(ValueError, match='sparsity is 0.5 there and 0.6 here'):
-    runs.keep_recipe(run, methods.recipe(config))
 
 
 def test_sweep_draws_and_tells_its_rows(swept):

@@ -1,8 +1,11 @@
-"""Methods of the table: they move connections, one compilation serves seeds."""
+"""The table of methods: rows fit, connections move, one program for seeds."""
+
+import inspect
 
 import numpy as np
 import pytest
 
+from experiments.training import methods
 from experiments.training import runs
 from experiments.training import steps
 import jaxsparse
@@ -19,6 +22,15 @@ def _dynamic(method, **overrides):
                            batch_size=16, method=method, prune_every=2)
   config.update(**_MOVING, **overrides)
   return config
+
+
+@pytest.mark.parametrize('row', methods.METHODS.values(), ids=methods.METHODS)
+def test_row_has_the_arguments_that_its_function_takes(row):
+  bound = inspect.signature(row.function).bind(
+      *row.by_place, **dict.fromkeys(row.by_name), **row.fixed)
+  assert {*row.by_name, *row.fixed} <= bound.arguments.keys()
+  assert len(bound.arguments) == len(
+      {*row.by_place, *row.by_name, *row.fixed})
 
 
 @pytest.mark.parametrize('method', _DYNAMIC)
