@@ -466,5 +466,5 @@ print(f'trained on: test accuracy {accuracy(tuned.variables):.1%}')
 # * Chase makes part of the sparsity into channels that can be cut out, and the
 #   outputs stay. Which layers lose them is up to magnitudes, not to FLOPs.
 #
-# `experiments/configs` has `set_90.py`, `rigl_90.py` and `chase_90.py`, each
-# one command for another network.
+# `experiments/configs/digits` has `set_90.py`, `rigl_90.py` and `chase_90.py`,
+# each one command for another network.

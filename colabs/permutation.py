@@ -271,6 +271,6 @@ compare(1, 4)
 # points).
 #
 # So permute if you cannot retrain, or not for long: the search takes seconds,
-# and the network runs as fast as before. `experiments/configs` has
+# and the network runs as fast as before. `experiments/configs/digits` has
 # `permute_prune_2_4.py`, the same as one training with one command, and
 # `python -m experiments.benchmarks.permuted_network` compares other networks.
