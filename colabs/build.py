@@ -8,6 +8,7 @@ Its notebook is generated, has no outputs, and is the same text every time.
 """
 
 import argparse
+from collections.abc import Sequence
 import pathlib
 import sys
 
@@ -64,16 +65,18 @@ def build(folder: pathlib.Path = FOLDER) -> list[pathlib.Path]:
   return paths
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None,
+         folder: pathlib.Path = FOLDER) -> int:
+  """Runs the command; returns its exit status."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--check', action='store_true',
                       help='write nothing, fail if a notebook is outdated')
-  if parser.parse_args().check:
-    paths = outdated()
+  if parser.parse_args(arguments).check:
+    paths = outdated(folder)
     for path in paths:
       print(f'{path.name} is outdated: run python -m colabs.build')
     return 1 if paths else 0
-  for path in build():
+  for path in build(folder):
     print(f'wrote {path.name}')
   return 0
 

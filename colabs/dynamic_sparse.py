@@ -21,7 +21,8 @@
 # Those are then cut out, which leaves an ordinary smaller network.
 #
 # This is **one seed, a small network and an easy data set**: it shows the
-# behaviour of the methods, not which is best. `quickstart.ipynb` explains the train step.
+# behaviour of the methods, not which is best. `quickstart.ipynb` explains the
+# train step.
 #
 # On Colab, run this first:
 #
@@ -473,5 +474,5 @@ print(f'trained on: test accuracy {accuracy(tuned.variables):.1%}')
 # * Chase makes part of the sparsity into channels that can be cut out, and the
 #   outputs stay. Which layers lose them is up to magnitudes, not to FLOPs.
 #
-# `experiments/configs/digits` has `set_90.py`, `rigl_90.py` and `chase_90.py`, each
-# one command for another network.
+# `experiments/configs/digits` has `set_90.py`, `rigl_90.py` and `chase_90.py`,
+# each one command for another network.

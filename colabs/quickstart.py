@@ -59,7 +59,8 @@ for path, array in nnx.to_flat_state(dense_params):
 # ## The train step
 #
 # This is the step of any optax program, plus **one line**. It is the same for
-# every method below; only `tx` changes.
+# every method below; only `tx` changes. The other notebooks import this step
+# from `common.py`.
 
 # %%
 def train(tx, params):
@@ -94,9 +95,9 @@ def train(tx, params):
 #
 # A **rule** makes the masks (patterns, score, distribution, schedule); a
 # **flow** says what pruned weights still give to the forward pass and get from
-# the backward pass. Regular expressions name the parameters; the head stays
-# dense. Both together are a **method**: `jaxsparse.methods` has those of papers,
-# with their defaults.
+# the backward pass. Both together are a **method**: `jaxsparse.methods` has those
+# of papers, with their defaults. Regular expressions name the parameters; the
+# head stays dense.
 
 # %%
 kernels = 'hidden/.*/kernel'

@@ -249,8 +249,9 @@ print('trained on:', accuracy(small))
 
 figure, axis = plt.subplots(figsize=(7, 3))
 for tie in neurons:
+  bias = next(m.path for m in tie.members if m.path.endswith('bias'))
   axis.plot(np.sort(np.asarray(found[tie.name]))[::-1],
-            label=tie.members[0].path)
+            label=f'units of {bias}')
 axis.set(xlabel='neuron, by rank', ylabel='sensitivity')
 axis.legend()
 plt.show()
