@@ -166,6 +166,12 @@ def kept_count(units: int, sparsity: float | jax.Array) -> counts.Count:
   return counts.remaining(everything, everything, sparsity)
 
 
+def on_the_way(units: int, final: int, progress: jax.typing.ArrayLike) -> Kept:
+  """How many are kept at a share of the way from all units to `final`."""
+  return Kept(counts.remaining(
+      counts.exactly(units), counts.exactly(units - final), progress))
+
+
 def select(scores: jax.Array, pattern: Pattern,
            sparsity: float | jax.Array | Kept | None = None) -> jax.Array:
   """The mask that keeps the units with the highest scores.
