@@ -206,15 +206,18 @@ plt.show()
 #
 # A tie is a set of hidden units with all their weights: those of the layer that
 # makes them, their biases, and those of the layers that read them. The proximal
-# step of group Lasso lands whole units on exactly zero, and `slim` cuts them
-# out. No mask is needed.
+# step of group Lasso lands whole units on exactly zero, `prune_units` keeps them
+# there, and `slim` cuts them out.
 
 # %%
 ties = jaxsparse.infer_ties(apply, new_params, x_train[:2])
-shrinking = optax.chain(optax.adam(3e-3), jaxsparse.units.prox_group_lasso(
-    1.0, jaxsparse.units.neurons(ties), learning_rate=3e-3))
-params, _ = train(jaxsparse.sparsify(
-    shrinking, jaxsparse.units.prune_vanished(ties)), new_params)
+neurons = jaxsparse.units.neurons(ties)
+shrinking = optax.chain(
+    optax.adam(3e-3),
+    jaxsparse.units.prox_group_lasso(1.0, neurons, learning_rate=3e-3))
+vanished = jaxsparse.units.prune_units(
+    neurons, importance=jaxsparse.units.root_mean_square(), threshold=0.)
+params, _ = train(jaxsparse.sparsify(shrinking, vanished), new_params)
 small = jaxsparse.slim(params, ties, jaxsparse.alive(params, ties))
 
 
@@ -238,7 +241,6 @@ print('group Lasso:', accuracy(params), '->', accuracy(small), shapes(small))
 params, _ = train(jaxsparse.sparsify(
     optax.adam(3e-3), jaxsparse.prune({'.*': None})), new_params)
 found = jaxsparse.units.sensitivity(loss_fn, params, batches[:20], ties)
-neurons = jaxsparse.units.neurons(ties)
 keep = jaxsparse.units.keep_units(found, neurons, sparsity=0.5)
 small = jaxsparse.slim(params, ties, keep)
 print('dense:', accuracy(params), shapes(params))
