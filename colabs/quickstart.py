@@ -95,9 +95,9 @@ def train(tx, params):
 #
 # A **rule** makes the masks (patterns, score, distribution, schedule); a
 # **flow** says what pruned weights still give to the forward pass and get from
-# the backward pass. Both together are a **method**: `jaxsparse.methods` has those
-# of papers, with their defaults. Regular expressions name the parameters; the
-# head stays dense.
+# the backward pass. Both together are a **method**: `jaxsparse.methods` has the
+# published ones, with the defaults of their papers. Regular expressions name
+# the parameters; the head stays dense.
 
 # %%
 kernels = 'hidden/.*/kernel'

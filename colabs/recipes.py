@@ -206,8 +206,8 @@ plt.show()
 #
 # A tie is a set of hidden units with all their weights: those of the layer that
 # makes them, their biases, and those of the layers that read them. The proximal
-# step of group Lasso lands whole units on exactly zero, `prune_units` keeps them
-# there, and `slim` cuts them out.
+# step of group Lasso lands whole units on exactly zero, `prune_units` keeps
+# them there, and `slim` cuts them out.
 
 # %%
 ties = jaxsparse.infer_ties(apply, new_params, x_train[:2])
