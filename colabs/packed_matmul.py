@@ -219,7 +219,7 @@ def milliseconds(model, x):
 
 
 print(f'on {jax.devices()[0].device_kind}; Hopper kernel: '
-      f'{jaxsparse.products.missing("gpu") or "used"}')
+      f'{jaxsparse.packed.missing("gpu") or "used"}')
 shares = []
 rows = []
 for count in (1, 64):
