@@ -1,7 +1,7 @@
 """What an axis of an array is made of, and where in it its leaves are.
 
 An axis is a leaf, a product of axes (a reshape joined them, major first) or a
-concatenation. `relations` has what is known of axes together.
+concatenation. `_relations` has what is known of axes together.
 
 `Axis` is mutable, because what is learned late (a reshape, a tie) holds for
 everything that was read before.

@@ -227,7 +227,7 @@ def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
     dense: regular expressions, or one, for paths that stay dense.
 
   Returns:
-    A dict of rules for `prune` and `recipes`; it prints as a table.
+    A dict of rules for `prune` and `methods`; it prints as a table.
 
   Raises:
     ValueError: if `pattern` is no `Pattern`, or transposable along other axes,

@@ -3,7 +3,7 @@
 `wiring(eqn)` says it for one equation of a jaxpr: axes that are passed on, axes
 that meet and vanish, as in a sum, and axes that the primitive does not treat
 alike at every index, as a sort. Cutting and joining axes is not here, but in
-`reading`. The file is long because it is a table of primitives.
+`tracing`. The file is long because it is a table of primitives.
 """
 
 import math
@@ -140,7 +140,7 @@ def _windows(eqn: Any) -> Wiring:
 def _conv_general_dilated(eqn: Any) -> Wiring:
   """Channels in groups are axes of their own before the other two.
 
-  `reading` cuts `[..., groups * channels]` into `[..., groups, channels]`, for
+  `tracing` cuts `[..., groups * channels]` into `[..., groups, channels]`, for
   the input and for the kernel's outputs, and joins the result's.
   """
   has, (lhs, rhs) = eqn.params, (v.aval.shape for v in eqn.invars)

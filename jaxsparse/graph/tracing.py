@@ -1,11 +1,11 @@
 """Reads a jaxpr: which axes of parameters meet, and what they are used for.
 
 `read(f, params, *inputs)` follows every axis of every parameter through the
-function. Axes that meet are unified (`relations`), an axis that a primitive
+function. Axes that meet are unified (`_relations`), an axis that a primitive
 does not treat alike at every index is fixed with the primitive's name; so are
-axes of inputs, outputs and constants. `ties` and `contractions` say what comes
-of it. The file is long because control flow and the primitives that cut and
-join axes work on one state.
+axes of inputs, outputs and constants. `units.inference` and `kernel_axes` draw
+conclusions from it. The file is long because control flow and the primitives
+that cut and join axes work on one state.
 """
 
 import collections
@@ -19,9 +19,9 @@ from jax.extend import core
 import numpy as np
 
 from jaxsparse._utils import trees
-from jaxsparse.graph import _arrays as values_lib
+from jaxsparse.graph import _arrays
 from jaxsparse.graph import axes as axes_lib
-from jaxsparse.graph import primitives as wiring_lib
+from jaxsparse.graph import primitives
 from jaxsparse.graph._arrays import Source
 from jaxsparse.graph._arrays import Value
 from jaxsparse.graph._relations import Relations
@@ -67,7 +67,7 @@ def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Reading:
   values = [reader.parameter(path, v.aval)
             for path, v in zip(paths, closed.jaxpr.invars)]
   given = dict(zip(paths, values))
-  values += [values_lib.opaque(v.aval, 'an input of the function')
+  values += [_arrays.opaque(v.aval, 'an input of the function')
              for v in closed.jaxpr.invars[len(paths):]]
   for value in reader.closed(closed, values):
     for axis in filter(None, value.axes):
@@ -87,10 +87,10 @@ class _Reader:
     self.products: dict[str, list[Product]] = {path: [] for path in paths}
     self.others: dict[str, list[str]] = {path: [] for path in paths}
     self._ambient: list[Axis] = []
-    self._same = functools.partial(values_lib.same, self.relations)
-    self._cut = functools.partial(values_lib.cut, self.relations)
-    self._blocked = functools.partial(values_lib.blocked, self.relations)
-    self._reshaped = functools.partial(values_lib.reshaped, self.relations)
+    self._same = functools.partial(_arrays.same, self.relations)
+    self._cut = functools.partial(_arrays.cut, self.relations)
+    self._blocked = functools.partial(_arrays.blocked, self.relations)
+    self._reshaped = functools.partial(_arrays.reshaped, self.relations)
 
   def parameter(self, path: str, aval: Any) -> Value:
     shape = tuple(aval.shape)
@@ -108,12 +108,12 @@ class _Reader:
     """The results of a jaxpr, closed over constants or not."""
     jaxpr = getattr(closed, 'jaxpr', closed)
     known = dict(zip(jaxpr.constvars, map(
-        values_lib.constant, getattr(closed, 'consts', ()))))
+        _arrays.constant, getattr(closed, 'consts', ()))))
     known.update(zip(jaxpr.invars, values))
 
     def read(v):
       if isinstance(v, core.Literal):
-        return values_lib.constant(np.asarray(v.val, v.aval.dtype))
+        return _arrays.constant(np.asarray(v.val, v.aval.dtype))
       return known[v]
 
     for eqn in jaxpr.eqns:
@@ -129,7 +129,7 @@ class _Reader:
     if name in _SPECIAL:
       results = _SPECIAL[name](self, eqn, values)
     else:
-      results = self.wired(eqn, values, wiring_lib.wiring(eqn))
+      results = self.wired(eqn, values, primitives.wiring(eqn))
     for result in results:
       self.relations.note((*result.axes, *self._ambient))
     return results
@@ -159,7 +159,7 @@ class _Reader:
     length = eqn.params['length']
     layers = self._same([Axis(length), *(v.axes[0] for v in values[end:])])
     axes_lib.fix(layers, 'scan')
-    slices = [values_lib.without_first(value) for value in values[end:]]
+    slices = [_arrays.without_first(value) for value in values[end:]]
     ys = []
 
     def step(carry):
@@ -196,7 +196,7 @@ class _Reader:
     first = values[0]
     sources = None
     if not any(v.is_data for v in values):
-      sources = values_lib.united(s for v in values for s in v.sources)
+      sources = _arrays.united(s for v in values for s in v.sources)
     numbers = {v.number for v in values}
     return Value(
         first.shape,
@@ -206,7 +206,7 @@ class _Reader:
 
   # Primitives that leave axes whole.
 
-  def wired(self, eqn: Any, values: list[Value], wiring: wiring_lib.Wiring
+  def wired(self, eqn: Any, values: list[Value], wiring: primitives.Wiring
             ) -> list[Value]:
     """The results of a primitive, by its wiring."""
     name = eqn.primitive.name
@@ -216,7 +216,7 @@ class _Reader:
     gone = [self._gone(name, wiring.kind, values, wires)
             for wires in wiring.gone]
     passed = {wire for row in wiring.outputs for wires in row
-              if not isinstance(wires, wiring_lib.New) for wire in wires}
+              if not isinstance(wires, primitives.New) for wire in wires}
     for i, value in enumerate(values):
       self.relations.note((*(axis for k, axis in enumerate(value.axes)
                         if (i, k) in passed and (i, k) not in wiring.fixed),
@@ -224,11 +224,11 @@ class _Reader:
     if wiring.kind == 'product':
       # Where both operands have an axis, but not as one, all indices meet.
       batch = [wires[0] for row in wiring.outputs for wires in row
-               if not isinstance(wires, wiring_lib.New) and len(wires) > 1]
+               if not isinstance(wires, primitives.New) and len(wires) > 1]
       self.relations.note((*gone, *at(batch), *self._ambient))
     number = None
     if wiring.kind == 'map':
-      number = wiring_lib.evaluate(eqn, [v.number for v in values])
+      number = primitives.evaluate(eqn, [v.number for v in values])
       self._scaled(name, values)
     elif wiring.kind == 'move' and len(values) == 1:
       number = values[0].number
@@ -240,7 +240,7 @@ class _Reader:
       sums = ((count, there),) if there else ()
     results = []
     for v, row in zip(eqn.outvars, wiring.outputs):
-      new = [isinstance(wires, wiring_lib.New) for wires in row]
+      new = [isinstance(wires, primitives.New) for wires in row]
       axes = [None if is_new else self._same(at(wires))
               for wires, is_new in zip(row, new)]
       for k, (wires, n) in enumerate(zip(row, v.aval.shape)):
@@ -258,7 +258,7 @@ class _Reader:
     return results
 
   def _gone(self, name: str, kind: str, values: list[Value],
-            wires: tuple[wiring_lib.Wire, ...]) -> Axis | None:
+            wires: tuple[primitives.Wire, ...]) -> Axis | None:
     """Axes meet and vanish."""
     axis = self._same([values[i].axes[k] for i, k in wires])
     nothing = any(values[i].zero[k] for i, k in wires)
@@ -266,14 +266,14 @@ class _Reader:
       axes_lib.keep(axis, f'{name} over it')
     return axis
 
-  def _zero(self, eqn: Any, wiring: wiring_lib.Wiring, values: list[Value],
-            wires: tuple[wiring_lib.Wire, ...]) -> bool:
+  def _zero(self, eqn: Any, wiring: primitives.Wiring, values: list[Value],
+            wires: tuple[primitives.Wire, ...]) -> bool:
     """Whether the result of a unit is zero where its parameters are."""
     if wiring.kind != 'map':
       return wiring.kind != 'other' and any(
           values[i].zero[axis] for i, axis in wires)
     axes = dict(wires)
-    return wiring_lib.evaluate(eqn, [
+    return primitives.evaluate(eqn, [
         0. if i in axes and v.zero[axes[i]] else v.number
         for i, v in enumerate(values)]) == 0
 
@@ -292,7 +292,7 @@ class _Reader:
       others = dict.fromkeys(p for _, p in found if p != power)
       axes_lib.keep(axis, OR.join([f'{name} by {power}', *others]))
 
-  def _sources(self, name: str, wiring: wiring_lib.Wiring, values: list[Value],
+  def _sources(self, name: str, wiring: primitives.Wiring, values: list[Value],
                row: list[Any]) -> tuple[Source, ...] | None:
     """The parameters of one result; notes those that meet data."""
     main = values[:1] if wiring.kind == 'look' else values
@@ -301,13 +301,13 @@ class _Reader:
     def through(i, source, wired):
       return frozenset().union(*(
           source.axes[axis] for wires in wired
-          if not isinstance(wires, wiring_lib.New)
+          if not isinstance(wires, primitives.New)
           for j, axis in wires if j == i))
     if any(v.is_data for v in values):
       for i, source in params:
         if wiring.kind == 'product':
           # Batch axes are no outputs, the groups of a convolution are.
-          free = [w for w in row if not isinstance(w, wiring_lib.New)
+          free = [w for w in row if not isinstance(w, primitives.New)
                   and (len(w) == 1 or wiring.window)]
           product = Product(
               through(i, source, wiring.gone), through(i, source, free),
@@ -318,7 +318,7 @@ class _Reader:
           self._note(source, name)
       return None
     largest = max((s.size for _, s in params), default=0)
-    return values_lib.united(
+    return _arrays.united(
         s._replace(axes=tuple(through(i, s, [wires]) for wires in row))
         for i, s in params if s.size == largest)
 
@@ -327,7 +327,7 @@ class _Reader:
   def _reshape(self, eqn: Any, values: list[Value]) -> list[Value]:
     value, shape = values[0], eqn.outvars[0].aval.shape
     if eqn.params.get('dimensions') is not None:
-      return self.wired(eqn, values, wiring_lib.unknown(eqn))
+      return self.wired(eqn, values, primitives.unknown(eqn))
     return [self._reshaped(value, shape)]
 
   def _concatenate(self, eqn: Any, values: list[Value]) -> list[Value]:
@@ -337,7 +337,7 @@ class _Reader:
     if any(v.is_data for v in values):
       for source in (s for v in values for s in v.sources or ()):
         self._note(source, 'concatenate')
-    return values_lib.concatenated(self.relations, values, along)
+    return _arrays.concatenated(self.relations, values, along)
 
   def _note(self, source: Source, name: str) -> None:
     """Notes that data met a parameter, other than in a product."""
@@ -418,18 +418,18 @@ class _Reader:
 
   def _conv_general_dilated(self, eqn: Any, values: list[Value]
                             ) -> list[Value]:
-    wiring, groups = wiring_lib.wiring(eqn), eqn.params['feature_group_count']
+    wiring, groups = primitives.wiring(eqn), eqn.params['feature_group_count']
     if groups == 1 or eqn.params['batch_group_count'] > 1:
       return self.wired(eqn, values, wiring)
     spec = eqn.params['dimension_numbers']
     places = spec.lhs_spec[1], spec.rhs_spec[0]
     # Groups become axes of their own, the first, and join the result's last.
-    cut = [values_lib.moved(self._reshaped(v, (
+    cut = [_arrays.moved(self._reshaped(v, (
         *v.shape[:place], groups, v.shape[place] // groups,
         *v.shape[place + 1:])), place, 0) for v, place in zip(values, places)]
     later = lambda wires: tuple((i, axis + 1) for i, axis in wires)
     out = spec.out_spec[1]
-    row = [wires if isinstance(wires, wiring_lib.New) else later(wires)
+    row = [wires if isinstance(wires, primitives.New) else later(wires)
            for wires in wiring.outputs[0]]
     grouped = wiring._replace(
         outputs=[[((0, 0), (1, 0)), *row]],
@@ -440,7 +440,7 @@ class _Reader:
     shaped = eqn.replace(outvars=[_Shaped(jax.ShapeDtypeStruct(
         inner, eqn.outvars[0].aval.dtype))])
     result, = self.wired(shaped, cut, grouped)
-    return [self._reshaped(values_lib.moved(result, 0, out), shape)]
+    return [self._reshaped(_arrays.moved(result, 0, out), shape)]
 
 
 _CALLS = {

@@ -48,7 +48,8 @@ def prune_and_grow(
   budget)` and grows up to `budget + floor(surplus * size)`.
 
   With `hard`, grown weights start at zero with zero moments. SET, DSR, SNFS,
-  RigL, ITOP, MEST and Chase, each a few lines over this, are in `dynamic`.
+  RigL, ITOP, MEST and Chase, each a few lines over this, are in
+  `jaxsparse.methods`.
 
   Args:
     patterns: regular expressions for parameter paths to patterns; see

@@ -6,7 +6,7 @@ the unit any more:
 
   y = W h + b,  h[u] = c  for all inputs:  b <- b + W[:, u] c,  W[:, u] <- 0.
 
-The products that read units, and the biases, are found by `readers`.
+The products that read units, and the biases, are found by `graph.operands`.
 """
 
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
-from jaxsparse.graph import operands as readers_lib
+from jaxsparse.graph import operands
 from jaxsparse.graph.operands import Reader
 from jaxsparse.graph.operands import Readers
 from jaxsparse.graph.operands import Seen
@@ -97,7 +97,7 @@ def fold_constants(fn: Callable[..., Any], params: Any,
   ties = [tie for tie in ties_lib.as_ties(ties) if not (tie.fixed or tie.kept)]
   arrays = {path: np.array(w) for path, w in trees.align(params)}
   _check(ties, arrays)
-  readers, look = readers_lib.find_readers(
+  readers, look = operands.find_readers(
       fn, params, *inputs,
       paths={m.path for tie in ties for m in _members(tie, 'reads')})
   rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
 """Sums over all that belongs to a hidden unit, and the way back to weights.
 
-`units` says where units are; here are the numbers, as traced arrays:
+`ties` says where units are; here are the numbers, as traced arrays:
 
   weights ──total──▶ one number a unit ──spread──▶ weights
 """

@@ -5,7 +5,7 @@
 Which of M neighbours compete is an accident of the order of channels, and that
 order is free: permute the inputs of one kernel and the outputs of those that
 feed it in the same way, and the network computes what it did. The search itself
-is in `partitions`.
+is in `permutation_search`.
 """
 
 from typing import Any, Mapping, Sequence

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsparse.graph import _arrays as values_lib
+from jaxsparse.graph import _arrays
 from jaxsparse.graph._arrays import Source
 from jaxsparse.graph._arrays import Value
 from jaxsparse.graph._relations import Relations
@@ -27,7 +27,7 @@ def weight(*shape):
     ((6, 4), (2, 3, 4)), ((2, 3, 4), (6, 4)), ((1, 6), (6, 1)),
     ((6,), (1, 6, 1)), ((2, 6), (4, 3)), ((3, 3, 1, 5), (3, 3, 1, 5, 1))])
 def test_a_reshape_knows_whose_its_axes_are(old, new):
-  w = values_lib.reshaped(Relations(), weight(*old), new)
+  w = _arrays.reshaped(Relations(), weight(*old), new)
   assert w.shape == new
   assert [a.size if a else 1 for a in w.axes] == list(new)
   # An oracle: an axis is of all those along which its index changes.
@@ -42,8 +42,8 @@ def test_a_reshape_knows_whose_its_axes_are(old, new):
 def test_a_reshape_across_axes_without_common_factors_fixes_them():
   relations = Relations()
   w = value(12)
-  values_lib.reshaped(relations, w, (3, 4))
-  other = values_lib.reshaped(relations, w, (4, 3))
+  _arrays.reshaped(relations, w, (3, 4))
+  other = _arrays.reshaped(relations, w, (4, 3))
   assert all(leaf.fixed == 'reshape' for a in (*w.axes, *other.axes)
              for leaf in leaves(a))
 
@@ -53,9 +53,9 @@ def test_a_slice_of_what_was_joined_is_what_was_joined():
   a, b = value(5, 2), value(5, 3)
   relations.unify(a.axes[0], b.axes[0])
   relations.note(b.axes)
-  whole = values_lib.concatenated(relations, [a, b], 1)
+  whole = _arrays.concatenated(relations, [a, b], 1)
   assert whole.shape == (5, 5)
-  back = values_lib.cut(relations, whole, 1, 2, 5)
+  back = _arrays.cut(relations, whole, 1, 2, 5)
   assert find(back.axes[1]) is find(b.axes[1])
   relations.settle()  # `b` has these rows without `a`'s columns.
   assert find(back.axes[0]) is find(b.axes[0])
@@ -63,11 +63,11 @@ def test_a_slice_of_what_was_joined_is_what_was_joined():
 
 def test_what_is_joined_with_data_is_data():
   data = value(5, 2, sources=None)
-  assert values_lib.concatenated(Relations(), [weight(5, 2), data], 1).is_data
+  assert _arrays.concatenated(Relations(), [weight(5, 2), data], 1).is_data
 
 
 def test_one_index_is_no_axis():
-  row = values_lib.cut(Relations(), value(3, 4), 0, 1, 2)
+  row = _arrays.cut(Relations(), value(3, 4), 0, 1, 2)
   assert row.shape == (1, 4) and row.axes[0] is None
 
 
@@ -78,18 +78,18 @@ def test_one_index_is_no_axis():
      ['a constant of the function', None]),
     (np.array(True), 1., [])])
 def test_constants_are_alike_or_fixed(x, number, fixed):
-  known = values_lib.constant(x)
+  known = _arrays.constant(x)
   assert known.number == number
   assert [a and a.fixed for a in known.axes] == fixed
   assert known.zero == (number == 0,) * x.ndim
 
 
 def test_keys_are_constants():
-  assert values_lib.constant(jax.random.key(0)).axes == ()
+  assert _arrays.constant(jax.random.key(0)).axes == ()
 
 
 def test_sources_of_one_parameter_are_one():
   a = Source('w', 4, (frozenset([0]), frozenset()))
   b = Source('w', 4, (frozenset([1]), frozenset([1])))
-  assert values_lib.united([a, b]) == (
+  assert _arrays.united([a, b]) == (
       Source('w', 4, (frozenset([0, 1]), frozenset([1]))),)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsparse.graph import primitives as wiring_lib
+from jaxsparse.graph import primitives
 
 
 def array(*shape, dtype=np.float32):
@@ -75,7 +75,7 @@ def test_axes_that_are_not_fixed_may_be_permuted(name):
   eqn = max(equation(f, args), key=lambda e: len(
       [v for v in e.invars if np.shape(v.aval)]) * 2 + (
           e.primitive.name not in ('lt', 'add', 'select_n')))
-  wiring = wiring_lib.wiring(eqn)
+  wiring = primitives.wiring(eqn)
   # A run of the equation alone, so that indices that it prepares are given.
   inputs = [array(*v.aval.shape) if jnp.issubdtype(v.aval.dtype, jnp.floating)
             else np.asarray(rng.integers(0, 2, v.aval.shape), v.aval.dtype)
@@ -84,7 +84,7 @@ def test_axes_that_are_not_fixed_may_be_permuted(name):
       eqn.primitive.bind(*map(jnp.asarray, xs), **eqn.params))[0]))
   before = run(inputs)
   groups = [*(w for w in wiring.outputs[0]
-              if not isinstance(w, wiring_lib.New)), *wiring.gone]
+              if not isinstance(w, primitives.New)), *wiring.gone]
   used = set(itertools.chain(*groups))
   for wires in groups:
     if any(wire in wiring.fixed for wire in wires):
@@ -109,9 +109,9 @@ def test_axes_that_are_not_fixed_may_be_permuted(name):
 def test_of_an_unknown_primitive_every_axis_is_fixed():
   eqn, = (e for e in equation(lambda x: jnp.linalg.cholesky(x), [array(3, 3)])
           if e.primitive.name == 'cholesky')
-  wiring = wiring_lib.wiring(eqn)
+  wiring = primitives.wiring(eqn)
   assert wiring.fixed == [(0, 0), (0, 1)]
-  assert wiring.outputs == [[wiring_lib.New(uniform=False)] * 2]
+  assert wiring.outputs == [[primitives.New(uniform=False)] * 2]
 
 
 @pytest.mark.parametrize('f, numbers, value', [
@@ -126,4 +126,4 @@ def test_of_an_unknown_primitive_every_axis_is_fixed():
     (lambda x, y: lax.logistic(x), [0.], .5)])
 def test_numbers_are_computed_where_they_are_known(f, numbers, value):
   eqns = jax.make_jaxpr(f)(1., 1.).eqns
-  assert wiring_lib.evaluate(eqns[-1], numbers) == value
+  assert primitives.evaluate(eqns[-1], numbers) == value
