@@ -219,7 +219,8 @@ def _called(eqn: Any) -> list[core.Jaxpr]:
   platforms = eqn.params.get('branches_platforms') or ()
   if None in platforms:  # The default tells what others do their own way.
     settings = eqn.params['branches'][platforms.index(None)]
-  return [getattr(x, 'jaxpr', x) for x in jax.tree.leaves(settings)
+  return [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x
+          for x in jax.tree.leaves(settings)
           if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
 
 

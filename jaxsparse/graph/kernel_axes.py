@@ -136,8 +136,9 @@ def _kernel(path: str, read: tracing.Reading) -> Kernel:
   if not products:
     return kernel._replace(why=roles or 'meets no data')
   first = products[0]
-  kernel = kernel._replace(**{
-      name: tuple(sorted(axes)) for name, axes in first._asdict().items()})
+  kernel = kernel._replace(
+      contracted=tuple(sorted(first.contracted)),
+      outputs=tuple(sorted(first.outputs)), window=tuple(sorted(first.window)))
   notes = ['also contracted along ' + _text(sorted(p.contracted))
            for p in products[1:] if p.contracted != first.contracted]
   notes += [f'also {roles}'] if others else []

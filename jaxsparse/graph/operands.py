@@ -223,12 +223,11 @@ def _reader(path: str, given: dict[str, _Array]
   if len(uses) != 1:
     return f'{path} is used {len(uses)} times', None
   use, = uses
-  if use.name == 'dot_general':
-    found = _dot(use)
-  elif use.name == 'conv_general_dilated':
-    found = _convolution(use)
-  else:
+  read = {'dot_general': _dot, 'conv_general_dilated': _convolution
+          }.get(use.name)
+  if read is None or use.result is None:
     return f'{path} is used in {use.name}', None
+  found = read(use)
   if found is None:
     return f'{path} has groups, or a batch of its own', None
   kernel, other, pairs, window, outputs, padded = found
@@ -286,12 +285,13 @@ def _vector(product: _Array, given: dict[str, _Array]) -> Vector | str:
     if len(product.uses) != 1:
       return f'its product is used {len(product.uses)} times'
     use, = product.uses
-    if use.name not in _CASTS or not jnp.issubdtype(
+    if use.name not in _CASTS or use.result is None or not jnp.issubdtype(
         use.result.value.dtype, np.floating):
       break
     product = use.result
   other = use.operands[1 - use.position] if len(use.operands) == 2 else None
-  if (use.name not in ('add', 'add_any', 'sub') or other.tag is None
+  if (use.name not in ('add', 'add_any', 'sub')
+      or other is None or other.tag is None
       or (use.name, use.position) == ('sub', 1)):
     return 'no parameter is added to its product alone'
   path = other.tag.path

@@ -12,7 +12,7 @@ import collections
 import copy
 import functools
 import math
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 from jax.extend import core
@@ -112,8 +112,9 @@ class _Reader:
     known.update(zip(jaxpr.invars, values))
 
     def read(v):
+      aval: Any = v.aval
       if isinstance(v, core.Literal):
-        return values_lib.constant(np.asarray(v.val, v.aval.dtype))
+        return values_lib.constant(np.asarray(v.val, aval.dtype))
       return known[v]
 
     for eqn in jaxpr.eqns:
@@ -157,7 +158,8 @@ class _Reader:
     carries = sum(rank(a) == rank(b)
                   for a, b in zip(eqn.outvars, jaxpr.outvars))
     length = eqn.params['length']
-    layers = self._same([Axis(length), *(v.axes[0] for v in values[end:])])
+    layers = Axis(length)
+    self._same([layers, *(v.axes[0] for v in values[end:])])
     axes_lib.fix(layers, 'scan')
     slices = [values_lib.without_first(value) for value in values[end:]]
     ys = []
@@ -176,7 +178,7 @@ class _Reader:
     stacked = [Value((length, *y.shape), (first, *y.axes),
                      (False, *y.zero), sources=None if y.is_data else tuple(
                          s._replace(axes=(frozenset(), *s.axes))
-                         for s in y.sources)) for y in ys]
+                         for s in y.sources or ())) for y in ys]
     return carry + stacked
 
   def _loop(self, step: Any, carry: list[Value]) -> list[Value]:
@@ -196,7 +198,8 @@ class _Reader:
     first = values[0]
     sources = None
     if not any(v.is_data for v in values):
-      sources = values_lib.united(s for v in values for s in v.sources)
+      sources = values_lib.united(
+          s for v in values for s in v.sources or ())
     numbers = {v.number for v in values}
     return Value(
         first.shape,
@@ -240,18 +243,17 @@ class _Reader:
       sums = ((count, there),) if there else ()
     results = []
     for v, row in zip(eqn.outvars, wiring.outputs):
-      new = [isinstance(wires, wiring_lib.New) for wires in row]
-      axes = [None if is_new else self._same(at(wires))
-              for wires, is_new in zip(row, new)]
+      axes = [None if isinstance(wires, wiring_lib.New)
+              else self._same(at(wires)) for wires in row]
       for k, (wires, n) in enumerate(zip(row, v.aval.shape)):
         # A sum along it tells apart what was alike, too.
-        varies = not wires.uniform if new[k] else any(
-            wire in wiring.fixed for wire in wires)
+        varies = (not wires.uniform if isinstance(wires, wiring_lib.New)
+                  else any(wire in wiring.fixed for wire in wires))
         if varies and axes[k] is None and n > 1:
           axes[k] = Axis(n, fixed=name)
       zero = tuple(
-          number == 0 or not is_new and self._zero(eqn, wiring, values, wires)
-          for wires, is_new in zip(row, new))
+          number == 0 or not isinstance(wires, wiring_lib.New)
+          and self._zero(eqn, wiring, values, wires) for wires in row)
       results.append(Value(
           v.aval.shape, tuple(axes), zero, number, sums,
           self._sources(name, wiring, values, row)))
@@ -293,7 +295,7 @@ class _Reader:
       axes_lib.keep(axis, OR.join([f'{name} by {power}', *others]))
 
   def _sources(self, name: str, wiring: wiring_lib.Wiring, values: list[Value],
-               row: list[Any]) -> tuple[Source, ...] | None:
+               row: Sequence[Any]) -> tuple[Source, ...] | None:
     """The parameters of one result; notes those that meet data."""
     main = values[:1] if wiring.kind == 'look' else values
     params = [(i, s) for i, v in enumerate(main) for s in v.sources or ()]
@@ -434,7 +436,7 @@ class _Reader:
     grouped = wiring._replace(
         outputs=[[((0, 0), (1, 0)), *row]],
         gone=[later(wires) for wires in wiring.gone],
-        fixed=list(later(wiring.fixed)), window=list(later(wiring.window)))
+        fixed=later(wiring.fixed), window=later(wiring.window))
     shape = eqn.outvars[0].aval.shape
     inner = (groups, *shape[:out], shape[out] // groups, *shape[out + 1:])
     shaped = eqn.replace(outvars=[_Shaped(jax.ShapeDtypeStruct(

@@ -150,9 +150,11 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
     visited = jax.tree.map(jnp.logical_or, state.visited, after.masks)
     densities = _densities(before, after)
     running = jnp.maximum(1. - decay, 1. / t)
-    now = Statistics(*seen, flips, flips, *densities, _density(visited))
+    now = Statistics._make(
+        [*seen, flips, flips, *densities, _density(visited)])
     one = jnp.ones(())
-    rate = Statistics(*[running] * 4, one, running, 1. / t, 1. / t, one)
+    rate = Statistics._make(
+        [*[running] * 4, one, running, 1. / t, 1. / t, one])
     statistics = jax.tree.map(
         lambda old, new, r: old + r * (new - old), state.statistics, now, rate)
     return updates, ObservedState(inner, count, second, visited, statistics)
