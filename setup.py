@@ -25,9 +25,9 @@ _EXPERIMENTS = [
 ]
 _DOCS = [
     'flax>=0.12',  # Pages of `jaxsparse.nn` are read off the module.
+    'furo>=2024.8.6',
     'myst-nb>=1.1',
     'sphinx>=7',
-    'sphinx-book-theme>=1.1',
     'sphinx-copybutton>=0.5',
 ]
 _TESTS = _EXPERIMENTS + [
