@@ -53,8 +53,8 @@ class Seen(NamedTuple):
     first: data at the first of all places, `[contracted...]`.
     same: whether they are the same at all others.
   """
-  first: jax.Array
-  same: jax.Array
+  first: jax.Array | np.ndarray
+  same: jax.Array | np.ndarray
 
 
 Readers = dict[str, Reader | str]

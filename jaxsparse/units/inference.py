@@ -153,7 +153,7 @@ def _others(read: tracing.Reading, fn: Callable[..., Any], params: Any,
     moved = [numerics.joined(w, more) for w, more in zip(*both)]
     return fn(jax.tree.unflatten(structure, moved), *inputs)
   again = tracing.read(nonzero, (leaves, added), *inputs)
-  found = {}
+  found: dict[tuple, str | None] = {}
   for path, array in zip(read.params, again.params.values()):
     for place in again.relations.places(array):
       key = _key(path, place)

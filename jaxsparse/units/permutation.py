@@ -73,9 +73,11 @@ def find_permutation(
   >>> np.take(w, p, axis=-2)[:, 0]  # 4 and 3 do not compete any more.
   array([4., 0., 3., 0.])
   """
-  arrays = scores if isinstance(scores, (list, tuple)) else [scores]
-  each = pattern if isinstance(pattern, (list, tuple)) else [pattern] * len(
-      arrays)
+  arrays: Sequence[Any] = (
+      scores if isinstance(scores, (list, tuple)) else [scores])
+  each: Sequence[Any] = (
+      pattern if isinstance(pattern, (list, tuple))
+      else [pattern] * len(arrays))
   if not arrays or len(each) != len(arrays):
     raise ValueError(
         f'find_permutation got {len(arrays)} arrays and {len(each)} patterns. '
