@@ -29,6 +29,7 @@ from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
 from jaxsparse.masks.selection import final_count
 from jaxsparse.masks.selection import Kept
+from jaxsparse.masks.selection import on_the_way
 from jaxsparse.masks.selection import unit_scores
 from jaxsparse.patterns import Pattern
 
@@ -45,12 +46,6 @@ def _check(name: str, sparsity: float) -> None:
     raise ValueError(
         f'{name}(sparsity) takes the fraction pruned, in [0, 1], got '
         f'{sparsity}. For 90% pruned write {name}(0.9).')
-
-
-def _kept(units: int, final: int, progress: Numeric) -> Kept:
-  """The count on the way from all units to the final number."""
-  return Kept(counts.remaining(
-      counts.exactly(units), counts.exactly(units - final), progress))
 
 
 def _bounds(pattern: Pattern, units: int) -> tuple[int, int]:
@@ -74,7 +69,7 @@ def _leaf_by_leaf(scores: ArrayTree, patterns: Any,
       return final
     if final is None:
       final = final_count(units, pattern.sparsity or 0.)
-    return _kept(units, final, progress)
+    return on_the_way(units, final, progress)
   return trees.map_with_path(kept, scores, patterns)
 
 
@@ -274,11 +269,11 @@ def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
   # No layer ever has less than its fewest; on the way to its most it is as far
   # as all the others.
   low = [counts.exactly(fewest) for fewest, _ in bounds]
-  high = [_kept(x.size, most, progress).count
+  high = [on_the_way(x.size, most, progress).count
           for x, (_, most) in zip(xs, bounds)]
   free = [bound == (0, x.size) for x, bound in zip(xs, bounds)]
   return dict(zip(paths, keep_together(
-      xs, _kept(size, final, progress).count, low, high, free)))
+      xs, on_the_way(size, final, progress).count, low, high, free)))
 
 
 def keep_together(xs: Sequence[jax.Array], k: counts.Count,

@@ -165,7 +165,7 @@ def _options(name: str, **options) -> dict:
   return dict(options, name=f'{name[:name.index("(")]}({inner})')
 
 
-def unstructured(*, sparsity: float | None = None, min_sparsity: float = 0.,
+def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
                  max_sparsity: float = 1.) -> Pattern:
   """Single weights that compete within the whole weight.
 

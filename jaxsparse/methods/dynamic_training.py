@@ -32,8 +32,8 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import scores
+from jaxsparse import units
 from jaxsparse.transform import Method
-from jaxsparse.units import channels
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
@@ -362,8 +362,8 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
   Connections of all layers compete by magnitude to stay and by gradient to
   grow, with a soft memory bound: the density goes by a cosine from `surplus`
   above `1 - sparsity` down to it, each time pruned to the budget and grown to
-  the bound. Meanwhile channels die, `prune_channels`, by a cubic schedule, and
-  the budget goes to the others. In the end
+  the bound. Meanwhile channels die, `units.prune_units`, by a cubic schedule,
+  and the budget goes to the others. In the end
   `slim(params, ties, alive(params, ties))` makes the network smaller.
 
   Args:
@@ -408,8 +408,10 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
   if channel_sparsity:
     prune_end = _end(total_steps, 0.8, prune_end, prune_every,
                      name='prune_every')
-    rule = channels.prune_channels(
-        rule, ties, sparsity=channel_sparsity, floor=floor,
-        schedule=schedules.cubic(0, prune_end), prune_skip=prune_skip,
-        when=schedules.every(prune_every, begin=prune_every, end=prune_end))
+    rule = units.prune_units(
+        ties, importance=units.mean_magnitude(), sparsity=channel_sparsity,
+        scope='global', normalize=False, floor=floor,
+        schedule=schedules.cubic(0, prune_end),
+        when=schedules.every(prune_every, begin=prune_every, end=prune_end),
+        within=rule, prune_skip=prune_skip)
   return Method(rule, flows.hard())

@@ -94,26 +94,19 @@ def prune_and_grow(
   >>> print(rule.update(jnp.array([0., 1., 2., 9.]), state, w)[0])
   [ True False False  True]
   """
+  base.check_patterns(patterns)
   base.check_scores(drop=drop, grow=grow, init=init)
   drop, grow, first = (optax.with_extra_args_support(s) for s in (
       drop or scores_lib.magnitude(), grow, init or scores_lib.random(0)))
   drop_scope, grow_scope = (
       scope or scopes.per_layer for scope in (drop_scope, grow_scope))
   base.check_functions(
-      when=(when, 'every(100)'), drop_scope=(drop_scope, 'scopes.all_layers'),
+      when=(when, 'schedules.every(100)'),
+      drop_scope=(drop_scope, 'scopes.all_layers'),
       grow_scope=(grow_scope, 'scopes.all_layers'))
   when = when or schedules.every(100)
   distribution = sparsity if callable(sparsity) else (
       distributions.uniform(sparsity))
-
-  def budgets(scores, shapes):
-    """Units that each group of each layer ends with, a tree of counts."""
-    kept = distribution(scores, shapes, 1.)
-    is_leaf = lambda x: isinstance(x, Kept)
-    def count(k, score, pattern):
-      return k if isinstance(k, Kept) else Kept(
-          selection.kept_count(pattern.sizes(score.shape)[1], k))
-    return jax.tree.map(count, kept, scores, shapes, is_leaf=is_leaf)
 
   def init_fn(params):
     shapes = base.resolve(patterns, params)
@@ -123,7 +116,7 @@ def prune_and_grow(
       raise ValueError(
           'prune_and_grow(init=...) needs a score that does without gradients, '
           'such as random(seed) or magnitude().')
-    kept = budgets(scores, shapes)
+    kept = _budgets(distribution, scores, shapes)
     if surplus is not None:
       kept = jax.tree.map(
           lambda s, pattern, k: Kept(_with_surplus(
@@ -132,18 +125,7 @@ def prune_and_grow(
     masks = selection.select_each(scores, shapes, kept)
     states = drop.init(sparse), grow.init(sparse)
     return RuleState(jnp.zeros((), jnp.int32), masks, states,
-                     reads_dense(sparse, states, False))
-
-  def reads_dense(sparse, states, due):
-    """Whether gradients of pruned weights are read; `None` for never.
-
-    A score with a state accumulates them at every step.
-    """
-    # By shapes: a step makes no scores only to know that it could.
-    if jax.eval_shape(
-        lambda w: base.initial_scores(grow, w), sparse) is not None:
-      return None
-    return jnp.asarray(due) | bool(jax.tree.leaves(states[1]))
+                     _reads_dense(grow, sparse, states[1], False))
 
   def update(grads, state, params=None, *, updates=None, allowed=None,
              act=None, **extra_args):
@@ -159,7 +141,7 @@ def prune_and_grow(
       none = jax.tree.map(lambda m: None, masks)
       layers = [_Layer(*row) for row in trees.align(
           masks, shapes, drops, grows,
-          none if surplus is None else budgets(drops, shapes),
+          none if surplus is None else _budgets(distribution, drops, shapes),
           none if allowed is None else allowed()) if row[1].size]
       new = _exchange(
           layers, drop_scope, grow_scope,
@@ -170,11 +152,33 @@ def prune_and_grow(
     due = own if act is None else own | act
     masks = base.run_if(due, exchange, state.masks)
     scores = tuple(scored(s, t)[1] for s, t in zip((drop, grow), state.scores))
-    return masks, RuleState(step, masks, scores, reads_dense(
-        base.sparse_only(params, shapes), state.scores, due))
+    return masks, RuleState(step, masks, scores, _reads_dense(
+        grow, base.sparse_only(params, shapes), state.scores[1], due))
 
   return base.Rule(init_fn, update)
 
+
+def _budgets(distribution: distributions.Distribution, scores: Any, shapes: Any
+             ) -> Any:
+  """Units that each group of each layer ends with, a tree of counts."""
+  def count(k, score, pattern):
+    return k if isinstance(k, Kept) else Kept(
+        selection.kept_count(pattern.sizes(score.shape)[1], k))
+  return jax.tree.map(count, distribution(scores, shapes, 1.), scores, shapes,
+                      is_leaf=lambda x: isinstance(x, Kept))
+
+
+def _reads_dense(grow: scores_lib.Score, sparse: Any, state: Any,
+                 due: bool | jax.Array) -> jax.Array | None:
+  """Whether gradients of pruned weights are read; `None` for never.
+
+  A score with a state accumulates them at every step.
+  """
+  # By shapes: a step makes no scores only to know that it could.
+  if jax.eval_shape(
+      lambda w: base.initial_scores(grow, w), sparse) is not None:
+    return None
+  return jnp.asarray(due) | bool(jax.tree.leaves(state))
 
 
 class _Layer(NamedTuple):

@@ -29,6 +29,9 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
   >>> print(lock().init({'kernel': jnp.array([0., 2.])}).masks['kernel'])
   [False  True]
   """
+  if patterns is not None:
+    base.check_patterns(patterns)
+
   def capture(w, pattern):
     alive = selection.unit_scores((w != 0).astype(jnp.float32), pattern) > 0
     return selection.spread(alive | ~alive.any(), pattern, w.shape)
@@ -42,6 +45,7 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
 
   def update(grads, state, params=None, *, updates=None, **extra_args):
     del grads, params, updates, extra_args
-    return state.masks, state._replace(count=state.count + 1)
+    # The state may be that of the rule that made the masks.
+    return state.masks, base.RuleState(state.count + 1, state.masks, ())
 
   return base.Rule(init, update)

@@ -21,7 +21,15 @@ from jaxsparse.masks import selection
 from jaxsparse.rules import base
 
 
-class ProgressiveState(NamedTuple):
+class _Fields(NamedTuple):
+  inner: Any
+  masks: Any
+  left: jax.Array
+  due: jax.Array
+  scores: Any
+
+
+class ProgressiveState(base.Around, _Fields):
   """The state of `progressive`.
 
   Attributes:
@@ -31,21 +39,7 @@ class ProgressiveState(NamedTuple):
     due: the step at which the next one goes, int32.
     scores: the state of the score.
   """
-  inner: Any
-  masks: Any
-  left: jax.Array
-  due: jax.Array
-  scores: Any
-
-  @property
-  def count(self) -> jax.Array:
-    """The number of updates made."""
-    return self.inner.count
-
-  @property
-  def dense(self) -> jax.Array | None:
-    """As `RuleState.dense`."""
-    return self.inner.dense
+  masks = _Fields.masks  # Not those of the rule inside.
 
 
 def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
@@ -132,11 +126,9 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
     goes = (left > 0) & (changed | (inner.count >= state.due))
 
     def scored():
-      seen, point, step = (base.sparse_only(tree, target)
-                           for tree in (grads, params, updates))
-      return score.update(
-          seen, state.scores, base.after(point, step), point=point,
-          masks=state.masks, **extra_args)
+      return base.scored_after(
+          state, grads, params, updates, target, **extra_args)(
+              score, state.scores)
 
     masks = base.run_if(
         goes, lambda: _without_portion(state.masks, target, scored()[0], left),

@@ -13,8 +13,9 @@ from jaxsparse.masks import selection
 from jaxsparse.rules import base
 
 
-def prune(patterns: base.Patterns, *, score: optax.GradientTransformation | None
-          = None, distribution: distributions.Distribution | None = None,
+def prune(patterns: base.Patterns, *, sparsity: float | None = None,
+          score: optax.GradientTransformation | None = None,
+          distribution: distributions.Distribution | None = None,
           schedule: schedules.Schedule | None = None,
           when: schedules.When | None = None) -> base.Rule:
   """Makes masks from scores: keep the highest, prune the rest.
@@ -26,6 +27,8 @@ def prune(patterns: base.Patterns, *, score: optax.GradientTransformation | None
   Args:
     patterns: regular expressions for parameter paths to patterns; see
       `resolve`.
+    sparsity: the fraction pruned in every layer; short for
+      `distribution=uniform(sparsity)`.
     score: what weights compete by; `magnitude()` by default.
     distribution: how sparsity is shared among layers; by default every pattern
       brings its own.
@@ -36,21 +39,29 @@ def prune(patterns: base.Patterns, *, score: optax.GradientTransformation | None
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
 
   Raises:
-    ValueError: from `init`, see `resolve`; or if a sparsity is missing.
+    ValueError: if patterns have no paths, or both sparsity and distribution are
+      given; from `init`, see `resolve`; or if a sparsity is missing.
 
-  >>> import jax.numpy as jnp
-  >>> rule = prune({'.*/kernel': patterns_lib.nm(2, 4)})
+  >>> from jaxsparse.patterns import nm
+  >>> rule = prune({'.*/kernel': nm(2, 4)})
   >>> params = {'mlp': {'kernel': jnp.arange(4.)[:, None], 'bias': jnp.ones(1)}}
   >>> masks = rule.init(params).masks
   >>> print(masks['mlp']['kernel'][:, 0], masks['mlp']['bias'])
   [False False  True  True] None
   """
+  base.check_patterns(patterns)
   base.check_functions(
       distribution=(distribution, 'uniform(0.9)'),
-      schedule=(schedule, 'cubic(0, 10_000)'), when=(when, 'every(100)'))
+      schedule=(schedule, 'schedules.cubic(0, 10_000)'),
+      when=(when, 'schedules.every(100)'))
   base.check_scores(score=score)
   score = optax.with_extra_args_support(score or scores_lib.magnitude())
-  distribution = distribution or distributions.uniform()
+  if sparsity is not None and distribution is not None:
+    raise ValueError(
+        f'sparsity={sparsity} is the uniform distribution, got another one '
+        'beside it. Leave sparsity out, or write e.g. '
+        f'distribution=jaxsparse.erk({sparsity}).')
+  distribution = distribution or distributions.uniform(sparsity)
   schedule = schedule or schedules.one_shot()
   when = when or schedules.every(1)
 

@@ -9,25 +9,24 @@ that uses them.
 
 from typing import Any, Mapping, NamedTuple
 
-import jax
-
 from jaxsparse import patterns as patterns_lib
 from jaxsparse import schedules
 from jaxsparse.rules import base
 from jaxsparse.rules._prune import prune
 
 
-class ForwardBackwardState(NamedTuple):
+class _Fields(NamedTuple):
+  inner: base.RuleState
+  backward: Any
+
+
+class ForwardBackwardState(base.Around, _Fields):
   """The state of `forward_backward`.
 
   Attributes:
-    count: the number of updates made, int32.
-    masks: the forward sets A: bool arrays, or `None` where dense.
+    inner: the state of the rule that makes the forward sets A, its masks.
     backward: the backward sets B, which contain A.
   """
-  count: jax.Array
-  masks: Any
-  backward: Any
 
 
 def forward_backward(patterns: base.Patterns, *,
@@ -55,11 +54,13 @@ def forward_backward(patterns: base.Patterns, *,
     Jayakumar et al., `Top-KAST: Top-K Always Sparse Training
     <https://arxiv.org/abs/2106.03517>`_, 2021
 
+  >>> import jax.numpy as jnp
   >>> rule = forward_backward({'.*': patterns_lib.nm(1, 4)}, backward=0.5)
   >>> state = rule.init(jnp.arange(4.)[:, None])
   >>> print(state.masks[:, 0], state.backward[:, 0])
   [False False False  True] [False False  True  True]
   """
+  base.check_patterns(patterns)
   wider = {}
   for regex, pattern in patterns.items():
     if pattern is None:
@@ -79,16 +80,13 @@ def forward_backward(patterns: base.Patterns, *,
   used, trained = (prune(p, when=when) for p in (patterns, wider))
 
   def init(params):
-    state = used.init(params)
-    return ForwardBackwardState(
-        state.count, state.masks, trained.init(params).masks)
+    return ForwardBackwardState(used.init(params), trained.init(params).masks)
 
   def update(grads, state, params=None, **extra_args):
-    def make(rule, masks):
-      return rule.update(grads, base.RuleState(state.count, masks, ()), params,
-                         **extra_args)[0]
-    masks = make(used, state.masks)
-    return masks, ForwardBackwardState(
-        state.count + 1, masks, make(trained, state.backward))
+    def make(rule, inner):
+      return rule.update(grads, inner, params, **extra_args)
+    masks, inner = make(used, state.inner)
+    backward, _ = make(trained, state.inner._replace(masks=state.backward))
+    return masks, ForwardBackwardState(inner, backward)
 
   return base.Rule(init, update)

@@ -28,7 +28,9 @@ Patterns = Mapping[str, Pattern | None]
 
 
 class RuleState(NamedTuple):
-  """The state of `prune`, `prune_and_grow` and `lock`.
+  """The state of `prune`, `prune_and_grow`, `lock` and `stages`.
+
+  Every state of a rule has `count`, `masks` and `dense`.
 
   Attributes:
     count: the number of updates made, int32.
@@ -41,6 +43,50 @@ class RuleState(NamedTuple):
   masks: Any
   scores: Any
   dense: jax.Array | None = None
+
+
+class Around:
+  """What the state of a rule around another rule says of itself.
+
+  Every state of a rule has `count`, `masks` and `dense`, see `RuleState`. A
+  state with an `inner` one inherits them from here, and has fields of its own
+  for those that differ.
+  """
+  __slots__ = ()
+  inner: Any
+
+  @property
+  def count(self) -> jax.Array:
+    """The number of updates made."""
+    return self.inner.count
+
+  @property
+  def masks(self) -> Any:
+    """Like the params: bool arrays, or `None` where dense."""
+    return self.inner.masks
+
+  @property
+  def dense(self) -> jax.Array | None:
+    """As `RuleState.dense`."""
+    return self.inner.dense
+
+
+def check_patterns(patterns: Any) -> None:
+  """Raises a `ValueError` unless patterns are given by paths."""
+  if isinstance(patterns, Pattern):
+    raise ValueError(
+        f'A pattern needs the paths of its parameters, got {patterns} alone. '
+        f"Write e.g. {{'.*kernel': {patterns}}}, or kernel_patterns(apply, "
+        'params, x, pattern=...) for all kernels of a function.')
+  if not isinstance(patterns, Mapping):
+    raise ValueError(
+        'Patterns are given by regular expressions for paths, got '
+        f'{patterns!r:.80}. Write e.g. {{".*kernel": jaxsparse.nm(2, 4)}}.')
+  for regex, pattern in patterns.items():
+    if pattern is not None and not isinstance(pattern, Pattern):
+      raise ValueError(
+          f'Rule {regex!r} must map to a pattern or None, got {pattern!r}. '
+          'Write e.g. {".*/kernel": jaxsparse.nm(2, 4)}.')
 
 
 def resolve(patterns: Patterns, params: Any) -> Any:
@@ -58,15 +104,7 @@ def resolve(patterns: Patterns, params: Any) -> Any:
     ValueError: naming the rule that matches nothing, or the parameter that a
       pattern does not fit and why.
   """
-  if not isinstance(patterns, Mapping):
-    raise ValueError(
-        'Patterns are given by regular expressions for paths, got '
-        f'{patterns!r:.80}. Write e.g. {{".*kernel": jaxsparse.nm(2, 4)}}.')
-  for regex, pattern in patterns.items():
-    if pattern is not None and not isinstance(pattern, Pattern):
-      raise ValueError(
-          f'Rule {regex!r} must map to a pattern or None, got {pattern!r}. '
-          'Write e.g. {".*/kernel": jaxsparse.nm(2, 4)}.')
+  check_patterns(patterns)
 
   def check(path, w, pattern):
     if pattern is not None:
@@ -79,6 +117,10 @@ def resolve(patterns: Patterns, params: Any) -> Any:
 
 
 def check_functions(**arguments: tuple[Any, str]) -> None:
+  """Raises a `ValueError` unless each is a function, or `None`.
+
+  Each argument has a value and an example to write after `jaxsparse.`.
+  """
   for name, (value, example) in arguments.items():
     if value is not None and not callable(value):
       raise ValueError(f'{name} must be a function, got {value!r}. Write e.g. '
@@ -86,6 +128,7 @@ def check_functions(**arguments: tuple[Any, str]) -> None:
 
 
 def check_scores(**scores: Any) -> None:
+  """Raises a `ValueError` unless each is a score, or `None`."""
   for name, score in scores.items():
     if score is not None and not isinstance(
         score, optax.GradientTransformation):
@@ -119,6 +162,33 @@ def after(params: Any, updates: Any) -> Any:
   return params if updates is None else optax.apply_updates(params, updates)
 
 
+Scored = Callable[[scores_lib.Score, Any], tuple[Any, Any]]
+
+
+def scored_after(state: Any, grads: Any, params: Any, updates: Any,
+                 like: Any, **extra_args: Any) -> Scored:
+  """How scores are asked at an update: of the params as they will be.
+
+  Args:
+    state: the rule's state, which has the masks.
+    grads: the gradients.
+    params: the params where they were taken.
+    updates: what the optimizer is about to add.
+    like: a tree that is dense where no scores are asked for.
+    **extra_args: those of the rule's update.
+
+  Returns:
+    `(score, its state) -> (scores, its new state)`.
+  """
+  grads, point, updates = (
+      sparse_only(tree, like) for tree in (grads, params, updates))
+
+  def scored(score, score_state):
+    return score.update(grads, score_state, after(point, updates), point=point,
+                        masks=state.masks, **extra_args)
+  return scored
+
+
 class Moment(NamedTuple):
   """One update, as far as sparse parameters are concerned.
 
@@ -130,20 +200,15 @@ class Moment(NamedTuple):
   """
   step: jax.Array
   shapes: Any
-  score: Callable[[scores_lib.Score, Any], tuple[Any, Any]]
+  score: Scored
 
 
 def moment(patterns: Patterns, state: RuleState, grads: Any, params: Any,
            updates: Any, **extra_args: Any) -> Moment:
   """What a rule works with when it is updated."""
   shapes = resolve(patterns, params)
-  grads, point, updates = (
-      sparse_only(tree, shapes) for tree in (grads, params, updates))
-
-  def scored(score, score_state):
-    return score.update(grads, score_state, after(point, updates), point=point,
-                        masks=state.masks, **extra_args)
-  return Moment(state.count + 1, shapes, scored)
+  return Moment(state.count + 1, shapes, scored_after(
+      state, grads, params, updates, shapes, **extra_args))
 
 
 def run_if(due: bool | jax.Array, new: Callable[[], Any], old: Any) -> Any:

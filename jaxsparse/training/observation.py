@@ -12,7 +12,6 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from jaxsparse import flows
 from jaxsparse import transform
 from jaxsparse._utils import trees
 from jaxsparse.masks import accounting
@@ -222,17 +221,17 @@ def observed(opt_state: Any) -> dict[str, Statistics]:
           for i, name in enumerate(names)}
 
 
-def rehearse(rule: optax.GradientTransformation, flow: flows.Flow,
+def rehearse(method: transform.Method | optax.GradientTransformation,
              params: Any, *, steps: int) -> dict[str, Statistics]:
-  """What a rule and a flow will do over a training, without the training.
+  """What a method will do over a training, without the training.
 
-  They run for `steps` steps on weights that stand still, which tells the
-  densities, and so the FLOPs, wherever these do not depend on the weights: for
-  N:M, `uniform` and `erk`. Only the densities mean something in the result.
+  Rule and flow run for `steps` steps on weights that stand still, which tells
+  the densities, and so the FLOPs, wherever these do not depend on the weights:
+  for N:M, `uniform` and `erk`. Only the densities mean something in the result.
 
   Args:
-    rule: as for `sparsify`.
-    flow: as for `sparsify`.
+    method: a method such as `methods.sr_ste(...)`, `Method(rule, flow)`, or a
+      rule, whose flow is `hard()`.
     params: any weights of the right shapes; on large ones a rule that acts at
       every step takes its time.
     steps: the length of the training.
@@ -243,14 +242,14 @@ def rehearse(rule: optax.GradientTransformation, flow: flows.Flow,
   Raises:
     ValueError: from the rule, if it does not fit a parameter.
 
-  >>> from jaxsparse import patterns, rules, schedules
+  >>> from jaxsparse import flows, patterns, rules, schedules
   >>> rule = rules.prune({'.*': patterns.nm(1, 4)})
-  >>> flow = flows.mdgf(schedules.fade_linear(2, 5))
-  >>> seen = rehearse(rule, flow, {'kernel': jnp.ones((4, 4))}, steps=10)
+  >>> fades = transform.Method(rule, flows.mdgf(schedules.fade_linear(2, 5)))
+  >>> seen = rehearse(fades, {'kernel': jnp.ones((4, 4))}, steps=10)
   >>> print(seen['kernel'].forward)  # 5 of 10 steps dense, then 1:4
   0.625
   """
-  tx = observe(transform.sparsify(optax.set_to_zero(), rule, flow))
+  tx = observe(transform.sparsify(optax.set_to_zero(), method))
   zeros = jax.tree.map(jnp.zeros_like, params)
 
   @jax.jit

@@ -5,16 +5,14 @@
   weights ──total──▶ one number a unit ──spread──▶ weights
 """
 
-import collections
 import math
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import numerics
-from jaxsparse._utils import trees
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
@@ -22,7 +20,7 @@ from jaxsparse.units.ties import Tie
 
 def own_path(path: str, paths: Sequence[str]) -> str | None:
   """The params' own path of a member, which Linen's ties give with a prefix."""
-  short = path.removeprefix('params/')
+  short = ties_lib.without_collection(path)
   return path if path in paths else short if short in paths else None
 
 
@@ -116,37 +114,3 @@ def count(tie: Tie, member: Member, shape: Sequence[int]) -> int:
   """
   small = np.broadcast_to(np.int8(0), shape)
   return ties_lib.view(tie, member, small).size // math.prod(tie.shape)
-
-
-def masks(ties: Sequence[Tie], alive: Mapping[str, jax.Array], params: Any,
-          belongs: Callable[[Member], bool] = lambda member: True) -> Any:
-  """Masks of parameters that keep what belongs to units that are alive.
-
-  Args:
-    ties: the ties.
-    alive: by name of tie, bool of `tie.shape`.
-    params: the parameters.
-    belongs: which members go with their units; all by default.
-
-  Returns:
-    A tree like the params: bool arrays, or `None` where no such units are.
-
-  >>> tie = Tie(2, (Member('in', 1), Member('out', 0)), name='hidden')
-  >>> params = {'in': jnp.ones((1, 2)), 'out': jnp.ones((2, 1))}
-  >>> masks([tie], {'hidden': jnp.array([True, False])}, params)['in']
-  Array([[ True, False]], dtype=bool)
-  """
-  paths, places = trees.paths(params), collections.defaultdict(list)
-  for tie in ties:
-    for path, member in members(tie, paths):
-      if belongs(member):
-        places[path].append((tie, member))
-
-  def mask(path, w):
-    if path not in places:
-      return None
-    kept = jnp.ones_like(w, dtype=bool)
-    for tie, member in places[path]:
-      kept &= spread(tie, member, alive[tie.name], w.shape, True)
-    return kept
-  return trees.map_with_path(mask, params)

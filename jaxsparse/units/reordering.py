@@ -186,7 +186,7 @@ def _placed(x: np.ndarray, place: Any) -> jax.Array:
 
 def _owners(leaves: list[str], params: list[str]) -> dict[str, str | None]:
   """The parameter that each leaf of a tree is of, or belongs to."""
-  known = {path.removeprefix('params/'): path for path in params}
+  known = {ties_lib.without_collection(path): path for path in params}
   known |= {path: path for path in params}
   found = {}
   for leaf in leaves:

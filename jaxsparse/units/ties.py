@@ -221,6 +221,15 @@ def as_ties(ties: Any) -> Ties:
   return Ties(tuple(each))
 
 
+def without_collection(path: str) -> str:
+  """A path without the prefix that Linen's variables give to parameters.
+
+  >>> without_collection('params/Dense_0/kernel')
+  'Dense_0/kernel'
+  """
+  return path.removeprefix('params/')
+
+
 def positions(tie: Tie, member: Member, group: Sequence[int] = ()
               ) -> dict[int, np.ndarray]:
   """Where a member has its units: indices of a parameter, by axis.

@@ -122,11 +122,14 @@ METHODS = {
     'recipe': (
         lambda: _RECIPE().rule, lambda: _RECIPE().flow, False),
     'sensitivity': (
-        functools.partial(jaxsparse.units.prune_units, [_TIE], count=5,
-                          when=schedules.every(2)), jaxsparse.hard, False),
+        functools.partial(
+            jaxsparse.units.prune_units, [_TIE], count=5,
+            importance=jaxsparse.units.saliency(), when=schedules.every(2)),
+        jaxsparse.hard, False),
     'group_lasso': (
         functools.partial(
-            jaxsparse.units.prune_vanished, [_TIE], threshold=0.9),
+            jaxsparse.units.prune_units, [_TIE], threshold=0.9,
+            importance=jaxsparse.units.root_mean_square()),
         jaxsparse.hard, False),
     'ste': (_prune(_NM), jaxsparse.ste, True),
     'sr_ste': (_prune(_NM), jaxsparse.sr_ste, True),
@@ -160,7 +163,7 @@ def _standard(tx):
   return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def wrap(inner, rule, flow):
+def wrap(inner, rule, flow=None):
   return jaxsparse.sparsify(_standard(inner), rule, flow)
 
 

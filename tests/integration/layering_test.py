@@ -5,6 +5,7 @@ this test.
 """
 
 import ast
+import contextlib
 import importlib
 import pathlib
 import pkgutil
@@ -19,6 +20,8 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _LIBRARY = _ROOT / 'jaxsparse'
 _STANDARD = {'collections', 'copy', 'dataclasses', 'difflib', 'functools',
              'itertools', 'math', 're', 'typing'}
+# Words after `jaxsparse.` that are no names: suffixes of files, a bad import.
+_ELSEWHERE = {'slim_', 'egg', 'name'}
 # Imported inside of the functions that need it.
 _MORE = {'recipes.building': {'json', 'pathlib', 'yaml'},
          'training.hooks': {'flax'}}
@@ -144,6 +147,28 @@ def test_no_function_shares_its_name_with_a_module_beside_it(package):
     assert thing is None or isinstance(thing, types.ModuleType), module.name
   with pytest.raises(ImportError):
     importlib.import_module('jaxsparse.slim')
+
+
+def _mentioned():
+  """Every `jaxsparse.name` that stands in code, docstrings and messages."""
+  for folder in ('jaxsparse', 'experiments', 'colabs', 'tests'):
+    for path in sorted((_ROOT / folder).rglob('*.py')):
+      text = path.read_text(encoding='utf-8')
+      for name in {*re.findall(r'\bjaxsparse((?:\.[A-Za-z]\w*)+)', text)}:
+        yield path.relative_to(_ROOT), name
+
+
+def test_names_that_are_mentioned_exist():
+  for path, name in _mentioned():
+    thing = jaxsparse
+    for part in name.split('.')[1:]:
+      if not hasattr(thing, part) and isinstance(thing, types.ModuleType):
+        with contextlib.suppress(ImportError):
+          importlib.import_module(f'{thing.__name__}.{part}')
+      if part in _ELSEWHERE or not isinstance(thing, types.ModuleType):
+        break
+      assert hasattr(thing, part), f'{path} says jaxsparse{name}'
+      thing = getattr(thing, part)
 
 
 def test_every_module_has_tests_of_its_name():

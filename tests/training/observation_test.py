@@ -132,7 +132,7 @@ def test_densities_are_means_over_the_steps_rehearsed_or_run(name):
   rule, flow, forward, gradient = _DENSITIES[name]
   run = jaxsparse.observed(_run(_observe(rule(), flow()))[-1][1])
   rehearsed = jaxsparse.training.rehearse(
-      rule(), flow(), _params(), steps=_STEPS)
+      jaxsparse.Method(rule(), flow()), _params(), steps=_STEPS)
   assert list(run) == list(rehearsed) == ['a/kernel', 'b/kernel']
   for path in run:
     for seen in (run[path], rehearsed[path]):
@@ -143,7 +143,7 @@ def test_densities_are_means_over_the_steps_rehearsed_or_run(name):
 def test_densities_of_layers_are_their_own():
   patterns = {'a/kernel': jaxsparse.nm(1, 4), 'b/kernel': jaxsparse.nm(3, 4)}
   seen = jaxsparse.training.rehearse(
-      jaxsparse.prune(patterns), jaxsparse.hard(), _params(), steps=2)
+      jaxsparse.prune(patterns), _params(), steps=2)
   assert {p: float(s.forward) for p, s in seen.items()} == {
       'a/kernel': .25, 'b/kernel': .75}
 
@@ -179,7 +179,7 @@ def test_a_dense_model_is_observed_to_have_nothing():
   np.testing.assert_allclose(
       history[0][2]['b']['bias'], -.3 * _grads(0)['b']['bias'], rtol=1e-6)
   assert jaxsparse.training.rehearse(
-      jaxsparse.prune({'.*': None}), jaxsparse.hard(), _params(), steps=2) == {}
+      jaxsparse.prune({'.*': None}), _params(), steps=2) == {}
 
 
 _PLACES = {

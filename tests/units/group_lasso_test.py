@@ -7,9 +7,10 @@ import optax
 import pytest
 
 import jaxsparse
+from jaxsparse.units import prune_units
+from jaxsparse.units import root_mean_square
 from jaxsparse.units.group_lasso import add_group_lasso
 from jaxsparse.units.group_lasso import prox_group_lasso
-from jaxsparse.units.group_lasso import prune_vanished
 from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
 
@@ -20,6 +21,11 @@ PATTERNS = {
     'weights': jaxsparse.unstructured()}
 TIE = Tie(8, (Member('in', 1, role='makes'), Member('bias', 0, role='beside'),
               Member('out', 0, role='reads')), name='hidden')
+
+
+def _vanished(groups, threshold=0., **options):
+  return prune_units(groups, importance=root_mean_square(),
+                     threshold=threshold, **options)
 
 
 def normal(seed, *shape):
@@ -166,7 +172,7 @@ def test_strengths_may_be_schedules():
 def test_vanished_groups_become_masks_and_stay_zero():
   params = network(dead=(1, 4))
   tx = jaxsparse.sparsify(
-      optax.sgd(0.1, momentum=0.9), prune_vanished([TIE]))
+      optax.sgd(0.1, momentum=0.9), _vanished([TIE]))
   state = tx.init(params)
   assert all(m.all() for m in jax.tree.leaves(jaxsparse.get_masks(state)))
   updates, state = tx.update(
@@ -186,7 +192,7 @@ def test_vanished_groups_become_masks_and_stay_zero():
 
 def test_what_is_not_a_number_has_not_vanished():
   w = jnp.array([[jnp.nan, 0., 1.], [1., 0., 1.]])
-  rule = prune_vanished({'.*': jaxsparse.channel(-1)})
+  rule = _vanished({'.*': jaxsparse.channel(-1)})
   masks, _ = rule.update(None, rule.init(w), w)
   np.testing.assert_array_equal(masks[0], [1, 0, 1])
   tx = prox_group_lasso(9., {'.*': jaxsparse.channel(-1)}, learning_rate=1.)
@@ -207,7 +213,7 @@ def test_hyperparameters_may_be_injected():
 def test_a_threshold_is_of_the_root_mean_square():
   w = jnp.array([[3., 0.3], [4., 0.4]])  # Root mean squares 3.54 and 0.354.
   for threshold, alive in ((0.35, [1, 1]), (0.36, [1, 0])):
-    rule = prune_vanished({'.*': jaxsparse.channel(-1)}, threshold=threshold)
+    rule = _vanished({'.*': jaxsparse.channel(-1)}, threshold=threshold)
     masks, _ = rule.update(None, rule.init(w), w)
     np.testing.assert_array_equal(masks[0], alive)
 
@@ -220,7 +226,7 @@ def test_what_is_not_a_group_is_left_alone():
       jax.tree.map(jnp.ones_like, params), tx.init(params), params)
   np.testing.assert_array_equal(updates['a'], -params['a'])
   np.testing.assert_array_equal(updates['b'], params['b'])
-  assert prune_vanished(patterns).init(params).masks['b'] is None
+  assert _vanished(patterns).init(params).masks['b'] is None
 
 
 def test_errors_say_what_to_write():
@@ -230,10 +236,10 @@ def test_errors_say_what_to_write():
       add_group_lasso(bad, {'.*': jaxsparse.channel(-1)})
   with pytest.raises(ValueError, match='number of 0 or more, or a function'):
     prox_group_lasso(1., {'.*': jaxsparse.channel(-1)}, learning_rate=-1.)
-  with pytest.raises(ValueError, match=r'or more. Write e.g. prune_vanished'):
-    prune_vanished({'.*': jaxsparse.channel(-1)}, threshold=-1.)
+  with pytest.raises(ValueError, match=r'or more.*Write e.g. prune_units'):
+    _vanished({'.*': jaxsparse.channel(-1)}, threshold=-1.)
   with pytest.raises(ValueError, match='when must be a function'):
-    prune_vanished({'.*': jaxsparse.channel(-1)}, when=100)
+    _vanished({'.*': jaxsparse.channel(-1)}, when=100)
   with pytest.raises(ValueError, match='matches no parameter'):
     add_group_lasso(1., {'kernel': jaxsparse.channel(-1)}).init({'w': w})
   with pytest.raises(ValueError, match='print\\(ties\\)'):

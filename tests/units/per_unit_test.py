@@ -65,18 +65,6 @@ def test_sums_of_bfloat16_are_wide():
   assert total[0] == 1000.
 
 
-def test_masks_of_a_parameter_with_two_ties_need_both_alive():
-  ins = Tie(2, (Member('w', 0),), name='in')
-  outs = Tie(3, (Member('w', 1), Member('params/b', 0)), name='out')
-  params = {'w': jnp.ones((2, 3)), 'b': jnp.ones(3), 'other': jnp.ones(2)}
-  masks = per_unit.masks([ins, outs], {
-      'in': jnp.array([True, False]),
-      'out': jnp.array([True, False, True])}, params)
-  np.testing.assert_array_equal(masks['w'], [[1, 0, 1], [0, 0, 0]])
-  np.testing.assert_array_equal(masks['b'], [1, 0, 1])
-  assert masks['other'] is None
-
-
 def test_a_member_that_does_not_fit_is_told():
   tie = Tie(5, (Member('w', 0),))
   with pytest.raises(ValueError, match='does not fit'):

@@ -16,7 +16,7 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import transform
-from jaxsparse.units import channels
+from jaxsparse import units
 from tests._lib import exchanges
 from tests._lib import method_table
 
@@ -227,10 +227,10 @@ def _drop():
 
 def _prune(ties, *, sparsity=.5, schedule=None, when=None, rule=None,
            **options):
-  return channels.prune_channels(
-      rule or _drop(), ties, sparsity=sparsity,
-      schedule=schedule or schedules.one_shot(),
-      when=when or schedules.every(1), **options)
+  return units.prune_units(
+      ties, importance=units.mean_magnitude(), sparsity=sparsity,
+      scope='global', normalize=False, schedule=schedule, when=when,
+      within=rule or _drop(), **options)
 
 
 def _dead(rule, params, steps=1, grads=None):

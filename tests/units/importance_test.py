@@ -8,12 +8,13 @@ import pytest
 
 import jaxsparse
 from jaxsparse import schedules
-from jaxsparse.units.sensitivity import heads
-from jaxsparse.units.sensitivity import keep_units
-from jaxsparse.units.sensitivity import neurons
-from jaxsparse.units.sensitivity import prune_units
-from jaxsparse.units.sensitivity import sensitivity
-from jaxsparse.units.sensitivity import unit_saliency
+from jaxsparse.units import heads
+from jaxsparse.units import keep_units
+from jaxsparse.units import neurons
+from jaxsparse.units import prune_units
+from jaxsparse.units import saliency
+from jaxsparse.units import sensitivity
+from jaxsparse.units import unit_saliency
 from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
 
@@ -55,6 +56,10 @@ def apply(params, x, masks=None):
 def loss_fn(params, batch, masks=None):
   return optax.softmax_cross_entropy_with_integer_labels(
       apply(params, batch[0], masks), batch[1]).mean()
+
+
+def _rule(ties, **options):
+  return prune_units(ties, importance=saliency(), **options)
 
 
 @pytest.fixture(scope='module', name='case')
@@ -155,8 +160,8 @@ def test_groups_keep_equally_many_each_its_own():
 def test_the_rule_prunes_what_the_function_finds(case, scope):
   params, batches, ties = case
   some = [*heads(ties), *neurons(ties)]
-  rule = prune_units(some, sparsity=0.5, scope=scope, begin=1,
-                     when=schedules.every(1, begin=3, end=3))
+  rule = _rule(some, sparsity=0.5, scope=scope, begin=1,
+               when=schedules.every(1, begin=3, end=3))
   tx = jaxsparse.sparsify(optax.sgd(0.), rule)
   state = jax.jit(tx.init)(params)
   assert all(m.all() for m in jax.tree.leaves(jaxsparse.get_masks(state)))
@@ -188,7 +193,7 @@ def test_the_smaller_network_goes_on_with_the_optimizer_and_lock():
   params = {'in': jnp.ones((3, 4)),
             'out': jnp.arange(1., 9.).reshape(4, 2)}
   adam = optax.sgd(0.1, momentum=0.9)
-  tx = jaxsparse.sparsify(adam, prune_units(
+  tx = jaxsparse.sparsify(adam, _rule(
       [tie], count=2, when=schedules.every(1, begin=1, end=1)))
   state = tx.init(params)
   for _ in range(2):
@@ -206,8 +211,8 @@ def test_the_smaller_network_goes_on_with_the_optimizer_and_lock():
 
 def test_a_gradual_rule_never_revives_a_unit():
   tie = Tie(8, (Member('w', 0, role='reads'),), name='u')
-  rule = prune_units([tie], sparsity=0.75, when=schedules.every(1),
-                     schedule=schedules.linear(0, 3))
+  rule = _rule([tie], sparsity=0.75, when=schedules.every(1),
+               schedule=schedules.linear(0, 3))
   params = {'w': jnp.asarray(np.random.default_rng(2).normal(
       size=(8, 3)).astype(np.float32))}
   state, before = rule.init(params), np.ones(8, bool)
@@ -230,8 +235,8 @@ def _weights():
 
 
 def test_gradients_that_are_not_finite_count_for_nothing():
-  rule = prune_units([_tie()], sparsity=0.75, when=schedules.every(1),
-                     schedule=schedules.linear(0, 3))
+  rule = _rule([_tie()], sparsity=0.75, when=schedules.every(1),
+               schedule=schedules.linear(0, 3))
   params = _weights()
   state = rule.init(params)
   for i in range(4):
@@ -241,7 +246,7 @@ def test_gradients_that_are_not_finite_count_for_nothing():
 
 
 def test_no_unit_dies_before_anything_was_measured():
-  rule = prune_units([_tie()], sparsity=0.5, begin=2, when=schedules.every(1))
+  rule = _rule([_tie()], sparsity=0.5, begin=2, when=schedules.every(1))
   params = _weights()
   state = rule.init(params)
   for step in (1, 2, 3):
@@ -289,7 +294,7 @@ def test_on_a_mesh_it_is_the_same(kind):
   tx = jaxsparse.sparsify(
       optax.chain(optax.sgd(0.1), jaxsparse.units.prox_group_lasso(
           1., [heads], learning_rate=0.1)),
-      prune_units([heads], count=2, when=schedules.every(2)))
+      _rule([heads], count=2, when=schedules.every(2)))
 
   def two_steps(params):
     state = tx.init(params)
@@ -310,7 +315,7 @@ def test_errors_say_what_to_write(case):
   with pytest.raises(ValueError, match='either count'):
     keep_units({}, ties)
   with pytest.raises(ValueError, match='either count'):
-    prune_units(ties, count=1, sparsity=.5, when=schedules.every(1))
+    _rule(ties, count=1, sparsity=.5, when=schedules.every(1))
   with pytest.raises(ValueError, match="scope='global'"):
     keep_units({}, ties, count=1, scope='global')
   for count in (0, 2.5):
@@ -323,13 +328,13 @@ def test_errors_say_what_to_write(case):
   with pytest.raises(ValueError, match='is not finite'):
     keep_units({'u': np.full(8, np.nan)}, [_tie()], count=1)
   with pytest.raises(ValueError, match='a norm over it'):
-    prune_units([_tie(kept='a norm over it')], count=1,
+    _rule([_tie(kept='a norm over it')], count=1,
                 when=schedules.every(1)).init(_weights())
   with pytest.raises(ValueError, match='no ties to take'):
     keep_units({}, [], count=1)
-  tie = Tie(3, (Member('bias', 0, role='beside'),), name='b')
-  with pytest.raises(ValueError, match='no kernel among the params reads it'):
-    prune_units([tie], count=1, when=schedules.every(1)).init(params)
+  tie = Tie(_INNER, (Member('bias', 0, role='beside'),), name='b')
+  with pytest.raises(ValueError, match='no kernel among the params reads them'):
+    _rule([tie], count=1, when=schedules.every(1)).init(params)
   with pytest.raises(ValueError, match='got no batches'):
     sensitivity(loss_fn, params, [], ties)
   with pytest.raises(ValueError, match='infer_ties'):

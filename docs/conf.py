@@ -1,0 +1,67 @@
+"""Builds the site: `sphinx-build -W -b html docs docs/_build/html`."""
+
+import pathlib
+import re
+import shutil
+import sys
+
+_HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(_HERE / '_ext'), str(_HERE.parent)]
+
+import jaxsparse  # noqa: E402
+
+# Sphinx reads no pages from outside of its folder.
+for _notebook in (_HERE.parent / 'colabs').glob('*.ipynb'):
+  (_HERE / 'colabs').mkdir(exist_ok=True)
+  shutil.copy2(_notebook, _HERE / 'colabs')
+
+project = 'jaxsparse'
+author = 'The jaxsparse authors'
+release = version = jaxsparse.__version__
+extensions = [
+    'myst_nb',
+    'sphinx.ext.autodoc',
+    'sphinx.ext.napoleon',
+    'sphinx.ext.viewcode',
+    'sphinx_copybutton',
+    'docstrings',
+    'public_names',
+]
+exclude_patterns = ['_build', '**.ipynb_checkpoints']
+
+nb_execution_mode = 'off'
+myst_heading_anchors = 3
+
+default_role = 'py:obj'  # `name` in a docstring: a link where there is a page.
+autodoc_typehints = 'none'  # Docstrings tell types where they are not plain.
+autodoc_member_order = 'bysource'
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_attr_annotations = False
+napoleon_use_ivar = True  # Fields of a state are told once, under Attributes.
+
+html_theme = 'furo'
+html_title = 'jaxsparse'
+html_static_path = ['_static']
+html_css_files = ['site.css']
+html_copy_source = False
+html_show_copyright = False
+copybutton_exclude = '.linenos, .gp, .go'
+
+
+def _source(app, docname, source):
+  """Notebooks are linked as pages; a number stays with its interval."""
+  source[0] = re.sub(r'\]\(((?:\.\./)*)\.\./colabs/', r'](\1colabs/', source[0])
+  if docname.startswith('results/'):
+    source[0] = re.sub(r' ([±†])', '\N{NO-BREAK SPACE}\\1', source[0]).replace(
+        '± ', '±\N{NO-BREAK SPACE}')
+
+
+def _fields(app, what, name, obj, skip, options):
+  """A NamedTuple's fields are not told again as members."""
+  return True if type(obj).__name__ == '_tuplegetter' else skip
+
+
+def setup(app):
+  app.connect('autodoc-skip-member', _fields)
+  app.connect('source-read', _source)

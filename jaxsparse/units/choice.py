@@ -1,0 +1,239 @@
+"""Which hidden units to keep: heads, neurons, and those that matter most.
+
+  ties = infer_ties(apply, params, x)
+  found = sensitivity(loss_fn, params, batches, ties)
+  keep = {**keep_units(found, heads(ties), count=6),
+          **keep_units(found, neurons(ties), sparsity=0.5, scope='global')}
+  params = slim(params, ties, keep)
+
+makes a smaller dense network; `prune_units` does the same while training, with
+masks.
+"""
+
+import difflib
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse import distributions
+from jaxsparse import patterns
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import selection
+from jaxsparse.units import ties as ties_lib
+from jaxsparse.units.ties import Tie
+from jaxsparse.units.ties import Ties
+
+# A group of a tie along others competes within itself.
+_ROWS = patterns.Pattern(
+    'units of a tie', patterns.Tiling(rest=1), patterns.Tiling(((0, 1),)))
+
+
+def heads(ties: Ties | Sequence[Tie]) -> Ties:
+  """The ties whose units are attention heads, and may be removed.
+
+  Heads are units that have units of another tie within them, the dimensions of
+  a head. Those of the layers of a `scan` are one tie, along layers.
+
+  Args:
+    ties: from `infer_ties`, of float32 params: see there for 8 heads of 64.
+
+  Returns:
+    Some of the ties.
+  """
+  return _some(ties, lambda within, holding: holding and not within)
+
+
+def neurons(ties: Ties | Sequence[Tie]) -> Ties:
+  """The ties whose units are neurons or channels, and may be removed.
+
+  That is all but heads and what is within heads; residual streams are among
+  them where no norm forbids it.
+
+  Args:
+    ties: from `infer_ties`.
+
+  Returns:
+    Some of the ties.
+  """
+  return _some(ties, lambda within, holding: not holding and not within)
+
+
+def _some(ties: Ties | Sequence[Tie], wanted: Callable[[bool, bool], bool]
+          ) -> Ties:
+  """Ties to choose from, by whether units are within units or hold others."""
+  ties = ties_lib.as_ties(ties)
+  # Where units are that can be told apart, so the layers of a scan are none.
+  places = {(m.path, m.axis, m.stride) for tie in ties if tie.free
+            for m in tie.members}
+  inner = {tie.name: {(m.path, *place) for m in tie.members
+                      for place in m.along} & places for tie in ties}
+  held = set().union(*inner.values())
+  return Ties(tuple(
+      tie for tie in ties if not (tie.fixed or tie.kept or tie.read)
+      and wanted(bool(inner[tie.name]), any(
+          (m.path, m.axis, m.stride) in held for m in tie.members))),
+              ties.shapes)
+
+
+def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
+               count: int | None = None, sparsity: float | None = None,
+               scope: str = 'layer') -> dict[str, np.ndarray]:
+  """Which units to keep, for `slim`: those of the highest importance.
+
+  Args:
+    importance: by name of tie, `tie.shape`, such as from `sensitivity`.
+    ties: the ties that lose units, such as `heads(ties)`.
+    count: how many each tie keeps, or
+    sparsity: the fraction of the units that goes, of each tie or of all.
+    scope: 'layer': every tie loses its own share. 'global': units of all ties
+      compete by importance over the 2-norm of their tie's; each keeps one at
+      least.
+
+  Returns:
+    By name of tie, bool of `tie.shape`. Every group of `Tie.along` keeps
+    equally many, each its own; for a global rank their means count.
+
+  Raises:
+    ValueError: if neither or both of count and sparsity are given, there are no
+      ties, units of one may not be removed, or its importance is missing, not
+      finite or of another shape.
+
+  >>> from jaxsparse.units.ties import Member, Tie
+  >>> tie = Tie(3, (Member('out', 0),), name='hidden')
+  >>> keep_units({'hidden': np.array([1., 3., 2.])}, [tie], count=2)
+  {'hidden': array([False,  True,  True])}
+  """
+  ties = tuple(ties_lib.as_ties(ties))
+  budget = Budget(count, sparsity, scope)
+  budget.check()
+  scores = _of_ties(importance, ties)
+  budget.check_sizes([tie.size for tie in ties])
+  for tie, score in zip(ties, scores):
+    if not np.isfinite(score).all():
+      raise ValueError(
+          f'Importance of tie {tie.name!r} is not finite, so it ranks nothing. '
+          'Look for the batch whose gradients are not.')
+  return {tie.name: np.asarray(k)
+          for tie, k in zip(ties, budget.keep(scores))}
+
+
+def _of_ties(importance: Mapping[str, Any], ties: Sequence[Tie]
+             ) -> list[jax.Array]:
+  """The importance of each tie, checked as far as shapes tell."""
+  if not ties:
+    raise ValueError(
+        'There are no ties to take units from. print(ties) tells which may be '
+        'removed, and why others may not.')
+  for tie in ties:
+    if why := tie.fixed or tie.kept:
+      raise ValueError(
+          f'The units of tie {tie.name!r} may not be removed ({why}). Give '
+          'those that may: heads(ties) or neurons(ties).')
+    if tie.name not in importance:
+      near = difflib.get_close_matches(tie.name, [*importance], 1, .3)
+      reader = f'not only kernels, but {tie.read}' if tie.read else (
+          'no kernel among the params')
+      raise ValueError(
+          f'Importance of tie {tie.name!r} is missing: {reader} reads it. '
+          f'There is {near or [*importance]}.')
+    if np.shape(importance[tie.name]) != tie.shape:
+      raise ValueError(
+          f'Importance of tie {tie.name!r} has a number for each unit, '
+          f'{tie.shape}, got {np.shape(importance[tie.name])}. Write e.g. '
+          'sensitivity(loss_fn, params, batches, ties).')
+  return [jnp.asarray(importance[tie.name], jnp.float32) for tie in ties]
+
+
+class Budget(NamedTuple):
+  """How many units stay: a count for each tie, or a share of all.
+
+  Attributes:
+    count: how many units each tie keeps, or `None`.
+    sparsity: the fraction of the units that goes, or `None`.
+    scope: 'layer': every tie loses its own share; 'global': units of all ties
+      compete.
+    floor: the share of `(1 - sparsity) * size` that every tie keeps at least
+      in a global rank; one unit stays in any case.
+    normalize: whether a global rank divides by the 2-norm of each tie's scores.
+  """
+  count: int | None = None
+  sparsity: float | None = None
+  scope: str = 'layer'
+  floor: float = 0.
+  normalize: bool = True
+
+  def check(self) -> None:
+    """Raises a `ValueError` if the numbers make no budget."""
+    count, sparsity, scope = self.count, self.sparsity, self.scope
+    whole = count is None or (isinstance(count, int) and count >= 1)
+    if (count is None) == (sparsity is None) or not whole or not (
+        0 <= (sparsity or 0) <= 1):
+      raise ValueError(
+          'Give either count, how many units a tie keeps, at least 1, or '
+          f'sparsity, the fraction in [0, 1] that goes, got count={count} and '
+          f'sparsity={sparsity}. Write e.g. sparsity=0.5.')
+    if scope not in ('layer', 'global') or (
+        count is not None and scope == 'global'):
+      raise ValueError(
+          f"scope must be 'layer', or 'global' with a sparsity, got {scope!r} "
+          f'and count={count}. Write e.g. sparsity=0.5, scope=\'global\'.')
+    if not 0 <= self.floor <= 1 or self.floor and scope != 'global':
+      raise ValueError(
+          'floor is the share of its fair number of units that a tie keeps in '
+          f'a global rank, in [0, 1], got floor={self.floor} and scope='
+          f"{scope!r}. Write e.g. scope='global', floor=0.2.")
+
+  def check_sizes(self, sizes: Sequence[int]) -> None:
+    """Raises a `ValueError` if a count takes nothing away from these sizes."""
+    if self.count is not None and self.count >= max(sizes):
+      raise ValueError(
+          f'count={self.count} takes nothing away: it is how many units a tie '
+          f'keeps, and these have {sorted({*sizes})}. Write e.g. '
+          f'count={max(max(sizes) // 2, 1)}.')
+
+  def keep(self, scores: Sequence[jax.Array],
+           progress: jax.typing.ArrayLike = 1.) -> list[jax.Array]:
+    """The units that stay: bool of the shape of each tie's scores.
+
+    Args:
+      scores: `[..., size]` for each tie; groups along leading axes keep equally
+        many each.
+      progress: the share of the way from all units to the budget; may be
+        traced.
+
+    Returns:
+      Those of the highest scores; ties go to the lower index.
+    """
+    sizes = [x.shape[-1] for x in scores]
+    if self.scope == 'global':
+      kept = self._shared(scores, sizes, progress)
+    else:
+      kept = [selection.on_the_way(n, self._final(n), progress) for n in sizes]
+    return [selection.select(x.reshape(-1, n), _ROWS, k).reshape(x.shape)
+            for x, n, k in zip(scores, sizes, kept)]
+
+  def _final(self, size: int) -> int:
+    if self.count is not None:
+      return min(size, self.count)
+    return max(1, selection.final_count(size, self.sparsity))
+
+  def _shared(self, scores: Sequence[jax.Array], sizes: Sequence[int],
+              progress: jax.typing.ArrayLike) -> list[selection.Kept]:
+    """How many units each tie keeps in one rank of all."""
+    # One number a rank: the mean of those that have it in every group.
+    ranked = [jnp.sort(x.reshape(-1, n), axis=-1)[:, ::-1].mean(0)
+              for x, n in zip(scores, sizes)]
+    if self.normalize:
+      ranked = [r / jnp.maximum(jnp.linalg.norm(jnp.maximum(x, 0.)), 1e-30)
+                for r, x in zip(ranked, scores)]
+    total = sum(sizes)
+    final = selection.final_count(total, self.sparsity)
+    # 0.07 * 100 is 7, although the float is a little less.
+    share = (1 - self.sparsity) * self.floor
+    fewest = [counts.exactly(max(1, int(share * n + 1e-6))) for n in sizes]
+    kept = distributions.keep_together(
+        ranked, selection.on_the_way(total, final, progress).count, fewest,
+        [counts.exactly(n) for n in sizes], [False] * len(sizes))
+    return [selection.Kept(k.count) for k in kept]

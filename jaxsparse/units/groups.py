@@ -1,0 +1,190 @@
+"""Groups of weights that live or die together, summed and spread alike.
+
+A group is a unit of a pattern (a row or column, a block, a channel) in one
+parameter, or a hidden unit of a tie: all weights that make it, stand beside it
+or read it, in several parameters.
+
+  weights ──total──▶ one number a group ──spread──▶ weights
+"""
+
+import dataclasses
+import math
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse import rules
+from jaxsparse._utils import trees
+from jaxsparse.masks import selection
+from jaxsparse.patterns import Pattern
+from jaxsparse.units import per_unit
+from jaxsparse.units import ties as ties_lib
+from jaxsparse.units.ties import Tie
+from jaxsparse.units.ties import Ties
+
+Groups = Mapping[str, Pattern | None] | Ties | Sequence[Tie]
+
+
+class Part(NamedTuple):
+  """The weights of all groups of a family that stand in one parameter.
+
+  Attributes:
+    path: the parameter's path.
+    role: what the parameter is to hidden units, see `Member.role`; 'all' for
+      units of patterns, which stand in one parameter.
+    size: how many weights of the parameter each group has.
+    total: from an array of the parameter's shape to the sum over each group, in
+      float32 or wider.
+    spread: from a number a group, and a number for weights of no group, to an
+      array that broadcasts against the parameter.
+  """
+  path: str
+  role: str | None
+  size: int
+  total: Callable[[jax.Array], jax.Array]
+  spread: Callable[[jax.Array, Any], jax.Array]
+
+
+class Family(NamedTuple):
+  """Groups that are alike: the units of one tie, or of one parameter.
+
+  Attributes:
+    name: the tie's name, or the parameter's path.
+    shape: one entry for each group.
+    parts: where their weights are; a parameter may have two parts, as the
+      square kernel of a residual stream has.
+    tie: the tie, or `None`.
+  """
+  name: str
+  shape: tuple[int, ...]
+  parts: tuple[Part, ...]
+  tie: Tie | None = None
+
+  @property
+  def size(self) -> int:
+    """How many weights a group has."""
+    return sum(part.size for part in self.parts)
+
+  def having(self, role: str) -> tuple[Part, ...]:
+    """The parts with a role; those of patterns have every role."""
+    return tuple(p for p in self.parts if p.role in (role, 'all'))
+
+
+def total(parts: Sequence[Part], leaves: Mapping[str, jax.Array]) -> jax.Array:
+  """Sums over each group of some parts of a family; `leaves` are by path."""
+  return sum(part.total(leaves[part.path]) for part in parts)
+
+
+def families(groups: Groups, params: Any) -> list[Family]:
+  """The families of groups in a tree of parameters.
+
+  Args:
+    groups: regular expressions to patterns, or ties; of ties, those whose units
+      may be removed.
+    params: the parameters.
+
+  Returns:
+    One family for each parameter with a pattern, or for each tie.
+
+  Raises:
+    ValueError: if a pattern or a tie does not fit, or no tie has units that may
+      be removed.
+  """
+  shapes = {path: w.shape for path, w in trees.align(params)}
+  if isinstance(groups, Mapping):
+    return [_of_pattern(path, w.shape, pattern) for path, w, pattern
+            in trees.align(params, rules.resolve(groups, params))
+            if pattern is not None and w.size]
+  ties = ties_lib.as_ties(groups)
+  removable = [tie for tie in ties if not (tie.fixed or tie.kept)]
+  if shapes and not removable:
+    raise ValueError(
+        'There are no ties whose units may be removed: '
+        f'{ {tie.name: tie.fixed or tie.kept for tie in ties} }. Infer ties '
+        'from the function as it is for evaluation and print(ties), or give '
+        'patterns: {".*kernel": jaxsparse.channel(-1)}.')
+  return [of_tie(tie, shapes) for tie in removable if shapes]
+
+
+def _of_pattern(path: str, shape: tuple[int, ...], pattern: Pattern) -> Family:
+  summed, grid = dataclasses.replace(pattern, reduce='sum'), pattern.grid(shape)
+  part = Part(
+      path, 'all', math.prod(pattern.unit.tile(shape)),
+      lambda x: selection.unit_scores(x, summed).reshape(-1),
+      lambda values, fill: selection.spread(
+          values.reshape(grid), pattern, shape))
+  return Family(path, (math.prod(grid),), (part,))
+
+
+def of_tie(tie: Tie, shapes: Mapping[str, tuple[int, ...]]) -> Family:
+  """The family of a tie's hidden units.
+
+  Args:
+    tie: the tie.
+    shapes: of the parameters by path.
+
+  Returns:
+    A family whose parts are the tie's members among these parameters.
+
+  Raises:
+    ValueError: if no member is among them, or one does not fit.
+  """
+  def part(path, member):
+    shape = shapes[path]
+    return Part(
+        path, member.role, per_unit.count(tie, member, shape),
+        lambda x: per_unit.total(tie, member, x),
+        lambda values, fill: per_unit.spread(tie, member, values, shape, fill))
+  parts = tuple(part(*row) for row in per_unit.members(tie, [*shapes]))
+  if not parts:
+    raise ValueError(
+        f'No member of tie {tie.name!r} is among the parameters {[*shapes]}. '
+        'Infer ties from these parameters.')
+  return Family(tie.name, tie.shape, parts, tie)
+
+
+def joined(numbers: Sequence[jax.Array], dtype: Any) -> jax.Array:
+  """What a state keeps of all families: one array, one after the other.
+
+  One for each family would be laid out on a mesh as the partitioner likes, and
+  the step of who keeps them in a state would compile twice.
+  """
+  return jnp.concatenate(
+      [jnp.zeros(0, dtype), *(x.reshape(-1).astype(dtype) for x in numbers)])
+
+
+def parted(x: jax.Array, families: Sequence[Family]) -> list[jax.Array]:
+  """The inverse of `joined`: an array for each family."""
+  ends = np.cumsum([math.prod(f.shape) for f in families]).tolist()
+  return [x[end - math.prod(f.shape):end].reshape(f.shape)
+          for f, end in zip(families, ends)]
+
+
+def masks(alive: Sequence[tuple[Family, jax.Array]], params: Any, *,
+          without: str | None = None) -> Any:
+  """Masks that keep the weights of groups that are alive.
+
+  Args:
+    alive: families, each with a bool for every group.
+    params: the parameters, or a tree with `None` where no mask is asked for.
+    without: a role whose weights are kept whatever their groups are.
+
+  Returns:
+    A tree like the params: bool arrays, or `None` where there are no groups.
+  """
+  made = {}
+  for family, living in alive:
+    for part in family.parts:
+      if without is None or part.role != without:
+        made.setdefault(part.path, []).append(part.spread(living, True))
+
+  def mask(path, w):
+    if path not in made:
+      return None
+    kept = jnp.ones_like(w, dtype=bool)
+    for one in made[path]:
+      kept &= one
+    return kept
+  return trees.map_with_path(mask, params)

@@ -1,0 +1,248 @@
+"""Importance: how much each group of weights matters. The lowest die first.
+
+An importance is a score of groups: a function of the families of groups (see
+`groups`) that returns an `optax.GradientTransformation` whose "updates" are one
+array for each family, in the family's shape:
+
+  score = importance(families)
+  found, state = score.update(grads, state, params, point=point)
+
+As for `scores`, `params` are the weights the masks will belong to, and `point`
+the weights where `grads` were taken. An importance that needs gradients returns
+`None` for `grads=None`, and nothing dies until the first update.
+
+| importance | of a group | remembers |
+|---|---|---|
+| `mean_magnitude` | the mean of |w| over the weights that make it | nothing |
+| `root_mean_square` | of all its weights, 0 if it has vanished | nothing |
+| `saliency` | |sum of w * g over the weights that read it| | the sum so far |
+"""
+
+from typing import Any, Callable, Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse._utils import numerics
+from jaxsparse._utils import trees
+from jaxsparse.units import groups
+from jaxsparse.units import per_unit
+from jaxsparse.units import ties as ties_lib
+from jaxsparse.units.groups import Family
+from jaxsparse.units.ties import Tie
+from jaxsparse.units.ties import Ties
+
+Importance = Callable[[Sequence[Family]], optax.GradientTransformationExtraArgs]
+
+
+def _of_weights(score: Callable[[Family, dict[str, jax.Array]], jax.Array]
+                ) -> Importance:
+  """An importance that remembers nothing, from a family and weights by path."""
+  def importance(families):
+    def update(grads, state, params=None, **extra_args):
+      del grads, extra_args
+      leaves = dict(trees.align(params))
+      return tuple(score(family, leaves) for family in families), state
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update)
+  return importance
+
+
+def mean_magnitude() -> Importance:
+  """The mean magnitude of the weights that make a unit, as Chase ranks it.
+
+    sum |w| / (number of these weights, pruned ones included)
+
+  Returns:
+    An importance for `prune_units`.
+
+  References:
+    Yin et al., `Dynamic Sparsity Is Channel-Level Sparsity Learner
+    <https://arxiv.org/abs/2305.19454>`_, 2023. Released code takes the mean
+    over active weights, which is NaN for units without any.
+
+  >>> from jaxsparse.units import Member, Tie
+  >>> tie = Tie(2, (Member('in', 1, role='makes'),))
+  >>> w = {'in': jnp.array([[1., -2.], [3., 0.]])}
+  >>> score = mean_magnitude()(groups.families([tie], w))
+  >>> print(*score.update(None, score.init(w), w)[0])
+  [2. 1.]
+  """
+  def score(family, leaves):
+    parts = family.having('makes')
+    if not parts:
+      raise ValueError(
+          f'Nothing makes the units of {family.name!r}, so mean_magnitude() '
+          "has nothing to rank. Give its members roles: Member('fc1/kernel', "
+          "1, role='makes').")
+    sizes = sum(part.size for part in parts)
+    return groups.total(
+        parts, {p.path: jnp.abs(leaves[p.path]) for p in parts}) / sizes
+  return _of_weights(score)
+
+
+def root_mean_square() -> Importance:
+  """The root mean square of all weights of a group: 0 if it has vanished.
+
+  With `prune_units(groups, importance=root_mean_square(), threshold=0.)` groups
+  die that a regularizer such as `prox_group_lasso` has set to zero.
+
+  Returns:
+    An importance for `prune_units`.
+
+  >>> from jaxsparse import patterns
+  >>> w = {'kernel': jnp.array([[3., 0.], [4., 0.]])}
+  >>> found = groups.families({'.*': patterns.channel(-1)}, w)
+  >>> score = root_mean_square()(found)
+  >>> print(score.update(None, score.init(w), w)[0][0].round(2))
+  [3.54 0.  ]
+  """
+  def score(family, leaves):
+    squares = {p.path: jnp.square(numerics.wide(leaves[p.path]))
+               for p in family.parts}
+    return jnp.sqrt(groups.total(family.parts, squares) / family.size)
+  return _of_weights(score)
+
+
+def saliency() -> Importance:
+  """Gradient sensitivity, summed over updates: which units the loss misses.
+
+    sum over updates |dL / dxi[u]|,   xi a mask of ones on unit u
+
+  A mask on what a unit gives multiplies every weight that reads it, so that
+  `dL / dxi[u]` is the sum of `w * dL/dw` over these weights: one signed product
+  a weight, and no mask in the model. Gradients that are not finite count for
+  nothing.
+
+  Returns:
+    An importance for `prune_units`, of ties whose readers are all kernels (see
+    `Tie.read`: the mask would be on other readers as well).
+
+  References:
+    Kim and Hassan, `FastFormers: Highly Efficient Transformer Models for
+    Natural Language Understanding <https://arxiv.org/abs/2010.13382>`_, 2020;
+    Michel et al., `Are Sixteen Heads Really Better than One?
+    <https://arxiv.org/abs/1905.10650>`_, 2019. Released code of FastFormers
+    scores neurons by the weights that make them, too; here it is the mask
+    alone.
+  """
+  def importance(families):
+    for family in families:
+      if why := _no_saliency(family):
+        raise ValueError(
+            f'The units of tie {family.name!r} have no saliency: {why}. Give '
+            'ties that kernels alone read, such as heads(ties) or '
+            'neurons(ties).')
+
+    def init(params):
+      del params
+      return groups.joined(
+          [jnp.zeros(f.shape) for f in families], jnp.float32)
+
+    def update(grads, state, params=None, *, point=None, **extra_args):
+      del extra_args
+      if grads is None:
+        return None, state
+      new = _saliencies(families, params if point is None else point, grads)
+      new = groups.joined(new, jnp.float32)
+      new = state + jnp.where(jnp.isfinite(new), new, 0.)
+      return tuple(groups.parted(new, families)), new
+    return optax.GradientTransformationExtraArgs(init, update)
+  return importance
+
+
+def _no_saliency(family: Family) -> str | None:
+  """Why the units of a family have no saliency, or `None`."""
+  if family.tie is not None and family.tie.read:
+    return f'not only kernels, but {family.tie.read} reads them'
+  if not family.having('reads'):
+    return 'no kernel among the params reads them'
+  return None
+
+
+def _saliencies(families: Sequence[Family], params: Any, grads: Any
+                ) -> list[jax.Array]:
+  products = {path: numerics.wide(w) * numerics.wide(g)
+              for path, w, g in trees.align(params, grads) if g is not None}
+
+  def saliency_of(family):
+    parts = [part for part in family.having('reads') if part.path in products]
+    return jnp.abs(groups.total(parts, products))
+  return [saliency_of(family) for family in families]
+
+
+def unit_saliency(params: Any, grads: Any, ties: Ties | Sequence[Tie]
+                  ) -> dict[str, jax.Array]:
+  """The saliency of one batch, `|sum over weights that read u of w * g|`.
+
+  Args:
+    params: the weights.
+    grads: the gradient of the loss there.
+    ties: from `infer_ties`, or with the roles of their members by hand.
+
+  Returns:
+    By name of tie, float32 (or wider) of `tie.shape`. Left out are ties that no
+    kernel among the params reads, and those that something else reads, too
+    (`Tie.read`). See `saliency`.
+
+  >>> from jaxsparse.units import Member, Tie
+  >>> tie = Tie(2, (Member('in', 1, role='makes'),
+  ...               Member('out', 0, role='reads')), name='hidden')
+  >>> w = {'in': jnp.ones((3, 2)), 'out': jnp.array([[1., 2.], [3., 4.]])}
+  >>> g = {'in': jnp.ones((3, 2)), 'out': jnp.array([[1., 1.], [0., -1.]])}
+  >>> unit_saliency(w, g, [tie])['hidden']
+  Array([3., 4.], dtype=float32)
+  """
+  shapes = {path: w.shape for path, w, g in trees.align(params, grads)
+            if g is not None}
+  found = [groups.of_tie(tie, shapes) for tie in ties_lib.as_ties(ties)
+           if any(per_unit.members(tie, [*shapes]))]
+  found = [family for family in found if not _no_saliency(family)]
+  return {family.name: x for family, x in zip(
+      found, _saliencies(found, params, grads))}
+
+
+def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: Any,
+                batches: Iterable[Any], ties: Ties | Sequence[Tie]
+                ) -> dict[str, jax.Array]:
+  """The saliency of hidden units of a trained network, summed over batches.
+
+  Args:
+    loss_fn: from params and a batch to a scalar.
+    params: the weights; where a flow is not hard, `sparse_params(...)`.
+    batches: some of them, of one shape.
+    ties: from `infer_ties`.
+
+  Returns:
+    By name of tie, `tie.shape`: the sum of `unit_saliency` over batches.
+
+  Raises:
+    ValueError: if there are no batches, or no kernel reads any tie.
+
+  References:
+    Kim and Hassan, `FastFormers: Highly Efficient Transformer Models for
+    Natural Language Understanding <https://arxiv.org/abs/2010.13382>`_, 2020
+
+  >>> from jaxsparse.units import Member, Tie
+  >>> tie = Tie(2, (Member('out', 0, role='reads'),), name='hidden')
+  >>> loss_fn = lambda params, x: jnp.sum(x @ params['out'])
+  >>> params = {'out': jnp.array([[1.], [-3.]])}
+  >>> sensitivity(loss_fn, params, [jnp.ones((4, 2)), -jnp.ones((4, 2))], [tie])
+  {'hidden': Array([ 8., 24.], dtype=float32)}
+  """
+  ties = ties_lib.as_ties(ties)
+
+  @jax.jit
+  def of_batch(params, batch):
+    return unit_saliency(params, jax.grad(loss_fn)(params, batch), ties)
+  total = None
+  for batch in batches:
+    new = of_batch(params, batch)
+    total = new if total is None else jax.tree.map(jnp.add, total, new)
+  if not total:
+    raise ValueError(
+        'sensitivity got no batches.' if total is None else
+        'No kernel among the params reads units of these ties. Infer ties from '
+        'these params: infer_ties(apply, params, x).')
+  return total

@@ -1,0 +1,75 @@
+"""Groups: units of patterns and of ties, summed and masked alike."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsparse
+from jaxsparse.units import groups
+from jaxsparse.units.ties import Member
+from jaxsparse.units.ties import Tie
+
+
+def _params():
+  return {'w': jnp.arange(6.).reshape(2, 3), 'b': jnp.ones(3),
+          'other': jnp.ones(2)}
+
+
+def _families():
+  ties = [Tie(2, (Member('w', 0),), name='in'),
+          Tie(3, (Member('w', 1, role='makes'),
+                  Member('params/b', 0, role='beside')), name='out')]
+  return groups.families(ties, _params())
+
+
+def test_masks_of_a_parameter_with_two_ties_need_both_alive():
+  alive = [jnp.array([True, False]), jnp.array([True, False, True])]
+  masks = groups.masks([*zip(_families(), alive)], _params())
+  np.testing.assert_array_equal(masks['w'], [[1, 0, 1], [0, 0, 0]])
+  np.testing.assert_array_equal(masks['b'], [1, 0, 1])
+  assert masks['other'] is None
+
+
+def test_masks_may_leave_a_role_out():
+  alive = [jnp.array([True, True]), jnp.array([True, False, True])]
+  masks = groups.masks(
+      [*zip(_families(), alive)], _params(), without='beside')
+  np.testing.assert_array_equal(masks['w'], [[1, 0, 1], [1, 0, 1]])
+  assert masks['b'] is None
+
+
+def test_sums_and_sizes_of_ties():
+  one, two = _families()
+  leaves = {'w': _params()['w'], 'b': _params()['b']}
+  np.testing.assert_array_equal(groups.total(one.parts, leaves), [3., 12.])
+  np.testing.assert_array_equal(groups.total(two.parts, leaves), [4., 6., 8.])
+  np.testing.assert_array_equal(
+      groups.total(two.having('makes'), leaves), [3., 5., 7.])
+  assert (one.size, two.size) == (3, 3)
+
+
+@pytest.mark.parametrize('pattern, sums', [
+    (jaxsparse.channel(-1), [3., 5., 7.]), (jaxsparse.channel(-2), [3., 12.]),
+    (jaxsparse.block((2, 3)), [15.]),
+    (jaxsparse.block((2, 3), reduce='max'), [15.])])
+def test_units_of_patterns_are_groups(pattern, sums):
+  params = _params()
+  family, = groups.families({'w': pattern, '.*': None}, params)
+  np.testing.assert_array_equal(groups.total(family.parts, params), sums)
+  assert family.shape == (len(sums),) and family.size == 6 / len(sums)
+  alive = jnp.arange(len(sums)) > 0
+  masks = groups.masks([(family, alive)], params)
+  assert masks['w'].sum() == 6 - family.size and masks['b'] is None
+
+
+def test_ties_whose_units_have_to_stay_are_left_out():
+  stays = Tie(3, (Member('b', 0),), kept='softmax', name='stays')
+  goes = Tie(2, (Member('w', 0),), name='goes')
+  assert [f.name for f in groups.families([stays, goes], _params())] == ['goes']
+  with pytest.raises(ValueError, match='softmax.*print\\(ties\\)'):
+    groups.families([stays], _params())
+
+
+def test_a_tie_of_other_parameters_is_told():
+  with pytest.raises(ValueError, match='Infer ties from'):
+    groups.families([Tie(2, (Member('v', 0),))], _params())
