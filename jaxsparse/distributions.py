@@ -21,10 +21,10 @@ from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
-from jaxsparse._utils.typing import Numeric
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
 from jaxsparse.masks.selection import final_count
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 # Of scores, patterns and progress; the result is a tree of counts to keep.
-Distribution = Callable[[ArrayTree, Any, Numeric], Any]
+Distribution = Callable[[ArrayTree, Any, ArrayLike], Any]
 
 
 def _check(name: str, sparsity: float) -> None:
@@ -55,7 +55,7 @@ def _bounds(pattern: Pattern, units: int) -> tuple[int, int]:
 
 
 def _leaf_by_leaf(scores: ArrayTree, patterns: Any,
-                  shared: Mapping[str, int | Kept], progress: Numeric) -> Any:
+                  shared: Mapping[str, int | Kept], progress: ArrayLike) -> Any:
   """Kept counts for every leaf.
 
   `shared` has what leaves that share get, a `Kept` or the final number of units
@@ -259,7 +259,7 @@ def global_threshold(sparsity: float) -> Distribution:
 
 
 def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
-         progress: Numeric) -> dict[str, Kept]:
+         progress: ArrayLike) -> dict[str, Kept]:
   """Shares one exact number of kept units among layers, by their scores."""
   paths, xs, patterns = zip(*rows)
   size = sum(x.size for x in xs)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 
 
 class Vector(NamedTuple):
@@ -60,7 +61,7 @@ class Seen(NamedTuple):
 Readers = dict[str, Reader | str]
 
 
-def find_readers(fn: Callable[..., Any], params: Any, *inputs: Any,
+def find_readers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                  paths: Collection[str]
                  ) -> tuple[Readers, Callable[..., dict[str, Seen]]]:
   """Finds the products of parameters with data.

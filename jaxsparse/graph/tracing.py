@@ -19,6 +19,7 @@ from jax.extend import core
 import numpy as np
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _arrays as values_lib
 from jaxsparse.graph import axes as axes_lib
 from jaxsparse.graph import primitives as wiring_lib
@@ -55,7 +56,7 @@ class Reading(NamedTuple):
   others: dict[str, list[str]]
 
 
-def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Reading:
+def read(f: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Reading:
   """Reads `f(params, *inputs)`, which is traced and not run."""
   closed = jax.make_jaxpr(f)(params, *inputs)
   paths = trees.paths(params)

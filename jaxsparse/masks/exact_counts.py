@@ -12,8 +12,7 @@ from typing import NamedTuple, Sequence
 import jax
 from jax import lax
 import jax.numpy as jnp
-
-from jaxsparse._utils.typing import Numeric
+from jax.typing import ArrayLike
 
 _U32 = jnp.uint32
 _LOW = 0xFFFF
@@ -139,7 +138,7 @@ def to_float(a: Count) -> jax.Array:
   return a.hi.astype(jnp.float32) * 65536. + a.lo.astype(jnp.float32)
 
 
-def _multiply(a: Count, fraction: Numeric
+def _multiply(a: Count, fraction: ArrayLike
               ) -> tuple[Count, jax.Array, jax.Array, jax.Array]:
   """`a * fraction`: its integer part, and how large the rest is.
 
@@ -172,12 +171,12 @@ def _multiply(a: Count, fraction: Numeric
           (top == 0x8000) & ~more, top >= 0xFFC0)
 
 
-def floor_of(a: Count, fraction: Numeric) -> Count:
+def floor_of(a: Count, fraction: ArrayLike) -> Count:
   """`floor(a * fraction)` for a fraction in [0, 1]."""
   return _multiply(a, fraction)[0]
 
 
-def share_of(a: Count, fraction: Numeric) -> Count:
+def share_of(a: Count, fraction: ArrayLike) -> Count:
   """`floor_of` for people: 70% of 10 are 7, though the float32 0.7 is less.
 
   What is a thousandth below a whole number counts as that number.
@@ -187,7 +186,7 @@ def share_of(a: Count, fraction: Numeric) -> Count:
                                      near.astype(_U32))))
 
 
-def remaining(a: Count, part: Count, fraction: Numeric) -> Count:
+def remaining(a: Count, part: Count, fraction: ArrayLike) -> Count:
   """`round(a - part * fraction)`, halves to even; asks for `part <= a`."""
   whole, above, half, _ = _multiply(part, fraction)
   kept = subtract(a, whole)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
-from jaxsparse._utils.typing import Numeric
 from jaxsparse.masks import _transposable
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
@@ -168,7 +167,7 @@ def kept_count(units: int, sparsity: float | jax.Array) -> counts.Count:
   return counts.remaining(everything, everything, sparsity)
 
 
-def on_the_way(units: int, final: int, progress: Numeric) -> Kept:
+def on_the_way(units: int, final: int, progress: jax.typing.ArrayLike) -> Kept:
   """How many are kept at a share of the way from all units to `final`."""
   return Kept(counts.remaining(
       counts.exactly(units), counts.exactly(units - final), progress))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
 
 
@@ -24,7 +25,7 @@ class CombinedState(NamedTuple):
     return self.states[0].count
 
   @property
-  def masks(self) -> Any:
+  def masks(self) -> ArrayTree:
     """Like the params: bool arrays, or `None` where all rules are dense."""
     return _merged([state.masks for state in self.states])
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import operands as readers_lib
 from jaxsparse.graph.operands import Reader
 from jaxsparse.graph.operands import Readers
@@ -36,7 +37,7 @@ class Folded(NamedTuple):
     folded: by name of tie, which units are not read any more.
     left: by name of tie and reason, which others give a constant.
   """
-  params: Any
+  params: ArrayTree
   folded: dict[str, np.ndarray]
   left: dict[str, dict[str, np.ndarray]]
 
@@ -50,7 +51,7 @@ class Folded(NamedTuple):
                         right=[1])
 
 
-def fold_constants(fn: Callable[..., Any], params: Any,
+def fold_constants(fn: Callable[..., Any], params: ArrayTree,
                    ties: Ties | Sequence[Tie], *inputs: Any) -> Folded:
   """Moves what units without weights give into their readers' biases.
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxsparse import patterns as patterns_lib
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 from jaxsparse.units import permutation_search
 from jaxsparse.units import reordering
@@ -150,7 +151,7 @@ def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
 
 
 def find_permutations(
-    params: Any, ties: Ties | Sequence[Tie],
+    params: ArrayTree, ties: Ties | Sequence[Tie],
     patterns: Mapping[str, Pattern | None], *, budget: int = 4000,
     seed: int = 0, progress: permutation_search.Progress | None = None
     ) -> dict[str, np.ndarray]:
@@ -260,8 +261,8 @@ def _columns(tie: Tie, member: Member, w: Array, pattern: Pattern
   return groups
 
 
-def permute(tree: Any, ties: Ties | Sequence[Tie],
-            permutations: Mapping[str, Any]) -> Any:
+def permute(tree: ArrayTree, ties: Ties | Sequence[Tie],
+            permutations: Mapping[str, Any]) -> ArrayTree:
   """Puts hidden units in another order, everywhere; the function stays.
 
   Every leaf whose path ends with that of a parameter (Linen's `params/` left
