@@ -223,7 +223,7 @@ def milliseconds(model, x):
 
 
 print(f'on {jax.devices()[0].device_kind}; Hopper kernel: '
-      f'{jaxsparse.products.missing("gpu") or "used"}')
+      f'{jaxsparse.packed.missing("gpu") or "used"}')
 shares = []
 for rows in (1, 64):
   for m in (dense_model, packed_model):

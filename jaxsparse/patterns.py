@@ -80,7 +80,7 @@ def _parts(sizes: list[int], tile: int) -> list[int] | None:
   return None
 
 
-_SIDE = 4  # Of a transposable group.
+SIDE = 4  # Of a transposable group, a square; `masks` finds the best in these.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +148,10 @@ class Pattern:
 
   def check_lines(self, sparsity: float) -> None:
     """Raises if lines would have to keep fewer than the pattern says."""
-    if self.per_line is not None and sparsity > 1 - self.per_line / _SIDE:
+    if self.per_line is not None and sparsity > 1 - self.per_line / SIDE:
       raise ValueError(
-          f'{self.name} keeps {self.per_line} of {_SIDE} in every row and '
-          f'column, a sparsity of {1 - self.per_line / _SIDE} at most, got '
+          f'{self.name} keeps {self.per_line} of {SIDE} in every row and '
+          f'column, a sparsity of {1 - self.per_line / SIDE} at most, got '
           f'{sparsity}. The sparsest is nm(1, 4, transposable=True), with '
           '0.75; nm(...) without transposable=True goes up to 1.')
 
@@ -249,7 +249,7 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
   if not transposable:
     return Pattern(f'nm({n}, {m}{where})', Tiling(rest=1),
                    Tiling(((axis, m),), rest=1), sparsity=1 - n / m)
-  if m != _SIDE or not 0 < n < m or joined[-1] >= 0:
+  if m != SIDE or not 0 < n < m or joined[-1] >= 0:
     raise ValueError(
         'A transposable pattern keeps 1, 2 or 3 of 4, along axes counted from '
         f'the end, got nm({n}, {m}, axis={axis}, transposable=True). Write '

@@ -52,7 +52,7 @@ _ON_DEVICES = (
 def weights(outputs: int, inputs: int) -> list[tuple[jax.Array, Any]]:
   """Pairs of a dense 2:4 weight `[K, N]` and the same packed."""
   pattern = jaxsparse.nm(2, 4)
-  layout = 'planar' if jaxsparse.products.missing('gpu') else 'hopper'
+  layout = 'planar' if jaxsparse.packed.missing('gpu') else 'hopper'
 
   @jax.jit
   def make(key):
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> None:
   del argv
   sizes, tokens = _ON_CPU if jax.default_backend() == 'cpu' else _ON_DEVICES
   read, rate = bandwidth(), arithmetic()
-  why = jaxsparse.products.missing('gpu')
+  why = jaxsparse.packed.missing('gpu')
   print(timing.describe())
   print('Hopper kernel:', why or 'used')
   print(f'reads {1e-9 * read:,.0f} GB/s, computes {1e-12 * rate:,.2f} TFLOP/s')

@@ -30,7 +30,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-_SIDE = 4
+from jaxsparse.patterns import SIDE
+
 _Row = tuple[int, ...]
 
 
@@ -51,7 +52,7 @@ def keep_highest(x: jax.Array, k: jax.Array, n: int) -> jax.Array:
   """
   best = keep_best(x, n)
   return lax.cond(
-      k == _SIDE * n, lambda: best, lambda: _keep_in_order(x, best, k))
+      k == SIDE * n, lambda: best, lambda: _keep_in_order(x, best, k))
 
 
 def keep_best(x: jax.Array, n: int) -> jax.Array:
@@ -77,14 +78,14 @@ def keep_best(x: jax.Array, n: int) -> jax.Array:
 
 def _rows(n: int) -> list[_Row]:
   """All rows that keep n, those that keep lower indices first."""
-  return [tuple(int(j in kept) for j in range(_SIDE))
-          for kept in itertools.combinations(range(_SIDE), n)]
+  return [tuple(int(j in kept) for j in range(SIDE))
+          for kept in itertools.combinations(range(SIDE), n)]
 
 
 def _masks(n: int) -> np.ndarray:
   """`[masks, 16]`, in the order in which they win ties."""
   return np.array([sum(rows, ()) for rows in itertools.product(
-      _rows(n), repeat=_SIDE) if all(sum(c) == n for c in zip(*rows))])
+      _rows(n), repeat=SIDE) if all(sum(c) == n for c in zip(*rows))])
 
 
 # Where numbers end; sums of twelve are exact in float32 below 2^24. Each kind
@@ -124,13 +125,13 @@ def by_halves(x: jax.Array, n: int) -> jax.Array:
     """Totals, columns that are kept and bits of two rows, first in ties first.
     """
     totals = [{row: functools.reduce(
-        lax.add, itertools.compress(places[_SIDE * i:], row)) for row in rows}
+        lax.add, itertools.compress(places[SIDE * i:], row)) for row in rows}
               for i in (first, first + 1)]
     for upper, lower in itertools.product(rows, repeat=2):
       bits = sum(bit << i for i, bit in enumerate(upper + lower))
       yield (totals[0][upper] + totals[1][lower],
              tuple(a + b for a, b in zip(upper, lower)),
-             jnp.int32(bits << _SIDE * first))
+             jnp.int32(bits << SIDE * first))
 
   below = collections.defaultdict(list)
   for total, kept, bits in halves(2):
@@ -139,7 +140,7 @@ def by_halves(x: jax.Array, n: int) -> jax.Array:
   _, bits = _first_highest(
       (total + best[kept][0], best[kept][1] | bits)
       for total, kept, bits in halves(0) if kept in best)
-  return _woven([(bits >> i) & 1 == 1 for i in range(_SIDE**2)], x.shape[1::2])
+  return _woven([(bits >> i) & 1 == 1 for i in range(SIDE**2)], x.shape[1::2])
 
 
 def by_products(x: jax.Array, n: int) -> jax.Array:

@@ -5,7 +5,8 @@
 
 Every function takes patterns and the length of training in steps, and returns a
 `Method`: a rule and a flow. `nm_training` has N:M sparsity from scratch and
-after dense training, `dynamic_training` has dynamic sparse training.
+after dense training, `progressive_gradient_flow` has N:M that is reached little
+by little, and `dynamic_training` has dynamic sparse training.
 """
 
 from jaxsparse.methods.dynamic_training import chase
@@ -15,14 +16,14 @@ from jaxsparse.methods.dynamic_training import rigl
 from jaxsparse.methods.dynamic_training import rigl_itop
 from jaxsparse.methods.dynamic_training import set_training
 from jaxsparse.methods.dynamic_training import snfs
-from jaxsparse.methods.nm_training import mdgf_exponential
-from jaxsparse.methods.nm_training import mdgf_linear
-from jaxsparse.methods.nm_training import sdgf_geometric
-from jaxsparse.methods.nm_training import sdgf_stepwise
 from jaxsparse.methods.nm_training import sr_ste
 from jaxsparse.methods.nm_training import ste
 from jaxsparse.methods.nm_training import top_kast
 from jaxsparse.methods.nm_training import train_prune_retrain
+from jaxsparse.methods.progressive_gradient_flow import mdgf_exponential
+from jaxsparse.methods.progressive_gradient_flow import mdgf_linear
+from jaxsparse.methods.progressive_gradient_flow import sdgf_geometric
+from jaxsparse.methods.progressive_gradient_flow import sdgf_stepwise
 
 __all__ = [
     'chase', 'dsr', 'mdgf_exponential', 'mdgf_linear', 'mest', 'rigl',

@@ -4,7 +4,7 @@ A pruned model runs on packed parameters as it is. Linen's parameters are
 outside of the model, so that calling it is what changes:
 
     packed = jaxsparse.pack_params(params, rules)
-    y = nn.packed(model.apply)({'params': packed}, x)
+    y = nn.accept_packed(model.apply)({'params': packed}, x)
 
 An NNX model holds them itself:
 
@@ -25,12 +25,12 @@ Flax is no dependency of the library, so this is imported by who has it:
 
 from jaxsparse.nn.dots import dot_general
 from jaxsparse.nn.dots import training_dot_general
+from jaxsparse.nn.linen import accept_packed
 from jaxsparse.nn.linen import Dense
-from jaxsparse.nn.linen import packed
 from jaxsparse.nn.nnx import Linear
 from jaxsparse.nn.nnx import pack_model
 
 __all__ = [
-    'Dense', 'dot_general', 'Linear', 'pack_model', 'packed',
+    'accept_packed', 'Dense', 'dot_general', 'Linear', 'pack_model',
     'training_dot_general',
 ]

@@ -9,10 +9,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxsparse.packed import layout24
-from jaxsparse.packed import products
-from jaxsparse.packed.layout24 import Packed24
-from jaxsparse.packed.products import Implementation
+from jaxsparse import packed
+from jaxsparse.packed import Implementation
+from jaxsparse.packed import Packed24
 
 DimensionNumbers = tuple[tuple[Sequence[int], Sequence[int]],
                          tuple[Sequence[int], Sequence[int]]]
@@ -43,7 +42,7 @@ def dot_general(
   Raises:
     ValueError: if other axes are summed over than the weight is packed along.
 
-  >>> w = packing.pack(jnp.array([[1., 0.], [0., 0.], [2., 3.], [0., 4.]]))
+  >>> w = packed.pack(jnp.array([[1., 0.], [0., 0.], [2., 3.], [0., 4.]]))
   >>> dot_general(jnp.ones((1, 4)), w, (((1,), (0,)), ((), ())))
   Array([[3., 7.]], dtype=float32)
   """
@@ -53,10 +52,10 @@ def dot_general(
     _check_axes(rhs, dimension_numbers)
   if not is_packed or options or precision is not None:
     return lax.dot_general(
-        lhs, layout24.unpack(rhs) if is_packed else rhs, dimension_numbers,
+        lhs, packed.unpack(rhs) if is_packed else rhs, dimension_numbers,
         precision, preferred_element_type, **options)
   product = functools.partial(
-      products.matmul, implementation=implementation,
+      packed.matmul, implementation=implementation,
       preferred_element_type=preferred_element_type)
   for _ in dimension_numbers[1][0]:
     product = jax.vmap(product)
@@ -105,7 +104,7 @@ def training_dot_general(
   leading, rest = x.shape[:x.ndim - len(sums)], rhs.shape[len(over):]
   k = math.prod(rhs.shape[:len(over)])
   # Flax calls a layer with its first, dense weights to find its shapes.
-  y = products.training_matmul(
+  y = packed.training_matmul(
       x.reshape(*leading, k), rhs.reshape(k, math.prod(rest)),
       implementation=implementation,
       preferred_element_type=preferred_element_type, check=False)

@@ -8,9 +8,9 @@ from flax import linen
 import jax
 
 from jaxsparse.nn import dots
-from jaxsparse.packed import layout24
-from jaxsparse.packed.layout24 import Packed24
-from jaxsparse.packed.products import Implementation
+from jaxsparse.packed import Implementation
+from jaxsparse.packed import pack
+from jaxsparse.packed import Packed24
 
 
 class Dense(linen.Dense):
@@ -47,8 +47,9 @@ class Dense(linen.Dense):
     return _dense(self, inputs, kernel, self.implementation)
 
 
-def packed(f: Callable[..., Any], *, implementation: Implementation = None
-           ) -> Callable[..., Any]:
+def accept_packed(
+    f: Callable[..., Any], *, implementation: Implementation = None
+) -> Callable[..., Any]:
   """Lets a Linen model run on packed parameters.
 
   In all that `f` calls, `Dense` and `DenseGeneral`, hence attention, take
@@ -68,13 +69,14 @@ def packed(f: Callable[..., Any], *, implementation: Implementation = None
     ValueError: when called, if the packed weight is that of a layer that is
       neither, a convolution or an embedding; it is named.
 
-  >>> from jaxsparse.packed import packed_params, patterns
+  >>> from jaxsparse import pack_params
+  >>> from jaxsparse import patterns
   >>> model, x = linen.Dense(8), jax.numpy.ones((1, 512))
   >>> rules = {'kernel': patterns.nm(2, 4)}
   >>> eye = jax.numpy.eye(512, 8)
   >>> params = {'kernel': eye, 'bias': jax.numpy.zeros(8)}
-  >>> params = packed_params.pack_params(params, rules)
-  >>> packed(model.apply)({'params': params}, x)
+  >>> params = pack_params(params, rules)
+  >>> accept_packed(model.apply)({'params': params}, x)
   Array([[1., 1., 1., 1., 1., 1., 1., 1.]], dtype=float32)
   """
   def interceptor(next_fun, args, kwargs, context):
@@ -132,7 +134,7 @@ def _dense(layer: linen.Module, inputs: jax.Array, kernel: Packed24,
 def _packed_init(init: Callable[..., Any]) -> Callable[..., Packed24]:
   def packed_init(*args):
     # Under `jit` the two largest are what `pack` keeps.
-    return jax.jit(layout24.pack)(linen.meta.unbox(init(*args)))
+    return jax.jit(pack)(linen.meta.unbox(init(*args)))
   return packed_init
 
 

@@ -7,10 +7,10 @@ from flax import nnx
 import jax
 
 from jaxsparse.nn import dots
-from jaxsparse.packed import layout24
-from jaxsparse.packed import packed_params
-from jaxsparse.packed.layout24 import Packed24
-from jaxsparse.packed.products import Implementation
+from jaxsparse.packed import Implementation
+from jaxsparse.packed import pack
+from jaxsparse.packed import pack_params
+from jaxsparse.packed import Packed24
 
 
 class Linear(nnx.Linear):
@@ -41,7 +41,7 @@ class Linear(nnx.Linear):
     super().__init__(in_features, out_features, rngs=rngs, **options)
     self.implementation = _static(implementation)
     # Under `jit` the two largest are what `pack` keeps.
-    self.kernel = jax.tree.map(jax.jit(layout24.pack), self.kernel)
+    self.kernel = jax.tree.map(jax.jit(pack), self.kernel)
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """`[..., in] -> [..., out]`."""
@@ -89,7 +89,7 @@ def pack_model(model: nnx.Module, masks_or_rules: Any, *,
   >>> model(jax.numpy.ones((1, 512))).shape
   (1, 8)
   """
-  params = packed_params.pack_params(
+  params = pack_params(
       nnx.state(model, nnx.Param), masks_or_rules, layout=layout,
       transposed=transposed)
   model = nnx.clone(model)

@@ -17,37 +17,32 @@ j, of which two are set. A tile of 256 rows has 64 groups in 8 words: group
 neighbouring groups in the two halves of a word, as a TPU's registers have
 neighbouring rows of bfloat16.
 
-*Hopper* is in the order in which `wgmma.mma_async.sp` reads its operands: for a
-64 x 64 part of the transposed weight, thread `32 * w + 4 * g + c` has one word,
-the groups of rows `16 * w + g` (low half) and `16 * w + g + 8` from
-column `16 * c` on, four bits each: the index of the first kept entry, then of
-the second. A block of 256 words has two such parts, a thread's words side by
-side. Both layouts are told here, beside each other, so that the way from one to
-the other can be read.
+*Hopper* is what H100 and H200 read, in the order of their instruction; it is
+told in `_hopper_layout`.
 """
 
 import dataclasses
 import math
-from typing import Sequence
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-TILE = 256  # Rows of K in a tile of positions.
-COLUMNS = 128  # Columns that a block of the Hopper kernel has.
+from jaxsparse.packed import _groups
+from jaxsparse.packed import _hopper_layout
+from jaxsparse.packed._compressed import Compressed
+
 _LAYOUTS = ('planar', 'hopper')
 # Those whose two zeros are where those of other floats are.
 _BYTES = (jnp.int8, jnp.float8_e4m3fn, jnp.float8_e5m2)
 # From which bit of a word on the group of s and h is, as told above.
 _SHIFTS = np.array(
     [[16 * h + 4 * s for h in range(2)] for s in range(4)], np.uint32)
-HOPPER_DTYPES = (jnp.bfloat16, jnp.float16)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Packed24:
+class Packed24(Compressed):
   """A 2:4 weight in 0.5625 of the memory (bfloat16); a pytree.
 
   `jit`, `vmap` over leading axes, `scan`, `device_put` and checkpoints see two
@@ -77,21 +72,6 @@ class Packed24:
     return leading + (self.features + self.contracted if self.contracted_last
                       else self.contracted + self.features)
 
-  @property
-  def ndim(self) -> int:
-    """The rank of the weight that `unpack` returns."""
-    return len(self.shape)
-
-  @property
-  def dtype(self) -> jnp.dtype:
-    """The dtype of the values."""
-    return self.values.dtype
-
-  @property
-  def nbytes(self) -> int:
-    """The bytes of all arrays."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self))
-
   def astype(self, dtype: jax.typing.DTypeLike) -> 'Packed24':
     """The weight with values of another dtype."""
     other = self.transposed
@@ -110,37 +90,6 @@ class Packed24:
 jax.tree_util.register_dataclass(
     Packed24, data_fields=['values', 'positions', 'transposed'],
     meta_fields=['contracted', 'features', 'contracted_last', 'layout'])
-
-
-def _axes(shape: tuple[int, ...], axis: int | tuple[int, ...]
-          ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """The axes that are contracted and those of the features, from the end."""
-  rank = len(shape)
-  joined = axis if isinstance(axis, tuple) else (axis,)
-  joined = tuple(a - rank if a >= 0 else a for a in joined)
-  if (rank < 2 or not joined or joined[0] < -rank or joined[-1] >= 0
-      or joined != tuple(range(joined[0], joined[0] + len(joined)))
-      or len(joined) == rank):
-    raise ValueError(
-        'pack needs a weight of two axes or more and the axis, or neighbouring '
-        f'axes, along which it is 2:4, got shape {shape} and axis={axis}. '
-        "Flax's kernels [in, out] have it at -2, PyTorch's [out, in] at -1.")
-  if joined[-1] == -1:
-    return joined, (joined[0] - 1,)
-  return joined, tuple(range(joined[-1] + 1, 0))
-
-
-def _round_up(n: int, multiple: int) -> int:
-  return -(-n // multiple) * multiple
-
-
-def padded(x: jax.Array, axis: int, size: int) -> jax.Array:
-  """With zeros at the end of an axis, up to a size."""
-  if x.shape[axis] == size:
-    return x
-  widths = [(0, 0)] * x.ndim
-  widths[axis] = (0, size - x.shape[axis])
-  return jnp.pad(x, widths)
 
 
 def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
@@ -193,7 +142,7 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
         f'{w.dtype}. Write e.g. pack(w.astype(jnp.bfloat16)).')
   matrix, sizes, outs, last = _matrix(w, axis)
   if not isinstance(w, jax.core.Tracer):
-    _check(w, axis, _split_groups(matrix))
+    _check(w, axis, _groups.split_groups(matrix))
     if transposed and not is_24(matrix, -1):
       raise ValueError(
           'pack(w, transposed=True) needs a weight that is 2:4 along its '
@@ -210,7 +159,25 @@ def is_24(w: jax.Array, axis: int | tuple[int, ...] = -2) -> bool:
   >>> is_24(jnp.eye(4)), is_24(jnp.ones((4, 4)))
   (True, False)
   """
-  return not _full(_split_groups(_matrix(w, axis)[0])).any()
+  return not _groups.are_full(_groups.split_groups(_matrix(w, axis)[0])).any()
+
+
+def _axes(shape: tuple[int, ...], axis: int | tuple[int, ...]
+          ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """The axes that are contracted and those of the features, from the end."""
+  rank = len(shape)
+  joined = axis if isinstance(axis, tuple) else (axis,)
+  joined = tuple(a - rank if a >= 0 else a for a in joined)
+  if (rank < 2 or not joined or joined[0] < -rank or joined[-1] >= 0
+      or joined != tuple(range(joined[0], joined[0] + len(joined)))
+      or len(joined) == rank):
+    raise ValueError(
+        'pack needs a weight of two axes or more and the axis, or neighbouring '
+        f'axes, along which it is 2:4, got shape {shape} and axis={axis}. '
+        "Flax's kernels [in, out] have it at -2, PyTorch's [out, in] at -1.")
+  if joined[-1] == -1:
+    return joined, (joined[0] - 1,)
+  return joined, tuple(range(joined[-1] + 1, 0))
 
 
 def _matrix(w: jax.Array, axis: int | tuple[int, ...]) -> tuple[
@@ -226,54 +193,10 @@ def _matrix(w: jax.Array, axis: int | tuple[int, ...]) -> tuple[
   return matrix.mT if last else matrix, sizes, outs, last
 
 
-def _split_groups(matrix: jax.Array) -> jax.Array:
-  """`[..., K, N] -> [..., K'/4, 4, N]`, padded with zeros."""
-  k = _round_up(matrix.shape[-2], TILE)
-  whole = _in_tiles(padded(matrix, matrix.ndim - 2, k))
-  return whole.reshape(*whole.shape[:-2], k // 4, 4, whole.shape[-1])
-
-
-def _in_tiles(matrix: jax.Array) -> jax.Array:
-  """The same, on devices that have whole tiles of it.
-
-  The compiler sees to that, but for explicitly sharded axes.
-  """
-  sharding = jax.typeof(matrix).sharding
-  if not any(sharding.spec):
-    return matrix
-  *leading, rows, columns = sharding.spec
-  devices = math.prod(sharding.mesh.shape[a] for a in jax.tree.leaves(rows))
-  if matrix.shape[-2] // TILE % devices == 0:
-    return matrix
-  return jax.sharding.reshard(
-      matrix, jax.sharding.PartitionSpec(*leading, None, columns))
-
-
-def _bits(x: jax.Array) -> jax.Array:
-  """As integers: compilers may let floats lose their subnormal numbers."""
-  return lax.bitcast_convert_type(x, np.dtype(f'uint{8 * x.dtype.itemsize}'))
-
-
-def _magnitudes(x: jax.Array) -> jax.Array:
-  """Integers in the order of magnitudes; 0 for the two zeros alone.
-
-  Unlike among floats NaN has a place.
-  """
-  if x.dtype == jnp.int8:
-    return jnp.abs(x.astype(jnp.int32))
-  bits = _bits(x)
-  return bits & bits.dtype.type((1 << (8 * x.dtype.itemsize - 1)) - 1)
-
-
-def _full(groups: jax.Array) -> jax.Array:
-  """Whether a group has more than two entries that are not zero."""
-  return (_magnitudes(groups) != 0).sum(-2) > 2
-
-
 def _check(w: jax.Array, axis: int | tuple[int, ...],
            groups: jax.Array) -> None:
   """Raises if there is such a group, and names the first."""
-  full = _full(groups)
+  full = _groups.are_full(groups)
   if not full.any():
     return
   *at, group, column = np.unravel_index(int(full.argmax()), full.shape)
@@ -294,63 +217,8 @@ def _check(w: jax.Array, axis: int | tuple[int, ...],
 @jax.jit
 def _pack(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   """`[..., K, N] -> values [..., 2, G, N], positions [..., G / 8, N]`."""
-  keys = _split_groups(_magnitudes(matrix))
-  key = [keys[..., i, :] for i in range(4)]
-  kept = [sum(((other >= mine) if j < i else (other > mine)).astype(jnp.uint8)
-              for j, other in enumerate(key) if j != i) < 2
-          for i, mine in enumerate(key)]
-  bits = sum(k.astype(jnp.uint32) << i for i, k in enumerate(kept))
-  return _kept(matrix, bits), _words(bits)
-
-
-@jax.custom_jvp
-def _kept(matrix: jax.Array, bits: jax.Array) -> jax.Array:
-  """The entries of `[..., K, N]` that are kept, and 0.0 for -0.0."""
-  whole = jnp.where(_magnitudes(matrix) == 0, 0, _bits(matrix))
-  return lax.bitcast_convert_type(gather(whole, bits), matrix.dtype)
-
-
-@_kept.defjvp
-def _(primals, tangents):
-  return _kept(*primals), gather(tangents[0], primals[1])
-
-
-def gather(matrix: jax.Array, bits: jax.Array) -> jax.Array:
-  """The entries of `[..., K, N]` at the kept places, `[..., 2, G, N]`."""
-  groups = _split_groups(matrix)
-  return _pair(bits, [groups[..., i, :] for i in range(4)])
-
-
-def _pair(bits: jax.Array, four: Sequence[jax.Array]) -> jax.Array:
-  """The two of four that are kept, in order: `[..., 2, G, N]`."""
-  pick = lambda i, then, otherwise: jnp.where(
-      (bits >> i) & 1 != 0, then, otherwise)
-  a, b, c, d = four
-  return jnp.stack([pick(0, a, pick(1, b, c)), pick(3, d, pick(2, c, b))], -3)
-
-
-@jax.custom_jvp
-def _spread(values: jax.Array, bits: jax.Array) -> jax.Array:
-  """The inverse of `_kept`, of padded rows."""
-  return lax.bitcast_convert_type(_four(_bits(values), bits), values.dtype)
-
-
-@_spread.defjvp
-def _(primals, tangents):
-  return _spread(*primals), _four(tangents[0], primals[1])
-
-
-def _four(values: jax.Array, bits: jax.Array) -> jax.Array:
-  """`[..., 2, G, N] -> [..., 4 * G, N]`, zeros where nothing was kept."""
-  first, second = values[..., 0, :, :], values[..., 1, :, :]
-  is_kept = lambda i: (bits >> i) & 1 != 0
-  zero = jnp.zeros((), values.dtype)
-  four = jnp.stack([
-      jnp.where(is_kept(0), first, zero),
-      jnp.where(is_kept(1), jnp.where(is_kept(0), second, first), zero),
-      jnp.where(is_kept(2), jnp.where(is_kept(3), first, second), zero),
-      jnp.where(is_kept(3), second, zero)], -2)
-  return four.reshape(*four.shape[:-3], 4 * four.shape[-3], four.shape[-1])
+  bits = _groups.largest_two(matrix)
+  return _groups.keep(matrix, bits), _words(bits)
 
 
 def _words(bits: jax.Array) -> jax.Array:
@@ -394,31 +262,13 @@ def unpack(packed: Packed24) -> jax.Array:
 
 def matrix_of(packed: Packed24) -> jax.Array:
   """The weight as `[..., K, N]`, from the planar layout."""
-  whole = _spread(packed.values, places(packed))
+  whole = _groups.spread(packed.values, places(packed))
   return whole[..., :math.prod(packed.contracted), :]
 
 
 def places(packed: Packed24) -> jax.Array:
   """Four bits for every group, uint32 `[..., K'/4, N]`, of a planar weight."""
   return _occupancy(packed.positions)
-
-
-def check_packed(w: Packed24) -> None:
-  """Raises if it is not what `pack` returned."""
-  if not isinstance(w, Packed24):
-    raise ValueError(
-        f'Expected a packed weight, got {type(w).__name__}. Write '
-        'jaxsparse.pack(w).')
-  if getattr(w.positions, 'dtype', jnp.int32) != jnp.int32:
-    raise ValueError(
-        f'The positions of a packed weight are int32, got {w.positions.dtype}. '
-        'To change the dtype of its values write w.astype(dtype).')
-
-
-def check_layout(layout: str) -> None:
-  """Raises if there is no such layout."""
-  if layout not in _LAYOUTS:
-    raise ValueError(f'layout must be one of {_LAYOUTS}, got {layout!r}.')
 
 
 def with_layout(packed: Packed24, layout: str) -> Packed24:
@@ -446,62 +296,36 @@ def with_layout(packed: Packed24, layout: str) -> Packed24:
   check_layout(layout)
   if layout == packed.layout:
     return packed
-  if layout == 'hopper' and packed.dtype not in HOPPER_DTYPES:
+  if layout == 'hopper' and packed.dtype not in _hopper_layout.DTYPES:
     raise ValueError(
         "layout='hopper' holds bfloat16 and float16, got "
         f'{packed.dtype}. Pack w.astype(jnp.bfloat16), or stay planar.')
-  turn = _to_hopper if layout == 'hopper' else _from_hopper
-  values, positions = turn(packed)
+  if layout == 'hopper':
+    values, positions = _hopper_layout.from_groups(
+        packed.values, places(packed))
+  else:
+    values, bits = _hopper_layout.to_groups(
+        packed.values, packed.positions, math.prod(packed.features))
+    positions = _words(bits)
   other = packed.transposed
   return dataclasses.replace(
       packed, values=values, positions=positions, layout=layout,
       transposed=other if other is None else with_layout(other, layout))
 
 
-def hopper_values(values: jax.Array) -> jax.Array:
-  """`[2, G, N]` as the Hopper layout has them, `[N', 2 * G]`."""
-  *leading, _, g, n = values.shape
-  columns = _round_up(n, COLUMNS)
-  values = jnp.moveaxis(values, -3, -1).swapaxes(-3, -2)  # [N, G, 2]
-  return padded(values, len(leading), columns).reshape(
-      *leading, columns, 2 * g)
+def check_packed(w: Packed24) -> None:
+  """Raises if it is not what `pack` returned."""
+  if not isinstance(w, Packed24):
+    raise ValueError(
+        f'Expected a packed weight, got {type(w).__name__}. Write '
+        'jaxsparse.pack(w).')
+  if getattr(w.positions, 'dtype', jnp.int32) != jnp.int32:
+    raise ValueError(
+        f'The positions of a packed weight are int32, got {w.positions.dtype}. '
+        'To change the dtype of its values write w.astype(dtype).')
 
 
-def _to_hopper(packed: Packed24) -> tuple[jax.Array, jax.Array]:
-  values = hopper_values(packed.values)
-  *leading, columns, _ = values.shape
-  g, n = packed.values.shape[-2:]
-  groups = places(packed)
-  index = _pair(groups, [jnp.full_like(groups, i) for i in range(4)])
-  code = index[..., 0, :, :] | (index[..., 1, :, :] << 2)
-  # A padding column keeps its first two.
-  code = jnp.pad(code, [(0, 0)] * (code.ndim - 1) + [(0, columns - n)],
-                 constant_values=np.uint32(4))
-  # Columns are (block, w, half, g), groups (tile, step, c, four).
-  code = code.mT.reshape(
-      *leading, columns // 64, 4, 2, 8, g // 32, 2, 4, 4)
-  words = sum(code[..., :, :, half, :, :, :, :, i] << (16 * half + 4 * i)
-              for half in range(2) for i in range(4))
-  # [block, w, g, tile, step, c] -> [block, tile, w, g, c, step]
-  lead = tuple(range(len(leading)))
-  words = words.transpose(*lead, *(len(lead) + a for a in (0, 3, 1, 2, 5, 4)))
-  return values, lax.bitcast_convert_type(
-      words.reshape(*leading, columns // 64, g // 32, TILE), jnp.int32)
-
-
-def _from_hopper(packed: Packed24) -> tuple[jax.Array, jax.Array]:
-  *leading, columns, half_k = packed.values.shape
-  g, n = half_k // 2, math.prod(packed.features)
-  values = packed.values.reshape(*leading, columns, g, 2)[..., :n, :, :]
-  values = jnp.moveaxis(values.swapaxes(-3, -2), -1, -3)
-  words = lax.bitcast_convert_type(packed.positions, jnp.uint32).reshape(
-      *leading, columns // 64, g // 32, 4, 8, 4, 2)
-  lead = tuple(range(len(leading)))
-  words = words.transpose(*lead, *(len(lead) + a for a in (0, 2, 3, 1, 5, 4)))
-  fours = lambda half: jnp.stack(
-      [(words >> (16 * half + 4 * i)) & np.uint32(15) for i in range(4)], -1)
-  # [block, w, g, tile, step, c, four] -> [block, w, half, g, ...]
-  code = jnp.stack([fours(0), fours(1)], len(leading) + 2)
-  code = code.reshape(*leading, columns, g)[..., :n, :].mT
-  bits = (np.uint32(1) << (code & 3)) | (np.uint32(1) << (code >> 2))
-  return values, _words(bits)
+def check_layout(layout: str) -> None:
+  """Raises if there is no such layout."""
+  if layout not in _LAYOUTS:
+    raise ValueError(f'layout must be one of {_LAYOUTS}, got {layout!r}.')

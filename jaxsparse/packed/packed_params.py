@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxsparse import flows
 from jaxsparse import patterns
 from jaxsparse._utils import trees
+from jaxsparse.packed import _dispatch
+from jaxsparse.packed import _groups
+from jaxsparse.packed import _hopper_layout
 from jaxsparse.packed import layout24
-from jaxsparse.packed import products
 from jaxsparse.patterns import Pattern
 
 
@@ -50,8 +52,7 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str | None = None,
   >>> type(packed['mlp']['kernel']).__name__, packed['mlp']['bias'].shape
   ('Packed24', (8,))
   """
-  wanted = layout or (
-      'planar' if products.missing('gpu') else 'hopper')
+  wanted = layout or ('planar' if _dispatch.missing('gpu') else 'hopper')
   layout24.check_layout(wanted)
   if trees.nodes(params, layout24.Packed24):
     raise ValueError(
@@ -78,7 +79,7 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str | None = None,
           'params, opt_state) after training, or at once by '
           'jaxsparse.apply_masks(params, jaxsparse.prune(rules).init(params)'
           '.masks).') from error
-    if made.dtype in layout24.HOPPER_DTYPES:
+    if made.dtype in _hopper_layout.DTYPES:
       made = layout24.with_layout(made, wanted)
     if made.nbytes >= w.nbytes * (1 + transposed):
       return w
@@ -90,7 +91,7 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str | None = None,
     raise ValueError(
         'pack_params found no weight to pack: none is 2:4 by its '
         f'{"rule" if by_rules else "mask"} and, as inputs count in tiles of '
-        f'{layout24.TILE}, gets smaller. Got parameters '
+        f'{_groups.TILE}, gets smaller. Got parameters '
         f"{trees.paths(params)}. Prune with {{'.*/kernel': jaxsparse.nm(2, 4)}}"
         ', and give the masks or these rules.')
   if layout and all(w.layout != layout for w in packed):
@@ -103,7 +104,7 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str | None = None,
 def unpack_params(params: Any) -> Any:
   """The dense parameters again, zeros included.
 
-  >>> unpack_params({'w': packing.pack(jnp.zeros((4, 1)))})['w'].shape
+  >>> unpack_params({'w': layout24.pack(jnp.zeros((4, 1)))})['w'].shape
   (4, 1)
   """
   is_packed = lambda node: isinstance(node, layout24.Packed24)

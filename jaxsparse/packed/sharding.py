@@ -19,8 +19,13 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from jaxsparse.packed import _dispatch
+from jaxsparse.packed import _groups
+from jaxsparse.packed import _hopper_layout
+from jaxsparse.packed import _operands
 from jaxsparse.packed import layout24
 from jaxsparse.packed import products
+from jaxsparse.packed._dispatch import Implementation
 from jaxsparse.packed.layout24 import Packed24
 
 
@@ -42,7 +47,7 @@ def partition_specs(w: Packed24, *, columns: str | None = None,
   Raises:
     ValueError: if both are given.
 
-  >>> w = packing.pack(jnp.zeros((512, 64)))
+  >>> w = layout24.pack(jnp.zeros((512, 64)))
   >>> specs = partition_specs(w, columns='model')
   >>> tuple(specs.values)
   (None, None, 'model')
@@ -72,8 +77,7 @@ def partition_specs(w: Packed24, *, columns: str | None = None,
 def sharded_matmul(
     x: jax.Array, w: Packed24, *, columns: str | None = None,
     rows: str | None = None, batch: str | PartitionSpec | None = None,
-    mesh: Mesh | None = None,
-    implementation: products.Implementation = None,
+    mesh: Mesh | None = None, implementation: Implementation = None,
     preferred_element_type: jax.typing.DTypeLike | None = None) -> jax.Array:
   """`matmul` on a mesh: each device multiplies with its part.
 
@@ -104,7 +108,7 @@ def sharded_matmul(
       packed with `transposed=True` both must hold, of N and of K.
   """
   mesh = mesh or jax.sharding.get_abstract_mesh()
-  products.check_operands(x, w)
+  _operands.check_operands(x, w)
   specs = partition_specs(w, columns=columns, rows=rows)
   leading = _leading(x, x.ndim - len(w.contracted), batch, (columns, rows))
   for name in jax.tree.leaves((columns, rows, leading)):
@@ -116,8 +120,8 @@ def sharded_matmul(
       mesh, columns, rows, tuple(jax.tree.leaves(leading)),
       PartitionSpec(*leading, rows), PartitionSpec(*leading, columns),
       _part_of(w, columns and mesh.shape[columns], rows and mesh.shape[rows]),
-      products.names_of(implementation),
-      products.dtype_of(x, w.values, preferred_element_type))
+      _dispatch.names_of(implementation),
+      _operands.result_dtype(x, w.values, preferred_element_type))
   x = x.astype(jnp.result_type(x, w.values))
   if AxisType.Explicit in mesh.axis_types:
     x, w = jax.sharding.reshard((x, w), jax.tree.map(
@@ -170,7 +174,7 @@ class _Sizes(NamedTuple):
 def _sharded(x: jax.Array, w: Packed24, plan: _Plan) -> jax.Array:
   def local(x, w):
     # What is summed over devices is rounded after that.
-    dtype = products.wide(plan.dtype) if plan.rows else plan.dtype
+    dtype = _operands.sum_dtype(plan.dtype) if plan.rows else plan.dtype
     y = products.matmul(x, plan.part.of(w), implementation=plan.names,
                         preferred_element_type=dtype)
     return (lax.psum(y, plan.rows) if plan.rows else y).astype(plan.dtype)
@@ -189,9 +193,9 @@ def _backward(plan, saved, dy):
     inputs, dy = flat(x, w.contracted), flat(dy, w.features)
     dx = products.input_gradient(
         dy, inputs, w, plan.names,
-        products.wide(x.dtype) if plan.columns else x.dtype)
+        _operands.sum_dtype(x.dtype) if plan.columns else x.dtype)
     values = products.value_gradient(
-        dy, inputs, w, products.wide(w.dtype) if plan.batch else w.dtype)
+        dy, inputs, w, _operands.sum_dtype(w.dtype) if plan.batch else w.dtype)
     if plan.columns:
       dx = lax.psum(dx, plan.columns)
     if plan.batch:
@@ -220,14 +224,14 @@ def _on_parts(f: Any, plan: _Plan, out: Any, *more: PartitionSpec) -> Any:
 
 def _part_of(w: Packed24, columns: int | None, rows: int | None) -> _Sizes:
   """The sizes of the part that one device has, if there is such a part."""
-  by_columns = layout24.COLUMNS if w.layout == 'hopper' else 1
+  by_columns = _hopper_layout.COLUMNS if w.layout == 'hopper' else 1
   # The transposed form has tiles along what are columns here, and its columns
   # along the tiles.
   both = w.transposed is not None
   return _Sizes(
-      _fewer('rows', w.contracted, rows, layout24.TILE, both),
+      _fewer('rows', w.contracted, rows, _groups.TILE, both),
       _fewer('columns', w.features, columns,
-             layout24.TILE if both else by_columns, both))
+             _groups.TILE if both else by_columns, both))
 
 
 def _fewer(what: str, sizes: tuple[int, ...], devices: int | None, tile: int,

@@ -2,7 +2,8 @@
 
 `from_recipe` checks a recipe, fills in defaults and returns a `Recipe`, which
 makes the optimizer; `to_recipe` writes it with all defaults. Files of Intel
-Neural Compressor are read, too.
+Neural Compressor are read, too. `help(jaxsparse.recipes.schema)` shows the
+table of all keys.
 """
 
 from jaxsparse.recipes.building import from_recipe

@@ -13,65 +13,33 @@ where prune.yaml may hold
   - names: .*attention.*kernel
     pattern: '2:4'
 
-All keys, of which only `sparsity` has to be there; steps count updates:
+`help(jaxsparse.recipes.schema)` shows the table of all keys. `criterion`,
+`flow` and `regularizer` take a word or {word: options}. A layer switches off
+the main `regularizer` with false; null is as good as nothing and inherits it.
 
-| key | what it holds | if it is left out |
-|---|---|---|
-| `sparsity` | the fraction pruned at the end | N:M has its own |
-| `initial_sparsity` | the fraction pruned at `start` | 0 |
-| `start` | the first step that prunes | 0; 1 if scores need gradients |
-| `end` | the step that reaches `sparsity` | 70% of the way from `start` |
-| `frequency` | steps from masks to masks | 1% of `start` to `end` |
-| `decay` | the way from initial to final sparsity, below | cubic |
-| `criterion` | magnitude, snip, snip_momentum, gradient | magnitude |
-| `score_dtype` | bfloat16, float32: of accumulated scores | float32 |
-| `pattern` | which weights live or die together, below | unstructured |
-| `axis` | the contraction axis of N:M, or neighbouring ones | -2 |
-| `reduce` | a unit's score: sum, mean, max of its weights' | sum |
-| `scope` | uniform, global, erk, er: who shares `sparsity` | uniform |
-| `min_sparsity` | the least pruned of a layer | 0 |
-| `max_sparsity` | the most | 1 |
-| `names` | regular expressions of what is pruned | .*kernel |
-| `excluded` | and of what is not | none |
-| `layers` | mappings of `names` to what differs there | none |
-| `flow` | hard, ste, sr_ste, mdgf | hard |
-| `progressive` | true or {steps: 4, every}: units go in portions | false |
-| `lock` | true keeps the zeros that are there, only | false |
-| `regularizer` | {group_lasso: {alpha, ...}} on units, or false | none |
+**The pattern `'2:4'` keeps 2 of every 4 weights**, and so `'1:4'` is sparser.
+The quotes are needed because YAML reads 2:4 as 124. Groups of N:M lie along
+`axis`, the contracted axis of `[in, out]` kernels; attention's projections
+`[in, heads, head_dim]` contract -3 and its output [-3, -2]. N:M has its own
+sparsity, so `scope`, `min_sparsity`, `max_sparsity` and `reduce` do nothing for
+it. Blocks are **outputs x inputs**, as in Neural Compressor: on `[in, out]`
+kernels `4x1` is `block((1, 4))` and `1x16` is `block((16, 1))`; `channel` or
+`1xchannel` is an output channel, `channelx1` an input feature.
 
-`criterion` and `flow` are a name or {name: options}: {snip_momentum: {decay:
-1.0, scale: 0.9}}, {sr_ste: {decay: 0.0002, decoupled: false}}, {mdgf: {fade:
-linear (or exponential, cosine), start, end, straight_through: true}}. Group
-Lasso has {alpha, form: gradient (or proximal, with a learning_rate), scaled:
-false}, on the units of patterns; a layer has none with `regularizer: false`, as
-null is nothing said. Decays are one_shot, linear, cubic, cosine, cube and
-exponential, see `schedules`. After `end` masks stay. Where `frequency` is left
-out, it leaves time for the steps of `progressive`. Flows other than hard are
-one_shot with new masks at every step, where nothing else is said.
+The first regular expression that matches the whole path of a parameter decides
+about it: first `excluded`, then `layers` in their order, then `names`. An
+expression without a match is an error, and so is one of a layer whose matches
+are all taken before. A layer that gives only keys from `sparsity` to
+`max_sparsity` in the table stays under the main rule, and under its global
+threshold unless the layer has a sparsity of its own, of which the same share is
+pruned at `start`. A layer that gives any other key has a rule and a threshold
+to itself.
 
-Patterns are unstructured, `'N:M'`, blocks, or channels. **`'2:4'` keeps 2 of
-every 4**, and so `'1:4'` is the sparser one; it is in quotes because YAML reads
-2:4 as 124. Groups lie along `axis`, which of `[in, out]` kernels is the one
-contracted; attention's `[in, heads, head_dim]` contract -3, its output's
-[-3, -2]. N:M brings its own sparsity, so `scope`, `min_sparsity`,
-`max_sparsity` and `reduce` do nothing for it. Blocks are
-**outputs x inputs**, as in Neural Compressor: on `[in, out]` kernels `4x1` is
-`block((1, 4))` and `1x16` is `block((16, 1))`; `channel` or `1xchannel` is an
-output channel, `channelx1` an input feature.
-
-Who is what is decided by the first full match of a parameter's path: first
-`excluded`, then `layers` in their order, then `names`; an expression that
-matches nothing is an error, and so is one of a layer that only ever comes too
-late. A layer that changes only `pattern`, `axis`, `sparsity`, `min_sparsity`,
-`max_sparsity` or `reduce` stays under the rule of all, and
-under its global threshold unless it has a sparsity of its own, of which the
-same share is there at `start`; one that gives any other key has a rule to
-itself, with its own threshold.
-
-Neural Compressor's YAML is read, too: see `neural_compressor`.
+`neural_compressor` reads the YAML of Neural Compressor.
 """
 
 import copy
+import functools
 import json
 import pathlib
 import re
@@ -88,10 +56,10 @@ from jaxsparse import schedules
 from jaxsparse import scores
 from jaxsparse import transform
 from jaxsparse._utils import trees
-from jaxsparse.recipes import defaults as recipe_defaults
-from jaxsparse.recipes import keys as recipe_keys
+from jaxsparse.recipes import _checks
+from jaxsparse.recipes import _words
 from jaxsparse.recipes import neural_compressor
-from jaxsparse.units import group_lasso
+from jaxsparse.recipes import schema
 
 Section = Mapping[str, Any]
 Patterns = dict[str, patterns.Pattern | None]
@@ -130,8 +98,8 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
   """Makes rule, flow and regulariser from a recipe.
 
   Args:
-    recipe: a mapping with the keys of the table above, or the path of a YAML or
-      JSON file with them; or either in the form of Neural Compressor.
+    recipe: a mapping with the keys of `schema`, or the path of a YAML or JSON
+      file with them; or either in the form of Neural Compressor.
     total_steps: how many updates training makes.
     steps_per_epoch: how many an epoch makes, for files that count epochs.
     exclude: more regular expressions of what stays dense, such as those of the
@@ -160,16 +128,14 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
     recipe = _load(_path(recipe))
   if 'pruning' in recipe:
     recipe, messages = neural_compressor.translate(recipe, steps_per_epoch)
-  whole = recipe_defaults.complete(recipe, total_steps, exclude)
+  whole = schema.complete(recipe, total_steps, exclude)
   sections = _sections(whole)
   mappings = [_patterns(whole, section) for section in sections]
   made = [_rule(*row) for row in zip(sections, mappings)]
-  lassos = [(section['regularizer']['group_lasso'], mapping)
-            for section, mapping in zip(sections, mappings)
-            if section['regularizer']]
   rule = rules.combine(*made) if made[1:] else made[0]
-  return Recipe(_all_used(rule, whole), _flow(whole['flow']), _around(lassos),
-              whole, tuple(messages))
+  return Recipe(
+      _all_used(rule, whole), _flow(whole), _regularizer(sections, mappings),
+      whole, tuple(messages))
 
 
 def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
@@ -276,7 +242,7 @@ def _mapping(path: pathlib.Path, recipe: Any) -> Mapping[str, Any]:
 
 
 def _is_own(layer: Section) -> bool:
-  return 'lock' in layer  # As `recipe_defaults.complete` leaves it.
+  return 'lock' in layer  # As `schema.complete` leaves it.
 
 
 def _sections(recipe: Section) -> list[Section]:
@@ -318,40 +284,22 @@ def _patterns(recipe: Section, section: Section) -> Patterns:
 
 
 def _pattern(section: Section, sparsity: float | None) -> patterns.Pattern:
-  kind, (outputs, inputs) = recipe_keys.sides(section['pattern']) or (
-      section['pattern'], (0, 0))
+  kind, (outputs, inputs) = _checks.sides(section['pattern']) or ('', (0, 0))
   if kind == ':':
     axis = section['axis']
     return patterns.nm(outputs, inputs, axis=axis if isinstance(
         axis, int) else tuple(axis))
+  make = (_words.PATTERNS[section['pattern']] if not kind else
+          functools.partial(patterns.block, (inputs, outputs)))
   bounds = {key: section[key] for key in ('min_sparsity', 'max_sparsity')
             if section[key] is not None}  # As it is under lock.
-  if kind == 'unstructured':
-    return patterns.unstructured(sparsity=sparsity, **bounds)
-  bounds |= dict(sparsity=sparsity, reduce=section['reduce'])
-  if kind == 'x':
-    return patterns.block((inputs, outputs), **bounds)
-  return patterns.channel(-2 if kind == 'channelx1' else -1, **bounds)
-
-
-_DISTRIBUTIONS = {
-    'uniform': distributions.uniform, 'erk': distributions.erk,
-    'global': distributions.global_threshold, 'er': distributions.er}
-_CURVES = {
-    'linear': schedules.linear, 'cubic': schedules.cubic,
-    'cosine': schedules.cosine, 'cube': schedules.cube}
-_SCORES = {
-    'magnitude': scores.magnitude, 'snip': scores.saliency,
-    'gradient': scores.gradient, 'snip_momentum': scores.snip_momentum}
-_FADES = {
-    'linear': schedules.fade_linear, 'cosine': schedules.fade_cosine,
-    'exponential': schedules.fade_exponential}
+  return make(sparsity=sparsity, reduce=section['reduce'], **bounds)
 
 
 def _score(section: Section) -> scores.Score:
   (name, options), = section['criterion'].items()
   dtype = section['score_dtype']
-  return _SCORES[name](
+  return _words.CRITERIA[name].make(
       **options, **({'dtype': jnp.dtype(dtype)} if dtype else {}))
 
 
@@ -362,7 +310,7 @@ def _rule(section: Section, mapping: Patterns) -> rules.Rule:
   rule = rules.prune(
       mapping, score=_score(section),
       distribution=distributions.uniform() if sparsity is None else (
-          _DISTRIBUTIONS[section['scope']](sparsity)),
+          _words.SCOPES[section['scope']](sparsity)),
       schedule=_schedule(section),
       when=schedules.every(section['frequency'], begin=start, end=end))
   if not section['progressive']:
@@ -374,37 +322,24 @@ def _rule(section: Section, mapping: Patterns) -> rules.Rule:
 def _schedule(section: Section) -> schedules.Schedule:
   final, initial, start, end, decay = (section[key] for key in (
       'sparsity', 'initial_sparsity', 'start', 'end', 'decay'))
-  if decay == 'one_shot':
-    return schedules.one_shot(start)
-  if decay == 'exponential':  # (1 - s_f) / (1 - s_i) is left of each weight.
-    curve = schedules.exponential(
-        start, end, final_sparsity=(final - initial) / (1. - initial))
-  else:
-    curve = _CURVES[decay](start, end)
+  curve = _words.DECAYS[decay](start, end, initial, final)
   return schedules.from_initial(
       curve, initial / final, start) if initial else curve
 
 
-def _flow(flow: Section) -> flows.Flow:
-  (name, options), = flow.items()
-  if name != 'mdgf':
-    return getattr(flows, name)(**options)
-  return flows.mdgf(
-      _FADES[options['fade']](options['start'], options['end']),
-      options['straight_through'])
+def _flow(recipe: Section) -> flows.Flow:
+  (word, options), = recipe['flow'].items()
+  return _words.FLOWS[word].make(**options)
 
 
-def _around(terms: list[tuple[Section, Patterns]]) -> Callable[
-    [optax.GradientTransformation], optax.GradientTransformation]:
-  """Puts gradient forms before an optimizer and proximal forms after it."""
-  before, after = [], []
-  for lasso, groups in terms:
-    alpha, scaled = lasso['alpha'], lasso['scaled']
-    if lasso['form'] == 'gradient':
-      before.append(group_lasso.add_group_lasso(alpha, groups, scaled=scaled))
-    else:
-      after.append(group_lasso.prox_group_lasso(
-          alpha, groups, lasso['learning_rate'], scaled=scaled))
+def _regularizer(sections: list[Section], mappings: list[Patterns]
+                 ) -> Callable[[optax.GradientTransformation],
+                               optax.GradientTransformation]:
+  """Puts the terms of all sections before an optimizer or after it."""
+  terms = [_words.REGULARIZERS[word].make(mapping, **options)
+           for section, mapping in zip(sections, mappings)
+           for word, options in (section['regularizer'] or {}).items()]
   if not terms:
     return lambda optimizer: optimizer
+  before, after = (sum(part, []) for part in zip(*terms))
   return lambda optimizer: optax.chain(*before, optimizer, *after)

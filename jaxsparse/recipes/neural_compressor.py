@@ -36,18 +36,12 @@ References:
 import re
 from typing import Any, Mapping, Sequence
 
-from jaxsparse.recipes import keys as recipe_keys
+from jaxsparse.recipes import _checks
+from jaxsparse.recipes import schema
 
 _SECTIONS = ('weight_compression', 'weight_compression_pytorch')
 _ALIASES = {'not_to_prune_names': 'excluded_names',
             'exclude_names': 'extra_excluded_names'}
-_KEYS = (
-    'initial_sparsity', 'target_sparsity', 'start_epoch', 'end_epoch',
-    'start_step', 'end_step', 'update_frequency', 'update_frequency_on_step',
-    'excluded_names', 'extra_excluded_names', 'names', 'prune_domain',
-    'prune_layer_type', 'prune_type', 'pattern', 'sparsity_decay_type',
-    'max_sparsity_ratio_per_layer', 'min_sparsity_ratio_per_layer', 'method',
-    'parameters', 'reg_type', 'reduce_type', *_ALIASES)
 _DECAYS = {'exp': 'exponential', 'cos': 'cosine', 'cube': 'cube',
            'linear': 'linear'}
 _DOMAINS = {'local': 'uniform', 'global': 'global'}
@@ -69,12 +63,14 @@ _LIKE = {
     'names': 'names', 'excluded_names': 'excluded',
     'extra_excluded_names': 'excluded'}
 # and what is checked at all, with a meaning here or without.
-_CHECKS = {key: recipe_keys.CHECKS[ours] for key, ours in _LIKE.items()} | {
-    'prune_domain': recipe_keys.one_of(*_DOMAINS),
-    'sparsity_decay_type': recipe_keys.one_of(*_DECAYS),
-    'prune_type': recipe_keys.one_of(*_TYPES),
-    'update_frequency': recipe_keys.number}
+_CHECKS = {key: schema.Whole.keys()[ours].check
+           for key, ours in _LIKE.items()} | {
+    'prune_domain': _checks.one_of(_DOMAINS),
+    'sparsity_decay_type': _checks.one_of(_DECAYS),
+    'prune_type': _checks.one_of(_TYPES),
+    'update_frequency': _checks.number}
 _NOTHING = ('prune_layer_type', 'method')
+_KEYS = (*_CHECKS, 'pattern', 'parameters', 'reg_type', *_NOTHING, *_ALIASES)
 # All that has a meaning, or its own message, under pattern lock,
 _LOCKED = ('names', 'excluded_names', 'extra_excluded_names', 'pattern',
            'prune_type', 'parameters', 'reg_type', 'reduce_type', *_NOTHING)
@@ -111,23 +107,23 @@ def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
   messages = [f'{key}: has no meaning here.' for key in config
               if key != 'pruning']
   where = 'pruning'
-  recipe_keys.check_keys(where, config[where], ('train', 'approach'))
+  _checks.check_keys(where, config[where], ('train', 'approach'))
   messages += ['pruning.train: has no meaning here; the training loop is yours.'
                ] * ('train' in config[where])
   approach = config[where].get('approach')
-  recipe_keys.check_keys('pruning.approach', approach, _SECTIONS)
+  _checks.check_keys('pruning.approach', approach, _SECTIONS)
   if len(approach) != 1:
     raise ValueError('pruning.approach must have one section, one of '
                      f'{_SECTIONS}, got {[*approach]}.')
   (name, section), = approach.items()
   where = f'pruning.approach.{name}'
-  recipe_keys.check_keys(where, section, (*_KEYS, 'pruners'))
+  _checks.check_keys(where, section, (*_KEYS, 'pruners'))
   pruners = section.get('pruners') or [{}]
   shared = _given(
       where, {key: section[key] for key in section if key != 'pruners'})
   parts = []
   for i, pruner in enumerate(pruners):
-    recipe_keys.check_keys(f'pruners[{i}]', pruner, _KEYS)
+    _checks.check_keys(f'pruners[{i}]', pruner, _KEYS)
     parts.append(_section(
         f'pruners[{i}]', shared, _given(f'pruners[{i}]', pruner),
         name.endswith('pytorch'), steps_per_epoch, messages))
@@ -175,7 +171,7 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
     return {**recipe, 'lock': True,
             'reduce': pruner.get('reduce_type', 'sum')}
 
-  nm_sparsity = recipe_keys.nm_sparsity(recipe['pattern'])
+  nm_sparsity = _checks.nm_sparsity(recipe['pattern'])
   if nm_sparsity is not None:
     foreign = {*_NOT_OF_NM}
     if 'pattern' in mine and shared.get('target_sparsity') != nm_sparsity:
@@ -216,7 +212,7 @@ def _leave(where: str, pruner: dict[str, Any], keys: set[str], why: str,
 
 def _pattern(where: str, pattern: str, messages: list[str]) -> str:
   short = pattern.split('_')[-1]
-  kind, (n, m) = recipe_keys.sides(short) or ('', (0, 0))
+  kind, (n, m) = _checks.sides(short) or ('', (0, 0))
   if kind == ':':
     if n > m:
       raise ValueError(f'{where}: {pattern!r} prunes {n} of {m}. Write e.g. '
@@ -296,7 +292,7 @@ def _regex(raw: str, leaf: str) -> str:
 def _regularizer(where: str, pruner: Mapping[str, Any], kind: str,
                  messages: list[str]) -> dict[str, Any]:
   parameters = pruner.get('parameters', {})
-  recipe_keys.check_keys(f'{where}.parameters', parameters, _PARAMETERS)
+  _checks.check_keys(f'{where}.parameters', parameters, _PARAMETERS)
   if kind == 'gradient_sensitivity':
     raise ValueError(
         f'{where}: gradient_sensitivity takes whole heads and neurons away, '
@@ -307,7 +303,7 @@ def _regularizer(where: str, pruner: Mapping[str, Any], kind: str,
   lasso = pruner.get('reg_type', parameters.get('reg_type', kind))
   if lasso != 'group_lasso':
     if 'reg_type' in {**pruner, **parameters}:
-      recipe_keys.one_of('group_lasso')(f'{where}.reg_type', lasso)
+      _checks.one_of(('group_lasso',))(f'{where}.reg_type', lasso)
     messages.extend(
         f'{where}.parameters.{key}: has no meaning here, with prune_type '
         f'{kind} and no reg_type.' for key in parameters)

@@ -13,9 +13,9 @@ the weights where `grads` were taken. An importance that needs gradients returns
 
 | importance | of a group | remembers |
 |---|---|---|
-| `mean_magnitude` | the mean of |w| over the weights that make it | nothing |
+| `mean_magnitude` | mean magnitude of the weights that make it | nothing |
 | `root_mean_square` | of all its weights, 0 if it has vanished | nothing |
-| `saliency` | |sum of w * g over the weights that read it| | the sum so far |
+| `saliency` | how the loss changes with a mask on it | the sum so far |
 """
 
 from typing import Any, Callable, Iterable, Sequence

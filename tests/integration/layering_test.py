@@ -21,7 +21,7 @@ _LIBRARY = _ROOT / 'jaxsparse'
 _STANDARD = {'collections', 'copy', 'dataclasses', 'difflib', 'functools',
              'itertools', 'math', 're', 'typing'}
 # Words after `jaxsparse.` that are no names: suffixes of files, a bad import.
-_ELSEWHERE = {'slim_', 'egg', 'name'}
+_ELSEWHERE = {'egg'}
 # Imported inside of the functions that need it.
 _MORE = {'recipes.building': {'json', 'pathlib', 'yaml'},
          'training.hooks': {'flax'}}
@@ -150,7 +150,7 @@ def test_no_function_shares_its_name_with_a_module_beside_it(package):
 
 
 def _mentioned():
-  """Every `jaxsparse.name` that stands in code, docstrings and messages."""
+  """All names of the package in code, docstrings and messages."""
   for folder in ('jaxsparse', 'experiments', 'colabs', 'tests'):
     for path in sorted((_ROOT / folder).rglob('*.py')):
       text = path.read_text(encoding='utf-8')

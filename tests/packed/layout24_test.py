@@ -1,13 +1,10 @@
 """Packed 2:4 weights: nothing is lost, and every bit is where the docs say.
 
-The oracles read the two layouts in numpy, word by word, from the words of
-`packing`'s docstring alone.
+The oracle reads the planar layout in numpy, word by word, from the words of
+`layout24`'s docstring alone.
 """
 
-import copy
-import dataclasses
 import math
-import pickle
 import re
 
 from hypothesis import given
@@ -15,68 +12,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 import jax
-from jax import lax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 import jaxsparse
 from jaxsparse.packed import layout24
+from tests._lib.packed import bits
+from tests._lib.packed import normal
+from tests._lib.packed import prune
+from tests._lib.packed import pruned_along
+from tests._lib.packed import raw
+from tests._lib.packed import two_way
+from tests._lib.packed import unpack
+from tests._lib.packed import with_layout
 
 _DTYPES = ['float32', 'bfloat16', 'float16', 'int8', 'float8_e4m3fn',
            'float8_e5m2']
 _SHAPES = [(1, 1), (7, 2), (260, 3)]
-
-
-# One compilation for a shape rather than one for every operation.
-unpack = jax.jit(layout24.unpack)
-with_layout = jax.jit(layout24.with_layout, static_argnums=1)
-
-
-def raw(x):
-  """The bits of an array; NaN, of which there are many, is always the same."""
-  x = np.asarray(x)
-  bits = x.view(f'uint{8 * x.dtype.itemsize}')
-  with np.errstate(invalid='ignore'):
-    return np.where(x != x, -1, np.int64(bits))
-
-
-def bits(x):
-  """The same, and -0.0 has the bits of 0.0."""
-  with np.errstate(invalid='ignore'):
-    return np.where(np.asarray(x) == 0, 0, raw(x))
-
-
-def normal(*shape, seed=0, dtype=np.float32):
-  x = np.random.default_rng(seed).standard_normal(shape, np.float32)
-  return (40 * x).astype(dtype) if dtype == 'int8' else x.astype(dtype)
-
-
-def prune(w, axis=-2, seed=0):
-  """Of every four along an axis 0, 1 or 2 stay, wherever these are."""
-  w = np.moveaxis(w, axis, -1)
-  groups = (*w.shape[:-1], -(-w.shape[-1] // 4))
-  rng = np.random.default_rng(seed)
-  rank = rng.permuted(np.broadcast_to(np.arange(4), (*groups, 4)), axis=-1)
-  kept = rank < rng.integers(0, 3, groups)[..., None]
-  kept = kept.reshape(*groups[:-1], 4 * groups[-1])[..., :w.shape[-1]]
-  return np.moveaxis(np.where(kept, w, np.zeros((), w.dtype)), -1, axis)
-
-
-def two_way(*shape, seed=0, dtype=np.float32):
-  """2:4 along both of the last axes: 4 x 4 tiles with their rows permuted."""
-  *leading, k, n = shape
-  rows, columns = -(-k // 4), -(-n // 4)
-  rng = np.random.default_rng(seed)
-  order = rng.permuted(np.broadcast_to(
-      np.arange(4), (*leading, rows, columns, 4)), axis=-1)
-  kept = (order[..., None] + np.arange(4)) % 4 < 2
-  kept = kept.swapaxes(-3, -2).reshape(*leading, 4 * rows, 4 * columns)
-  return np.where(kept[..., :k, :n], normal(*shape, seed=seed, dtype=dtype),
-                  np.zeros((), dtype))
 
 
 def read_planar(packed):
@@ -102,38 +55,6 @@ def read_planar(packed):
   return w
 
 
-def read_hopper(packed):
-  """`[K', N']` as `wgmma.mma_async.sp` would see it, transposed."""
-  values = np.asarray(packed.values)
-  words = np.asarray(packed.positions).view(np.uint32)
-  n, half_k = values.shape
-  assert (n % 128, half_k % 128) == (0, 0)
-  assert words.shape == (n // 64, half_k // 64, 256)
-  wt = np.zeros((n, 2 * half_k), values.dtype)
-  for (block, tile, at), word in np.ndenumerate(words):
-    thread, step = divmod(at, 2)
-    warp, lane = divmod(thread, 32)
-    g, c = divmod(lane, 4)
-    for half in range(2):
-      row = 64 * block + 16 * warp + g + 8 * half
-      for four in range(4):
-        column = 128 * tile + 64 * step + 16 * c + 4 * four
-        code = int(word) >> (16 * half + 4 * four) & 15
-        first, second = code & 3, code >> 2
-        assert first < second
-        wt[row, [column + first, column + second]] = values[
-            row, column // 2:column // 2 + 2]
-  return wt.T
-
-
-def assert_same(a, b):
-  """Two packed weights are the same, bit for bit, static fields included."""
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-    assert x.dtype == y.dtype
-    np.testing.assert_array_equal(bits(x), bits(y))
-
-
 @st.composite
 def weights(draw):
   """2:4 weights `[K, N]` of any bits: NaN, infinities, subnormals, -0.0."""
@@ -150,8 +71,7 @@ def test_round_trip_is_exact_for_any_bits(w):
   assert (packed.shape, packed.ndim, packed.dtype) == (w.shape, 2, w.dtype)
   unpacked = unpack(packed)
   assert (unpacked.shape, unpacked.dtype) == (w.shape, w.dtype)
-  np.testing.assert_array_equal(
-      raw(unpacked), bits(w))
+  np.testing.assert_array_equal(raw(unpacked), bits(w))
 
 
 @pytest.mark.parametrize('dtype', _DTYPES)
@@ -207,35 +127,6 @@ def test_planar_arrays_are_as_documented(w):
   assert not bits(dense[len(w):]).any()
 
 
-@pytest.mark.parametrize('shape', [(256, 3), (300, 130)], ids=str)
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
-def test_hopper_arrays_are_in_the_order_of_the_instruction(shape, dtype):
-  w = prune(normal(*shape, dtype=jnp.dtype(dtype)))
-  packed = with_layout(layout24.pack(w), 'hopper')
-  dense = read_hopper(packed)
-  assert dense.shape == tuple(
-      -(-n // tile) * tile for n, tile in zip(shape, (256, 128)))
-  assert packed.positions.dtype == np.int32
-  k, n = shape
-  np.testing.assert_array_equal(bits(dense[:k, :n]), bits(w))
-  assert not dense[k:].any() and not dense[:, n:].any()
-  assert packed.shape == shape
-
-
-@pytest.mark.parametrize('shape', [(4, 1), (2, 300, 130), (0, 4), (8, 0)],
-                         ids=str)
-def test_layouts_there_and_back_change_nothing(shape):
-  w = prune(normal(*shape, dtype=jnp.bfloat16))
-  planar = layout24.pack(w)
-  hopper = with_layout(planar, 'hopper')
-  assert hopper.layout == 'hopper' and hopper.shape == shape
-  assert layout24.with_layout(planar, 'planar') is planar
-  assert_same(with_layout(hopper, 'planar'), planar)
-  assert_same(with_layout(
-      with_layout(hopper, 'planar'), 'hopper'), hopper)
-  np.testing.assert_array_equal(bits(unpack(hopper)), bits(w))
-
-
 @pytest.mark.parametrize('shape', [
     (0, 4), (4, 0), (0, 0), (3, 0, 4), (0, 8, 4)], ids=str)
 def test_empty_weights_are_packed(shape):
@@ -260,10 +151,7 @@ def test_empty_weights_are_packed(shape):
     ((2, 8, 3, 2), -3, (8,), (3, 2)),
 ], ids=str)
 def test_every_form_of_axis(shape, axis, contracted, features):
-  joined = axis if isinstance(axis, tuple) else (axis,)
-  first = joined[0] % len(shape)
-  w = prune(normal(*shape[:first], math.prod(contracted),
-                   *shape[first + len(joined):]), first).reshape(shape)
+  w = pruned_along(axis, *shape)
   packed = layout24.pack(w, axis=axis)
   assert (packed.contracted, packed.features) == (contracted, features)
   assert packed.shape == shape and packed.ndim == len(shape)
@@ -306,29 +194,9 @@ def test_bytes(dtype, ratio):
     assert packed.nbytes == ratio * dense
     assert packed.nbytes == sum(
         np.asarray(x).nbytes for x in jax.tree.leaves(packed))
-  # K counts as padded to 256, and in Hopper's layout N to 128.
+  # K counts as padded to 256.
   assert layout24.pack(jnp.zeros((4, 8), dtype)).nbytes == (
       ratio * 256 * 8 * jnp.dtype(dtype).itemsize)
-  if ratio == 0.5625:
-    hopper = with_layout(layout24.pack(jnp.zeros((4, 8), dtype)),
-                                 'hopper')
-    assert hopper.nbytes == ratio * 256 * 128 * 2
-
-
-@pytest.mark.parametrize('entry', [np.nan, np.inf, 1e-45, -1e-40])
-def test_what_is_not_zero_counts_however_small(entry):
-  w = np.zeros((8, 1), np.float32)
-  w[[4, 5, 7]] = entry
-  with pytest.raises(ValueError, match='4:8'):
-    layout24.pack(w)
-  assert not layout24.is_24(w)
-
-
-def test_zeros_of_both_signs_do_not_count():
-  w = jnp.array([[0.], [-0.], [1.], [-0.]])
-  assert layout24.is_24(w)
-  np.testing.assert_array_equal(
-      np.signbit(unpack(layout24.pack(w))), False)
 
 
 @pytest.mark.parametrize('shape, axis, at, named', [
@@ -379,119 +247,6 @@ def test_what_the_error_says_to_write_works():
   np.testing.assert_array_equal(unpack(layout24.pack(pruned)), pruned)
 
 
-def largest_two(w):
-  """The oracle for `jit`: of every four the two largest, the first of ties."""
-  kept = np.zeros(w.shape, bool)
-  for g in range(0, len(w), 4):
-    for column in range(w.shape[1]):
-      sizes = np.abs(np.float64(w[g:g + 4, column]))
-      kept[g + np.argsort(-sizes, kind='stable')[:2], column] = True
-  return np.where(kept, w, np.zeros((), w.dtype))
-
-
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16', 'int8'])
-def test_within_jit_the_two_largest_stay_and_the_first_of_ties(dtype):
-  w = np.round(2 * normal(64, 9)).astype(dtype)  # Of few values: many ties.
-  w[:4, 0] = [-128, 1, 127, 2] if dtype == 'int8' else [1, -1, -1, 1]
-  packed = jax.jit(layout24.pack)(w)
-  np.testing.assert_array_equal(
-      np.asarray(unpack(packed)), largest_two(w))
-  pruned = largest_two(w)
-  assert_same(jax.jit(layout24.pack)(pruned), layout24.pack(pruned))
-
-
-def test_within_jit_nan_is_the_largest():
-  w = jnp.array([[1., jnp.inf], [jnp.nan, 1.], [2., jnp.nan], [3., -jnp.inf]])
-  np.testing.assert_array_equal(
-      unpack(jax.jit(layout24.pack)(w)),
-      [[0., jnp.inf], [jnp.nan, 0.], [0., jnp.nan], [3., 0.]])
-
-
-def test_vmap_over_leading_axes_is_the_same_as_packing_them_together():
-  w = prune(normal(2, 3, 12, 5))
-  together = layout24.pack(w)
-  assert together.shape == w.shape
-  mapped = jax.vmap(jax.vmap(layout24.pack))(jnp.asarray(w))
-  assert_same(mapped, together)
-  np.testing.assert_array_equal(jax.vmap(layout24.unpack)(together), w)
-  shapes = []
-  jax.vmap(lambda one: shapes.append(one.shape) or one.values)(together)
-  assert shapes == [(3, 12, 5)]
-
-
-@pytest.mark.parametrize('layout', ['planar', 'hopper'])
-def test_scan_takes_layers_off(layout):
-  w = prune(normal(3, 8, 4, dtype=jnp.bfloat16))
-  packed = with_layout(layout24.pack(w), layout)
-  step = lambda i, one: (i + 1, unpack(one))
-  count, layers = lax.scan(step, 0, packed)
-  assert count == 3
-  np.testing.assert_array_equal(bits(layers), bits(w))
-
-
-@pytest.mark.parametrize('layout', ['planar', 'hopper'])
-def test_jit_sees_two_arrays_and_the_rest_is_static(layout):
-  packed = with_layout(
-      layout24.pack(prune(normal(8, 3, dtype=jnp.bfloat16))), layout)
-  assert len(jax.tree.leaves(packed)) == 2
-  paths = [jax.tree_util.keystr(path)
-           for path, _ in jax.tree.leaves_with_path(packed)]
-  assert paths == ['.values', '.positions']
-  same = jax.jit(lambda p: p)(packed)
-  assert_same(same, packed)
-  twice = jax.jit(lambda p: jax.tree.map(lambda x: 2 * x, p))(packed)
-  np.testing.assert_array_equal(twice.values, 2 * packed.values)
-
-
-def test_donated_weights_are_used_up():
-  packed = layout24.pack(prune(normal(256, 8)))
-  negate = jax.jit(lambda p: dataclasses.replace(p, values=-p.values),
-                   donate_argnums=0)
-  expected = -np.asarray(unpack(packed))
-  negated = negate(packed)
-  assert packed.values.is_deleted()
-  np.testing.assert_array_equal(unpack(negated), expected)
-
-
-def test_eval_shape_knows_shape_and_dtype():
-  w = jax.ShapeDtypeStruct((3, 300, 5), jnp.bfloat16)
-  packed = jax.eval_shape(layout24.pack, w)
-  assert (packed.shape, packed.dtype, packed.ndim) == (w.shape, w.dtype, 3)
-  assert packed.nbytes == layout24.pack(jnp.zeros(w.shape, w.dtype)).nbytes
-  assert jax.eval_shape(unpack, packed) == w
-
-
-def test_copies_and_pickles_are_the_same():
-  packed = layout24.pack(two_way(8, 4), transposed=True)
-  for same in (copy.copy(packed), copy.deepcopy(packed),
-               pickle.loads(pickle.dumps(packed)), jax.device_get(packed),
-               jax.tree.map(np.asarray, packed)):
-    assert_same(same, packed)
-    np.testing.assert_array_equal(
-        unpack(same), unpack(packed))
-
-
-def test_weights_of_numpy_are_packed_and_numpy_arrays_unpacked():
-  w = prune(normal(8, 3, dtype=jnp.bfloat16))
-  host = jax.device_get(with_layout(layout24.pack(w), 'hopper'))
-  assert isinstance(host.values, np.ndarray)
-  np.testing.assert_array_equal(bits(unpack(host)), bits(w))
-
-
-@pytest.mark.parametrize('layout', ['planar', 'hopper'])
-def test_orbax_brings_it_back(layout, tmp_path):
-  packed = with_layout(layout24.pack(
-      two_way(2, 8, 4, dtype=jnp.bfloat16), transposed=True), layout)
-  tree = {'layer': {'kernel': packed, 'bias': jnp.ones(4)}}
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(tmp_path / 'state', tree)
-  with ocp.StandardCheckpointer() as checkpointer:
-    restored = checkpointer.restore(
-        tmp_path / 'state', jax.tree.map(jnp.zeros_like, tree))
-  assert_same(restored['layer']['kernel'], packed)
-  np.testing.assert_array_equal(restored['layer']['bias'], np.ones(4))
-
-
 @pytest.mark.parametrize('shape, axis', [((8, 12), -2), ((3, 8, 12), -1)],
                          ids=str)
 def test_transposed_is_the_same_weight_packed_along_its_outputs(shape, axis):
@@ -507,16 +262,6 @@ def test_transposed_is_the_same_weight_packed_along_its_outputs(shape, axis):
   np.testing.assert_array_equal(other.values, along.values)
   np.testing.assert_array_equal(other.positions, along.positions)
   assert packed.nbytes == layout24.pack(w, axis=axis).nbytes + other.nbytes
-
-
-def test_transposed_has_the_layout_too():
-  w = two_way(8, 12, dtype=jnp.bfloat16)
-  planar = layout24.pack(w, transposed=True)
-  hopper = with_layout(planar, 'hopper')
-  assert hopper.transposed.layout == 'hopper'
-  np.testing.assert_array_equal(bits(unpack(hopper.transposed)),
-                                bits(w))
-  assert_same(with_layout(hopper, 'planar'), planar)
 
 
 def test_transposed_of_attention_is_packed_along_heads_and_dims():
@@ -542,52 +287,12 @@ def test_is_24_along_any_axis():
   assert isinstance(layout24.is_24(jnp.zeros((4, 4))), bool)
 
 
-def test_gather_takes_the_entries_where_kept_ones_are():
-  w = prune(normal(12, 3))
-  packed = layout24.pack(w)
-  dense = normal(12, 3, seed=1)
-  ones = dataclasses.replace(packed, values=jnp.ones_like(packed.values))
-  kept = np.asarray(unpack(ones)) == 1
-  picked = dataclasses.replace(
-      packed, values=layout24.gather(dense, layout24.places(packed)))
-  np.testing.assert_array_equal(unpack(picked), np.where(kept, dense, 0))
-
-
 @pytest.mark.parametrize('layout', ['colums', None, ''])
 def test_a_layout_that_is_none_is_an_error(layout):
   with pytest.raises(ValueError, match='planar.*hopper'):
     with_layout(layout24.pack(jnp.zeros((4, 4))), layout)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'int8', 'float8_e4m3fn'])
-def test_what_hopper_does_not_read_stays_planar(dtype):
-  with pytest.raises(ValueError, match=f'{dtype}.*bfloat16'):
-    with_layout(layout24.pack(jnp.zeros((4, 4), dtype)), 'hopper')
-
-
 def test_what_is_not_packed_is_refused_by_name():
   with pytest.raises(ValueError, match='pack'):
     layout24.unpack(jnp.zeros((4, 4)))
-
-
-@pytest.mark.parametrize('axes', [P('x'), P(None, 'x'), P('x', 'y')], ids=str)
-@pytest.mark.parametrize('kind', ['Auto', 'Explicit'])
-def test_sharded_weights_are_packed_and_unpacked(axes, kind):
-  kind = getattr(jax.sharding.AxisType, kind)
-  mesh = jax.make_mesh((4, 2), ('x', 'y'), axis_types=(kind,) * 2)
-  w = prune(normal(512, 8))
-  with jax.set_mesh(mesh):
-    sharded = jax.device_put(w, NamedSharding(mesh, axes))
-    packed = layout24.pack(sharded)
-    np.testing.assert_array_equal(unpack(packed), w)
-    replicated = jax.device_put(packed, NamedSharding(mesh, P()))
-    assert_same(jax.device_get(replicated), layout24.pack(w))
-
-
-def test_gradients_go_through_pack_and_unpack():
-  w, dy = two_way(8, 4), jnp.asarray(normal(8, 4, seed=1))
-  dw = jax.grad(lambda w: (unpack(layout24.pack(w)) * dy).sum())(w)
-  kept = unpack(jax.tree.map(
-      lambda x: jnp.ones_like(x) if x.dtype == w.dtype else x,
-      layout24.pack(w)))
-  np.testing.assert_array_equal(dw, dy * kept)

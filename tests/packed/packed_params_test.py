@@ -9,15 +9,15 @@ import optax
 import pytest
 
 import jaxsparse
+from jaxsparse.packed import _dispatch
 from jaxsparse.packed import layout24
-from jaxsparse.packed import products
 from jaxsparse.packed.layout24 import Packed24
 from jaxsparse.packed.packed_params import pack_params
 from jaxsparse.packed.packed_params import unpack_params
 from jaxsparse.packed.products import matmul
-from tests.packed.layout24_test import normal
-from tests.packed.layout24_test import prune
-from tests.packed.layout24_test import two_way
+from tests._lib.packed import normal
+from tests._lib.packed import prune
+from tests._lib.packed import two_way
 
 _RULES = {'.*/kernel': jaxsparse.nm(2, 4), '.*': None}
 
@@ -258,7 +258,7 @@ def test_the_layout_is_what_the_machine_reads(monkeypatch):
   params = {'kernel': pruned(512, 128).astype(jnp.bfloat16)}
   rules = {'kernel': jaxsparse.nm(2, 4)}
   assert pack_params(params, rules)['kernel'].layout == 'planar'
-  monkeypatch.setattr(products, 'missing', lambda _: None)
+  monkeypatch.setattr(_dispatch, 'missing', lambda _: None)
   assert pack_params(params, rules)['kernel'].layout == 'hopper'
 
 

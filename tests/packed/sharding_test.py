@@ -14,15 +14,15 @@ import pytest
 from jaxsparse.packed import layout24
 from jaxsparse.packed.sharding import partition_specs
 from jaxsparse.packed.sharding import sharded_matmul
-from tests.packed.layout24_test import assert_same
-from tests.packed.layout24_test import normal
-from tests.packed.layout24_test import prune
-from tests.packed.layout24_test import two_way
-from tests.packed.layout24_test import unpack
-from tests.packed.products_test import assert_near
-from tests.packed.products_test import gradients
-from tests.packed.products_test import wide
-from tests.packed.products_test import with_values
+from tests._lib.packed import assert_near
+from tests._lib.packed import assert_same
+from tests._lib.packed import gradients
+from tests._lib.packed import normal
+from tests._lib.packed import prune
+from tests._lib.packed import two_way
+from tests._lib.packed import unpack
+from tests._lib.packed import wide
+from tests._lib.packed import with_values
 
 _BOTH = pytest.mark.parametrize('how', ['columns', 'rows'])
 _KINDS = pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jaxsparse.recipes import building as recipe_files
+from jaxsparse.recipes import building
 from jaxsparse.recipes import neural_compressor
 
 _STEPS = """
@@ -59,7 +59,7 @@ pruning:
 def _read(tmp_path, text, **options):
   path = tmp_path / 'conf.yaml'
   path.write_text(text, encoding='utf-8')
-  return recipe_files.from_recipe(
+  return building.from_recipe(
       path, total_steps=options.pop('total_steps', 100), **options)
 
 
@@ -71,7 +71,7 @@ def _config(*pruners, **shared):
 
 def _one(**pruner):
   """The recipe of one pruner, made sure that it is one, and the messages."""
-  made = recipe_files.from_recipe(_config(pruner), total_steps=100)
+  made = building.from_recipe(_config(pruner), total_steps=100)
   return made.recipe, '\n'.join(made.messages)
 
 
@@ -120,8 +120,8 @@ def test_a_file_of_epochs_needs_to_know_their_length(tmp_path):
 
 def test_what_it_becomes_is_written_and_read_again(tmp_path):
   made = _read(tmp_path, _STEPS)
-  again = recipe_files.from_recipe(
-      recipe_files.to_recipe(made, tmp_path / 'recipe.yaml'), total_steps=100)
+  again = building.from_recipe(
+      building.to_recipe(made, tmp_path / 'recipe.yaml'), total_steps=100)
   assert again.recipe == made.recipe
 
 
@@ -198,7 +198,7 @@ def test_what_has_no_meaning_is_checked_all_the_same():
 
 def test_n_of_m_brings_its_own_sparsity_whatever_a_pruner_inherits():
   def read(*pruners, **shared):
-    return recipe_files.from_recipe(
+    return building.from_recipe(
         _config(*pruners, target_sparsity=.8, **shared), total_steps=100)
   made = read({'pattern': '2:4', 'names': ['a']}, {'names': ['b']})
   assert [part['sparsity'] for part in made.recipe['layers']] == [.5, .8]
@@ -279,7 +279,7 @@ def test_a_coefficient_without_a_regularizer_is_told():
     ({'prune_type': 'gradient_sensitivity', 'parameters': {
         'target': 8, 'normalize': True, 'stride': 64, 'transpose': False,
         'importance_inputs': ['head_mask'], 'importance_metric': 'x'}},
-     r'jaxsparse\.sensitivity\(loss_fn.*jaxsparse\.prune_units'),
+     r'jaxsparse\.units\.sensitivity\(loss_fn.*jaxsparse\.units\.prune_units'),
     ({'pattern': '5:4'}, 'prunes 5 of 4'),
     ({'pattern': 'tile'}, 'pattern must'),
     ({'pattern': '2:4', 'target_sparsity': .9}, 'sparsity is 0.9'),
@@ -304,23 +304,23 @@ def test_what_is_wrong_in_a_pruner_is_an_error(pruner, told):
      r'pruners\[0\] is a mapping')], ids=str)
 def test_what_is_wrong_around_pruners_is_an_error(config, told):
   with pytest.raises(ValueError, match=f'(?s){told}'):
-    recipe_files.from_recipe(
+    building.from_recipe(
         {'pruning': config}, total_steps=100, steps_per_epoch=10)
 
 
 def test_a_misspelt_pruning_section_is_an_error():
   with pytest.raises(ValueError, match="no key 'pruing'"):
-    recipe_files.from_recipe({'pruing': {}}, total_steps=10)
+    building.from_recipe({'pruing': {}}, total_steps=10)
 
 
 def test_pruners_for_the_same_parameters_are_an_error():
   with pytest.raises(ValueError, match='stands twice'):
-    recipe_files.from_recipe(
+    building.from_recipe(
         _config({}, {'prune_type': 'magnitude'}), total_steps=100)
 
 
 def test_defaults_of_both_sections_are_those_of_there():
-  made = recipe_files.from_recipe({'pruning': {'approach': {
+  made = building.from_recipe({'pruning': {'approach': {
       'weight_compression': {}}}}, total_steps=100, steps_per_epoch=20)
   want = dict(start=0, end=80, frequency=20, sparsity=.97, max_sparsity=.98,
               scope='global', pattern='unstructured', names=['.*kernel'])

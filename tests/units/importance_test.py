@@ -132,30 +132,6 @@ def test_the_least_important_are_slimmed_away(case):
       atol=1e-5)
 
 
-def test_a_global_scope_compares_shares_of_their_ties():
-  ties = [Tie(4, (Member('a', 0),), name='a'),
-          Tie(4, (Member('b', 0),), name='b')]
-  found = {'a': np.array([1., 1., 1., 1.]),
-           'b': np.array([1e4, 1., 2., 3.])}  # Nearly all is the first.
-  keep = keep_units(found, ties, sparsity=0.5, scope='global')
-  np.testing.assert_array_equal(keep['a'], [1, 1, 1, 0])
-  np.testing.assert_array_equal(keep['b'], [1, 0, 0, 0])
-  # Each keeps one, whatever the others have.
-  found = {'a': np.array([0., 0., 0., 0.]), 'b': np.ones(4)}
-  keep = keep_units(found, ties, sparsity=0.5, scope='global')
-  assert [k.sum() for k in keep.values()] == [1, 3]
-
-
-def test_groups_keep_equally_many_each_its_own():
-  tie = Tie(3, (Member('w', 1, along=((0, 1),)),), along=(2,), name='w')
-  found = {'w': np.array([[3., 1., 2.], [1., 5., 0.]])}
-  np.testing.assert_array_equal(
-      keep_units(found, [tie], count=1)['w'], [[1, 0, 0], [0, 1, 0]])
-  np.testing.assert_array_equal(
-      keep_units(found, [tie], sparsity=1 / 3, scope='global')['w'],
-      [[1, 0, 1], [1, 1, 0]])
-
-
 @pytest.mark.parametrize('scope', ['layer', 'global'])
 def test_the_rule_prunes_what_the_function_finds(case, scope):
   params, batches, ties = case
@@ -313,25 +289,10 @@ def test_on_a_mesh_it_is_the_same(kind):
 def test_errors_say_what_to_write(case):
   params, batches, ties = case
   with pytest.raises(ValueError, match='either count'):
-    keep_units({}, ties)
-  with pytest.raises(ValueError, match='either count'):
     _rule(ties, count=1, sparsity=.5, when=schedules.every(1))
-  with pytest.raises(ValueError, match="scope='global'"):
-    keep_units({}, ties, count=1, scope='global')
-  for count in (0, 2.5):
-    with pytest.raises(ValueError, match='at least 1'):
-      keep_units({}, ties, count=count)
-  with pytest.raises(ValueError, match='takes nothing away'):
-    keep_units({'u': np.ones(8)}, [_tie()], count=8)
-  with pytest.raises(ValueError, match='has a number for each unit'):
-    keep_units({'u': np.ones(16)}, [_tie()], count=1)
-  with pytest.raises(ValueError, match='is not finite'):
-    keep_units({'u': np.full(8, np.nan)}, [_tie()], count=1)
   with pytest.raises(ValueError, match='a norm over it'):
     _rule([_tie(kept='a norm over it')], count=1,
                 when=schedules.every(1)).init(_weights())
-  with pytest.raises(ValueError, match='no ties to take'):
-    keep_units({}, [], count=1)
   tie = Tie(_INNER, (Member('bias', 0, role='beside'),), name='b')
   with pytest.raises(ValueError, match='no kernel among the params reads them'):
     _rule([tie], count=1, when=schedules.every(1)).init(params)

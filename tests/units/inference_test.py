@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxsparse
+from jaxsparse._utils import trees
 from jaxsparse.units.reordering import reorder
 from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
@@ -46,7 +47,7 @@ def test_every_axis_is_told_of(case_and_ties):
   told = set().union(*map(places, ties))
   assert told == {
       (path, axis) for path, w in zip(
-          jaxsparse.trees.paths(case.params), jax.tree.leaves(case.params))
+          trees.paths(case.params), jax.tree.leaves(case.params))
       for axis, size in enumerate(w.shape) if size > 1}
   assert all(tie.fixed for tie in ties if not tie.free)
 

@@ -11,8 +11,8 @@ in the same way, by XLA:
 
 so that nothing is gathered or interleaved next to the weight. The bits of
 `positions` are laid out such that a shift and a bitcast put each group's under
-its values (see `jaxsparse.packing`). The product and that with the transposed
-weight are one file, since they decompress alike.
+its values (see `jaxsparse.packed.layout24`). The product and that with the
+transposed weight are one file, since they decompress alike.
 """
 
 import functools

@@ -18,6 +18,7 @@ import pytest
 
 from jaxsparse.packed import layout24
 from jaxsparse.packed.kernels import hopper
+from tests._lib.packed import on_gpu
 
 
 def sparse(k, n, dtype, seed=0):
@@ -107,16 +108,6 @@ def test_a_config_that_does_not_fit_is_told():
   assert not hopper.fits(good._replace(cluster=2), 4096, 256 * 3)
 
 
-_H200 = jax.sharding.AbstractDevice(
-    device_kind='NVIDIA H200', platform='cuda', num_cores=132)
-
-
-def described(device):
-  """As if there were a device of a kind."""
-  return jax.sharding.use_abstract_mesh(
-      jax.sharding.AbstractMesh((), (), abstract_device=device))
-
-
 def shapes(t, k, n, dtype=jnp.bfloat16):
   return (jax.ShapeDtypeStruct((t, k), dtype),
           jax.ShapeDtypeStruct((n, k // 2), dtype),
@@ -138,7 +129,7 @@ def test_it_lowers_for_cuda_on_any_machine(t, dtype, out_dtype):
 
 def test_a_split_contraction_is_summed_in_float32():
   config = hopper.choose(8, 1024, 128)._replace(split=2)
-  with described(_H200):
+  with on_gpu():
     jaxpr = jax.make_jaxpr(lambda *args: hopper.matmul(*args, config=config))(
         *shapes(8, 1024, 128))
   assert 'f32[2,8,128]' in str(jaxpr)
@@ -230,10 +221,9 @@ def test_an_old_jax_is_refused(monkeypatch):
 def test_only_hopper_is_available():
   if jax.default_backend() == 'cpu':
     assert 'cpu' in hopper.available()
-  with described(_H200):
+  with on_gpu():
     assert hopper.available() is None
-  with described(jax.sharding.AbstractDevice(
-      device_kind='NVIDIA A100', platform='cuda', num_cores=108)):
+  with on_gpu('NVIDIA A100', num_cores=108):
     assert 'A100' in hopper.available()
 
 

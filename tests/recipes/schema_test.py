@@ -1,6 +1,7 @@
-"""Whole recipes: their defaults, and what contradicts itself."""
+"""Whole recipes: their keys and defaults, and what contradicts itself."""
 
 import json
+import re
 
 from hypothesis import given
 from hypothesis import settings
@@ -8,12 +9,153 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from jaxsparse.recipes import defaults as recipe_defaults
-from jaxsparse.recipes import keys as recipe_keys
+from jaxsparse.recipes import schema
 
 
 def _complete(total_steps=1000, **recipe):
-  return recipe_defaults.complete(recipe, total_steps)
+  return schema.complete(recipe, total_steps)
+
+
+def _half(**recipe):
+  return _complete(**{'sparsity': .5, **recipe})
+
+
+# Single keys.
+
+
+@pytest.mark.parametrize('recipe, where, meant', [
+    ({'sparsty': .9}, 'the recipe', 'sparsity'),
+    ({'target_sparsity': .9}, 'the recipe', 'sparsity'),
+    ({'exclude': []}, 'the recipe', 'excluded'),
+    ({'end_step': 9}, 'the recipe', 'end'),
+    ({'layers': [{'names': 'a'}, {'names': 'b', 'patern': '2:4'}]},
+     'layers[1]', 'pattern'),
+    ({'criterion': {'snip_momentum': {'decey': .9}}},
+     'criterion.snip_momentum', 'decay'),
+    ({'flow': {'sr_ste': {'decoupld': True}}}, 'flow.sr_ste', 'decoupled'),
+    ({'flow': {'mdgf': {'fades': 'linear'}}}, 'flow.mdgf', 'fade'),
+    ({'progressive': {'step': 3}}, 'progressive', 'steps'),
+    ({'regularizer': {'group_lasso': {'alpa': 1.}}},
+     'regularizer.group_lasso', 'alpha'),
+    ({'layers': [{'names': 'a', 'regularizer': {
+        'group_lasso': {'alpha': 1., 'learningrate': .1}}}]},
+     'layers[0].regularizer.group_lasso', 'learning_rate')])
+def test_a_misspelt_key_is_an_error_that_names_the_right_one(
+    recipe, where, meant):
+  with pytest.raises(ValueError, match=(
+      rf"(?s)^{re.escape(where)} has no key.*Did you mean.*'{meant}'.*keys "
+      'are')):
+    _half(**recipe)
+
+
+@pytest.mark.parametrize('key, meant', [
+    ('patern', 'pattern'), ('layer', 'layers'), ('start_step', 'start')])
+def test_one_key_is_suggested_at_most(key, meant):
+  with pytest.raises(ValueError, match=f"Did you mean '{meant}'[?] Its keys"):
+    _half(**{key: 1})
+
+
+def test_a_key_like_no_other_is_told_all_of_them():
+  with pytest.raises(ValueError) as error:
+    _half(zzz=1)
+  assert 'Did you mean' not in str(error.value)
+  assert all(key in str(error.value) for key in schema.Whole.keys())
+
+
+@pytest.mark.parametrize('key, value, told', [
+    ('sparsity', 90, r'fraction pruned.*got 90.*sparsity: 0\.9'),
+    ('sparsity', '0.9', r"got '0\.9'"),
+    ('sparsity', True, 'got True'),
+    ('sparsity', float('nan'), 'got nan'),
+    ('initial_sparsity', -.1, 'fraction pruned'),
+    ('max_sparsity', 1.5, r'max_sparsity: 0\.015'),
+    ('min_sparsity', [0], 'fraction'),
+    ('start', .1, 'whole number of steps from 0 up'),
+    ('start', True, 'whole number'),
+    ('end', -1, 'whole number'),
+    ('frequency', 0, 'from 1 up'),
+    ('decay', 'expontial', 'Write e.g. decay: exponential'),
+    ('criterion', 'magnitud', 'Write e.g. criterion: magnitude'),
+    ('criterion', {'snip': {}, 'magnitude': {}}, 'one of magnitude'),
+    ('criterion', {'snip_momentum': {'decay': '1e-4'}},
+     'criterion.snip_momentum.decay must be.*1e-4 without a point as text'),
+    ('score_dtype', 'bf16', 'bfloat16'),
+    ('pattern', '2;4', "one of unstructured.*'2:4'"),
+    ('pattern', 124, 'YAML reads 2:4 as 124'),
+    ('pattern', '4:2', 'keeps 2 of every 4'),
+    ('pattern', '0x4', 'outputs x inputs'),
+    ('pattern', 'chanel', 'channel'),
+    ('reduce', 'average', 'one of sum, mean, max'),
+    ('scope', 'local', 'one of uniform, global, erk, er'),
+    ('names', 3, r'names: \["\.\*kernel"\]'),
+    ('excluded', [3], 'regular expression'),
+    ('layers', {'names': 'a'}, 'list of mappings'),
+    ('layers', ['a'], r'layers\[0\] is a mapping'),
+    ('flow', 'sr-ste', 'Write e.g. flow: sr_ste'),
+    ('flow', {'sr_ste': {'decoupled': 1}}, 'flow.sr_ste.decoupled must be'),
+    ('flow', {'sr_ste': 3}, 'flow.sr_ste is a mapping'),
+    ('flow', {'sr_ste': False}, 'flow.sr_ste is a mapping'),
+    ('criterion', {'snip_momentum': True}, 'snip_momentum is a mapping'),
+    ('progressive', 4, 'progressive is a mapping'),
+    ('progressive', {'steps': 0}, 'progressive.steps must be'),
+    ('lock', 'yes', 'true or false'),
+    ('regularizer', 'l1', 'one of group_lasso'),
+    ('regularizer', {'group_lasso': {'alpha': -1}}, 'number of 0 or more')])
+def test_a_wrong_value_is_told_what_to_write(key, value, told):
+  with pytest.raises(ValueError, match=f'(?s){told}'):
+    _half(**{key: value})
+
+
+@pytest.mark.parametrize('recipe', [None, 'sparsity: 0.9', [('sparsity', .9)]])
+def test_what_is_no_mapping_is_an_error(recipe):
+  with pytest.raises(ValueError, match='(?s)A recipe is a mapping.*sparsity'):
+    schema.complete(recipe, 1000)
+
+
+def test_null_is_as_good_as_nothing():
+  nothing = dict.fromkeys(schema.Whole.keys())
+  assert schema.complete({**nothing, 'sparsity': .5}, 1000) == (
+      _half())
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+  whole = _half(end=np.int32(40), frequency=np.int64(4))
+  assert whole == _half(end=40, frequency=4)
+  assert type(whole['end']) is int
+
+
+# The table.
+
+
+def test_every_key_stands_in_the_table_and_every_row_is_a_key():
+  rows = re.findall(r'^\| `([\w.]+)` \|', schema.__doc__, re.MULTILINE)
+  assert len(rows) == len(set(rows))
+  assert {row for row in rows if '.' not in row} == set(schema.Whole.keys())
+  assert {row for row in rows if row.startswith('flow.')} == {
+      'flow.sr_ste.decay', 'flow.sr_ste.decoupled', 'flow.mdgf.fade',
+      'flow.mdgf.start', 'flow.mdgf.end', 'flow.mdgf.straight_through'}
+
+
+@pytest.mark.parametrize('key', [
+    'decay', 'criterion', 'score_dtype', 'reduce', 'scope', 'flow',
+    'regularizer', 'pattern'])
+def test_every_choice_stands_in_its_row(key):
+  with pytest.raises(ValueError) as error:
+    schema.Whole.keys()[key].check(key, 'nothing')
+  listed = re.search(r'one of (.*?), (got|blocks)', str(error.value))[1]
+  assert len(listed.split(', ')) >= (1 if key == 'regularizer' else 2)
+  row = re.search(rf'^\| `{key}` \|.*', schema.__doc__, re.MULTILINE)[0]
+  assert listed in row
+
+
+def test_defaults_in_the_table_are_those_of_the_least_recipe():
+  whole = _half()
+  for key, row in schema.Whole.keys().items():
+    if row.default is not None and not row.otherwise:
+      assert row.check(key, row.default) == whole[key], key
+
+
+# Defaults.
 
 
 def test_every_key_and_default_is_written_out():
@@ -25,7 +167,7 @@ def test_every_key_and_default_is_written_out():
       'decay': 'cubic', 'criterion': {'magnitude': {}}, 'score_dtype': None,
       'scope': 'uniform', 'progressive': False, 'lock': False,
       'regularizer': None, 'layers': [], 'flow': {'hard': {}}}
-  assert set(_complete(sparsity=.9)) == set(recipe_keys.CHECKS)
+  assert set(_complete(sparsity=.9)) == set(schema.Whole.keys())
 
 
 @pytest.mark.parametrize('recipe, want', [
@@ -84,7 +226,7 @@ def test_a_layer_has_what_it_shares_or_all():
       'min_sparsity': 0., 'max_sparsity': 1., 'reduce': 'sum'}
   assert other['sparsity'] == .5 and set(other) == set(shared)
   assert bound['max_sparsity'] == .95 and bound['sparsity'] is None
-  assert set(own) == {'names', *recipe_keys.SHARED, *recipe_keys.OWN}
+  assert set(own) == {*schema.Layer.keys()}
   assert [own[k] for k in ('sparsity', 'initial_sparsity', 'frequency',
                            'decay', 'end')] == [.9, .3, 50, 'linear', 700]
   assert [group[k] for k in ('sparsity', 'end', 'frequency')] == [.75, 400, 50]
@@ -105,11 +247,14 @@ def test_a_locked_layer_inherits_patterns_only():
 
 
 def test_exclude_comes_first_and_once():
-  whole = recipe_defaults.complete(
+  whole = schema.complete(
       {'sparsity': .9, 'excluded': ['b', 'a']}, 10, exclude=['head', 'b'])
   assert whole['excluded'] == ['head', 'b', 'a']
-  whole = recipe_defaults.complete({'sparsity': .9}, 10, exclude='head')
+  whole = schema.complete({'sparsity': .9}, 10, exclude='head')
   assert whole['excluded'] == ['head']
+
+
+# Contradictions.
 
 
 @pytest.mark.parametrize('recipe, told', [
@@ -159,14 +304,14 @@ def test_what_contradicts_itself_is_an_error(recipe, told):
 
 
 def test_total_steps_may_be_of_numpy():
-  assert recipe_defaults.complete({'sparsity': .9}, np.int64(1000)) == (
+  assert schema.complete({'sparsity': .9}, np.int64(1000)) == (
       _complete(sparsity=.9))
 
 
 @pytest.mark.parametrize('steps', [0, -5, 1.5, None, True, np.True_])
 def test_total_steps_are_steps(steps):
   with pytest.raises(ValueError, match='total_steps'):
-    recipe_defaults.complete({'sparsity': .9}, steps)
+    schema.complete({'sparsity': .9}, steps)
 
 
 _SECTION = {

@@ -1,0 +1,33 @@
+"""Compressed weights stand for dense ones: their rank, dtype and bytes."""
+
+import jax
+import jax.numpy as jnp
+
+
+class Compressed:
+  """A weight whose kept entries, `values`, lie beside the places of these.
+
+  `shape` is that of the dense weight: leading axes, then the `contracted` ones,
+  over which a product sums, and the `features`, in one order or the other.
+  """
+  values: jax.Array
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the dense weight."""
+    raise NotImplementedError
+
+  @property
+  def ndim(self) -> int:
+    """The rank of the dense weight."""
+    return len(self.shape)
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    """The dtype of the values."""
+    return self.values.dtype
+
+  @property
+  def nbytes(self) -> int:
+    """The bytes of all arrays."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self))

@@ -1,0 +1,143 @@
+"""Groups of four along K: which two are kept, and the way there and back.
+
+A weight is a matrix `w[..., K, N]` here, padded with zeros to K', whole tiles
+of rows, and `G = K' / 4`. Four bits, uint32, for each group tell which of its
+rows are kept, bit j for row j; where a layout puts these bits is its own
+concern.
+"""
+
+import math
+from typing import Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+TILE = 256  # Rows of K in a tile.
+
+
+def round_up(n: int, multiple: int) -> int:
+  """The least multiple that is `n` or more."""
+  return -(-n // multiple) * multiple
+
+
+def padded(x: jax.Array, axis: int, size: int) -> jax.Array:
+  """With zeros at the end of an axis, up to a size."""
+  if x.shape[axis] == size:
+    return x
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, size - x.shape[axis])
+  return jnp.pad(x, widths)
+
+
+def split_groups(matrix: jax.Array) -> jax.Array:
+  """`[..., K, N] -> [..., G, 4, N]`, padded with zeros."""
+  k = round_up(matrix.shape[-2], TILE)
+  whole = _in_tiles(padded(matrix, matrix.ndim - 2, k))
+  return whole.reshape(*whole.shape[:-2], k // 4, 4, whole.shape[-1])
+
+
+def _in_tiles(matrix: jax.Array) -> jax.Array:
+  """The same, on devices that have whole tiles of it.
+
+  The compiler sees to that, but for explicitly sharded axes.
+  """
+  sharding = jax.typeof(matrix).sharding
+  if not any(sharding.spec):
+    return matrix
+  *leading, rows, columns = sharding.spec
+  devices = math.prod(sharding.mesh.shape[a] for a in jax.tree.leaves(rows))
+  if matrix.shape[-2] // TILE % devices == 0:
+    return matrix
+  return jax.sharding.reshard(
+      matrix, jax.sharding.PartitionSpec(*leading, None, columns))
+
+
+def _as_bits(x: jax.Array) -> jax.Array:
+  """As integers: compilers may let floats lose their subnormal numbers."""
+  return lax.bitcast_convert_type(x, np.dtype(f'uint{8 * x.dtype.itemsize}'))
+
+
+def magnitudes(x: jax.Array) -> jax.Array:
+  """Integers in the order of magnitudes; 0 for the two zeros alone.
+
+  Unlike among floats NaN has a place. For floats and int8.
+  """
+  if x.dtype == jnp.int8:
+    return jnp.abs(x.astype(jnp.int32))
+  bits = _as_bits(x)
+  return bits & bits.dtype.type((1 << (8 * x.dtype.itemsize - 1)) - 1)
+
+
+def are_full(groups: jax.Array) -> jax.Array:
+  """Whether a group has more than two entries that are not zero."""
+  return (magnitudes(groups) != 0).sum(-2) > 2
+
+
+def largest_two(matrix: jax.Array) -> jax.Array:
+  """The bits of the two largest of every four, `[..., G, N]`.
+
+  Of equal ones the first is kept.
+  """
+  keys = split_groups(magnitudes(matrix))
+  key = [keys[..., i, :] for i in range(4)]
+  kept = [sum(((other >= mine) if j < i else (other > mine)).astype(jnp.uint8)
+              for j, other in enumerate(key) if j != i) < 2
+          for i, mine in enumerate(key)]
+  return sum(k.astype(jnp.uint32) << i for i, k in enumerate(kept))
+
+
+@jax.custom_jvp
+def keep(matrix: jax.Array, bits: jax.Array) -> jax.Array:
+  """The kept entries of `[..., K, N]`, `[..., 2, G, N]`; 0.0 for -0.0."""
+  whole = jnp.where(magnitudes(matrix) == 0, 0, _as_bits(matrix))
+  return lax.bitcast_convert_type(gather(whole, bits), matrix.dtype)
+
+
+@keep.defjvp
+def _(primals, tangents):
+  return keep(*primals), gather(tangents[0], primals[1])
+
+
+def gather(matrix: jax.Array, bits: jax.Array) -> jax.Array:
+  """The entries of `[..., K, N]` at the kept places, `[..., 2, G, N]`."""
+  groups = split_groups(matrix)
+  return _pair(bits, [groups[..., i, :] for i in range(4)])
+
+
+def kept_rows(bits: jax.Array) -> jax.Array:
+  """Which two rows of its four a group keeps, in order: `[..., 2, G, N]`."""
+  return _pair(bits, [jnp.full_like(bits, i) for i in range(4)])
+
+
+def _pair(bits: jax.Array, four: Sequence[jax.Array]) -> jax.Array:
+  """The two of four that are kept, in order: `[..., 2, G, N]`."""
+  pick = lambda i, then, otherwise: jnp.where(
+      (bits >> i) & 1 != 0, then, otherwise)
+  a, b, c, d = four
+  return jnp.stack([pick(0, a, pick(1, b, c)), pick(3, d, pick(2, c, b))], -3)
+
+
+@jax.custom_jvp
+def spread(values: jax.Array, bits: jax.Array) -> jax.Array:
+  """The inverse of `keep`: `[..., 2, G, N] -> [..., K', N]`."""
+  return lax.bitcast_convert_type(_four(_as_bits(values), bits), values.dtype)
+
+
+@spread.defjvp
+def _(primals, tangents):
+  return spread(*primals), _four(tangents[0], primals[1])
+
+
+def _four(values: jax.Array, bits: jax.Array) -> jax.Array:
+  """`[..., 2, G, N] -> [..., 4 * G, N]`, zeros where nothing was kept."""
+  first, second = values[..., 0, :, :], values[..., 1, :, :]
+  is_kept = lambda i: (bits >> i) & 1 != 0
+  zero = jnp.zeros((), values.dtype)
+  four = jnp.stack([
+      jnp.where(is_kept(0), first, zero),
+      jnp.where(is_kept(1), jnp.where(is_kept(0), second, first), zero),
+      jnp.where(is_kept(2), jnp.where(is_kept(3), first, second), zero),
+      jnp.where(is_kept(3), second, zero)], -2)
+  return four.reshape(*four.shape[:-3], 4 * four.shape[-3], four.shape[-1])

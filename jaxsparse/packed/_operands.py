@@ -1,0 +1,69 @@
+"""What goes into a product: shapes that fit, dtypes, tokens on one axis."""
+
+import functools
+import math
+from typing import Any, Callable
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from jaxsparse._utils import numerics
+from jaxsparse.packed import layout24
+from jaxsparse.packed.condensed import Condensed
+from jaxsparse.packed.layout24 import Packed24
+
+
+def check_operands(x: jax.Array, w: Packed24 | Condensed) -> None:
+  """Raises if `matmul(x, w)` does not fit."""
+  if not isinstance(w, Condensed):
+    layout24.check_packed(w)
+  if len(w.shape) != len(w.contracted) + len(w.features):
+    leading = w.shape[:len(w.shape) - len(w.contracted) - len(w.features)]
+    raise ValueError(
+        f'matmul(x, w) takes one weight, got {leading} of them, each of shape '
+        f'{w.shape[len(leading):]}. Write jax.vmap(jaxsparse.matmul)(x, w), or '
+        'scan over them.')
+  rank = len(w.contracted)
+  if x.ndim < rank or x.shape[x.ndim - rank:] != w.contracted:
+    raise ValueError(
+        f'matmul(x, w) sums over axes of sizes {w.contracted} at the end of x, '
+        f'got x of shape {x.shape}.')
+
+
+def result_dtype(x: jax.Array, w: jax.Array,
+                 preferred: jax.typing.DTypeLike | None) -> jnp.dtype:
+  """The dtype of a product."""
+  dtype = jnp.result_type(x, w)
+  if preferred is None:
+    preferred = jnp.int32 if dtype == jnp.int8 else dtype
+  return jnp.dtype(preferred)
+
+
+def sum_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
+  """The dtype of sums whose result is to have `dtype`.
+
+  >>> sum_dtype(jnp.bfloat16), sum_dtype(jnp.int8)
+  (dtype('float32'), dtype('int32'))
+  """
+  if jnp.issubdtype(dtype, jnp.integer):
+    return jnp.dtype(jnp.int32)
+  return jnp.dtype(numerics.at_least_float32(dtype))
+
+
+def precision_of(dtype: jax.typing.DTypeLike) -> lax.Precision | None:
+  """As of the kernels: who keeps float32 weights wants float32 products."""
+  return lax.Precision.HIGHEST if dtype == jnp.float32 else None
+
+
+def folded(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """A kernel for `[T, K]` as one for `[..., K]`.
+
+  Jitted, so that it is traced once for equal shapes.
+  """
+  @functools.partial(jax.jit, static_argnums=(2, 3))
+  def run(x: jax.Array, w: Any, *settings: Any) -> jax.Array:
+    y = kernel(
+        x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w, *settings)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+  return run

@@ -1,0 +1,103 @@
+"""The product of 2:4 training: a dense weight, packed anew in every step."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse.packed import _dispatch
+from jaxsparse.packed import _gpu
+from jaxsparse.packed import _operands
+from jaxsparse.packed import _xla
+from jaxsparse.packed import layout24
+from jaxsparse.packed._dispatch import Implementation
+from jaxsparse.packed.layout24 import Packed24
+
+# `[..., K], [K, N] -> [..., N]`.
+_PRODUCTS = {'gpu': _gpu.matmul_packing, 'xla': _xla.dense}
+
+
+def training_matmul(
+    x: jax.Array, w: jax.Array, *, implementation: Implementation = None,
+    preferred_element_type: jax.typing.DTypeLike | None = None,
+    check: bool = True) -> jax.Array:
+  """The product `x @ w` of 2:4 training: forward and input gradient packed.
+
+    y = x @ w,   dx = dy @ w.T,   dw = x.T @ dy (dense)
+
+  `w` is the sparse point, `sparse_params(params, opt_state)`, with the masks of
+  `nm(2, 4, transposable=True)`: 2:4 along both axes, so that the sparse tensor
+  cores of a Hopper GPU do both products. It is packed anew in every step. The
+  gradient to `w` is the dense one, for pruned weights, too, as every
+  flow here expects it. TPUs have no sparse units and XLA knows of none: there
+  all three products are dense. On a mesh whose axes are the compiler's a
+  kernel cannot be partitioned: there it is called inside of `jax.shard_map`, or
+  with implementation='xla'.
+
+  Args:
+    x: `[..., K]`.
+    w: `[K, N]`, 2:4 along both axes.
+    implementation: as of `matmul`, 'gpu' or 'xla'.
+    preferred_element_type: as of `matmul`.
+    check: whether to look at the weight, where that is possible.
+
+  Returns:
+    `[..., N]`.
+
+  Raises:
+    ValueError: if shapes do not fit, or the weight is not 2:4 both ways. The
+      latter cannot be seen inside of `jit` or `grad`; there a GPU takes the
+      two largest of every four, each way, and XLA all of them.
+    NotImplementedError: if no implementation that was asked for can serve.
+
+  References:
+    Hubara et al., `Accelerated Sparse Neural Training
+    <https://arxiv.org/abs/2102.08124>`_, 2021. There dw is sparsified, too,
+    in a later work (Chmiel et al., 2022); here it never is.
+
+  >>> w = jnp.array([[1., 2., 0., 0.], [3., 4., 0., 0.],
+  ...                [0., 0., 5., 6.], [0., 0., 7., 8.]])
+  >>> training_matmul(jnp.ones((1, 4)), w)
+  Array([[ 4.,  6., 12., 14.]], dtype=float32)
+  """
+  if isinstance(w, Packed24):
+    raise ValueError(
+        'training_matmul(x, w) packs a dense weight itself; with a packed one '
+        'write matmul(x, w).')
+  if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
+    raise ValueError(
+        'training_matmul(x, w) needs x [..., K] and w [K, N], got '
+        f'{x.shape} and {w.shape}. Stacked weights go through jax.vmap.')
+  if check and not isinstance(w, jax.core.Tracer) and not (
+      layout24.is_24(w) and layout24.is_24(w, -1)):
+    raise ValueError(
+        'training_matmul(x, w) needs a weight that is 2:4 along both axes. '
+        'Prune by jaxsparse.nm(2, 4, transposable=True) and pass '
+        'jaxsparse.sparse_params(params, opt_state), or write x @ w.')
+  dtype = jnp.result_type(x, w)
+  return _product(
+      x.astype(dtype), w.astype(dtype), _dispatch.names_of(implementation),
+      _operands.result_dtype(x, w, preferred_element_type))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _product(x: jax.Array, w: jax.Array, names: tuple[str, ...] | None,
+             dtype: Any) -> jax.Array:
+  return _dispatch.run(names, _PRODUCTS, x, w, dtype)
+
+
+def _forward(x, w, names, dtype):
+  return _product(x, w, names, dtype), (x, w)
+
+
+def _backward(names, dtype, saved, dy):
+  x, w = saved
+  dy = dy.astype(x.dtype)
+  by_xla = {'xla': _xla.transposed(
+      lambda x, wt, dtype: _xla.dense(x, wt.mT, dtype), x)}
+  dx = _dispatch.run(names, _PRODUCTS | by_xla, dy, w.mT, x.dtype)
+  return dx, _xla.weight_gradient(dy, x, w)
+
+
+_product.defvjp(_forward, _backward)

@@ -1,0 +1,88 @@
+"""Programs for Hopper GPUs have the kernel, compiled without one at hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsparse.packed import _gpu
+from jaxsparse.packed.kernels import hopper
+from jaxsparse.packed.layout24 import pack
+from jaxsparse.packed.layout24 import with_layout
+from jaxsparse.packed.products import matmul
+from jaxsparse.packed.training_product import training_matmul
+from tests._lib.packed import assert_near
+from tests._lib.packed import exported
+from tests._lib.packed import gradients
+from tests._lib.packed import normal
+from tests._lib.packed import on_gpu
+from tests._lib.packed import two_way
+from tests._lib.packed import unpack
+from tests._lib.packed import with_values
+
+
+def for_cuda(f, *args):
+  """The program for GPUs, as a text."""
+  with on_gpu():
+    return exported(f, *args, platforms=['cuda']).mlir_module()
+
+
+def kernels_of(program):
+  return program.count('custom_call @mosaic_gpu')
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='refused there')
+def test_programs_for_hopper_gpus_have_the_kernel_both_ways():
+  w = with_layout(
+      pack(two_way(512, 256, dtype=jnp.bfloat16), transposed=True), 'hopper')
+  x, stack = normal(8, 512, dtype=jnp.bfloat16), jax.tree.map(
+      lambda a: jnp.stack([a, a]), w)
+  assert kernels_of(for_cuda(matmul, x, w)) == 1
+  assert kernels_of(for_cuda(lambda x, w: jax.vjp(
+      lambda x: matmul(x, w), x)[1](matmul(x, w)), x, w)) == 2
+  assert kernels_of(for_cuda(jax.vmap(matmul), jnp.stack([x, x]), stack)) == 1
+  dense = two_way(512, 256, dtype=jnp.bfloat16)
+  assert kernels_of(for_cuda(lambda x, w: jax.vjp(
+      training_matmul, x, w)[1](training_matmul(x, w)), x, dense)) == 2
+  # Float32 is not served, and XLA goes on.
+  assert not kernels_of(for_cuda(matmul, normal(8, 512), pack(two_way(512, 8))))
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='refused there')
+def test_what_was_tuned_is_used_by_programs_that_are_traced_later(monkeypatch):
+  monkeypatch.setattr(hopper, '_TUNED', {})
+  w = with_layout(pack(jnp.zeros((1024, 256), jnp.bfloat16)), 'hopper')
+  x = jnp.zeros((8, 1024), jnp.bfloat16)
+  before = for_cuda(lambda x, w: matmul(x, w), x, w)
+  with on_gpu():
+    key = hopper._key(8, w.values.shape, x.dtype)
+    chosen = hopper.config_of(8, w.values.shape, x.dtype)
+    hopper._TUNED[key] = chosen._replace(stages=chosen.stages - 1)
+  assert for_cuda(lambda x, w: matmul(x, w), x, w) != before
+
+
+def test_values_of_hoppers_layout_have_gradients_of_any_dtype():
+  w = with_layout(
+      pack(two_way(512, 128, dtype=jnp.bfloat16)), 'hopper')
+  wide_w = w.astype(jnp.float32)
+  x = normal(4, 512)
+  dx, dv = jax.jit(jax.grad(lambda x, v: matmul(
+      x, with_values(wide_w, v)).sum(), (0, 1)))(x, wide_w.values)
+  expected = gradients(x, w, np.ones((4, 128)))
+  assert_near(dx, expected[0])
+  assert_near(unpack(with_values(wide_w, dv)), expected[1])
+
+
+def test_a_machine_without_a_hopper_gpu_is_told():
+  if jax.default_backend() == 'cpu':
+    assert 'is a cpu' in _gpu.missing()
+  with on_gpu():
+    assert _gpu.missing() is None
+
+
+def test_what_the_kernel_does_not_serve_is_refused():
+  w, x = pack(two_way(8, 4)), jnp.zeros((2, 8))
+  with pytest.raises(NotImplementedError, match='not float32'):
+    _gpu.matmul(x, w, x.dtype)
+  with pytest.raises(NotImplementedError, match='transposed=True'):
+    _gpu.matmul_transposed(x, w, x.dtype)

@@ -1,0 +1,102 @@
+"""What a product takes: shapes that fit, dtypes that promote."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsparse.packed import _operands
+from jaxsparse.packed.condensed import condense
+from jaxsparse.packed.layout24 import pack
+from jaxsparse.packed.products import matmul
+from tests._lib.packed import assert_near
+from tests._lib.packed import normal
+from tests._lib.packed import prune
+from tests._lib.packed import wide
+from tests._lib.packed import with_values
+
+
+@pytest.mark.parametrize('x, w, told', [
+    ((2, 9), (8, 4), [r'\(8,\)', r'\(2, 9\)']),
+    ((), (8, 4), [r'\(8,\)', r'\(\)']),
+    ((8, 2), (8, 4), [r'\(8,\)', r'\(8, 2\)']),
+    ((2, 8), (3, 8, 4), [r'\(3,\)', 'vmap', 'scan']),
+], ids=str)
+def test_shapes_that_do_not_fit_are_shown(x, w, told):
+  with pytest.raises(ValueError) as error:
+    matmul(jnp.zeros(x), pack(jnp.zeros(w)))
+  for expected in told:
+    error.match(expected)
+
+
+@pytest.mark.parametrize('x, shape, told', [
+    ((2, 9), (8, 4), [r'\(8,\)', r'\(2, 9\)']), ((), (8, 4), [r'\(8,\)']),
+    ((2, 8), (3, 8, 4), [r'\(3,\)', 'vmap', 'scan'])], ids=str)
+def test_condensed_shapes_that_do_not_fit_are_shown(x, shape, told):
+  c = condense(jnp.ones(shape), jnp.ones(shape, bool))
+  with pytest.raises(ValueError) as error:
+    matmul(jnp.zeros(x), c)
+  for expected in told:
+    error.match(expected)
+
+
+def test_a_dense_weight_is_told_how_to_be_packed():
+  with pytest.raises(ValueError, match=r'jaxsparse\.pack\(w\)'):
+    matmul(jnp.zeros((2, 4)), jnp.zeros((4, 4)))
+
+
+@pytest.mark.parametrize('dtype, out', [
+    ('bfloat16', 'float32'), ('float16', 'float32'), ('float32', 'bfloat16'),
+    ('int8', 'int32'), ('int8', 'float32'), ('bfloat16', jnp.float16)], ids=str)
+def test_preferred_element_type_is_the_dtype_of_the_result(dtype, out):
+  w = prune(normal(300, 3, dtype=jnp.dtype(dtype)))
+  x = normal(2, 300, seed=1, dtype=jnp.dtype(dtype))
+  y = jax.jit(lambda x, w: matmul(x, w, preferred_element_type=out))(x, pack(w))
+  assert y.dtype == jnp.dtype(out)
+  assert_near(y, np.matmul(*wide(x, w)))
+
+
+@pytest.mark.parametrize('of_x, of_w, out', [
+    ('bfloat16', 'float32', 'float32'), ('float32', 'bfloat16', 'float32'),
+    ('bfloat16', 'float16', 'float32'), ('float32', 'int8', 'float32'),
+    ('bfloat16', 'int8', 'bfloat16')])
+def test_dtypes_promote_and_gradients_have_those_of_their_operands(
+    of_x, of_w, out):
+  w = prune(normal(8, 3, dtype=jnp.dtype(of_w)))
+  x = jnp.asarray(normal(2, 8, seed=1, dtype=jnp.dtype(of_x)))
+  packed = pack(w)
+  with jax.numpy_dtype_promotion('standard'):
+    y = matmul(x, packed)
+    dx = jax.grad(lambda x: matmul(x, packed).sum())(x)
+    assert dx.dtype == of_x
+    if of_w != 'int8':
+      dv = jax.grad(lambda v: matmul(x, with_values(packed, v)).sum())(
+          packed.values)
+      assert dv.dtype == of_w
+  assert y.dtype == out
+  assert_near(y, np.matmul(*wide(x, w)))
+  assert_near(dx, np.tile(np.float64(w).sum(1), (2, 1)))
+
+
+@pytest.mark.parametrize('dtype, sums', [
+    ('int8', 'int32'), ('int32', 'int32'), ('float8_e4m3fn', 'float32'),
+    ('bfloat16', 'float32'), ('float16', 'float32'), ('float32', 'float32')])
+def test_sums_are_of_32_bits(dtype, sums):
+  assert _operands.sum_dtype(jnp.dtype(dtype)) == sums
+  precision = _operands.precision_of(jnp.dtype(dtype))
+  assert (precision is None) == (dtype != 'float32')
+
+
+def test_a_kernel_for_one_axis_of_tokens_takes_any_and_is_traced_once():
+  traces = []
+
+  @_operands.folded
+  def kernel(x, w, dtype):
+    traces.append(x.shape)
+    return (x @ w).astype(dtype)
+  x, w = jnp.asarray(normal(2, 3, 4)), jnp.asarray(normal(4, 5))
+  for _ in range(2):
+    y = kernel(x, w, jnp.dtype(jnp.float32))
+  assert traces == [(6, 4)]
+  assert_near(y, np.matmul(*wide(x, w)), 1e-5)
+  assert kernel(x[0, 0], w, jnp.dtype(jnp.bfloat16)).shape == (5,)

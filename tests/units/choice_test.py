@@ -1,0 +1,83 @@
+"""Which units to keep: by rank within ties, among all of them, and floors."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsparse.units import keep_units
+from jaxsparse.units.choice import Budget
+from jaxsparse.units.ties import Member
+from jaxsparse.units.ties import Tie
+
+
+def _tie():
+  return Tie(8, (Member('w', 0, role='reads'),), name='u')
+
+
+def test_a_global_scope_compares_shares_of_their_ties():
+  ties = [Tie(4, (Member('a', 0),), name='a'),
+          Tie(4, (Member('b', 0),), name='b')]
+  found = {'a': np.array([1., 1., 1., 1.]),
+           'b': np.array([1e4, 1., 2., 3.])}  # Nearly all is the first.
+  keep = keep_units(found, ties, sparsity=0.5, scope='global')
+  np.testing.assert_array_equal(keep['a'], [1, 1, 1, 0])
+  np.testing.assert_array_equal(keep['b'], [1, 0, 0, 0])
+  # Each keeps one, whatever the others have.
+  found = {'a': np.array([0., 0., 0., 0.]), 'b': np.ones(4)}
+  keep = keep_units(found, ties, sparsity=0.5, scope='global')
+  assert [k.sum() for k in keep.values()] == [1, 3]
+
+
+def test_groups_keep_equally_many_each_its_own():
+  tie = Tie(3, (Member('w', 1, along=((0, 1),)),), along=(2,), name='w')
+  found = {'w': np.array([[3., 1., 2.], [1., 5., 0.]])}
+  np.testing.assert_array_equal(
+      keep_units(found, [tie], count=1)['w'], [[1, 0, 0], [0, 1, 0]])
+  np.testing.assert_array_equal(
+      keep_units(found, [tie], sparsity=1 / 3, scope='global')['w'],
+      [[1, 0, 1], [1, 1, 0]])
+
+
+def test_scores_may_compete_as_they_are():
+  scores = [jnp.array([4., 3.]), jnp.array([2., 1.])]
+  budget = Budget(sparsity=0.5, scope='global', normalize=False)
+  kept = [k.tolist() for k in budget.keep(scores)]
+  assert kept == [[True, False], [True, False]]  # Each keeps one.
+  scores = [jnp.arange(4., 8.), jnp.arange(4.)]
+  kept = [int(k.sum()) for k in budget.keep(scores)]
+  assert kept == [3, 1]
+
+
+def test_a_floor_is_a_share_of_the_fair_number():
+  scores = [jnp.arange(10., 20.), jnp.arange(10.)]
+  for floor, least in ((0., 1), (0.5, 2), (1., 5)):
+    budget = Budget(
+        sparsity=0.5, scope='global', floor=floor, normalize=False)
+    assert [int(k.sum()) for k in budget.keep(scores)] == [10 - least, least]
+
+
+def test_progress_leads_to_the_final_number():
+  budget = Budget(count=2)
+  sizes = [int(budget.keep([jnp.arange(10.)], share)[0].sum())
+           for share in (0., 0.25, 0.5, 1.)]
+  assert sizes == [10, 8, 6, 2]
+
+
+def test_errors_say_what_to_write():
+  with pytest.raises(ValueError, match='either count'):
+    keep_units({}, [_tie()])
+  with pytest.raises(ValueError, match="scope='global'"):
+    keep_units({}, [_tie()], count=1, scope='global')
+  for count in (0, 2.5):
+    with pytest.raises(ValueError, match='at least 1'):
+      keep_units({}, [_tie()], count=count)
+  with pytest.raises(ValueError, match='takes nothing away'):
+    keep_units({'u': np.ones(8)}, [_tie()], count=8)
+  with pytest.raises(ValueError, match='has a number for each unit'):
+    keep_units({'u': np.ones(16)}, [_tie()], count=1)
+  with pytest.raises(ValueError, match='is not finite'):
+    keep_units({'u': np.full(8, np.nan)}, [_tie()], count=1)
+  with pytest.raises(ValueError, match='no ties to take'):
+    keep_units({}, [], count=1)
+  with pytest.raises(ValueError, match="scope='global', floor=0.2"):
+    Budget(sparsity=0.5, floor=0.2).check()
