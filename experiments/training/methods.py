@@ -145,7 +145,8 @@ def _sensitivity(ties, sparsity, steps):
   """Sums importance up over a tenth of training, and prunes in the middle."""
   middle = steps // 2
   rule = units.prune_units(
-      _units(ties), sparsity=sparsity, begin=middle - steps // 10,
+      _units(ties), importance=units.saliency(), sparsity=sparsity,
+      begin=middle - steps // 10,
       when=schedules.every(1, begin=middle, end=middle))
   return jaxsparse.Method(rule, jaxsparse.hard())
 
@@ -153,7 +154,9 @@ def _sensitivity(ties, sparsity, steps):
 def _group_lasso(ties, alpha, schedule):
   removable = _units(ties)
   shrink = units.prox_group_lasso(alpha, removable, schedule)
-  rule = units.prune_vanished(removable, when=schedules.every(10))
+  rule = units.prune_units(
+      removable, importance=units.root_mean_square(), threshold=0.,
+      when=schedules.every(10))
   return jaxsparse.Method(rule, jaxsparse.hard()._replace(
       around=lambda inner: optax.chain(inner, shrink)))
 
