@@ -1,0 +1,71 @@
+"""Settings for all tests: eight devices, strict dtypes, no broadcasting ranks.
+
+Warnings are errors by `pyproject.toml`. Tests compile much and run little, so
+programs are compiled badly and fast, kept in pytest's cache for other processes
+and later runs (`pytest --cache-clear` drops them), and leave the memory when
+their module is done.
+"""
+
+import ctypes
+import gc
+import os
+import shutil
+
+# Before jax is imported anywhere: a mesh of eight CPU devices, and the older of
+# two code generators, which compiles in half the time.
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '')
+    + ' --xla_force_host_platform_device_count=8'
+    + ' --xla_cpu_use_fusion_emitters=false')
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_disable_most_optimizations', True)
+
+_LARGEST_CACHE = 2**30  # Bytes.
+
+
+def pytest_configure(config):
+  """Keeps compiled programs, also of the processes that tests start."""
+  if not hasattr(config, 'cache'):
+    return  # Pytest was told to keep nothing.
+  folder = config.cache.mkdir('programs')
+  if not hasattr(config, 'workerinput') and _size(folder) > _LARGEST_CACHE:
+    shutil.rmtree(folder)
+  for name, value in (
+      ('jax_compilation_cache_dir', str(folder)),
+      ('jax_persistent_cache_min_compile_time_secs', 0)):
+    os.environ[name.upper()] = str(value)
+    jax.config.update(name, value)
+
+
+def _size(folder):
+  return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def pytest_collection_finish():
+  """Spares the garbage collector all that was imported."""
+  gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """Runs the tests of a file in one process: they share compiled programs."""
+  if config.getoption('dist') != 'load':
+    return None  # Something else was asked for.
+  from xdist.scheduler import LoadFileScheduling
+  return LoadFileScheduling(config, log)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _forget():
+  """Drops the programs of a module; those of the suite are many gigabytes."""
+  yield
+  jax.clear_caches()
+  gc.collect()
+  # Where there is glibc: without it freed memory stays in the process.
+  getattr(ctypes.CDLL(None), 'malloc_trim', lambda _: None)(0)
