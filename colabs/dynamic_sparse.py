@@ -18,13 +18,19 @@
 # are dropped and as many are grown elsewhere: connections move. This notebook
 # trains one small convolutional network with three such methods, looks at where
 # they put their weights, and lets a fourth, **Chase**, empty whole channels.
-# Those are then cut out, and what is left is an ordinary smaller network.
+# Those are then cut out, which leaves an ordinary smaller network.
 #
-# It is **one seed, a small network and an easy data set**: it shows what the
-# methods do, not which is best. `quickstart.ipynb` explains the train step.
+# This is **one seed, a small network and an easy data set**: it shows the
+# behaviour of the methods, not which is best. `quickstart.ipynb` explains the
+# train step.
 #
-# On Colab, install first:
-# `%pip install "git+https://github.com/<you>/jaxsparse" flax scikit-learn`
+# On Colab, run this first:
+#
+# ```
+# !git clone <address of the repository> jaxsparse
+# %cd jaxsparse/colabs
+# %pip install -q '..[experiments]'
+# ```
 
 # %% tags=["parameters"]
 STEPS = 800  # Per method; compiling it takes longer than running it.
@@ -39,11 +45,11 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from sklearn import datasets
-from sklearn import model_selection
 
+import common  # What the notebooks of this folder share.
 import jaxsparse
-from jaxsparse import methods
+
+plt.rcParams.update(common.PLOT_STYLE)
 
 # %% [markdown]
 # ## A network with batch norm
@@ -54,16 +60,12 @@ from jaxsparse import methods
 # with fewer channels.
 #
 # Batch norms remember running averages. They are no parameters: the optimizer
-# does not see them. For evaluation, `logits` takes both in one tree, because
-# whoever cuts out a channel has to cut out its averages, too.
+# does not see them. For evaluation, `logits` takes both in one tree, because a
+# channel that is cut out loses its averages, too.
 
 # %%
-digits = datasets.load_digits()
-x_train, x_test, y_train, y_test = model_selection.train_test_split(
-    digits.images[..., None].astype(np.float32) / 16 - 0.5, digits.target,
-    test_size=500, stratify=digits.target, random_state=0)
-x_train, x_test, y_train, y_test = map(
-    jnp.asarray, (x_train, x_test, y_train, y_test))
+x_train, x_test, y_train, y_test = common.load_digits()
+x_train, x_test = (x.reshape(-1, 8, 8, 1) for x in (x_train, x_test))
 
 
 class Net(nnx.Module):
@@ -93,13 +95,13 @@ def logits(variables, x):
 
 
 def accuracy(variables):
-  return float((logits(variables, x_test).argmax(-1) == y_test).mean())
+  return common.accuracy(logits(variables, x_test), y_test)
 
 
 # %% [markdown]
 # ## The train step
 #
-# It has one new line, and it is the same for all methods: masks are in the
+# The step has one new line and is the same for all methods: masks are in the
 # optimizer's state, and `tx.update` moves connections when it is time to. The
 # training also starts at the sparse point. `observe` changes nothing; it
 # measures. The loop is one of Python: on CPUs, convolutions inside of
@@ -107,17 +109,17 @@ def accuracy(variables):
 
 # %%
 class Run(NamedTuple):
-  """What a training ends with, and what was seen some forty times."""
+  """The end of a training, and some forty looks at it on the way."""
   variables: Any  # Params, zeros where pruned, and averages.
   steps: list[int]
   masks: list[Any]
   observed: list[dict[str, Any]]  # Statistics by layer; none if dense.
 
 
-def train(recipe, params, averages, *, steps=STEPS, learning_rate=1e-2):
-  """Trains with a recipe; returns a `Run`."""
+def train(method, params, averages, *, steps=STEPS, learning_rate=1e-2):
+  """Trains with a method; returns a `Run`."""
   schedule = optax.cosine_decay_schedule(learning_rate, steps)
-  tx = jaxsparse.observe(jaxsparse.sparsify(optax.adam(schedule), recipe))
+  tx = jaxsparse.observe(jaxsparse.sparsify(optax.adam(schedule), method))
 
   @jax.jit
   def train_step(params, averages, opt_state, step):
@@ -126,11 +128,11 @@ def train(recipe, params, averages, *, steps=STEPS, learning_rate=1e-2):
 
     def loss_fn(params):
       model = nnx.merge(graphdef, params, averages, copy=True)
-      losses = optax.softmax_cross_entropy_with_integer_labels(
+      loss = common.cross_entropy(
           model(x_train[batch], train=True), y_train[batch])
-      return losses.mean(), nnx.state(model, nnx.BatchStat)
+      return loss, nnx.state(model, nnx.BatchStat)
 
-    sparse = jaxsparse.sparse_params(params, opt_state)  # The new line.
+    sparse = jaxsparse.sparse_params(params, opt_state)  # <- the one line
     grads, averages = jax.grad(loss_fn, has_aux=True)(sparse)
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), averages, opt_state
@@ -169,14 +171,16 @@ patterns = {'.*kernel': jaxsparse.unstructured()}
 every = max(STEPS // 40, 4)
 sparsity = jaxsparse.erk(0.9)
 methods = {
-    'dense': methods.ste({'.*': None}, STEPS),
-    'SET': methods.set_training(patterns, sparsity, STEPS, every=every),
-    'RigL': methods.rigl(patterns, sparsity, STEPS, every=every),
-    'RigL-ITOP': methods.rigl_itop(patterns, sparsity, STEPS, every=5 * every),
+    'dense': jaxsparse.methods.ste({'.*': None}, STEPS),
+    'SET': jaxsparse.methods.set_training(
+        patterns, sparsity, STEPS, every=every),
+    'RigL': jaxsparse.methods.rigl(patterns, sparsity, STEPS, every=every),
+    'RigL-ITOP': jaxsparse.methods.rigl_itop(
+        patterns, sparsity, STEPS, every=5 * every),
 }
 sparse_methods = [name for name in methods if name != 'dense']
-runs = {name: train(recipe, initial_params, initial_averages)
-        for name, recipe in methods.items()}
+runs = {name: train(method, initial_params, initial_averages)
+        for name, method in methods.items()}
 print(jaxsparse.summary(initial_params, runs['RigL'].masks[-1]))
 
 # %% [markdown]
@@ -208,12 +212,13 @@ def training_flops(run):
 
 
 def print_runs():
-  print('           test accuracy  gradients  training FLOPs  explored')
-  for name, run in runs.items():
-    print(f'{name:10} {accuracy(run.variables):13.1%}'
-          f' {mean_over_weights(run, "gradient"):10.1%}'
-          f' {training_flops(run) / counted.training():15.1%}'
-          f' {mean_over_weights(run, "explored"):9.1%}')
+  common.print_table(
+      ['method', 'test accuracy', 'gradients', 'training FLOPs', 'explored'],
+      [(name, f'{accuracy(run.variables):.1%}',
+        f'{mean_over_weights(run, "gradient"):.1%}',
+        f'{training_flops(run) / counted.training():.1%}',
+        f'{mean_over_weights(run, "explored"):.1%}')
+       for name, run in runs.items()])
 
 
 print_runs()
@@ -235,7 +240,7 @@ print_runs()
 # explored *least*.
 
 # %%
-figure, axis = plt.subplots(figsize=(7, 3.4), layout='constrained')
+figure, axis = plt.subplots(figsize=(7, 3.4))
 for name in sparse_methods:
   run = runs[name]
   axis.plot(run.steps, [100 * mean_over_weights(run, 'explored', i)
@@ -243,7 +248,7 @@ for name in sparse_methods:
 axis.axhline(10, color='0.5', linestyle=':')
 axis.set(xlabel='step', ylabel='%', ylim=(0, 100),
          title='weights that were ever kept')
-axis.legend(frameon=False)
+axis.legend()
 plt.show()
 
 # %% [markdown]
@@ -264,7 +269,7 @@ def channel_densities(masks):
 first_masks = jax.device_get(methods['RigL'].rule.init(initial_params).masks)
 pictures = {'at first': first_masks} | {
     name: runs[name].masks[-1] for name in sparse_methods}
-figure, axes = plt.subplots(2, 2, figsize=(10, 4), layout='constrained')
+figure, axes = plt.subplots(2, 2, figsize=(10, 4))
 for axis, (name, masks) in zip(axes.flat, pictures.items()):
   rows = channel_densities(masks)
   image = np.full((len(rows), max(map(len, rows))), np.nan)
@@ -276,9 +281,11 @@ figure.colorbar(drawn, ax=axes, label='density / that of the layer')
 plt.show()
 
 print('the emptiest channel of each layer, relative to its layer')
-for name, masks in pictures.items():
-  print(f'{name:10}', *(f'{densities[-1] / densities.mean():6.0%}'
-                        for densities in channel_densities(masks)))
+common.print_table(
+    ['method', *(f'layer {i}' for i in range(len(initial_params['convs'])))],
+    [(name, *(f'{densities[-1] / densities.mean():.0%}'
+              for densities in channel_densities(masks)))
+     for name, masks in pictures.items()])
 
 # %% [markdown]
 # At 800 steps SET stays about where chance put it, while under RigL some
@@ -289,8 +296,9 @@ for name, masks in pictures.items():
 # ## Chase: channels that may die
 #
 # A channel is more than a slice of one kernel. `infer_ties` reads off the
-# function what belongs together: what makes it, its norm and running averages,
-# and what reads it. Pixels of a kernel's window and classes cannot go.
+# function which arrays belong to it: the kernel that makes it, its norm and
+# running averages, and the kernels that read it. Pixels of a kernel's window
+# and classes cannot go.
 
 # %%
 ties = jaxsparse.infer_ties(logits, runs['dense'].variables, x_train[:8])
@@ -299,12 +307,12 @@ print(ties)
 # %% [markdown]
 # Chase is close to RigL, but all layers compete with each other, and ever more
 # channels, those with the smallest mean magnitude, are closed: their weights
-# go, in the layer that makes them and in the one that reads them, and
-# grown elsewhere. 40% of all channels are to die by 80% of training.
+# go, in the layer that makes them and in the one that reads them, and as many
+# grow elsewhere. 40% of all channels are to die by 80% of training.
 # `floor=0.5` keeps single layers from dying out.
 
 # %%
-methods['Chase'] = methods.chase(
+methods['Chase'] = jaxsparse.methods.chase(
     patterns, sparsity, STEPS, ties=ties, channel_sparsity=0.4, floor=0.5,
     every=every, prune_every=every)
 runs['Chase'] = train(methods['Chase'], initial_params, initial_averages)
@@ -315,11 +323,11 @@ print_runs()
 # compete, weights move to early layers, whose weights meet more pixels.
 #
 # Left: how many channels are alive. Channels compete with those of all layers,
-# so that not every layer loses 40%: who has many small weights loses most, down
-# to its floor, whatever its share of the FLOPs. Right: the weights kept in
-# total. Chase starts above its budget and comes down by a schedule, which is
-# how it explores. Dying channels leave no trace in it: what they lose, others
-# get.
+# so that not every layer loses 40%: layers with many small weights lose most,
+# down to their floor, whatever their share of the FLOPs. Right: the weights
+# kept in total. Chase starts above its budget and comes down by a schedule,
+# which is how it explores. Dying channels leave no trace in it: other channels
+# get the weights that they lose.
 
 # %%
 run = runs['Chase']
@@ -340,11 +348,10 @@ def weights_kept(masks):
 
 
 figure, (left, right) = plt.subplots(
-    1, 2, figsize=(10, 3), width_ratios=(3, 2), layout='constrained')
+    1, 2, figsize=(10, 3), width_ratios=(3, 2))
 drawn = left.imshow(
     np.transpose([alive_shares(masks) for masks in run.masks]), vmin=0, vmax=1,
-    cmap='Greys', aspect='auto', interpolation='nearest',
-    extent=(0, STEPS, len(channels) - 0.5, -0.5))
+    aspect='auto', extent=(0, STEPS, len(channels) - 0.5, -0.5))
 left.set(xlabel='step', ylabel='layer', yticks=range(len(channels)),
          title='share of channels alive')
 figure.colorbar(drawn, ax=left)
@@ -352,7 +359,7 @@ for name in ('Chase', 'RigL'):
   right.plot(runs[name].steps, [*map(weights_kept, runs[name].masks)],
              label=name)
 right.set(xlabel='step', title='weights kept', ylim=(0, None))
-right.legend(frameon=False)
+right.legend()
 plt.show()
 print(f'weights at the end: {weights_kept(run.masks[-1]):,}, of RigL '
       f'{weights_kept(runs["RigL"].masks[-1]):,}')
@@ -367,7 +374,7 @@ print(f'weights at the end: {weights_kept(run.masks[-1]):,}, of RigL '
 
 # %%
 def cut(variables):
-  """Prints what is done; returns a smaller network with the same outputs."""
+  """Prints each step; returns a smaller network with the same outputs."""
   folded = jaxsparse.units.fold_constants(logits, variables, ties, x_test[:8])
   keep = jaxsparse.alive(folded.params, ties)
   smaller = jaxsparse.slim(folded.params, ties, keep)
@@ -406,7 +413,7 @@ _ = cut(nnx.merge_state(pruned, dense_averages))
 # ## Smaller, and faster?
 #
 # Masked weights are zeros in arrays of the same size: they save nothing unless
-# someone skips them. The slimmed network is dense and small, so any hardware
+# kernels skip them. The slimmed network is dense and small, so any hardware
 # takes less time for it. Networks take turns and the medians of their times
 # stand side by side, **for this machine and this toy size**, where much of the
 # time is not spent in products at all.
@@ -430,11 +437,12 @@ slimmed_params, slimmed_averages = nnx.split_state(slimmed, nnx.Param, ...)
 parameters = [sum(x.size for x in jax.tree.leaves(params))
               for params in (initial_params, slimmed_params)]
 seconds = median_times(masked, slimmed)
-print('           parameters  FLOPs  milliseconds')
-for name, size, flops, spent in zip(
-    ('masked', 'slimmed'), parameters, (counted, slimmed_flops), seconds):
-  print(f'{name:10} {size:10,} {flops.total / counted.total:6.0%}'
-        f' {1e3 * spent:13.2f}')
+common.print_table(
+    ['network', 'parameters', 'FLOPs', 'milliseconds'],
+    [(name, f'{size:,}', f'{flops.total / counted.total:.0%}',
+      f'{1e3 * spent:.2f}')
+     for name, size, flops, spent in zip(
+         ('masked', 'slimmed'), parameters, (counted, slimmed_flops), seconds)])
 print(f'FLOPs if every masked weight were skipped: '
       f'{counted.forward(masks) / counted.total:.0%}')
 
@@ -451,7 +459,7 @@ print(f'FLOPs if every masked weight were skipped: '
 # %%
 print(f'slimmed: test accuracy {accuracy(slimmed):.1%}')
 steps = max(STEPS // 4, 1)
-tuned = train(methods.ste({'.*': None}, steps), slimmed_params,
+tuned = train(jaxsparse.methods.ste({'.*': None}, steps), slimmed_params,
               slimmed_averages, steps=steps, learning_rate=1e-3)
 print(f'trained on: test accuracy {accuracy(tuned.variables):.1%}')
 
@@ -460,11 +468,11 @@ print(f'trained on: test accuracy {accuracy(tuned.variables):.1%}')
 #
 # * At 90%, for 800 steps, all of these methods train this network on digits
 #   about as well as dense training does, with a fraction of the products, *if*
-#   something skips zeros.
+#   the hardware skips zeros.
 # * Random growth needs no dense gradients. Growth by gradient needs them now
 #   and then, which costs little where exchanges are rare.
 # * Chase makes part of the sparsity into channels that can be cut out, and the
 #   outputs stay. Which layers lose them is up to magnitudes, not to FLOPs.
 #
-# `experiments/configs` has `set_90.py`, `rigl_90.py` and `chase_90.py`, each
-# one command for another network.
+# `experiments/configs/digits` has `set_90.py`, `rigl_90.py` and `chase_90.py`,
+# each one command for another network.

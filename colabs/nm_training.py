@@ -15,35 +15,39 @@
 #
 # In an **N:M** sparse layer, N of every M neighbouring weights are kept. This
 # notebook trains one small network at **1:8**, the same way but for one line:
-# the recipe that says how it becomes sparse. Then it looks inside: what the
-# forward pass sees, how often masks change, how noisy gradients are, and what
-# training costs. `quickstart.ipynb` explains the train step.
+# the method by which it becomes sparse. Then it looks inside: how much the
+# forward pass sees, how often masks change, how noisy gradients are, and how
+# much training costs. `quickstart.ipynb` explains the train step.
 #
-# This is **one seed and a small network**. It shows what the recipes do, not
-# which is best: the sweep has seeds and intervals,
+# This is **one seed and a small network**. It shows the behaviour of the
+# methods, not which is best: the sweep has seeds and intervals,
 # `python -m experiments.sweep`.
 #
-# On Colab, install first:
-# `%pip install "git+https://github.com/<you>/jaxsparse" flax scikit-learn`
+# On Colab, run this first:
+#
+# ```
+# !git clone <address of the repository> jaxsparse
+# %cd jaxsparse/colabs
+# %pip install -q '..[experiments]'
+# ```
 
 # %% tags=["parameters"]
-STEPS = 2_000  # Per recipe; a few seconds each on two CPU cores.
+STEPS = 2_000  # Per method; a few seconds each on two CPU cores.
 
 # %%
 from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
-from jax import lax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from sklearn import datasets
-from sklearn import model_selection
 
+import common  # What the notebooks of this folder share.
 import jaxsparse
-from jaxsparse import methods
+
+plt.rcParams.update(common.PLOT_STYLE)
 
 # %% [markdown]
 # ## The digits, and a narrow network
@@ -52,41 +56,19 @@ from jaxsparse import methods
 # are narrow enough for 1:8 to hurt.
 
 # %%
-digits = datasets.load_digits()
-x_train, x_test, y_train, y_test = model_selection.train_test_split(
-    digits.data.astype(np.float32) / 16 - 0.5, digits.target, test_size=500,
-    stratify=digits.target, random_state=0)
-x_train, x_test, y_train, y_test = map(
-    jnp.asarray, (x_train, x_test, y_train, y_test))
-
-
-class Net(nnx.Module):
-  def __init__(self, rngs):
-    self.first = nnx.Linear(64, 32, rngs=rngs)
-    self.second = nnx.Linear(32, 32, rngs=rngs)
-    self.head = nnx.Linear(32, 10, rngs=rngs)
-
-  def __call__(self, x):
-    x = nnx.relu(self.first(x))
-    return self.head(nnx.relu(self.second(x)))
-
-
-graphdef, initial_params = nnx.split(Net(nnx.Rngs(0)), nnx.Param)
-
-
-def logits(params, x):
-  return nnx.merge(graphdef, params, copy=True)(x)
+x_train, x_test, y_train, y_test = common.load_digits()
+logits, initial_params = common.functional(
+    common.MLP(32, 32, rngs=nnx.Rngs(0)))
 
 
 def loss_fn(params, x, y):
-  return optax.softmax_cross_entropy_with_integer_labels(
-      logits(params, x), y).mean()
+  return common.cross_entropy(logits(params, x), y)
 
 
 # %% [markdown]
-# ## The recipes
+# ## The methods
 #
-# Both hidden kernels become 1:8, the head stays dense. All recipes prune by
+# Both hidden kernels become 1:8, the head stays dense. All methods prune by
 # magnitude, make masks anew at every step, and give *pruned* weights gradients
 # too, so that these can come back.
 #
@@ -102,13 +84,13 @@ def loss_fn(params, x, y):
 # decay at 70%. `observe` changes nothing; it measures.
 
 # %%
-patterns = {'(first|second)/kernel': jaxsparse.nm(1, 8), '.*': None}
+patterns = {'hidden/.*/kernel': jaxsparse.nm(1, 8), '.*': None}
 methods = {
-    'dense': methods.ste({'.*': None}, STEPS),
-    'STE': methods.ste(patterns, STEPS),
-    'SR-STE': methods.sr_ste(patterns, STEPS),
-    'MdGf': methods.mdgf_exponential(patterns, STEPS),
-    'SdGf': methods.sdgf_stepwise(patterns, STEPS),
+    'dense': jaxsparse.methods.ste({'.*': None}, STEPS),
+    'STE': jaxsparse.methods.ste(patterns, STEPS),
+    'SR-STE': jaxsparse.methods.sr_ste(patterns, STEPS),
+    'MdGf': jaxsparse.methods.mdgf_exponential(patterns, STEPS),
+    'SdGf': jaxsparse.methods.sdgf_stepwise(patterns, STEPS),
 }
 sparse_methods = [name for name in methods if name != 'dense']
 colors = dict(zip(
@@ -117,44 +99,30 @@ colors = dict(zip(
 
 # %%
 class Seen(NamedTuple):
-  """What is recorded at every step."""
+  """The records of every step."""
   loss: jax.Array
-  share: jax.Array  # Of the first kernel, in the forward pass.
+  share: jax.Array  # Of the first kernel, in the next forward pass.
   observed: dict[str, Any]  # Statistics by layer; none if dense.
 
 
-def share_seen(params, opt_state):
-  """How much of the first kernel the forward pass sees: 1 if all of it."""
+def record(loss, params, opt_state):
+  """Keeps the loss, the statistics, and the share of weights that count."""
   ones = jax.tree.map(jnp.ones_like, params)
-  return jaxsparse.sparse_params(ones, opt_state)['first']['kernel'].mean()
+  sparse = jaxsparse.sparse_params(ones, opt_state)
+  share = sparse['hidden'][0]['kernel'][...].mean()
+  return Seen(loss, share, jaxsparse.observed(opt_state))
 
 
-def train(recipe):
+def train(method):
   """Trains; returns params, optimizer state and a `Seen` of `[STEPS]`."""
-  tx = jaxsparse.observe(jaxsparse.sparsify(optax.adam(3e-3), recipe))
-
-  def train_step(carry, key):
-    params, opt_state = carry
-    batch = jax.random.choice(key, len(x_train), (128,))
-    share = share_seen(params, opt_state)
-    sparse = jaxsparse.sparse_params(params, opt_state)
-    loss, grads = jax.value_and_grad(loss_fn)(
-        sparse, x_train[batch], y_train[batch])
-    updates, opt_state = tx.update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    return (params, opt_state), Seen(
-        loss, share, jaxsparse.observed(opt_state))
-
-  @jax.jit
-  def run(params):
-    keys = jax.random.split(jax.random.key(0), STEPS)
-    return lax.scan(train_step, (params, tx.init(params)), keys)
-
-  (params, opt_state), seen = run(initial_params)
+  tx = jaxsparse.observe(jaxsparse.sparsify(optax.adam(3e-3), method))
+  params, opt_state, seen = common.train(
+      tx, initial_params, loss_fn=loss_fn, data=(x_train, y_train),
+      steps=STEPS, record=record)
   return params, opt_state, jax.device_get(seen)
 
 
-runs = {name: train(recipe) for name, recipe in methods.items()}
+runs = {name: train(method) for name, method in methods.items()}
 
 # %% [markdown]
 # ## Loss, and what the forward pass sees
@@ -169,19 +137,14 @@ runs = {name: train(recipe) for name, recipe in methods.items()}
 # weights; accuracy comes below.
 
 # %%
-def smooth(x, width=25):
-  return np.convolve(x, np.ones(width) / width, mode='valid')
-
-
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
 for name, (_, _, seen) in runs.items():
-  left.plot(smooth(seen.loss), color=colors[name], linewidth=1.2)
+  left.plot(common.running_mean(seen.loss, 25), color=colors[name])
   right.plot(seen.share, color=colors[name], label=name,
              linestyle='--' if name == 'SR-STE' else '-')
 left.set(yscale='log', xlabel='step', title='training loss')
 right.set(xlabel='step', title='share seen by the forward pass', ylim=(0, 1.05))
-right.legend(frameon=False)
-figure.tight_layout()
+right.legend()
 plt.show()
 
 
@@ -203,16 +166,17 @@ def flips(name):
 
 target_reached = STEPS * 7 // 10
 figure, axis = plt.subplots(figsize=(7, 3.4))
+rows = []
 for name in sparse_methods:
   per_step, mean = flips(name)
   axis.plot(mean, color=colors[name], label=name)
-  print(f'{name:7} {per_step[target_reached:].mean():6.2f} flips per step in '
-        f'the last 30%, {per_step.sum():7,.0f} in all')
+  rows.append((name, f'{per_step[target_reached:].mean():.2f}',
+               f'{per_step.sum():,.0f}'))
 axis.axvline(target_reached, color='0.8', linewidth=1, zorder=0)
 axis.set(xlabel='step', title='mask flips per step', ylim=(0, 25))
-axis.legend(frameon=False, ncols=4, loc='upper right')
-figure.tight_layout()
+axis.legend(ncols=4, loc='upper right')
 plt.show()
+common.print_table(['method', 'flips per step, last 30%', 'in all'], rows)
 
 # %% [markdown]
 # The paper's claim shows, but weakly: SR-STE flips fewer mask entries than STE,
@@ -223,7 +187,7 @@ plt.show()
 
 # %%
 runs['SR-STE, decay 2e-3'] = train(
-    methods.sr_ste(patterns, STEPS, decay=2e-3))
+    jaxsparse.methods.sr_ste(patterns, STEPS, decay=2e-3))
 per_step, _ = flips('SR-STE, decay 2e-3')
 print(f'{per_step[target_reached:].mean():.2f} flips per step in the last 30%')
 
@@ -237,14 +201,13 @@ print(f'{per_step[target_reached:].mean():.2f} flips per step in the last 30%')
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
 for name in sparse_methods:
-  layer = runs[name][2].observed['first/kernel']
+  layer = runs[name][2].observed['hidden/0/kernel']
   for axis, noise in zip(axes, (layer.gradient_kept, layer.gradient_pruned)):
     axis.plot(noise, color=colors[name], label=name)
 for axis, which in zip(axes, ('kept', 'pruned')):
   axis.set(yscale='log', xlabel='step', ylim=(1e-6, 1e-4),
            title=f'gradient noise, {which} weights')
-axes[0].legend(frameon=False)
-figure.tight_layout()
+axes[0].legend()
 plt.show()
 
 # %% [markdown]
@@ -253,7 +216,7 @@ plt.show()
 # 1:8 the less noisy gradients that their paper reports do *not* show here: MdGf
 # ends near STE, SdGf above it. SR-STE ends lowest, left and right. But noise
 # goes with the loss, as gradients shrink where the data is fitted, so this
-# compares how far recipes have come as much as how they got there.
+# compares how far methods have come as much as how they got there.
 
 # %% [markdown]
 # ## What it cost, and what it gave
@@ -263,7 +226,7 @@ plt.show()
 # backward and one dense one, the gradients of all weights. So 1:8 saves less
 # than 7/8, and whoever is dense for longer saves less still. These are products
 # that *could* be skipped; nothing here runs faster for it.
-# `jaxsparse.training.rehearse(*recipe, params, steps=STEPS)` tells the same
+# `jaxsparse.training.rehearse(method, params, steps=STEPS)` tells the same
 # densities before training.
 
 # %%
@@ -272,7 +235,7 @@ counted = jaxsparse.flops(logits, initial_params, x_train[:128])
 
 def accuracy(params, opt_state):
   sparse = jaxsparse.sparse_params(params, opt_state)
-  return float((logits(sparse, x_test).argmax(-1) == y_test).mean())
+  return common.accuracy(logits(sparse, x_test), y_test)
 
 
 def training_flops(opt_state):
@@ -283,17 +246,19 @@ def training_flops(opt_state):
 
 
 dense_flops = training_flops(runs['dense'][1])
-print(f'{"method":18}  test accuracy  training FLOPs')
+rows = []
 for name, (params, opt_state, _) in runs.items():
   spent = training_flops(opt_state)
-  print(f'{name:18}  {accuracy(params, opt_state):13.1%}  {spent:7.1e}'
-        f' = {spent / dense_flops:4.0%}')
+  rows.append((name, f'{accuracy(params, opt_state):.1%}', f'{spent:.1e}',
+               f'{spent / dense_flops:.0%}'))
+common.print_table(
+    ['method', 'test accuracy', 'training FLOPs', 'of dense'], rows)
 
 # %% [markdown]
 # On 500 images one standard error is nearly a percentage point, and another
-# seed moves these numbers by as much: **the order of the four recipes here
+# seed moves these numbers by as much: **the order of the four methods here
 # proves nothing.** The decay of 2e-3 stayed ahead in three other seeds, but no
-# other recipe was given a second try, and the network is tiny. To rank recipes,
+# other method was given a second try, and the network is tiny. To rank methods,
 # tune each and use seeds: `python -m experiments.sweep`.
 
 # %% [markdown]
@@ -306,14 +271,14 @@ for name, (params, opt_state, _) in runs.items():
 
 # %%
 figure, axes = plt.subplots(
-    2, 4, figsize=(10, 6.5), height_ratios=(2, 1), layout='constrained')
+    2, 4, figsize=(10, 6.5), height_ratios=(2, 1))
 for (top, bottom), name in zip(axes.T, sparse_methods):
-  mask = np.asarray(
-      jaxsparse.get_masks(runs[name][1])['first']['kernel'][...])
-  top.imshow(mask, cmap='Greys', interpolation='nearest', aspect='auto')
+  masks = jaxsparse.get_masks(runs[name][1])
+  mask = np.asarray(masks['hidden'][0]['kernel'][...])
+  top.imshow(mask, aspect='auto')
   top.set(title=name, xlabel='unit', yticks=range(0, 64, 8))
   units = mask.sum(axis=1).reshape(8, 8)
-  bottom.imshow(units, cmap='Greys', vmin=0, vmax=16)
+  bottom.imshow(units, vmin=0, vmax=16)
   bottom.set(xticks=[], yticks=[])
 axes[0, 0].set_ylabel('input pixel')
 axes[1, 0].set_ylabel('units per pixel')
@@ -325,7 +290,7 @@ plt.show()
 # %%
 for name in sparse_methods:
   masks = jaxsparse.get_masks(runs[name][1])
-  for layer in ('first', 'second'):
-    groups = np.asarray(masks[layer]['kernel'][...]).reshape(-1, 8, 32)
+  for layer in masks['hidden'].values():
+    groups = np.asarray(layer['kernel'][...]).reshape(-1, 8, 32)
     assert (groups.sum(axis=1) == 1).all()
   print(f'{name}: one of every eight kept')

@@ -14,7 +14,7 @@
 # # Packed 2:4: a language model in less memory
 #
 # A **2:4** weight has at most two of every four neighbouring inputs. `pack`
-# keeps these two and where they were: 9/16 of the bytes of a dense bfloat16
+# keeps these two and their places: 9/16 of the bytes of a dense bfloat16
 # weight. `matmul` multiplies with it, on Hopper GPUs and TPUs by a kernel that
 # never unpacks it in memory, elsewhere by XLA.
 #
@@ -22,15 +22,19 @@
 # retrains it, packs it, and compares logits, bytes and time. `quickstart.ipynb`
 # explains the train step.
 #
-# On Colab, install first:
-# `%pip install "git+https://github.com/<you>/jaxsparse" flax`
+# On Colab, run this first:
+#
+# ```
+# !git clone <address of the repository> jaxsparse
+# %cd jaxsparse/colabs
+# %pip install -q '..[experiments]'
+# ```
 
 # %% tags=["parameters"]
 STEPS = 600  # Half of them dense; a minute or two on two CPU cores.
 
 # %%
 import pathlib
-import statistics
 import sysconfig
 import time
 
@@ -41,9 +45,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
+import common  # What the notebooks of this folder share.
 import jaxsparse
-from jaxsparse import methods
 from jaxsparse import nn
+
+plt.rcParams.update(common.PLOT_STYLE)
 
 # %% [markdown]
 # ## Bytes of Python's own library
@@ -119,8 +125,7 @@ graphdef, params = nnx.split(model, nnx.Param)
 
 def loss_fn(params, x, y):
   logits = nnx.merge(graphdef, params, copy=True)(x)
-  return optax.softmax_cross_entropy_with_integer_labels(
-      logits, y.astype(jnp.int32)).mean()
+  return common.cross_entropy(logits, y.astype(jnp.int32))
 
 
 # %% [markdown]
@@ -131,18 +136,11 @@ def loss_fn(params, x, y):
 
 # %%
 patterns = {'blocks/.*/kernel': jaxsparse.nm(2, 4), '.*': None}
-recipe = methods.train_prune_retrain(patterns, STEPS, prune_step=STEPS // 2)
-tx = jaxsparse.sparsify(
-    optax.adamw(optax.cosine_onecycle_schedule(2 * STEPS, 2e-3)), recipe)
-
-
-@jax.jit
-def train_step(params, opt_state, x, y):
-  sparse = jaxsparse.sparse_params(params, opt_state)
-  loss, grads = jax.value_and_grad(loss_fn)(sparse, x, y)
-  updates, opt_state = tx.update(grads, opt_state, params)
-  return optax.apply_updates(params, updates), opt_state, loss
-
+method = jaxsparse.methods.train_prune_retrain(
+    patterns, STEPS, prune_step=STEPS // 2)
+schedule = optax.cosine_onecycle_schedule(2 * STEPS, 2e-3)
+tx = jaxsparse.sparsify(optax.adamw(schedule), method)
+train_step = jax.jit(common.train_step(tx, loss_fn))
 
 rng = np.random.default_rng(0)
 opt_state, losses = tx.init(params), []
@@ -155,20 +153,18 @@ bits = np.array(losses) / np.log(2)
 
 figure, axis = plt.subplots(figsize=(7, 3.2))
 width = max(1, STEPS // 30)
-axis.plot(np.arange(width - 1, STEPS),
-          np.convolve(bits, np.ones(width) / width, 'valid'))
+axis.plot(np.arange(width - 1, STEPS), common.running_mean(bits, width))
 axis.axvline(STEPS // 2, color='0.7', linewidth=1)
 axis.text(STEPS // 2, axis.get_ylim()[1], ' pruned to 2:4', va='top')
 axis.set(xlabel='step', title='bits per byte, training')
-figure.tight_layout()
 plt.show()
 
 # %% [markdown]
 # ## Pack it
 #
-# `pack_params` packs what the rules say, and names a weight that is not 2:4.
-# `pack_model` puts these into the layers of the model, which is used as before:
-# its linear layers now call `jaxsparse.matmul`.
+# `pack_model` packs the kernels that the patterns name, and refuses a weight
+# that is not 2:4. The model is used as before: its linear layers now call
+# `jaxsparse.matmul`.
 
 # %%
 sparse = jaxsparse.sparse_params(params, opt_state)
@@ -203,17 +199,17 @@ print(f'largest logit {jnp.abs(dense_logits).max():.2f}, '
       f'largest difference {difference:.2g}')
 for name, logits in (('dense', dense_logits), ('packed', packed_logits)):
   print(f'{name:6} accuracy of the next byte: '
-        f'{(logits.argmax(-1) == y).mean():.2%}')
+        f'{common.accuracy(logits, y):.2%}')
 assert difference < 0.01 * jnp.abs(dense_logits).max()
 
 # %% [markdown]
 # ## Time
 #
-# Of one forward pass, in turns. A kernel on GPU or TPU reads fewer bytes, and
-# reading is what takes the time while few tokens are asked for at once. **On a
-# CPU this says nothing of sparsity**: XLA makes a dense weight of the packed
-# one in every call, and may still seem faster, because it is slow at sums in
-# bfloat16 and `matmul` asks for float32. What packing saves there is memory.
+# One forward pass of each model, in turns. A kernel on GPU or TPU reads fewer
+# bytes, and reading takes most of the time while few tokens are asked for at
+# once. **On a CPU this says nothing of sparsity**: XLA makes a dense weight of
+# the packed one in every call, and may still seem faster, because it is slow at
+# sums in bfloat16 and `matmul` asks for float32. Packing saves memory there.
 
 # %%
 def milliseconds(model, x):
@@ -225,16 +221,14 @@ def milliseconds(model, x):
 print(f'on {jax.devices()[0].device_kind}; Hopper kernel: '
       f'{jaxsparse.packed.missing("gpu") or "used"}')
 shares = []
-for rows in (1, 64):
-  for m in (dense_model, packed_model):
-    milliseconds(m, x[:rows])  # Compiles.
-  dense_ms, packed_ms = (
-      statistics.median(times) for times in zip(*(
-          (milliseconds(dense_model, x[:rows]),
-           milliseconds(packed_model, x[:rows])) for _ in range(11))))
+rows = []
+for count in (1, 64):
+  times = [[milliseconds(model, x[:count])
+            for model in (dense_model, packed_model)] for _ in range(12)]
+  dense_ms, packed_ms = np.median(times[1:], axis=0)  # The first compiles.
   shares.append(packed_ms / dense_ms)
-  print(f'{rows:2} windows: dense {dense_ms:7.2f} ms, '
-        f'packed {packed_ms:7.2f} ms')
+  rows.append((f'{count}', f'{dense_ms:.2f}', f'{packed_ms:.2f}'))
+common.print_table(['windows', 'dense, ms', 'packed, ms'], rows)
 
 figure, axis = plt.subplots(figsize=(6, 2.4))
 names = ['bytes of kernels', 'time, 1 window', 'time, 64 windows']
@@ -242,7 +236,6 @@ axis.barh(names, [packed_bytes / dense_bytes, *shares], color='tab:blue')
 axis.axvline(1, color='0.3', linewidth=1)
 axis.invert_yaxis()
 axis.set(title='packed, as a share of dense')
-figure.tight_layout()
 plt.show()
 
 # %% [markdown]
@@ -264,12 +257,11 @@ for name, mask in (('2:4', free), ('2:4 both ways', both)):
   print(f'{name:14} keeps {kept:.1%} of the magnitude')
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
 for axis, name, mask in zip(axes, ('2:4', '2:4 both ways'), (free, both)):
-  axis.imshow(mask[:16, :16], cmap='Greys')
+  axis.imshow(mask[:16, :16])
   axis.set(title=name, xlabel='output', ylabel='input',
            xticks=np.arange(-.5, 16, 4), yticks=np.arange(-.5, 16, 4),
            xticklabels=[], yticklabels=[])
   axis.grid(color='tab:orange')
-figure.tight_layout()
 plt.show()
 
 # %% [markdown]
@@ -278,6 +270,8 @@ plt.show()
 # %%
 masked = jnp.where(both, w, 0)
 inputs = jax.random.normal(jax.random.key(1), (32, WIDTH))
+
+
 def norms(product):
   """The sizes of both gradients of a sum of squares."""
   loss = lambda x, w: (product(x, w)**2).sum()

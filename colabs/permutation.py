@@ -23,8 +23,13 @@
 # for a good order, and prunes with and without it. `quickstart.ipynb` explains
 # the train step.
 #
-# On Colab, install first:
-# `%pip install "git+https://github.com/<you>/jaxsparse" flax scikit-learn`
+# On Colab, run this first:
+#
+# ```
+# !git clone <address of the repository> jaxsparse
+# %cd jaxsparse/colabs
+# %pip install -q '..[experiments]'
+# ```
 
 # %% tags=["parameters"]
 STEPS = 1_500  # Of training, and again of retraining; some seconds each.
@@ -34,16 +39,15 @@ import functools
 
 from flax import nnx
 import jax
-from jax import lax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from sklearn import datasets
-from sklearn import model_selection
 
+import common  # What the notebooks of this folder share.
 import jaxsparse
-from jaxsparse import methods
+
+plt.rcParams.update(common.PLOT_STYLE)
 
 # %% [markdown]
 # ## A network, trained dense
@@ -52,65 +56,37 @@ from jaxsparse import methods
 # images are held out. Nothing here is about sparsity yet.
 
 # %%
-digits = datasets.load_digits()
-x_train, x_test, y_train, y_test = model_selection.train_test_split(
-    digits.data.astype(np.float32) / 16 - 0.5, digits.target, test_size=500,
-    stratify=digits.target, random_state=0)
-x_train, x_test, y_train, y_test = map(
-    jnp.asarray, (x_train, x_test, y_train, y_test))
+x_train, x_test, y_train, y_test = common.load_digits()
 
 
-class Net(nnx.Module):
-  def __init__(self, rngs):
-    self.first = nnx.Linear(64, 32, rngs=rngs)
-    self.second = nnx.Linear(32, 32, rngs=rngs)
-    self.third = nnx.Linear(32, 32, rngs=rngs)
-    self.head = nnx.Linear(32, 10, rngs=rngs)
-
-  def __call__(self, x):
-    for layer in (self.first, self.second, self.third):
-      x = nnx.relu(layer(x))
-    return self.head(x)
+def new_network(seed):
+  return common.functional(common.MLP(32, 32, 32, rngs=nnx.Rngs(seed)))
 
 
-graphdef = nnx.graphdef(Net(nnx.Rngs(0)))
+logits, initial_params = new_network(seed=0)
 
 
-def logits(params, x):
-  return nnx.merge(graphdef, params, copy=True)(x)
+def loss_fn(params, x, y):
+  return common.cross_entropy(logits(params, x), y)
 
 
 def accuracy(params):
-  return float((logits(params, x_test).argmax(-1) == y_test).mean())
+  return common.accuracy(logits(params, x_test), y_test)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def train(recipe, params, seed):
-  """Trains; returns the params, pruned ones if the recipe prunes."""
+def train(method, params, seed):
+  """Trains; returns the params, pruned ones if the method prunes."""
   schedule = optax.cosine_decay_schedule(3e-3, STEPS)
-  tx = jaxsparse.sparsify(optax.adamw(schedule, weight_decay=0.1), recipe)
-  opt_state = tx.init(params)
-  # If the recipe prunes at once, start at the sparse point.
-  params = jaxsparse.apply_masks(params, jaxsparse.get_masks(opt_state))
-
-  def train_step(carry, key):
-    params, opt_state = carry
-    batch = jax.random.choice(key, len(x_train), (128,))
-
-    def loss_fn(params):
-      return optax.softmax_cross_entropy_with_integer_labels(
-          logits(params, x_train[batch]), y_train[batch]).mean()
-
-    grads = jax.grad(loss_fn)(jaxsparse.sparse_params(params, opt_state))
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return (optax.apply_updates(params, updates), opt_state), None
-
-  keys = jax.random.split(jax.random.key(seed), STEPS)
-  return lax.scan(train_step, (params, opt_state), keys)[0][0]
+  tx = jaxsparse.sparsify(optax.adamw(schedule, weight_decay=0.1), method)
+  params, _, _ = common.train(
+      tx, params, loss_fn=loss_fn, data=(x_train, y_train), steps=STEPS,
+      seed=seed)
+  return params
 
 
-dense = methods.ste({'.*': None}, STEPS)
-params = train(dense, nnx.state(Net(nnx.Rngs(0)), nnx.Param), 0)
+dense = jaxsparse.methods.ste({'.*': None}, STEPS)
+params = train(dense, initial_params, 0)
 print(f'dense: test accuracy {accuracy(params):.1%}')
 
 # %% [markdown]
@@ -118,9 +94,9 @@ print(f'dense: test accuracy {accuracy(params):.1%}')
 #
 # The outputs of one layer are the inputs of the next. `infer_ties` reads that
 # off the function itself, with no names or layer types to go by. Each row of
-# the table is one set of units, and members are where they are: in
-# `first/kernel[:, *]` they run along the second axis. Pixels and classes cannot
-# be permuted, because somebody outside knows their order.
+# the table is one set of units, and its members are the axes that they run
+# along: the second axis in `hidden/0/kernel[:, *]`. Pixels and classes cannot
+# be permuted, because the callers of the function know their order.
 
 # %%
 ties = jaxsparse.infer_ties(logits, params, x_train[:8])
@@ -162,19 +138,19 @@ np.testing.assert_allclose(outputs, outputs_permuted, rtol=1e-3, atol=1e-3)
 # weights meet.
 
 # %%
-def magnitudes(params, layer='third'):
-  """The magnitudes of a kernel, and its 2:4 mask."""
-  w = jnp.abs(params[layer]['kernel'][...])
+def magnitudes(params, layer):
+  """The magnitudes of a hidden layer's kernel, and its 2:4 mask."""
+  w = jnp.abs(params['hidden'][layer]['kernel'][...])
   return np.asarray(w), np.asarray(jaxsparse.select(w, jaxsparse.nm(2, 4)))
 
 
 figure, axes = plt.subplots(
-    2, 3, figsize=(10, 7), width_ratios=(2, 2, 1), layout='constrained')
+    2, 3, figsize=(10, 7), width_ratios=(2, 2, 1))
 for row, tree, title in zip(axes, (params, permuted), ('as it is', 'permuted')):
-  w, mask = magnitudes(tree)
+  w, mask = magnitudes(tree, 2)
   darkest = np.quantile(w, 0.98)
-  row[0].imshow(w, cmap='Greys', vmax=darkest)
-  row[1].imshow(w * mask, cmap='Greys', vmax=darkest)
+  row[0].imshow(w, vmax=darkest)
+  row[1].imshow(w * mask, vmax=darkest)
   row[2].barh(np.arange(1.5, 32, 4), (w * ~mask).reshape(8, -1).sum(axis=1), 3)
   row[0].set(title=f'{title}: magnitudes', ylabel='input')
   row[1].set(title=f'kept: {w[mask].sum() / w.sum():.1%}')
@@ -194,9 +170,12 @@ plt.show()
 # the larger half of its weights, wherever they are.
 
 # %%
+permuted_layers = (1, 2)  # The first one reads pixels.
+
+
 def kept(params):
-  """The share of the magnitude that 2:4 keeps of two kernels."""
-  pairs = [magnitudes(params, layer) for layer in ('second', 'third')]
+  """The share of the magnitude that 2:4 keeps of both kernels."""
+  pairs = [magnitudes(params, layer) for layer in permuted_layers]
   return (sum(w[mask].sum() for w, mask in pairs)
           / sum(w.sum() for w, _ in pairs))
 
@@ -204,11 +183,11 @@ def kept(params):
 budgets = [0, 1, 3, 10, 30, 100, 300, 1_000, 3_000]
 shares = [kept(jaxsparse.permute(params, ties, jaxsparse.find_permutations(
     params, ties, patterns, budget=budget))) for budget in budgets]
-kernels = [magnitudes(params, layer)[0] for layer in ('second', 'third')]
+kernels = [magnitudes(params, layer)[0] for layer in permuted_layers]
 bound = (sum(np.sort(w, axis=0)[16:].sum() for w in kernels)
          / sum(w.sum() for w in kernels))
 
-figure, axis = plt.subplots(figsize=(7, 3.4), layout='constrained')
+figure, axis = plt.subplots(figsize=(7, 3.4))
 axis.plot(budgets, 100 * np.array(shares), marker='o')
 axis.axhline(100 * bound, color='0.5', linestyle=':')
 axis.set_xscale('symlog', linthresh=1)
@@ -223,7 +202,7 @@ print(f'{shares[0]:.1%} as it is, {shares[-1]:.1%} after {budgets[-1]:,} '
 # ## What it is worth
 #
 # Magnitude is a means, not the end. So: ten networks, pruned in one shot with
-# and without a permutation, and retrained with their masks locked. A recipe
+# and without a permutation, and retrained with their masks locked. A method
 # that prunes at step 0 does both. As 2:4 does not hurt much, 1:4 stands beside
 # it. Seeds differ more than orders of channels, so look at differences within a
 # seed: the last column is their mean and half of its 95% interval.
@@ -234,12 +213,13 @@ T = 2.26  # Student's t for 95% and ten seeds.
 
 
 def compare(n, m):
-  """Prints accuracies of networks as they are and permuted."""
+  """Rows of accuracies, of networks as they are and permuted."""
   patterns = jaxsparse.kernel_patterns(
       logits, params, x_train[:8], pattern=jaxsparse.nm(n, m),
       dense=['head/kernel'])
   rule = jax.jit(jaxsparse.prune(patterns).init)
-  recipe = methods.train_prune_retrain(patterns, STEPS, prune_step=0)
+  method = jaxsparse.methods.train_prune_retrain(
+      patterns, STEPS, prune_step=0)
   one_shot, retrained = [], []
   for seed, trained in enumerate(networks):
     orders = jaxsparse.find_permutations(
@@ -247,21 +227,19 @@ def compare(n, m):
     both = trained, jaxsparse.permute(trained, ties, orders)
     one_shot.append([
         accuracy(jaxsparse.apply_masks(p, rule(p).masks)) for p in both])
-    retrained.append([accuracy(train(recipe, p, SEEDS + seed)) for p in both])
+    retrained.append([accuracy(train(method, p, SEEDS + seed)) for p in both])
   for name, pairs in (('one-shot', one_shot), ('retrained', retrained)):
     before, after = 100 * np.array(pairs).T
     gain = after - before
     half = T * gain.std(ddof=1) / SEEDS**0.5
-    print(f'{n}:{m} {name:10} {before.mean():8.1f} {after.mean():10.1f} '
-          f'{gain.mean():+10.1f} +- {half:.1f}')
+    yield (f'{n}:{m} {name}', f'{before.mean():.1f}', f'{after.mean():.1f}',
+           f'{gain.mean():+.1f} +- {half:.1f}')
 
 
-networks = [train(dense, nnx.state(Net(nnx.Rngs(seed)), nnx.Param), seed)
-            for seed in range(SEEDS)]
+networks = [train(dense, new_network(seed)[1], seed) for seed in range(SEEDS)]
 print(f'dense: test accuracy {100 * np.mean([*map(accuracy, networks)]):.1f}%')
-print('              as it is   permuted   difference')
-compare(2, 4)
-compare(1, 4)
+common.print_table(['test accuracy, %', 'as it is', 'permuted', 'difference'],
+                   [*compare(2, 4), *compare(1, 4)])
 
 # %% [markdown]
 # Without retraining, another order takes back part of what pruning cost, more
@@ -271,6 +249,6 @@ compare(1, 4)
 # points).
 #
 # So permute if you cannot retrain, or not for long: the search takes seconds,
-# and the network runs as fast as before. `experiments/configs` has
+# and the network runs as fast as before. `experiments/configs/digits` has
 # `permute_prune_2_4.py`, the same as one training with one command, and
 # `python -m experiments.benchmarks.permuted_network` compares other networks.

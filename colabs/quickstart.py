@@ -18,8 +18,13 @@
 #
 # > **Differentiate at the sparse point; update the dense point.**
 #
-# On Colab, install first:
-# `%pip install "git+https://github.com/<you>/jaxsparse" flax scikit-learn`
+# On Colab, run this first:
+#
+# ```
+# !git clone <address of the repository> jaxsparse
+# %cd jaxsparse/colabs
+# %pip install -q '..[experiments]'
+# ```
 
 # %% tags=["parameters"]
 STEPS = 1_500  # Per method; about ten seconds each on two CPU cores.
@@ -27,122 +32,105 @@ STEPS = 1_500  # Per method; about ten seconds each on two CPU cores.
 # %%
 from flax import nnx
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from sklearn import datasets
-from sklearn import model_selection
 
+import common  # What the notebooks of this folder share.
 import jaxsparse
+
+plt.rcParams.update(common.PLOT_STYLE)
 
 # %% [markdown]
 # ## The digits, and a narrow network
 #
 # 1,797 images of 8 x 8 pixels come with scikit-learn. The network has two
-# hidden layers of only 32 units: narrow enough for sparsity to hurt.
+# hidden layers of only 32 units: narrow enough for sparsity to hurt. Its
+# parameters are an ordinary tree, and `logits(params, x)` is a pure function.
 
 # %%
-digits = datasets.load_digits()
-x_train, x_test, y_train, y_test = model_selection.train_test_split(
-    digits.data.astype(np.float32) / 16 - 0.5, digits.target, test_size=500,
-    stratify=digits.target, random_state=0)
-x_train, x_test, y_train, y_test = map(
-    jnp.asarray, (x_train, x_test, y_train, y_test))
-
-
-class Net(nnx.Module):
-  def __init__(self, rngs):
-    self.first = nnx.Linear(64, 32, rngs=rngs)
-    self.second = nnx.Linear(32, 32, rngs=rngs)
-    self.head = nnx.Linear(32, 10, rngs=rngs)
-
-  def __call__(self, x):
-    x = nnx.relu(self.first(x))
-    return self.head(nnx.relu(self.second(x)))
-
-
-graphdef, dense_params = nnx.split(Net(nnx.Rngs(0)), nnx.Param)
-
-
-def logits(params, x):
-  return nnx.merge(graphdef, params, copy=True)(x)
+x_train, x_test, y_train, y_test = common.load_digits()
+logits, dense_params = common.functional(common.MLP(32, 32, rngs=nnx.Rngs(0)))
+for path, array in nnx.to_flat_state(dense_params):
+  print('/'.join(map(str, path)), array.shape)
 
 
 # %% [markdown]
 # ## The train step
 #
 # This is the step of any optax program, plus **one line**. It is the same for
-# every method below; only `tx` changes.
+# every method below; only `tx` changes. The other notebooks import this step
+# from `common.py`.
 
 # %%
-def train(tx, params, steps=STEPS):
+def train(tx, params):
   """Trains; returns params, optimizer state, losses and sparsities."""
-  opt_state = jax.jit(tx.init)(params)
-  # Where the masks are there from the start, start at the sparse point.
-  params = jaxsparse.apply_masks(params, jaxsparse.get_masks(opt_state)) if (
-      jaxsparse.sparse_params(params, opt_state) is params) else params
+
+  def loss_fn(params, x, y):
+    return common.cross_entropy(logits(params, x), y)
 
   @jax.jit
   def train_step(params, opt_state, step):
-    batch = jax.random.choice(
-        jax.random.fold_in(jax.random.key(0), step), len(x_train), (128,))
-
-    def loss_fn(params):
-      return optax.softmax_cross_entropy_with_integer_labels(
-          logits(params, x_train[batch]), y_train[batch]).mean()
+    key = jax.random.fold_in(jax.random.key(0), step)
+    batch = jax.random.choice(key, len(x_train), (128,))
     sparse = jaxsparse.sparse_params(params, opt_state)  # <- the one line
-    loss, grads = jax.value_and_grad(loss_fn)(sparse)
+    loss, grads = jax.value_and_grad(loss_fn)(
+        sparse, x_train[batch], y_train[batch])
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, loss
 
+  opt_state = jax.jit(tx.init)(params)
   losses, sparsities = [], []
-  for step in range(steps):
+  for step in range(STEPS):
     params, opt_state, loss = train_step(params, opt_state, step)
-    if step % 25 == 0 or step == steps - 1:
+    if step % 25 == 0 or step == STEPS - 1:
       losses.append((step, float(loss)))
       sparsities.append((step, jaxsparse.summary(
           params, jaxsparse.get_masks(opt_state)).sparsity))
   return params, opt_state, losses, sparsities
 
 
-def accuracy(params, opt_state):
-  sparse = jaxsparse.sparse_params(params, opt_state)
-  return float((logits(sparse, x_test).argmax(-1) == y_test).mean())
-
-
 # %% [markdown]
 # ## Three methods
 #
-# A **rule** says which masks (patterns, score, distribution, schedule), a
-# **flow** says what pruned weights still give and get. Regular expressions
-# name the parameters; the head stays dense.
+# A **rule** makes the masks (patterns, score, distribution, schedule); a
+# **flow** says what pruned weights still give to the forward pass and get from
+# the backward pass. Both together are a **method**: `jaxsparse.methods` has the
+# published ones, with the defaults of their papers. Regular expressions name
+# the parameters; the head stays dense.
 
 # %%
-hidden = '(first|second)/kernel'
+kernels = 'hidden/.*/kernel'
 adam = optax.adam(3e-3)
 
 gradual = jaxsparse.prune(
-    {hidden: jaxsparse.unstructured(), '.*': None},
+    {kernels: jaxsparse.unstructured(), '.*': None},
     distribution=jaxsparse.erk(0.9),
     schedule=jaxsparse.schedules.cubic(begin=STEPS // 5, end=STEPS * 3 // 4),
     when=jaxsparse.schedules.every(25))
-two_of_four = jaxsparse.prune({hidden: jaxsparse.nm(2, 4), '.*': None})
-rigl = jaxsparse.prune_and_grow(
-    {hidden: jaxsparse.unstructured(), '.*': None}, sparsity=0.9,
-    grow=jaxsparse.gradient(),
-    when=jaxsparse.schedules.every(50, end=STEPS * 3 // 4),
-    fraction=optax.cosine_decay_schedule(0.3, STEPS * 3 // 4))
+sr_ste = jaxsparse.methods.sr_ste(
+    {kernels: jaxsparse.nm(2, 4), '.*': None}, STEPS)
+rigl = jaxsparse.methods.rigl(
+    {kernels: jaxsparse.unstructured(), '.*': None}, 0.9, STEPS,
+    every=STEPS // 30)
 
-methods = {
+optimizers = {
     'dense': jaxsparse.sparsify(adam, jaxsparse.prune({'.*': None})),
     'gradual 90%': jaxsparse.sparsify(adam, gradual, jaxsparse.hard()),
-    '2:4 SR-STE': jaxsparse.sparsify(adam, two_of_four, jaxsparse.sr_ste()),
-    'RigL 90%': jaxsparse.sparsify(adam, rigl, jaxsparse.hard()),
+    '2:4 SR-STE': jaxsparse.sparsify(adam, sr_ste),
+    'RigL 90%': jaxsparse.sparsify(adam, rigl),
 }
-runs = {name: train(tx, dense_params) for name, tx in methods.items()}
-for name, (params, opt_state, *_) in runs.items():
-  print(f'{name:12}  test accuracy {accuracy(params, opt_state):.1%}')
+runs = {name: train(tx, dense_params) for name, tx in optimizers.items()}
+
+
+def accuracy(params, opt_state):
+  sparse = jaxsparse.sparse_params(params, opt_state)
+  return common.accuracy(logits(sparse, x_test), y_test)
+
+
+common.print_table(['method', 'test accuracy'], [
+    (name, f'{accuracy(params, opt_state):.1%}')
+    for name, (params, opt_state, *_) in runs.items()])
 
 # %% [markdown]
 # ## What happened
@@ -150,12 +138,11 @@ for name, (params, opt_state, *_) in runs.items():
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
 for name, (_, _, losses, sparsities) in runs.items():
-  left.plot(*zip(*losses), label=name, linewidth=1.2)
-  right.plot(*zip(*sparsities), label=name)
+  left.plot(*zip(*losses), label=name)
+  right.plot(*zip(*sparsities))
 left.set(yscale='log', xlabel='step', title='training loss of a batch')
 right.set(xlabel='step', title='fraction pruned', ylim=(-0.03, 1))
-right.legend(frameon=False)
-figure.tight_layout()
+left.legend(loc='lower left')
 plt.show()
 
 # %% [markdown]
@@ -169,10 +156,9 @@ plt.show()
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(8, 5))
 for axis, name in zip(axes, ('gradual 90%', '2:4 SR-STE', 'RigL 90%')):
-  mask = jaxsparse.get_masks(runs[name][1])['first']['kernel'][...]
-  axis.imshow(mask, cmap='Greys', interpolation='nearest', aspect='auto')
+  mask = jaxsparse.get_masks(runs[name][1])['hidden'][0]['kernel'][...]
+  axis.imshow(mask, aspect='auto')
   axis.set(title=name, xlabel='unit', ylabel='input pixel')
-figure.tight_layout()
 plt.show()
 
 # %% [markdown]
@@ -189,6 +175,7 @@ assert abs(table.sparsity - 0.9) < 1e-3
 
 # %%
 weights = jaxsparse.sparse_params(*runs['2:4 SR-STE'][:2])
-groups = (np.asarray(weights['first']['kernel'][...]) != 0).reshape(16, 4, 32)
-print('nonzero per group of four:', np.unique(groups.sum(axis=1)))
-assert (groups.sum(axis=1) == 2).all()
+kernel = np.asarray(weights['hidden'][0]['kernel'][...])
+nonzero = (kernel != 0).reshape(16, 4, 32).sum(axis=1)
+print('nonzero per group of four inputs:', np.unique(nonzero))
+assert (nonzero == 2).all()

@@ -15,12 +15,18 @@
 #
 # Blocks of four outputs, 80% of them pruned by SNIP-momentum, the default of
 # Neural Compressor: as **functions**, as a **recipe** in YAML, and by **hooks**
-# in a training loop that somebody else wrote. The masks are the same, bit for
-# bit. Then the other two tools of that library: group Lasso, and gradient
-# sensitivity, after which neurons are really gone.
+# in a training loop that knows nothing of sparsity. The masks are the same, bit
+# for bit. Then the other two tools of that library: group Lasso, and gradient
+# sensitivity, after which neurons are really gone. `quickstart.ipynb` explains
+# the train step.
 #
-# On Colab, install first:
-# `%pip install "git+https://github.com/<you>/jaxsparse" flax scikit-learn`
+# On Colab, run this first:
+#
+# ```
+# !git clone <address of the repository> jaxsparse
+# %cd jaxsparse/colabs
+# %pip install -q '..[experiments]'
+# ```
 
 # %% tags=["parameters"]
 STEPS = 1_000  # Per training; a few seconds each on two CPU cores.
@@ -34,55 +40,38 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from sklearn import datasets
-from sklearn import model_selection
 
+import common  # What the notebooks of this folder share.
 import jaxsparse
+
+plt.rcParams.update(common.PLOT_STYLE)
 
 # %% [markdown]
 # ## Digits, a network, and batches
 #
-# 1,797 handwritten digits that come with scikit-learn.
+# 1,797 handwritten digits that come with scikit-learn. All trainings here see
+# the same batches in the same order.
 
 # %%
-digits = datasets.load_digits()
-x_train, x_test, y_train, y_test = model_selection.train_test_split(
-    digits.data.astype(np.float32) / 16 - 0.5, digits.target, test_size=500,
-    stratify=digits.target, random_state=0)
+x_train, x_test, y_train, y_test = map(np.asarray, common.load_digits())
 draws = np.random.default_rng(0).integers(len(x_train), size=(STEPS, 128))
 batches = [(x_train[rows], y_train[rows]) for rows in draws]
 
 
-class Net(nnx.Module):
-  def __init__(self, rngs):
-    self.first = nnx.Linear(64, 64, rngs=rngs)
-    self.second = nnx.Linear(64, 64, rngs=rngs)
-    self.head = nnx.Linear(64, 10, rngs=rngs)
-
-  def __call__(self, x):
-    x = nnx.relu(self.first(x))
-    return self.head(nnx.relu(self.second(x)))
+def new_model():
+  return common.MLP(64, 64, rngs=nnx.Rngs(0))
 
 
-def model_loss(model, batch):
-  x, labels = batch
-  return optax.softmax_cross_entropy_with_integer_labels(
-      model(x), labels).mean()
-
-
-graphdef, new_params = nnx.split(Net(nnx.Rngs(0)), nnx.Param)
-
-
-def apply(params, x):
-  return nnx.merge(graphdef, params, copy=True)(x)
+apply, new_params = common.functional(new_model())
 
 
 def loss_fn(params, batch):
-  return model_loss(nnx.merge(graphdef, params, copy=True), batch)
+  x, labels = batch
+  return common.cross_entropy(apply(params, x), labels)
 
 
 def accuracy(params):
-  return f'{(apply(params, x_test).argmax(-1) == y_test).mean():.1%}'
+  return f'{common.accuracy(apply(params, x_test), y_test):.1%}'
 
 
 # %% [markdown]
@@ -106,16 +95,10 @@ tx = jaxsparse.sparsify(optax.adam(3e-3), rule, jaxsparse.hard())
 
 
 def train(tx, params):
+  train_step = jax.jit(common.train_step(tx, loss_fn))
   opt_state = jax.jit(tx.init)(params)
-
-  @jax.jit
-  def train_step(params, opt_state, batch):
-    sparse = jaxsparse.sparse_params(params, opt_state)
-    grads = jax.grad(loss_fn)(sparse, batch)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
   for batch in batches:
-    params, opt_state = train_step(params, opt_state, batch)
+    params, opt_state, _ = train_step(params, opt_state, batch)
   return params, opt_state
 
 
@@ -143,9 +126,9 @@ frequency: {frequency}
 '''
 folder = pathlib.Path(tempfile.mkdtemp())
 (folder / 'prune.yaml').write_text(text)
-made = jaxsparse.from_recipe(
+recipe = jaxsparse.from_recipe(
     folder / 'prune.yaml', total_steps=STEPS, exclude=last)
-params, opt_state = train(made.sparsify(optax.adam(3e-3)), new_params)
+params, opt_state = train(recipe.sparsify(optax.adam(3e-3)), new_params)
 print('test accuracy, recipe:', accuracy(params))
 
 
@@ -162,19 +145,19 @@ except ValueError as error:
   print('\nA misspelt key:', error)
 
 # %% [markdown]
-# `to_recipe` writes all of it, defaults included, for standing next to
-# checkpoints. Files of Neural Compressor are read, too; what means something
-# else here is told.
+# `to_recipe` writes all of it, defaults included, so that a checkpoint can keep
+# the recipe beside it. `from_recipe` reads files of Neural Compressor, too, and
+# `messages` lists the keys that mean something else here.
 
 # %%
-jaxsparse.recipes.to_recipe(made, folder / 'recipe.yaml')
+jaxsparse.recipes.to_recipe(recipe, folder / 'recipe.yaml')
 print((folder / 'recipe.yaml').read_text())
 
 old = jaxsparse.from_recipe({'pruning': {'approach': {
     'weight_compression_pytorch': {
         'target_sparsity': 0.5, 'start_step': 1, 'end_step': end,
         'pruners': [{'prune_type': 'snip_momentum', 'pattern': '2:4',
-                     'names': ['first', 'second']}]}}}}, total_steps=STEPS)
+                     'names': ['hidden']}]}}}}, total_steps=STEPS)
 print(*old.messages, sep='\n')
 
 # %% [markdown]
@@ -185,10 +168,11 @@ print(*old.messages, sep='\n')
 # the dense point back before the update.
 
 # %%
-model = Net(nnx.Rngs(0))
+model = new_model()
 optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 hooks = jaxsparse.Hooks(model, optimizer)
-gradients = nnx.jit(nnx.grad(model_loss))
+gradients = nnx.jit(nnx.grad(
+    lambda model, batch: common.cross_entropy(model(batch[0]), batch[1])))
 update = nnx.jit(lambda optimizer, model, grads: optimizer.update(model, grads))
 
 
@@ -210,44 +194,53 @@ agreement = np.mean([float((m == n).mean()) for m, n in zip(
 print(f'masks that agree: {agreement:.2%}')
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout='constrained')
-for axis, name in zip(axes, ('first', 'second')):
-  axis.imshow(np.asarray(masks[name]['kernel'][...]).T, cmap='Blues',
-              vmin=-0.2, interpolation='nearest')
-  axis.set(title=f'{name}/kernel, 80% of its blocks pruned', xlabel='input',
-           ylabel='output')
+figure, axes = plt.subplots(1, 2, figsize=(9, 4))
+for axis, (layer, mask) in zip(axes, masks['hidden'].items()):
+  axis.imshow(np.asarray(mask['kernel'][...]).T)
+  axis.set(title=f'hidden/{layer}/kernel, 80% of its blocks pruned',
+           xlabel='input', ylabel='output')
 plt.show()
 
 # %% [markdown]
 # ## Group Lasso, then slim
 #
-# A tie is a hidden unit with all its weights: what makes it, its bias, what
-# reads it. The proximal step of group Lasso lands whole units on exactly zero,
-# and `slim` cuts them out. No mask is needed.
+# A tie is a set of hidden units with all their weights: those of the layer that
+# makes them, their biases, and those of the layers that read them. The proximal
+# step of group Lasso lands whole units on exactly zero, `prune_units` keeps
+# them there, and `slim` cuts them out.
 
 # %%
 ties = jaxsparse.infer_ties(apply, new_params, x_train[:2])
-shrinking = optax.chain(optax.adam(3e-3), jaxsparse.units.prox_group_lasso(
-    1.0, jaxsparse.units.neurons(ties), learning_rate=3e-3))
-params, _ = train(jaxsparse.sparsify(
-    shrinking, jaxsparse.units.prune_vanished(ties)), new_params)
+neurons = jaxsparse.units.neurons(ties)
+shrinking = optax.chain(
+    optax.adam(3e-3),
+    jaxsparse.units.prox_group_lasso(1.0, neurons, learning_rate=3e-3))
+vanished = jaxsparse.units.prune_units(
+    neurons, importance=jaxsparse.units.root_mean_square(), threshold=0.)
+params, _ = train(jaxsparse.sparsify(shrinking, vanished), new_params)
 small = jaxsparse.slim(params, ties, jaxsparse.alive(params, ties))
-shapes = lambda params: {name: params[name]['kernel'].shape
-                         for name in ('first', 'second', 'head')}
+
+
+def shapes(params):
+  """The shapes of all kernels, from the first to the head's."""
+  return [layer['kernel'].shape
+          for layer in (*params['hidden'].values(), params['head'])]
+
+
 print('group Lasso:', accuracy(params), '->', accuracy(small), shapes(small))
 
 # %% [markdown]
 # ## Gradient sensitivity, then slim
 #
-# How much would the loss miss a unit? That is the gradient with respect to a
-# mask of ones on it, which one signed product a weight gives without a mask.
-# Half of the neurons of each layer go, and the smaller network trains on.
+# How much would the loss miss a unit? The gradient with respect to a mask of
+# ones on the unit tells. It is a sum over the weights that read the unit, each
+# times its own gradient, so the model needs no mask. Half of the neurons of
+# each layer go, and the smaller network trains on.
 
 # %%
 params, _ = train(jaxsparse.sparsify(
     optax.adam(3e-3), jaxsparse.prune({'.*': None})), new_params)
 found = jaxsparse.units.sensitivity(loss_fn, params, batches[:20], ties)
-neurons = jaxsparse.units.neurons(ties)
 keep = jaxsparse.units.keep_units(found, neurons, sparsity=0.5)
 small = jaxsparse.slim(params, ties, keep)
 print('dense:', accuracy(params), shapes(params))
@@ -256,10 +249,11 @@ small, _ = train(jaxsparse.sparsify(
     optax.adam(1e-3), jaxsparse.prune({'.*': None})), small)
 print('trained on:', accuracy(small))
 
-fig, axis = plt.subplots(figsize=(7, 3), layout='constrained')
+figure, axis = plt.subplots(figsize=(7, 3))
 for tie in neurons:
+  bias = next(m.path for m in tie.members if m.path.endswith('bias'))
   axis.plot(np.sort(np.asarray(found[tie.name]))[::-1],
-            label=tie.members[0].path)
+            label=f'units of {bias}')
 axis.set(xlabel='neuron, by rank', ylabel='sensitivity')
-axis.legend(frameon=False)
+axis.legend()
 plt.show()

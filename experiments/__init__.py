@@ -1,1 +1,16 @@
-"""Trains small models dense and sparse; start reading at `train.py`."""
+"""Trains small models dense and sparse; start reading at `train.py`.
+
+Commands stand here: `train` runs one config, `sweep` many, `compare` and
+`domains` make tables of runs. Their rooms, each of which imports only rooms
+above it:
+
+* `_utils`: names looked up in tables, mistakes told in one line;
+* `records`: the files of a run, that is its directory, metrics, checkpoints;
+* `data` and `models`;
+* `training`: steps, methods, the order of channels, channels cut out;
+* `reporting`: pictures and tables of what runs measured;
+* `sweeping`: which runs a sweep has, and the processes that train them.
+
+`configs` has a folder a data set; `examples` are loops of a page each, with
+nothing of the above; `benchmarks` measure time.
+"""

@@ -1,6 +1,6 @@
 """Turns work directories into a table: a mean with its 95% interval.
 
-  python -m experiments.compare runs/*
+  python -m experiments.compare runs/digits/*
 
 Runs whose configs differ in the seed alone share a row, if they read the same
 data, wherever they lay. The interval is Student's t of the mean over seeds; a
@@ -15,9 +15,9 @@ import sys
 
 import numpy as np
 
-from experiments import metrics
-from experiments import tables
-from experiments import workdir as workdirs
+from experiments.records import metrics
+from experiments.records import workdir as workdirs
+from experiments.reporting import tables
 
 
 def table(workdirs_: Sequence[str]) -> str:
@@ -73,7 +73,7 @@ def _label(config, configs):
 
 def main(argv: Sequence[str]):
   if not argv:
-    sys.exit('error: which runs? python -m experiments.compare runs/*')
+    sys.exit('error: which runs? python -m experiments.compare runs/digits/*')
   try:
     print(table(argv))
   except (ValueError, OSError) as error:

@@ -1,7 +1,8 @@
 r"""Trains every method at every target with every seed, and compares them.
 
   python -m experiments.sweep --workers=2 \
-      --config=experiments/configs/sweep_digits.py --workdir=runs/sweep_digits
+      --config=experiments/configs/digits/sweep_nm.py \
+      --workdir=runs/digits/sweep_nm
 
 The work directory receives table.md, results.jsonl (a line per run), pictures,
 tuned.json if the config tunes, and the work directory of every run. Start it
@@ -30,15 +31,15 @@ import jax
 import ml_collections
 import tqdm
 
-from experiments import cost_table
-from experiments import launch
-from experiments import metrics
-from experiments import plan
-from experiments import plots
-from experiments import tables
 from experiments import train
-from experiments import workdir as workdirs
-from experiments import workers as pool
+from experiments._utils import launch
+from experiments.records import metrics
+from experiments.records import workdir as workdirs
+from experiments.reporting import cost_table
+from experiments.reporting import plots
+from experiments.reporting import tables
+from experiments.sweeping import plan
+from experiments.sweeping import workers as pool
 
 _WORKERS = flags.DEFINE_integer(
     'workers', 1, 'How many processes train, each on one CPU if more than one.',
@@ -64,7 +65,7 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
   """Trains what has not been trained yet, then writes tables and pictures.
 
   Args:
-    config: what to train, as `experiments/configs/sweep_digits.py` has it.
+    config: what to train, as `experiments/configs/digits/sweep_nm.py` has it.
     workdir: a new directory, or that of the same sweep.
     workers: how many processes train; one is this process itself.
     command: by which people can repeat it, for the table.

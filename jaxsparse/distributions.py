@@ -17,12 +17,14 @@ bound what it gets at the end.
 """
 
 import math
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
 from jaxsparse.masks.selection import final_count
@@ -35,7 +37,8 @@ __all__ = [
     'Distribution', 'er', 'erk', 'global_threshold', 'uniform',
 ]
 
-Distribution = Callable[[Any, Any, jax.typing.ArrayLike], Any]
+# Of scores, patterns and progress; the result is a tree of counts to keep.
+Distribution = Callable[[ArrayTree, Any, ArrayLike], Any]
 
 
 def _check(name: str, sparsity: float) -> None:
@@ -51,8 +54,8 @@ def _bounds(pattern: Pattern, units: int) -> tuple[int, int]:
           final_count(units, pattern.min_sparsity))
 
 
-def _leaf_by_leaf(scores: Any, patterns: Any, shared: dict[str, int | Kept],
-                  progress: jax.typing.ArrayLike) -> Any:
+def _leaf_by_leaf(scores: ArrayTree, patterns: Any,
+                  shared: Mapping[str, int | Kept], progress: ArrayLike) -> Any:
   """Kept counts for every leaf.
 
   `shared` has what leaves that share get, a `Kept` or the final number of units
@@ -181,6 +184,7 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
     bounds[path] = _bounds(pattern, units[path])
   # Densities, from the layers that are at a bound and those still free.
   held, wanted = {}, {path: raw(shape) for path, shape, _ in rows}
+  density: dict[str, float] = {}
   while wanted:
     rest = budget - sum(d * weights[p] for p, d in held.items())
     mass = sum(r * weights[p] for p, r in wanted.items())
@@ -255,7 +259,7 @@ def global_threshold(sparsity: float) -> Distribution:
 
 
 def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
-         progress: jax.typing.ArrayLike) -> dict[str, Kept]:
+         progress: ArrayLike) -> dict[str, Kept]:
   """Shares one exact number of kept units among layers, by their scores."""
   paths, xs, patterns = zip(*rows)
   size = sum(x.size for x in xs)
@@ -292,7 +296,7 @@ def keep_together(xs: Sequence[jax.Array], k: counts.Count,
     xs = [x.astype(jnp.float64 if widest == 8 else jnp.float32) for x in xs]
   size = sum(x.size for x in xs)
   # Vectors over layers: scalars would compile slowly.
-  low, high = counts.stack([*low]), counts.stack([*high])
+  fewest, most = counts.stack(low), counts.stack(high)
 
   def layer_counts(key):
     return counts.stack([
@@ -300,10 +304,10 @@ def keep_together(xs: Sequence[jax.Array], k: counts.Count,
         for x in xs])
 
   def clipped(layers):
-    return counts.minimum(counts.maximum(layers, low), high)
+    return counts.minimum(counts.maximum(layers, fewest), most)
 
   bracket = topk.start(xs[0].dtype, size)._replace(
-      below=counts.sum_few(high), above=counts.sum_few(low))
+      below=counts.sum_few(most), above=counts.sum_few(fewest))
   # Rounding leaf by leaf may differ from rounding the total.
   k = counts.minimum(counts.maximum(k, bracket.above), bracket.below)
   found = topk.search(

@@ -289,10 +289,10 @@ def n_m_axis(pattern: Pattern) -> tuple[int, int, int | tuple[int, ...]]:
   >>> n_m_axis(nm(2, 4))
   (2, 4, -2)
   """
-  if not is_nm(pattern):
+  axis, m = pattern.group.sizes[0] if is_nm(pattern) else (0, None)
+  if m is None or pattern.sparsity is None:
     raise ValueError(
         f'Expected an N:M pattern, got {pattern}. Write e.g. nm(2, 4).')
-  axis, m = pattern.group.sizes[0]
   return round((1 - pattern.sparsity) * m), m, axis
 
 

@@ -26,18 +26,22 @@ from typing import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxsparse._utils.typing import Numeric
+
 __all__ = [
     'cosine', 'cube', 'cubic', 'either', 'every', 'exponential',
     'fade_cosine', 'fade_exponential', 'fade_linear', 'from_initial',
     'linear', 'one_shot', 'Schedule', 'staircase', 'When',
 ]
 
-Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
-When = Callable[[jax.typing.ArrayLike], bool | jax.Array]
+# What functions take: numbers will do, and schedules of optax.
+Schedule = Callable[[Numeric], jax.typing.ArrayLike]
+Curve = Callable[[Numeric], jax.Array]  # What they return.
+When = Callable[[Numeric], bool | jax.Array]
 
 
 def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
-          ) -> Schedule:
+          ) -> Curve:
   if not 0 <= begin < end:
     raise ValueError(
         f'A schedule needs 0 <= begin < end, in steps, got begin={begin} and '
@@ -52,12 +56,12 @@ def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
   return schedule
 
 
-def one_shot(begin: int = 0) -> Schedule:
+def one_shot(begin: int = 0) -> Curve:
   """0 before `begin`, 1 from there on."""
   return lambda step: jnp.where(jnp.asarray(step) >= begin, 1., 0.)
 
 
-def linear(begin: int, end: int) -> Schedule:
+def linear(begin: int, end: int) -> Curve:
   """`p`: the same amount at every step.
 
   Args:
@@ -76,7 +80,7 @@ def linear(begin: int, end: int) -> Schedule:
   return _ramp(begin, end, lambda p: p)
 
 
-def cubic(begin: int, end: int) -> Schedule:
+def cubic(begin: int, end: int) -> Curve:
   """`1 - (1 - p)^3`: fast while there is much to prune, then ever slower.
 
   Args:
@@ -99,17 +103,17 @@ def cubic(begin: int, end: int) -> Schedule:
   return _ramp(begin, end, lambda p: 1. - (1. - p)**3)
 
 
-def cosine(begin: int, end: int) -> Schedule:
+def cosine(begin: int, end: int) -> Curve:
   """`1 - cos(pi p / 2)`, Neural Compressor's 'cos'; see `linear`."""
   return _ramp(begin, end, lambda p: 1. - jnp.cos(.5 * jnp.pi * p))
 
 
-def cube(begin: int, end: int) -> Schedule:
+def cube(begin: int, end: int) -> Curve:
   """`p^3`, Neural Compressor's 'cube'; the opposite of `cubic`."""
   return _ramp(begin, end, lambda p: p**3)
 
 
-def exponential(begin: int, end: int, *, final_sparsity: float) -> Schedule:
+def exponential(begin: int, end: int, *, final_sparsity: float) -> Curve:
   """`(1 - (1 - s)^p) / s`: each step prunes the same share of what is left.
 
   Args:
@@ -135,7 +139,7 @@ def exponential(begin: int, end: int, *, final_sparsity: float) -> Schedule:
       1. - (1. - final_sparsity)**p) / final_sparsity)
 
 
-def staircase(levels: Mapping[int, float]) -> Schedule:
+def staircase(levels: Mapping[int, float]) -> Curve:
   """Constant progress between given steps; 0 before the first.
 
   Args:
@@ -164,7 +168,7 @@ def staircase(levels: Mapping[int, float]) -> Schedule:
   return schedule
 
 
-def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Schedule:
+def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Curve:
   """0 before `begin`, from there on `share + (1 - share) * schedule(step)`.
 
   So that a layer has an initial sparsity `s_i` at `begin` and its final one
@@ -212,7 +216,7 @@ def _check_rate(name: str, rate: float) -> None:
 
 
 def fade_linear(begin: int, end: int, *, rate: float | None = None
-                ) -> Schedule:
+                ) -> Curve:
   """`max(1 - rate * (step - begin), 0)` from `begin` on, exactly 0 from `end`.
 
   Args:
@@ -244,7 +248,7 @@ def fade_linear(begin: int, end: int, *, rate: float | None = None
 
 
 def fade_exponential(begin: int, end: int, *, rate: float | None = None
-                     ) -> Schedule:
+                     ) -> Curve:
   """`exp(-rate * (step - begin))` from `begin` on, exactly 0 from `end` on.
 
   Args:
@@ -275,7 +279,7 @@ def fade_exponential(begin: int, end: int, *, rate: float | None = None
       progress(step) < 1., jnp.exp(-rate * (end - begin) * progress(step)), 0.)
 
 
-def fade_cosine(begin: int, end: int) -> Schedule:
+def fade_cosine(begin: int, end: int) -> Curve:
   """`(1 + cos(pi p)) / 2`, exactly 0 from `end` on.
 
   Args:
@@ -296,13 +300,14 @@ def fade_cosine(begin: int, end: int) -> Schedule:
       progress(step) < 1., .5 * (1. + jnp.cos(jnp.pi * progress(step))), 0.)
 
 
-def arrives(schedule: Schedule, step: jax.typing.ArrayLike) -> jax.Array:
+def arrives(schedule: Schedule, step: Numeric) -> jax.Array:
   """Whether a schedule reaches its end at this very step.
 
   >>> print([bool(arrives(linear(0, 2), step)) for step in (1, 2, 3)])
   [False, True, False]
   """
-  return (schedule(step) >= 1) & (schedule(step - 1) < 1)
+  now, before = (jnp.asarray(schedule(s)) for s in (step, step - 1))
+  return (now >= 1) & (before < 1)
 
 
 def either(*whens: When) -> When:

@@ -23,9 +23,11 @@ from typing import Any, Callable, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 import optax
 
 from jaxsparse._utils import numerics
+from jaxsparse._utils.typing import ArrayTree
 
 __all__ = [
     'adaptive_threshold', 'gradient', 'magnitude', 'magnitude_and_gradient',
@@ -37,7 +39,7 @@ __all__ = [
 Score = optax.GradientTransformationExtraArgs
 
 
-def _stateless(f) -> Score:
+def _stateless(f: Callable[..., ArrayTree | None]) -> Score:
   """A score that remembers nothing, from `f(grads, params, point)`."""
   def update(grads, state, params=None, *, point=None, **extra_args):
     del extra_args
@@ -128,14 +130,14 @@ def magnitude_and_gradient(scale: float = 0.01) -> Score:
   return _stateless(score)
 
 
-def _products(grads: Any, point: Any) -> Any:
+def _products(grads: ArrayTree, point: ArrayTree) -> ArrayTree:
   if grads is None:
     return None
   return jax.tree.map(
       lambda w, g: jnp.abs(w * g.astype(w.dtype)), point, grads)
 
 
-def _accumulator(dtype: Any) -> Callable[[Any], Any]:
+def _accumulator(dtype: DTypeLike | None) -> Callable[[Any], Any]:
   """The dtype of a weight's sum: as asked, else at least float32."""
   if dtype is None:
     return numerics.at_least_float32
@@ -154,11 +156,11 @@ def _sum(a: float, old: jax.Array, b: float, new: jax.Array) -> jax.Array:
 
 class SnipMomentumState(NamedTuple):
   """The accumulated scores, a tree like the params."""
-  accumulated: Any
+  accumulated: ArrayTree
 
 
 def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
-                  dtype: Any = None) -> Score:
+                  dtype: DTypeLike | None = None) -> Score:
   """Accumulates the saliency of every step: `S <- decay * S + scale * |w * g|`.
 
   Args:
@@ -210,10 +212,10 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
 
 class MomentumState(NamedTuple):
   """The running mean of gradients, a tree like the params."""
-  mean: Any
+  mean: ArrayTree
 
 
-def momentum(decay: float = 0.9, *, dtype: Any = None) -> Score:
+def momentum(decay: float = 0.9, *, dtype: DTypeLike | None = None) -> Score:
   """Scores weights by `|M|`, with `M <- decay * M + (1 - decay) * g`.
 
   The growth criterion of SNFS. It needs the dense gradient of every step.
@@ -265,7 +267,7 @@ class ThresholdState(NamedTuple):
 
 
 def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
-                       when: Callable[[jax.Array], Any],
+                       when: Callable[[jax.Array], bool | jax.Array],
                        tolerance: float = 0.1) -> Score:
   """Scores weights by `|w| / H` with a threshold `H` that finds its own size.
 

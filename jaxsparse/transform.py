@@ -17,6 +17,7 @@ import optax
 
 from jaxsparse import flows
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 
 __all__ = [
     'get_masks', 'Method', 'sparse_params', 'SparseState', 'sparsify',
@@ -35,14 +36,14 @@ class SparseState(NamedTuple):
     inner: of the inner optimizer,
     after: and of the flow's transform of updates.
   """
-  rule: Any
+  rule: Any  # Of a class of its own, with `masks`.
   gain: jax.Array | None
-  before: Any
-  inner: Any
-  after: Any
+  before: ArrayTree
+  inner: ArrayTree
+  after: ArrayTree
 
   @property
-  def masks(self) -> Any:
+  def masks(self) -> ArrayTree:
     """Like the params: bool arrays, True where kept, or `None` for dense."""
     return self.rule.masks
 
@@ -168,7 +169,8 @@ def _rule_and_flow(rule: Any, flow: Any
   return rule, flow
 
 
-def _forget_pruned(inner_state: Any, params: Any, masks: Any) -> Any:
+def _forget_pruned(inner_state: ArrayTree, params: ArrayTree, masks: ArrayTree
+                   ) -> ArrayTree:
   """Zeroes what the optimizer remembers of pruned weights.
 
   So a weight that grows back starts without a history, and the masks needed are
@@ -197,7 +199,7 @@ def _forget_pruned(inner_state: Any, params: Any, masks: Any) -> Any:
   return jax.tree.map(look, inner_state, is_leaf=is_like_params)
 
 
-def state_of(opt_state: Any) -> SparseState:
+def state_of(opt_state: ArrayTree) -> SparseState:
   """The one `SparseState` in an optimizer state, however deep it sits."""
   states = trees.nodes(opt_state, SparseState)
   if len(states) != 1:
@@ -210,7 +212,7 @@ def state_of(opt_state: Any) -> SparseState:
   return states[0]
 
 
-def get_masks(opt_state: Any) -> Any:
+def get_masks(opt_state: ArrayTree) -> ArrayTree:
   """The masks in an optimizer state, however deep `sparsify` sits in it.
 
   Args:
@@ -226,7 +228,7 @@ def get_masks(opt_state: Any) -> Any:
   return state_of(opt_state).masks
 
 
-def sparse_params(params: Any, opt_state: Any) -> Any:
+def sparse_params(params: ArrayTree, opt_state: ArrayTree) -> ArrayTree:
   """The weights that the forward pass sees.
 
   `w * (m + a * (1 - m))` with the flow's current gain `a`; the params

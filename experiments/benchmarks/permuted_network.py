@@ -23,18 +23,20 @@ from absl import app
 from absl import flags
 import ml_collections
 
-from experiments import channels
 from experiments import data
-from experiments import methods
-from experiments import metrics
-from experiments import names
-from experiments import steps
-from experiments import tables
+from experiments._utils import names
 from experiments.benchmarks import timing
-from experiments.configs import dense
-from experiments.configs import dense_resnet
-from experiments.configs import dense_vit
-from experiments.configs import lm_dense
+from experiments.configs.digits import dense
+from experiments.configs.digits import dense_resnet
+from experiments.configs.digits import dense_vit
+from experiments.configs.python_source import dense as lm_dense
+from experiments.records import metrics
+from experiments.reporting import tables
+from experiments.training import channels
+from experiments.training import methods
+from experiments.training import optimizers
+from experiments.training import runs
+from experiments.training import steps
 import jaxsparse
 from jaxsparse import methods as methods_lib
 
@@ -108,7 +110,7 @@ def compare(config: ml_collections.ConfigDict, states: Sequence[steps.State],
   """
   patterns = methods.nm_patterns(config)
   run = steps.create(config, jaxsparse.sparsify(
-      methods.optimizer(config), methods_lib.train_prune_retrain(
+      optimizers.optimizer(config), methods_lib.train_prune_retrain(
           patterns, config.steps, prune_step=0)), dataset)
   found = collections.defaultdict(list)
   for seed, state in enumerate(states):
@@ -143,9 +145,7 @@ def cells(pairs: Pairs, metric: metrics.Metric) -> list[str]:
 def report(network: str) -> str:
   """Returns the table of one network."""
   config = dense_config(network)
-  dataset = data.load(config)
-  tx = methods.create(config, lambda: steps.ties(config, dataset))
-  run = steps.create(config, tx, dataset)
+  run, dataset = runs.create(config)
   states = train_dense(config, run, dataset)
   ties = jaxsparse.infer_ties(
       run.apply, steps.variables(states[0]),

@@ -1,7 +1,7 @@
 r"""How fast a network is without its dead channels.
 
   python -m experiments.train \
-      --config=experiments/configs/vgg19_chase_90.py --workdir=runs/vgg19
+      --config=experiments/configs/digits/vgg19_chase_90.py --workdir=runs/vgg19
   python -m experiments.benchmarks.slimmed_network --workdirs=runs/vgg19
 
 Times one forward pass of each run's network on random images: dense, with new
@@ -18,10 +18,10 @@ from absl import app
 from absl import flags
 import jax
 
-from experiments import slimming
-from experiments import steps
-from experiments import train
 from experiments.benchmarks import timing
+from experiments.training import runs
+from experiments.training import slimming
+from experiments.training import steps
 import jaxsparse
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Of runs that have ended.')
@@ -38,7 +38,7 @@ _HEAD = ['run', 'pruned (%)', 'channels left', 'FLOPs left', 'dense ms',
 
 def row(workdir: str) -> list:
   """Returns the row of the table for one run."""
-  config, run, dataset, state = train.restore(workdir)
+  config, run, dataset, state = runs.restore(workdir)
   slimmed = slimming.slim(
       slimming.create(config, run, state, dataset), state)
   *_, channels = dataset.shape

@@ -7,7 +7,7 @@ from ml_collections import config_dict
 def get_config() -> ml_collections.ConfigDict:
   """Returns a config that still lacks a method."""
   config = ml_collections.ConfigDict()
-  config.method = ''  # A name from experiments/methods.py.
+  config.method = ''  # A name from experiments/training/methods.py.
   config.sparse = config_dict.placeholder(str)  # Regex; None: the model's own.
 
   config.dataset = 'digits'  # A name from experiments/data/__init__.py.

@@ -8,7 +8,7 @@ import functools
 
 import ml_collections
 
-from experiments import names
+from experiments._utils import names
 from experiments.data import cifar
 from experiments.data import clicks
 from experiments.data import criteo

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from experiments import metrics
 from experiments.data import dataset
+from experiments.records import metrics
 
 CARDINALITIES = (3, 4, 5, 7, 10, 12, 15, 20, 24, 30, 40, 50, 60, 80, 100, 150,
                  200, 250, 300, 400, 500, 700, 900, 1_200, 1_600, 2_000)

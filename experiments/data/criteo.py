@@ -17,8 +17,8 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from experiments import workdir
 from experiments.data import dataset
+from experiments.records import workdir
 
 NUMBERS, IDS = 13, 26
 BUCKETS = 2**14  # Of the hashes of a column; 0 is for a missing one.

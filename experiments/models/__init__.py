@@ -9,7 +9,7 @@ from flax import nnx
 import ml_collections
 
 from experiments import data
-from experiments import names
+from experiments._utils import names
 from experiments.models.batch_norm_resnet import BatchNormResNet
 from experiments.models.dlrm import DLRM
 from experiments.models.lm import LM

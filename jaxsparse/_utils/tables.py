@@ -19,16 +19,16 @@ def table(*groups: Iterable[Sequence[str]], right: Collection[int] = ()) -> str:
   in       10
   out       9
   """
-  groups = [rows for rows in map(list, groups) if rows]
+  blocks = [rows for rows in map(list, groups) if rows]
   widths = [max(map(len, column))
-            for column in zip(*(row for group in groups for row in group))]
+            for column in zip(*(row for block in blocks for row in block))]
 
   def line(row):
     cells = [cell.rjust(width) if i in right else cell.ljust(width)
              for i, (cell, width) in enumerate(zip(row, widths))]
     return '  '.join(cells).rstrip()
   rule = line(['-' * width for width in widths])
-  return f'\n{rule}\n'.join('\n'.join(map(line, group)) for group in groups)
+  return f'\n{rule}\n'.join('\n'.join(map(line, block)) for block in blocks)
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -73,7 +73,7 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
     rows = align(params, masks)
     same = all(is_dense(m) or jax.tree.structure(m) == leaf for *_, m in rows)
   except ValueError:
-    same = False
+    rows, same = [], False
   if not same:
     raise ValueError(
         f'`{name}` must have the structure of the parameters, with a bool '

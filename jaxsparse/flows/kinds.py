@@ -4,9 +4,12 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import optax
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
+from jaxsparse._utils.typing import Numeric
 from jaxsparse.flows import transforms
 from jaxsparse.flows.transforms import Transform
 
@@ -21,15 +24,15 @@ class Flow(NamedTuple):
     after: changes updates after it.
     around: wraps the inner optimizer.
   """
-  gain: Callable[[jax.Array], jax.Array] | None
+  gain: Callable[[jax.Array], ArrayLike] | None
   before: Transform
   after: Transform
   around: Callable[[optax.GradientTransformation],
                    optax.GradientTransformation] = lambda inner: inner
 
 
-def apply_masks(params: Any, masks: Any, gain: jax.typing.ArrayLike = 0.
-                ) -> Any:
+def apply_masks(params: ArrayTree, masks: ArrayTree, gain: Numeric = 0.
+                ) -> ArrayTree:
   """The weights that the forward pass sees, `w * (m + a * (1 - m))`.
 
   Args:
@@ -82,7 +85,7 @@ def ste() -> Flow:
               optax.with_extra_args_support(optax.identity()))
 
 
-def sr_ste(decay: float | Callable[[jax.Array], Any] = 2e-4, *,
+def sr_ste(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4, *,
            decoupled: bool = False) -> Flow:
   """Sparse-refined straight-through estimator: `ste` plus decay when pruned.
 
@@ -105,11 +108,12 @@ def sr_ste(decay: float | Callable[[jax.Array], Any] = 2e-4, *,
   """
   if not decoupled:
     return ste()._replace(before=transforms.add_pruned_decay(decay))
-  negative = (lambda step: -decay(step)) if callable(decay) else -decay
+  negative = -decay if not callable(decay) else (
+      lambda step: -transforms.value_at(decay, step))
   return ste()._replace(after=transforms.add_pruned_decay(negative))
 
 
-def mdgf(gain: Callable[[jax.Array], Any], straight_through: bool = True
+def mdgf(gain: Callable[[jax.Array], ArrayLike], straight_through: bool = True
          ) -> Flow:
   """Mask-decay gradient flow: pruned weights fade out, `w~ = w*(m + d*(1-m))`.
 

@@ -8,9 +8,11 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import optax
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 
 Transform = optax.GradientTransformationExtraArgs
 
@@ -20,13 +22,13 @@ class CountState(NamedTuple):
   count: jax.Array
 
 
-def value_at(value: float | Callable[[jax.Array], Any], count: jax.Array
+def value_at(value: float | Callable[[jax.Array], ArrayLike], count: jax.Array
              ) -> jax.Array:
   """A number, or a schedule at a step, as float32."""
   return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
 
 
-def gain_at(gain: float | Callable[[jax.Array], Any], count: jax.Array
+def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: jax.Array
             ) -> jax.Array:
   """A gain at a step, clipped to [0, 1].
 
@@ -52,12 +54,15 @@ def _masked(name: str, f: Callable[..., Any], *, of_step: bool) -> Transform:
     updates = trees.map_masked(
         lambda w, m, u: f(count, m, u, w), params, masks, updates,
         dense=lambda w, u: u)
-    return updates, CountState(count + 1) if of_step else state
+    if of_step:
+      state = CountState(state.count + 1)
+    return updates, state
 
   return Transform(init, update)
 
 
-def gate_gradients(gain: float | Callable[[jax.Array], Any] = 0.) -> Transform:
+def gate_gradients(gain: float | Callable[[jax.Array], ArrayLike] = 0.
+                   ) -> Transform:
   """Multiplies the gradient of pruned weights by a gain: `g*(m + b*(1-m))`.
 
   Args:
@@ -80,7 +85,7 @@ def gate_gradients(gain: float | Callable[[jax.Array], Any] = 0.) -> Transform:
   return _masked('gate_gradients', gate, of_step=callable(gain))
 
 
-def add_pruned_decay(decay: float | Callable[[jax.Array], Any] = 2e-4
+def add_pruned_decay(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4
                      ) -> Transform:
   """Adds weight decay on pruned weights only: `g + c * (1 - m) * w`.
 
@@ -132,11 +137,12 @@ def project_updates() -> Transform:
 class HeldState(NamedTuple):
   """The number of updates seen, and the state of the optimizer."""
   count: jax.Array
-  inner: Any
+  inner: ArrayTree
 
 
 def hold_steps(inner: optax.GradientTransformation,
-               when: Callable[[jax.Array], Any]) -> Transform:
+               when: Callable[[jax.Array], bool | jax.Array]
+               ) -> Transform:
   """Makes an optimizer stand still at some steps: no update, no new state.
 
   `optax.conditionally_mask` does so with a branch. Here both are computed and

@@ -1,6 +1,6 @@
 """What is known of an array, and how cutting and joining its axes change it."""
 
-from typing import Any, Iterable, NamedTuple
+from typing import Any, Iterable, NamedTuple, Sequence
 
 import jax
 import numpy as np
@@ -70,17 +70,18 @@ def constant(x: Any) -> Value:
 
 def same(relations: Relations, axes: Iterable[Axis | None]) -> Axis | None:
   """Unifies axes."""
-  axes = [axis for axis in axes if axis is not None]
-  for axis in axes[1:]:
-    relations.unify(axes[0], axis)
-  return axes[0] if axes else None
+  known = [axis for axis in axes if axis is not None]
+  for axis in known[1:]:
+    relations.unify(known[0], axis)
+  return known[0] if known else None
 
 
 def reshaped(relations: Relations, value: Value, shape: tuple[int, ...]
              ) -> Value:
   """An array of another shape."""
-  axes, zero = [None] * len(shape), [False] * len(shape)
-  whose = [frozenset()] * len(shape)
+  axes: list[Axis | None] = [None] * len(shape)
+  zero = [False] * len(shape)
+  whose: list[Sequence[int]] = [()] * len(shape)
   # Of an array without elements nothing needs to be known.
   for olds, news in _alike(value.shape, shape) if 0 not in shape else ():
     there = [value.axes[i] for i in olds]
@@ -133,7 +134,7 @@ def concatenated(relations: Relations, values: list[Value], along: int
       axes.append(same(relations, known))
     zero.append(all(v.zero[axis] or v.number == 0 for v in values))
   sources = None if any(v.is_data for v in values) else united(
-      s for v in values for s in v.sources)
+      s for v in values for s in v.sources or ())
   shape = list(values[0].shape)
   shape[along] = whole.size
   return Value(tuple(shape), tuple(axes), tuple(zero), None, (), sources)
@@ -145,15 +146,16 @@ def cut(relations: Relations, value: Value, axis: int, start: int, stop: int
   if (start, stop) == (0, value.shape[axis]):
     return value
   axes = list(value.axes)
+  whole = axes[axis]
   if start == stop:
     axes[axis] = None
-  if axes[axis] is not None:
+  elif whole is not None:
     try:
-      axes[axis], where = relations.cut(axes[axis], start, stop)
+      axes[axis], where = relations.cut(whole, start, stop)
       axes = [a if a is None or i == axis else relations.instanced(a, where)
               for i, a in enumerate(axes)]
     except Unfit:
-      axes_lib.fix(axes[axis], 'slice')
+      axes_lib.fix(whole, 'slice')
       axes[axis] = Axis(stop - start, fixed='slice')
     if stop - start == 1:
       axes[axis] = None
@@ -166,8 +168,8 @@ def blocked(relations: Relations, value: Value, axis: int, size: int, why: str
             ) -> Value:
   """An array whose one axis is not followed, but the others are."""
   axes, shape = list(value.axes), list(value.shape)
-  if axes[axis] is not None:
-    axes_lib.fix(axes[axis], why)
+  if (whole := axes[axis]) is not None:
+    axes_lib.fix(whole, why)
   axes[axis] = None
   relations.note(axes)
   if size > 1:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _density(path: str, leaf: Any) -> float:
       f'{got}. For 90% pruned write 0.1.')
 
 
-def flops(f: Callable[..., Any], params: Any, *args: Any) -> Flops:
+def flops(f: Callable[..., Any], params: ArrayTree, *args: Any) -> Flops:
   """Counts the FLOPs of the products in `f(params, *args)`, by parameter.
 
   matrix product: 2 * batch * m * n * k
@@ -219,7 +220,8 @@ def _called(eqn: Any) -> list[core.Jaxpr]:
   platforms = eqn.params.get('branches_platforms') or ()
   if None in platforms:  # The default tells what others do their own way.
     settings = eqn.params['branches'][platforms.index(None)]
-  return [getattr(x, 'jaxpr', x) for x in jax.tree.leaves(settings)
+  return [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x
+          for x in jax.tree.leaves(settings)
           if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
 
 

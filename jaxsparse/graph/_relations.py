@@ -108,8 +108,9 @@ class Relations:
     if axis.size % minor:
       raise Unfit
     if axis.kind == 'leaf':
-      axis.become('product', [Axis(axis.size // minor), Axis(minor)])
-      return axis.parts
+      made = Axis(axis.size // minor), Axis(minor)
+      axis.become('product', made)
+      return made
     if any(part.size % minor for part in axis.parts):
       raise Unfit
     # The parts of a concatenation become parts of the major axis.

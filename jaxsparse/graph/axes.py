@@ -26,7 +26,8 @@ class Axis:
   def __init__(self, size: int, kind: str = 'leaf',
                parts: Sequence['Axis'] = (), fixed: str | None = None):
     self.size, self.kind, self.parts = int(size), kind, tuple(parts)
-    self.fixed, self.kept = fixed, None
+    self.fixed = fixed
+    self.kept: str | None = None
 
   def become(self, kind: str, parts: Sequence['Axis']) -> None:
     """Gives a leaf a structure; its parts inherit what is known of it."""

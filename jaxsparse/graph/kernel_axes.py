@@ -17,6 +17,7 @@ from jaxsparse import patterns
 from jaxsparse._utils import numerics
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import tracing
 from jaxsparse.patterns import Pattern
 
@@ -94,7 +95,8 @@ _ROLES = {'add': 'added', 'sub': 'added', 'mul': 'scales', 'div': 'scales',
           'concatenate': 'joined', 'select_n': 'chosen'}
 
 
-def infer_kernels(fn: Callable[..., Any], params: Any, *inputs: Any) -> Kernels:
+def infer_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
+                  ) -> Kernels:
   """Finds which parameters are weights of matrix products or convolutions.
 
   It is read off the function's jaxpr: a kernel is an operand of a product of
@@ -136,15 +138,16 @@ def _kernel(path: str, read: tracing.Reading) -> Kernel:
   if not products:
     return kernel._replace(why=roles or 'meets no data')
   first = products[0]
-  kernel = kernel._replace(**{
-      name: tuple(sorted(axes)) for name, axes in first._asdict().items()})
+  kernel = kernel._replace(
+      contracted=tuple(sorted(first.contracted)),
+      outputs=tuple(sorted(first.outputs)), window=tuple(sorted(first.window)))
   notes = ['also contracted along ' + _text(sorted(p.contracted))
            for p in products[1:] if p.contracted != first.contracted]
   notes += [f'also {roles}'] if others else []
   return kernel._replace(why='; '.join(notes) or None)
 
 
-def last_kernels(fn: Callable[..., Any], params: Any, *inputs: Any
+def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
                  ) -> list[str]:
   """Finds the kernels whose product the function returns: the last layers.
 
@@ -207,7 +210,7 @@ def last_kernels(fn: Callable[..., Any], params: Any, *inputs: Any
   return last
 
 
-def kernel_patterns(fn: Callable[..., Any], params: Any, *inputs: Any,
+def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                     pattern: Pattern, dense: str | Sequence[str] = ()
                     ) -> KernelPatterns:
   """Rules that give a pattern to all kernels of a function, on the right axes.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 
 
 class Vector(NamedTuple):
@@ -53,14 +54,14 @@ class Seen(NamedTuple):
     first: data at the first of all places, `[contracted...]`.
     same: whether they are the same at all others.
   """
-  first: jax.Array
-  same: jax.Array
+  first: jax.Array | np.ndarray
+  same: jax.Array | np.ndarray
 
 
 Readers = dict[str, Reader | str]
 
 
-def find_readers(fn: Callable[..., Any], params: Any, *inputs: Any,
+def find_readers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                  paths: Collection[str]
                  ) -> tuple[Readers, Callable[..., dict[str, Seen]]]:
   """Finds the products of parameters with data.
@@ -223,12 +224,11 @@ def _reader(path: str, given: dict[str, _Array]
   if len(uses) != 1:
     return f'{path} is used {len(uses)} times', None
   use, = uses
-  if use.name == 'dot_general':
-    found = _dot(use)
-  elif use.name == 'conv_general_dilated':
-    found = _convolution(use)
-  else:
+  read = {'dot_general': _dot, 'conv_general_dilated': _convolution
+          }.get(use.name)
+  if read is None or use.result is None:
     return f'{path} is used in {use.name}', None
+  found = read(use)
   if found is None:
     return f'{path} has groups, or a batch of its own', None
   kernel, other, pairs, window, outputs, padded = found
@@ -286,12 +286,13 @@ def _vector(product: _Array, given: dict[str, _Array]) -> Vector | str:
     if len(product.uses) != 1:
       return f'its product is used {len(product.uses)} times'
     use, = product.uses
-    if use.name not in _CASTS or not jnp.issubdtype(
+    if use.name not in _CASTS or use.result is None or not jnp.issubdtype(
         use.result.value.dtype, np.floating):
       break
     product = use.result
   other = use.operands[1 - use.position] if len(use.operands) == 2 else None
-  if (use.name not in ('add', 'add_any', 'sub') or other.tag is None
+  if (use.name not in ('add', 'add_any', 'sub')
+      or other is None or other.tag is None
       or (use.name, use.position) == ('sub', 1)):
     return 'no parameter is added to its product alone'
   path = other.tag.path

@@ -7,7 +7,7 @@ alike at every index, as a sort. Cutting and joining axes is not here, but in
 """
 
 import math
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -33,11 +33,11 @@ class Wiring(NamedTuple):
       operands are indices, else 'other'.
     window: axes of a convolution's kernel that are positions.
   """
-  outputs: list[list[tuple[Wire, ...] | New]]
-  gone: list[tuple[Wire, ...]] = []
-  fixed: list[Wire] = []
+  outputs: Sequence[Sequence[tuple[Wire, ...] | New]]
+  gone: Sequence[tuple[Wire, ...]] = ()
+  fixed: Sequence[Wire] = ()
   kind: str = 'other'
-  window: list[Wire] = []
+  window: Sequence[Wire] = ()
 
 
 def _spread(eqn: Any, kind: str) -> Wiring:
@@ -175,7 +175,7 @@ def _gather(eqn: Any) -> Wiring:
   fixed = [(0, axis) for axis in range(len(shape))
            if axis not in has.operand_batching_dims
            and sizes[axis] != shape[axis]]
-  row = []
+  row: list[tuple[Wire, ...] | New] = []
   for axis in range(len(eqn.outvars[0].aval.shape)):
     if axis in has.offset_dims:
       source = whole.pop(0)
@@ -302,7 +302,7 @@ def _logistic(x: float) -> float:
   return 1 / (1 + math.exp(-x))
 
 
-_SCALARS = {
+_SCALARS: dict[str, Callable[..., Any]] = {
     'abs': abs, 'add': lambda a, b: a + b, 'add_any': lambda a, b: a + b,
     'asin': math.asin, 'asinh': math.asinh, 'atan': math.atan,
     'atanh': math.atanh, 'cbrt': math.cbrt, 'ceil': math.ceil,

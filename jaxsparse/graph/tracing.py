@@ -12,13 +12,14 @@ import collections
 import copy
 import functools
 import math
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 from jax.extend import core
 import numpy as np
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _arrays
 from jaxsparse.graph import axes as axes_lib
 from jaxsparse.graph import primitives
@@ -55,7 +56,7 @@ class Reading(NamedTuple):
   others: dict[str, list[str]]
 
 
-def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Reading:
+def read(f: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Reading:
   """Reads `f(params, *inputs)`, which is traced and not run."""
   closed = jax.make_jaxpr(f)(params, *inputs)
   paths = trees.paths(params)
@@ -112,8 +113,9 @@ class _Reader:
     known.update(zip(jaxpr.invars, values))
 
     def read(v):
+      aval: Any = v.aval
       if isinstance(v, core.Literal):
-        return _arrays.constant(np.asarray(v.val, v.aval.dtype))
+        return _arrays.constant(np.asarray(v.val, aval.dtype))
       return known[v]
 
     for eqn in jaxpr.eqns:
@@ -157,7 +159,8 @@ class _Reader:
     carries = sum(rank(a) == rank(b)
                   for a, b in zip(eqn.outvars, jaxpr.outvars))
     length = eqn.params['length']
-    layers = self._same([Axis(length), *(v.axes[0] for v in values[end:])])
+    layers = Axis(length)
+    self._same([layers, *(v.axes[0] for v in values[end:])])
     axes_lib.fix(layers, 'scan')
     slices = [_arrays.without_first(value) for value in values[end:]]
     ys = []
@@ -176,7 +179,7 @@ class _Reader:
     stacked = [Value((length, *y.shape), (first, *y.axes),
                      (False, *y.zero), sources=None if y.is_data else tuple(
                          s._replace(axes=(frozenset(), *s.axes))
-                         for s in y.sources)) for y in ys]
+                         for s in y.sources or ())) for y in ys]
     return carry + stacked
 
   def _loop(self, step: Any, carry: list[Value]) -> list[Value]:
@@ -196,7 +199,8 @@ class _Reader:
     first = values[0]
     sources = None
     if not any(v.is_data for v in values):
-      sources = _arrays.united(s for v in values for s in v.sources)
+      sources = _arrays.united(
+          s for v in values for s in v.sources or ())
     numbers = {v.number for v in values}
     return Value(
         first.shape,
@@ -240,18 +244,17 @@ class _Reader:
       sums = ((count, there),) if there else ()
     results = []
     for v, row in zip(eqn.outvars, wiring.outputs):
-      new = [isinstance(wires, primitives.New) for wires in row]
-      axes = [None if is_new else self._same(at(wires))
-              for wires, is_new in zip(row, new)]
+      axes = [None if isinstance(wires, primitives.New)
+              else self._same(at(wires)) for wires in row]
       for k, (wires, n) in enumerate(zip(row, v.aval.shape)):
         # A sum along it tells apart what was alike, too.
-        varies = not wires.uniform if new[k] else any(
-            wire in wiring.fixed for wire in wires)
+        varies = (not wires.uniform if isinstance(wires, primitives.New)
+                  else any(wire in wiring.fixed for wire in wires))
         if varies and axes[k] is None and n > 1:
           axes[k] = Axis(n, fixed=name)
       zero = tuple(
-          number == 0 or not is_new and self._zero(eqn, wiring, values, wires)
-          for wires, is_new in zip(row, new))
+          number == 0 or not isinstance(wires, primitives.New)
+          and self._zero(eqn, wiring, values, wires) for wires in row)
       results.append(Value(
           v.aval.shape, tuple(axes), zero, number, sums,
           self._sources(name, wiring, values, row)))
@@ -293,7 +296,7 @@ class _Reader:
       axes_lib.keep(axis, OR.join([f'{name} by {power}', *others]))
 
   def _sources(self, name: str, wiring: primitives.Wiring, values: list[Value],
-               row: list[Any]) -> tuple[Source, ...] | None:
+               row: Sequence[Any]) -> tuple[Source, ...] | None:
     """The parameters of one result; notes those that meet data."""
     main = values[:1] if wiring.kind == 'look' else values
     params = [(i, s) for i, v in enumerate(main) for s in v.sources or ()]
@@ -434,7 +437,7 @@ class _Reader:
     grouped = wiring._replace(
         outputs=[[((0, 0), (1, 0)), *row]],
         gone=[later(wires) for wires in wiring.gone],
-        fixed=list(later(wiring.fixed)), window=list(later(wiring.window)))
+        fixed=later(wiring.fixed), window=later(wiring.window))
     shape = eqn.outvars[0].aval.shape
     inner = (groups, *shape[:out], shape[out] // groups, *shape[out + 1:])
     shaped = eqn.replace(outvars=[_Shaped(jax.ShapeDtypeStruct(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 
 
 class Layer(NamedTuple):
@@ -101,7 +102,7 @@ def _describe(mask: np.ndarray) -> str:
   return 'unstructured'
 
 
-def summary(params: Any, masks: Any) -> Summary:
+def summary(params: ArrayTree, masks: ArrayTree) -> Summary:
   """Counts what masks keep, layer by layer.
 
   The pattern shown is the regularity found in the mask itself (whole channels,
@@ -145,7 +146,7 @@ def summary(params: Any, masks: Any) -> Summary:
   return Summary(tuple(layers))
 
 
-def mask_flips(before: Any, after: Any) -> Any:
+def mask_flips(before: ArrayTree, after: ArrayTree) -> ArrayTree:
   """How many entries of each mask changed, in both directions.
 
   `sum |m_t - m_(t-1)|`; over all layers and one step it is the

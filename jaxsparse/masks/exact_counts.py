@@ -7,11 +7,12 @@ many* is made with it: float32 is off by 14 at 2^30.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 _U32 = jnp.uint32
 _LOW = 0xFFFF
@@ -57,7 +58,7 @@ def maximum(a: Count, b: Count) -> Count:
   return where(less_equal(a, b), b, a)
 
 
-def stack(counts: list[Count]) -> Count:
+def stack(counts: Sequence[Count]) -> Count:
   """Single counts as one vector."""
   return Count(*(jnp.stack([v.reshape(()) for v in words])
                  for words in zip(*counts)))
@@ -137,7 +138,7 @@ def to_float(a: Count) -> jax.Array:
   return a.hi.astype(jnp.float32) * 65536. + a.lo.astype(jnp.float32)
 
 
-def _multiply(a: Count, fraction: jax.Array
+def _multiply(a: Count, fraction: ArrayLike
               ) -> tuple[Count, jax.Array, jax.Array, jax.Array]:
   """`a * fraction`: its integer part, and how large the rest is.
 
@@ -170,22 +171,22 @@ def _multiply(a: Count, fraction: jax.Array
           (top == 0x8000) & ~more, top >= 0xFFC0)
 
 
-def floor_of(a: Count, fraction: jax.Array) -> Count:
+def floor_of(a: Count, fraction: ArrayLike) -> Count:
   """`floor(a * fraction)` for a fraction in [0, 1]."""
   return _multiply(a, fraction)[0]
 
 
-def share_of(a: Count, fraction: jax.Array) -> Count:
+def share_of(a: Count, fraction: ArrayLike) -> Count:
   """`floor_of` for people: 70% of 10 are 7, though the float32 0.7 is less.
 
   What is a thousandth below a whole number counts as that number.
   """
-  whole, near = _multiply(a, fraction)[::3]
+  whole, _, _, near = _multiply(a, fraction)
   return minimum(a, add(whole, Count(jnp.zeros_like(whole.hi),
                                      near.astype(_U32))))
 
 
-def remaining(a: Count, part: Count, fraction: jax.Array) -> Count:
+def remaining(a: Count, part: Count, fraction: ArrayLike) -> Count:
   """`round(a - part * fraction)`, halves to even; asks for `part <= a`."""
   whole, above, half, _ = _multiply(part, fraction)
   kept = subtract(a, whole)

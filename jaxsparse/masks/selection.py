@@ -15,6 +15,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse._utils import numerics
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import _transposable
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
@@ -228,7 +229,7 @@ def select(scores: jax.Array, pattern: Pattern,
   return _select(units, sparsity, pattern, scores.shape)
 
 
-def select_each(scores: Any, patterns: Any, kept: Any) -> Any:
+def select_each(scores: ArrayTree, patterns: Any, kept: Any) -> ArrayTree:
   """`select` of every leaf of a tree, with whole weights in one search.
 
   Args:

@@ -22,7 +22,7 @@ score to drop by, one to grow by, and who competes with whom.
 papers.
 """
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import jax.numpy as jnp
 
@@ -320,17 +320,20 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
   if not isinstance(shares, (list, tuple)) or not shares:
     raise ValueError(f'mest takes a sequence of shares, got {shares!r}. Write '
                      'e.g. shares=(0.05, 0.025).')
-  for share in shares:
-    _check_shares(shares=share)
-  if not soft_bound and callable(sparsity):
-    raise ValueError(
-        'mest(soft_bound=False) prunes to sparsity + p, so it needs a number, '
-        f'got the distribution {sparsity!r:.80}. Write e.g. 0.9.')
-  if not soft_bound and max(shares) > 1 - sparsity:
-    raise ValueError(
-        f'mest(soft_bound=False) prunes to sparsity + p = '
-        f'{sparsity + max(shares):.3g}, which is more than everything. Write '
-        f'shares of at most {1 - sparsity:.3g}.')
+  for p in shares:
+    _check_shares(shares=p)
+  kept = 1.
+  if not soft_bound:
+    if callable(sparsity):
+      raise ValueError(
+          'mest(soft_bound=False) prunes to sparsity + p, so it needs a '
+          f'number, got the distribution {sparsity!r:.80}. Write e.g. 0.9.')
+    kept -= sparsity
+    if max(shares) > kept:
+      raise ValueError(
+          f'mest(soft_bound=False) prunes to sparsity + p = '
+          f'{sparsity + max(shares):.3g}, which is more than everything. Write '
+          f'shares of at most {kept:.3g}.')
   end = _end(total_steps, 0.75, end, every)
   phases = [end * (i + 1) // len(shares) for i in range(len(shares))]
 
@@ -338,10 +341,9 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     phase = sum(jnp.asarray(step >= last, jnp.int32) for last in phases)
     return jnp.array([*shares, 0.], jnp.float32)[phase]
 
-  if soft_bound:
-    moves = dict(fraction=0., surplus=share)
-  else:
-    moves = dict(fraction=lambda step: share(step) / (1. - sparsity))
+  moves: dict[str, Any] = (
+      dict(fraction=0., surplus=share) if soft_bound
+      else dict(fraction=lambda step: share(step) / kept))
   return Method(rules.prune_and_grow(
       patterns, sparsity=_shared(sparsity, distributions.uniform),
       drop=scores.magnitude_and_gradient(scale), grow=scores.random(seed + 1),

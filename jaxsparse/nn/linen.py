@@ -1,7 +1,7 @@
 """Packed kernels in Linen."""
 
 import functools
-from typing import Any, Callable
+from typing import Any, Callable, cast
 
 from flax import errors
 from flax import linen
@@ -100,8 +100,8 @@ def accept_packed(
 
 
 # A subclass of them may do more, and comes here by `super().__call__`.
-_CALLS = (linen.Dense.__call__.__wrapped__,
-          linen.DenseGeneral.__call__.__wrapped__)
+_CALLS = tuple(cast(Any, layer.__call__).__wrapped__
+               for layer in (linen.Dense, linen.DenseGeneral))
 
 
 def _variable(layer: linen.Module, name: str) -> Any:

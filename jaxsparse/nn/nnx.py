@@ -1,7 +1,7 @@
 """Packed kernels in NNX."""
 
 import functools
-from typing import Any, Callable
+from typing import Any, Callable, cast
 
 from flax import nnx
 import jax
@@ -109,7 +109,7 @@ def pack_model(model: nnx.Module, masks_or_rules: Any, *,
       # Only what is called changes: variables, references to the layer and its
       # place stay.
       object.__setattr__(layer, '__class__', kind)
-      layer.implementation = _static(implementation)
+      cast(Any, layer).implementation = _static(implementation)
   return model
 
 

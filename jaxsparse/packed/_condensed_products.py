@@ -34,7 +34,8 @@ def matmul(x: jax.Array, w: Condensed, dtype: Any) -> jax.Array:
   On a mesh weights are sharded over block columns. Explicit axes become the
   compiler's here, which knows how to gather from what is sharded.
   """
-  product = functools.partial(_folded, dtype=_operands.sum_dtype(dtype))
+  product: Any = functools.partial(
+      _folded, dtype=_operands.sum_dtype(dtype))
   inputs, columns = (jax.typeof(a).sharding.spec for a in (x, w.values))
   if any((*inputs, *columns)):
     product = jax.sharding.auto_axes(

@@ -70,9 +70,10 @@ def run(names: tuple[str, ...] | None, choices: Mapping[str, Product],
   if names is None:
     # Which GPU it will be is known only of this machine's.
     kernels = {
-        _PLATFORMS[name]: _with_dtype(product, dtype)
+        platform: _with_dtype(product, dtype)
         for name, product in choices.items()
-        if name != 'xla' and not (name == 'gpu' and missing(name))
+        if (platform := _PLATFORMS[name]) is not None
+        and not (name == 'gpu' and missing(name))
         and not _refusal(product, x, w, dtype)}
     return lax.platform_dependent(
         x, w, default=_with_dtype(choices['xla'], dtype), **kernels)

@@ -7,7 +7,7 @@ concern.
 """
 
 import math
-from typing import Sequence
+from typing import Any, Sequence
 
 import jax
 from jax import lax
@@ -82,10 +82,12 @@ def largest_two(matrix: jax.Array) -> jax.Array:
   """
   keys = split_groups(magnitudes(matrix))
   key = [keys[..., i, :] for i in range(4)]
-  kept = [sum(((other >= mine) if j < i else (other > mine)).astype(jnp.uint8)
+  kept: list[Any] = [
+      sum(((other >= mine) if j < i else (other > mine)).astype(jnp.uint8)
               for j, other in enumerate(key) if j != i) < 2
           for i, mine in enumerate(key)]
-  return sum(k.astype(jnp.uint32) << i for i, k in enumerate(kept))
+  bits: Any = sum(k.astype(jnp.uint32) << i for i, k in enumerate(kept))
+  return bits
 
 
 @jax.custom_jvp

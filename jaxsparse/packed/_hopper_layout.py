@@ -12,6 +12,8 @@ The planar layout is told in `layout24`; the bits of groups, between the two, in
 `_groups`.
 """
 
+from typing import Any
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -46,7 +48,8 @@ def from_groups(values: jax.Array, bits: jax.Array
   # Columns are (block, w, half, g), groups (tile, step, c, four).
   code = code.mT.reshape(
       *leading, columns // 64, 4, 2, 8, g // 32, 2, 4, 4)
-  words = sum(code[..., :, :, half, :, :, :, :, i] << (16 * half + 4 * i)
+  words: Any = sum(
+      code[..., :, :, half, :, :, :, :, i] << (16 * half + 4 * i)
               for half in range(2) for i in range(4))
   # [block, w, g, tile, step, c] -> [block, tile, w, g, c, step]
   lead = tuple(range(len(leading)))

@@ -154,7 +154,8 @@ def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
       _check_block(kept, block)
     w = jnp.where(kept, w, jnp.zeros((), w.dtype))
   fan_in = _checked(kept, block, fan_in, even)
-  return Condensed(*_condense(w, kept, block, fan_in), w.shape[-2], block)
+  values, indices = _condense(w, kept, block, fan_in)
+  return Condensed(values, indices, w.shape[-2], block)
 
 
 @jax.jit

@@ -23,6 +23,7 @@ told in `_hopper_layout`.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -149,8 +150,10 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
           'outputs, too. Prune by jaxsparse.nm(2, 4, transposable=True).')
   other = None
   if transposed:
-    other = Packed24(*_pack(matrix.mT), None, outs, sizes, not last)
-  return Packed24(*_pack(matrix), other, sizes, outs, last)
+    values, positions = _pack(matrix.mT)
+    other = Packed24(values, positions, None, outs, sizes, not last)
+  values, positions = _pack(matrix)
+  return Packed24(values, positions, other, sizes, outs, last)
 
 
 def is_24(w: jax.Array, axis: int | tuple[int, ...] = -2) -> bool:
@@ -225,7 +228,8 @@ def _words(bits: jax.Array) -> jax.Array:
   """`[..., G, N]` with four bits each `-> [..., G / 8, N]`, as told above."""
   *leading, groups, n = bits.shape
   tiles = bits.reshape(*leading, groups // 64, 4, 8, 2, n)
-  words = sum(tiles[..., s, :, h, :] << _SHIFTS[s, h]
+  words: Any = sum(
+      tiles[..., s, :, h, :] << _SHIFTS[s, h]
               for s in range(4) for h in range(2))
   return lax.bitcast_convert_type(
       words.reshape(*leading, groups // 8, n), jnp.int32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxsparse import flows
 from jaxsparse import patterns
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
@@ -15,8 +16,9 @@ from jaxsparse.packed import layout24
 from jaxsparse.patterns import Pattern
 
 
-def pack_params(params: Any, masks_or_rules: Any, *, layout: str | None = None,
-                transposed: bool = False) -> Any:
+def pack_params(params: ArrayTree, masks_or_rules: Any, *,
+                layout: str | None = None, transposed: bool = False
+                ) -> ArrayTree:
   """Packs all weights that are 2:4 and get smaller by it.
 
   Padding makes weights with few inputs larger (K counts in tiles of 256), and
@@ -101,7 +103,7 @@ def pack_params(params: Any, masks_or_rules: Any, *, layout: str | None = None,
   return result
 
 
-def unpack_params(params: Any) -> Any:
+def unpack_params(params: ArrayTree) -> ArrayTree:
   """The dense parameters again, zeros included.
 
   >>> unpack_params({'w': layout24.pack(jnp.zeros((4, 1)))})['w'].shape
@@ -120,7 +122,7 @@ def _are_rules(tree: Any) -> bool:
 
 def _axis_of(pattern: Pattern | None) -> int | tuple[int, ...] | None:
   """Along which axis a pattern makes a weight 2:4."""
-  if not patterns.is_nm(pattern):
+  if pattern is None or not patterns.is_nm(pattern):
     return None
   n, m, axis = patterns.n_m_axis(pattern)
   return axis if m == 4 and n <= 2 else None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -68,10 +69,11 @@ def partition_specs(w: Packed24, *, columns: str | None = None,
     values, positions = (columns, rows), (columns, rows, None)
   leading = (None,) * (w.values.ndim - len(values))
   other = w.transposed
-  return dataclasses.replace(
-      w, values=PartitionSpec(*leading, *values),
+  specs: dict[str, Any] = dict(
+      values=PartitionSpec(*leading, *values),
       positions=PartitionSpec(*leading, *positions),
       transposed=other and partition_specs(other, columns=rows, rows=columns))
+  return dataclasses.replace(w, **specs)
 
 
 def sharded_matmul(
@@ -107,25 +109,26 @@ def sharded_matmul(
       devices, in Hopper's layout of 128 times these. Of a weight that was
       packed with `transposed=True` both must hold, of N and of K.
   """
-  mesh = mesh or jax.sharding.get_abstract_mesh()
+  on: Mesh | AbstractMesh = mesh or jax.sharding.get_abstract_mesh()
   _operands.check_operands(x, w)
   specs = partition_specs(w, columns=columns, rows=rows)
   leading = _leading(x, x.ndim - len(w.contracted), batch, (columns, rows))
   for name in jax.tree.leaves((columns, rows, leading)):
-    if name not in mesh.shape:
+    if name not in on.shape:
       raise ValueError(
-          f'{name!r} is no axis of the mesh, which has {dict(mesh.shape)}. '
+          f'{name!r} is no axis of the mesh, which has {dict(on.shape)}. '
           'Pass mesh=, or call under jax.set_mesh(mesh).')
   plan = _Plan(
-      mesh, columns, rows, tuple(jax.tree.leaves(leading)),
+      on, columns, rows, tuple(jax.tree.leaves(leading)),
       PartitionSpec(*leading, rows), PartitionSpec(*leading, columns),
-      _part_of(w, columns and mesh.shape[columns], rows and mesh.shape[rows]),
+      _part_of(w, on.shape[columns] if columns else None,
+               on.shape[rows] if rows else None),
       _dispatch.names_of(implementation),
       _operands.result_dtype(x, w.values, preferred_element_type))
   x = x.astype(jnp.result_type(x, w.values))
-  if AxisType.Explicit in mesh.axis_types:
+  if AxisType.Explicit in on.axis_types:
     x, w = jax.sharding.reshard((x, w), jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), (plan.inputs, specs)))
+        lambda spec: NamedSharding(on, spec), (plan.inputs, specs)))
   return _sharded(x, w, plan)
 
 
@@ -133,19 +136,21 @@ def _leading(x: jax.Array, rank: int, batch: str | PartitionSpec | None,
              taken: tuple[str | None, ...]) -> tuple[Any, ...]:
   """How the leading axes of `x` are sharded."""
   if batch is None:  # Known of explicit axes alone.
-    batch = (None if set(jax.tree.leaves(axis)) & set(taken) else axis
-             for axis in jax.typeof(x).sharding.spec[:rank])
-  batch = (batch,) if isinstance(batch, str) else tuple(batch)
-  if len(batch) > rank:
+    axes: tuple[Any, ...] = tuple(
+        None if set(jax.tree.leaves(axis)) & set(taken) else axis
+        for axis in jax.typeof(x).sharding.spec[:rank])
+  else:
+    axes = (batch,) if isinstance(batch, str) else tuple(batch)
+  if len(axes) > rank:
     raise ValueError(
-        f'batch={PartitionSpec(*batch)} is for {len(batch)} leading axes of x, '
+        f'batch={PartitionSpec(*axes)} is for {len(axes)} leading axes of x, '
         f'which has {rank}.')
-  return batch + (None,) * (rank - len(batch))
+  return axes + (None,) * (rank - len(axes))
 
 
 class _Plan(NamedTuple):
   """All that is static of a product; `part` tells what one device has."""
-  mesh: Mesh
+  mesh: Mesh | AbstractMesh
   columns: str | None
   rows: str | None
   batch: tuple[str, ...]

@@ -160,7 +160,7 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
           "'.*kernel' those of dense and convolutional layers.")
   kind = pruner.get(
       'prune_type', 'snip_momentum' if by_steps else 'basic_magnitude')
-  recipe = {'names': _names(
+  recipe: dict[str, Any] = {'names': _names(
       f'{where}.names', pruner.get('names', ['.*']), 'kernel', messages, but)}
   pattern = str(pruner.get('pattern', '4x1' if by_steps else '1x1'))
   recipe['pattern'] = _pattern(f'{where}.pattern', pattern, messages)

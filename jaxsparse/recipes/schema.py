@@ -10,7 +10,7 @@ an option, such as {flow: {sr_ste: {decay: 0.0002}}}.
 """
 
 import dataclasses
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Literal, Mapping, Sequence
 
 from jaxsparse.recipes import _checks
 from jaxsparse.recipes import _words
@@ -96,12 +96,12 @@ class Section(Shared):
       'the dtype of accumulated scores', 'float32')
   scope: str = key(
       _checks.one_of(_words.SCOPES), 'uniform', 'how layers share `sparsity`')
-  progressive: bool | dict[str, int] = key(
+  progressive: Literal[False] | dict[str, int] = key(
       _checks.Options(_words.Progressive), False,
       'true, or options: masks change in portions')
   lock: bool = key(
       _checks.flag, False, 'true keeps the zeros that are there, no more')
-  regularizer: bool | dict[str, Any] | None = key(
+  regularizer: Literal[False] | dict[str, Any] | None = key(
       _checks.Word(_words.REGULARIZERS, or_false=True), None,
       'a penalty on units of patterns; a layer has none with false')
 
@@ -121,8 +121,9 @@ class Section(Shared):
     sparsity, initial = self.sparsity, self.initial_sparsity
     low, high = self.min_sparsity, self.max_sparsity
     own = _checks.nm_sparsity(self.pattern)
-    if own is not None and sparsity != own:
-      n, m = _checks.sides(self.pattern)[1]
+    sides = _checks.sides(self.pattern)
+    if sides is not None and own is not None and sparsity != own:
+      n, m = sides[1]
       raise ValueError(
           f"{where}: the pattern '{self.pattern}' keeps {n} of every {m}, a "
           f'sparsity of {own}, but sparsity is {sparsity}. Leave sparsity out, '

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
 
 
@@ -24,7 +25,7 @@ class CombinedState(NamedTuple):
     return self.states[0].count
 
   @property
-  def masks(self) -> Any:
+  def masks(self) -> ArrayTree:
     """Like the params: bool arrays, or `None` where all rules are dense."""
     return _merged([state.masks for state in self.states])
 
@@ -72,10 +73,10 @@ def combine(*rules: base.Rule) -> base.Rule:
       raise ValueError(
           f'combine takes rules, got {rule!r:.80}. Write e.g. '
           'combine(jaxsparse.prune(...), jaxsparse.lock(...)).')
-  rules = [optax.with_extra_args_support(rule) for rule in rules]
+  parts = [optax.with_extra_args_support(rule) for rule in rules]
 
   def init(params):
-    states = tuple(rule.init(params) for rule in rules)
+    states = tuple(rule.init(params) for rule in parts)
     for path, _, *masks in trees.align(params, *(s.masks for s in states)):
       pruning = [i for i, m in enumerate(masks) if not trees.is_dense(m)]
       if len(pruning) > 1:
@@ -89,7 +90,7 @@ def combine(*rules: base.Rule) -> base.Rule:
   def update(grads, state, params=None, **extra_args):
     states = tuple(
         rule.update(grads, one, params, **extra_args)[1]
-        for rule, one in zip(rules, state.states))
+        for rule, one in zip(parts, state.states))
     state = CombinedState(states)
     return state.masks, state
 

@@ -19,7 +19,7 @@ from jaxsparse.patterns import Pattern
 from jaxsparse.rules import base
 from jaxsparse.rules.base import RuleState
 
-Share = float | Callable[[jax.Array], Any]
+Share = float | Callable[[jax.Array], jax.typing.ArrayLike]
 
 
 def prune_and_grow(
@@ -246,7 +246,7 @@ def _per_group(units: jax.Array, layer: _Layer) -> Count:
   return scopes.count(units[tuple(slice(t) for t in tile)])
 
 
-def _at(share: Share, step: jax.typing.ArrayLike) -> jax.Array:
+def _at(share: Share, step: Any) -> jax.Array:
   value = share(step) if callable(share) else share
   return jnp.clip(jnp.asarray(value, jnp.float32), 0., 1.)
 

@@ -16,6 +16,7 @@ import optax
 from jaxsparse import patterns
 from jaxsparse import scopes
 from jaxsparse import scores as scores_lib
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.rules import base
@@ -23,7 +24,7 @@ from jaxsparse.rules import base
 
 class _Fields(NamedTuple):
   inner: Any
-  masks: Any
+  masks: ArrayTree
   left: jax.Array
   due: jax.Array
   scores: Any
@@ -140,7 +141,7 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
   return base.Rule(init, update)
 
 
-def _differ(masks: Any, others: Any) -> bool | jax.Array:
+def _differ(masks: ArrayTree, others: Any) -> bool | jax.Array:
   """Whether any entry does."""
   if masks is others:
     return False
@@ -148,7 +149,7 @@ def _differ(masks: Any, others: Any) -> bool | jax.Array:
       lambda a, b: jnp.any(a != b), masks, others)), jnp.zeros((), bool))
 
 
-def _without_portion(masks: Any, target: Any, scores: Any, left: jax.Array
+def _without_portion(masks: ArrayTree, target: Any, scores: Any, left: jax.Array
                      ) -> Any:
   """Masks without the first of `left` portions of what has to go."""
   going = jax.tree.map(lambda now, then: now & ~then, masks, target)

@@ -9,6 +9,7 @@ import optax
 from jaxsparse import distributions
 from jaxsparse import schedules
 from jaxsparse import scores as scores_lib
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import selection
 from jaxsparse.rules import base
 
@@ -96,5 +97,5 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
   return base.Rule(init, update)
 
 
-def _all_kept(params: Any) -> Any:
+def _all_kept(params: ArrayTree) -> Any:
   return jax.tree.map(lambda w: jnp.ones_like(w, dtype=bool), params)

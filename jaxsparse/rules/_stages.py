@@ -46,15 +46,15 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
   >>> kept
   [4, 2, 2]
   """
-  begins, rules = list(rules), list(rules.values())
+  begins = list(rules)
   if not begins or begins[0] != 0 or begins != sorted(set(begins)):
     raise ValueError(
         'stages maps growing steps, from 0 on, to rules, got the steps '
         f'{begins}. Write e.g. stages({{0: first, 1_000: second}}).')
-  rules = [optax.with_extra_args_support(rule) for rule in rules]
+  parts = [optax.with_extra_args_support(rule) for rule in rules.values()]
 
   def init(params):
-    states = [rule.init(params) for rule in rules]
+    states = [rule.init(params) for rule in parts]
     for begin, state in zip(begins, states):
       _check(begin, state, states[0])
     dense = [s.dense for s in states if s.dense is not None]
@@ -63,7 +63,7 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
 
   def update(grads, state, params=None, **extra_args):
     def ask(i):
-      masks, new = rules[i].update(
+      masks, new = parts[i].update(
           grads, state._replace(scores=state.scores[i]), params, **extra_args)
       dense = new.dense
       if dense is None and state.dense is not None:
@@ -73,11 +73,11 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
 
     step = state.count + 1
     stage = sum((step >= begin).astype(jnp.int32) for begin in begins[1:])
-    if len(rules) == 1:
+    if len(parts) == 1:
       masks, scores, dense = ask(0)
     else:
       masks, scores, dense = lax.switch(
-          stage, [lambda i=i: ask(i) for i in range(len(rules))])
+          stage, [lambda i=i: ask(i) for i in range(len(parts))])
     return masks, base.RuleState(step, masks, scores, dense)
 
   return base.Rule(init, update)

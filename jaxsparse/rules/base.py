@@ -21,6 +21,7 @@ import optax
 
 from jaxsparse import scores as scores_lib
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 
 Rule = optax.GradientTransformationExtraArgs
@@ -40,7 +41,7 @@ class RuleState(NamedTuple):
       the flow lets through, a bool scalar; `None` if no update ever does.
   """
   count: jax.Array
-  masks: Any
+  masks: ArrayTree
   scores: Any
   dense: jax.Array | None = None
 
@@ -61,7 +62,7 @@ class Around:
     return self.inner.count
 
   @property
-  def masks(self) -> Any:
+  def masks(self) -> ArrayTree:
     """Like the params: bool arrays, or `None` where dense."""
     return self.inner.masks
 
@@ -89,7 +90,7 @@ def check_patterns(patterns: Any) -> None:
           'Write e.g. {".*/kernel": jaxsparse.nm(2, 4)}.')
 
 
-def resolve(patterns: Patterns, params: Any) -> Any:
+def resolve(patterns: Patterns, params: ArrayTree) -> Any:
   """The pattern of every parameter, or `None`; checks that each one fits.
 
   Args:
@@ -145,7 +146,7 @@ def sparse_only(tree: Any, like: Any) -> Any:
       lambda x, other: None if trees.is_dense(other) else x, tree, like)
 
 
-def initial_scores(score: Any, params: Any) -> Any:
+def initial_scores(score: Any, params: ArrayTree) -> Any:
   """Scores without gradients, or `None` if the score needs them."""
   try:
     return score.update(None, score.init(params), params)[0]
@@ -157,7 +158,7 @@ def initial_scores(score: Any, params: Any) -> Any:
     ) from error
 
 
-def after(params: Any, updates: Any) -> Any:
+def after(params: ArrayTree, updates: ArrayTree) -> ArrayTree:
   """The params as `optax.apply_updates` will make them."""
   return params if updates is None else optax.apply_updates(params, updates)
 
@@ -165,8 +166,8 @@ def after(params: Any, updates: Any) -> Any:
 Scored = Callable[[scores_lib.Score, Any], tuple[Any, Any]]
 
 
-def scored_after(state: Any, grads: Any, params: Any, updates: Any,
-                 like: Any, **extra_args: Any) -> Scored:
+def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
+                 updates: ArrayTree, like: Any, **extra_args: Any) -> Scored:
   """How scores are asked at an update: of the params as they will be.
 
   Args:
@@ -203,8 +204,8 @@ class Moment(NamedTuple):
   score: Scored
 
 
-def moment(patterns: Patterns, state: RuleState, grads: Any, params: Any,
-           updates: Any, **extra_args: Any) -> Moment:
+def moment(patterns: Patterns, state: RuleState, grads: ArrayTree,
+           params: ArrayTree, updates: ArrayTree, **extra_args: Any) -> Moment:
   """What a rule works with when it is updated."""
   shapes = resolve(patterns, params)
   return Moment(state.count + 1, shapes, scored_after(

@@ -13,6 +13,7 @@ import jax
 from jaxsparse import flows
 from jaxsparse import transform
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 
 # Compiled once for each set of shapes, in any loop.
 _at_sparse_point = jax.jit(flows.apply_masks)
@@ -89,7 +90,7 @@ class Hooks:
       self._exchange(self._with_gain(0.))
 
   @property
-  def params(self) -> Any:
+  def params(self) -> ArrayTree:
     """The params of the loop, at the point where they are now."""
     if self._wrt is None:
       return self._model
@@ -97,11 +98,11 @@ class Hooks:
     return nnx.state(self._model, self._wrt)
 
   @params.setter
-  def params(self, params: Any) -> None:
+  def params(self, params: ArrayTree) -> None:
     self._put(params)
     self._dense = None  # What a loop brings is a dense point.
 
-  def _put(self, params: Any) -> None:
+  def _put(self, params: ArrayTree) -> None:
     if self._wrt is None:
       self._model = params
     else:
@@ -109,12 +110,12 @@ class Hooks:
       nnx.update(self._model, params)
 
   @property
-  def opt_state(self) -> Any:
+  def opt_state(self) -> ArrayTree:
     """The optimizer state."""
     return self._optimizer if self._wrt is None else self._optimizer.opt_state
 
   @opt_state.setter
-  def opt_state(self, opt_state: Any) -> None:
+  def opt_state(self, opt_state: ArrayTree) -> None:
     if self._wrt is not None:
       raise ValueError(
           'The state is in the nnx.Optimizer. Write optimizer.update(model, '
@@ -122,7 +123,7 @@ class Hooks:
     self._optimizer = opt_state
 
   @property
-  def masks(self) -> Any:
+  def masks(self) -> ArrayTree:
     """Like the params: bool arrays, True where kept, or `None` where dense."""
     return trees.nested_like(self.params, transform.get_masks(self.opt_state))
 

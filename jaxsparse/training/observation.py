@@ -14,6 +14,7 @@ import optax
 
 from jaxsparse import transform
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import accounting
 
 
@@ -149,9 +150,11 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
     visited = jax.tree.map(jnp.logical_or, state.visited, after.masks)
     densities = _densities(before, after)
     running = jnp.maximum(1. - decay, 1. / t)
-    now = Statistics(*seen, flips, flips, *densities, _density(visited))
+    now = Statistics._make(
+        [*seen, flips, flips, *densities, _density(visited)])
     one = jnp.ones(())
-    rate = Statistics(*[running] * 4, one, running, 1. / t, 1. / t, one)
+    rate = Statistics._make(
+        [*[running] * 4, one, running, 1. / t, 1. / t, one])
     statistics = jax.tree.map(
         lambda old, new, r: old + r * (new - old), state.statistics, now, rate)
     return updates, ObservedState(inner, count, second, visited, statistics)
@@ -172,7 +175,7 @@ def _variances(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
   return variance(mask), variance(~mask)
 
 
-def _density(masks: Any) -> jax.Array:
+def _density(masks: ArrayTree) -> jax.Array:
   return _stack(jax.tree.map(lambda m: m.mean(dtype=jnp.float32), masks))
 
 
@@ -189,7 +192,7 @@ def _densities(state: transform.SparseState, after: transform.SparseState
   return forward, jnp.ones_like(kept)
 
 
-def observed(opt_state: Any) -> dict[str, Statistics]:
+def observed(opt_state: ArrayTree) -> dict[str, Statistics]:
   """What `observe` has seen so far, by the path of each sparse layer.
 
   The densities are what `Flops.training` takes:
@@ -220,7 +223,7 @@ def observed(opt_state: Any) -> dict[str, Statistics]:
 
 
 def rehearse(method: transform.Method | optax.GradientTransformation,
-             params: Any, *, steps: int) -> dict[str, Statistics]:
+             params: ArrayTree, *, steps: int) -> dict[str, Statistics]:
   """What a method will do over a training, without the training.
 
   Rule and flow run for `steps` steps on weights that stand still, which tells

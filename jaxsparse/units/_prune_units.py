@@ -1,6 +1,6 @@
 """`prune_units`: whole groups of weights die while training goes on."""
 
-from typing import Any, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
 from jaxsparse.units import groups as groups_lib
 from jaxsparse.units import per_unit
@@ -18,7 +19,6 @@ from jaxsparse.units.choice import Budget
 from jaxsparse.units.groups import Groups
 from jaxsparse.units.importance import Importance
 from jaxsparse.units.ties import Tie
-from jaxsparse.units.ties import Ties
 
 
 class _Fields(NamedTuple):
@@ -170,12 +170,11 @@ def prune_units(groups: Groups, *, importance: Importance,
       return trees.map_masked(
           lambda mask, living: living, old, there, dense=jnp.ones_like)
 
-    if not found:
-      alive, masks = state.alive, old
-    elif within is None:
+    alive, masks = state.alive, old
+    if found and within is None:
       alive, masks = base.run_if(
           due, lambda: (new := living(), inside(new)), (state.alive, old))
-    else:
+    elif found:
       alive = base.run_if(due, living, state.alive)
     if within is None:
       inner = base.RuleState(step, masks, ())
@@ -230,7 +229,7 @@ def _due(when: schedules.When, schedule: schedules.Schedule, step: jax.Array,
   return due & (step > begin) if begin else due
 
 
-def _mortal(ties: Ties | Sequence[Tie], masks: Any, prune_skip: bool
+def _mortal(ties: Groups, masks: ArrayTree, prune_skip: bool
             ) -> list[Tie]:
   """The ties of which units can die under the masks of a rule.
 
@@ -247,7 +246,7 @@ def _mortal(ties: Ties | Sequence[Tie], masks: Any, prune_skip: bool
   return [tie for tie in ties if not reasons[tie.name]]
 
 
-def _why_not(tie: Tie, masks: Any, prune_skip: bool) -> str | None:
+def _why_not(tie: Tie, masks: ArrayTree, prune_skip: bool) -> str | None:
   """Why units of a tie cannot die, or `None`."""
   if tie.fixed or tie.kept:
     return tie.fixed or tie.kept

@@ -217,7 +217,7 @@ class Budget(NamedTuple):
   def _final(self, size: int) -> int:
     if self.count is not None:
       return min(size, self.count)
-    return max(1, selection.final_count(size, self.sparsity))
+    return max(1, selection.final_count(size, self.sparsity or 0.))
 
   def _shared(self, scores: Sequence[jax.Array], sizes: Sequence[int],
               progress: jax.typing.ArrayLike) -> list[selection.Kept]:
@@ -228,10 +228,10 @@ class Budget(NamedTuple):
     if self.normalize:
       ranked = [r / jnp.maximum(jnp.linalg.norm(jnp.maximum(x, 0.)), 1e-30)
                 for r, x in zip(ranked, scores)]
-    total = sum(sizes)
-    final = selection.final_count(total, self.sparsity)
+    total, sparsity = sum(sizes), self.sparsity or 0.
+    final = selection.final_count(total, sparsity)
     # 0.07 * 100 is 7, although the float is a little less.
-    share = (1 - self.sparsity) * self.floor
+    share = (1 - sparsity) * self.floor
     fewest = [counts.exactly(max(1, int(share * n + 1e-6))) for n in sizes]
     kept = distributions.keep_together(
         ranked, selection.on_the_way(total, final, progress).count, fewest,

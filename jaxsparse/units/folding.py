@@ -9,7 +9,7 @@ the unit any more:
 The products that read units, and the biases, are found by `graph.operands`.
 """
 
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, cast, Mapping, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,12 @@ import numpy as np
 
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import operands
 from jaxsparse.graph.operands import Reader
 from jaxsparse.graph.operands import Readers
 from jaxsparse.graph.operands import Seen
+from jaxsparse.graph.operands import Vector
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
@@ -35,7 +37,7 @@ class Folded(NamedTuple):
     folded: by name of tie, which units are not read any more.
     left: by name of tie and reason, which others give a constant.
   """
-  params: Any
+  params: ArrayTree
   folded: dict[str, np.ndarray]
   left: dict[str, dict[str, np.ndarray]]
 
@@ -49,7 +51,7 @@ class Folded(NamedTuple):
                         right=[1])
 
 
-def fold_constants(fn: Callable[..., Any], params: Any,
+def fold_constants(fn: Callable[..., Any], params: ArrayTree,
                    ties: Ties | Sequence[Tie], *inputs: Any) -> Folded:
   """Moves what units without weights give into their readers' biases.
 
@@ -114,7 +116,8 @@ def fold_constants(fn: Callable[..., Any], params: Any,
       break
     for tie, at in fit.items():
       for member in _members(tie, 'reads') if len(at) else ():
-        _fold(tie, member, at, arrays, readers[member.path],
+        # Else there would be a reason.
+        _fold(tie, member, at, arrays, cast(Reader, readers[member.path]),
               seen[0][member.path])
       folded[tie.name] = np.union1d(folded.get(tie.name, at), at)
   return Folded(
@@ -172,15 +175,16 @@ def _reasons(tie: Tie, arrays: Mapping[str, np.ndarray], readers: Readers,
     return dict.fromkeys(need.tolist(), why)
   found = dict.fromkeys(need.tolist(), '')
   for member in members:
-    reader = readers[member.path]
+    reader = cast(Reader, readers[member.path])  # Or `why` would say it.
     first, second = (_of_units(tie, member, reader, s[member.path])
                      for s in seen)
     alike = (first.first == second.first) & first.same & second.same
     alike = alike.reshape(tie.size, -1).all(1)
     zero = (first.first == 0).reshape(tie.size, -1).all(1)
     for u in need.tolist():
-      found[u] = found[u] or _why_not_unit(member, reader, alike[u], zero[u],
-                                           arrays[member.path].shape)
+      found[u] = found[u] or _why_not_unit(
+          member, reader, bool(alike[u]), bool(zero[u]),
+          arrays[member.path].shape)
   return found
 
 
@@ -216,7 +220,7 @@ def _why_not_unit(member: Member, reader: Reader, alike: bool, zero: bool,
     return f'padding breaks it at the borders of {member.path}'
   if isinstance(reader.vector, str):
     return f'{member.path}: {reader.vector}'
-  if _order(reader, shape) is None:
+  if _order(reader, reader.vector, shape) is None:
     return f'{reader.vector.path} has no place for all that {member.path} gives'
   return ''
 
@@ -228,10 +232,11 @@ def _of_units(tie: Tie, member: Member, reader: Reader, seen: Seen) -> Seen:
   return Seen(*(np.moveaxis(np.asarray(x), axis, 0)[at] for x in seen))
 
 
-def _order(reader: Reader, shape: tuple[int, ...]) -> list[int] | None:
+def _order(reader: Reader, vector: Vector, shape: tuple[int, ...]
+           ) -> list[int] | None:
   """The free axes of a kernel, but those of size 1, in the vector's order."""
   free = [axis for axis in sorted(reader.free) if shape[axis] > 1]
-  there = [reader.vector.axes[reader.free[axis]] for axis in free]
+  there = [vector.axes[reader.free[axis]] for axis in free]
   if None in there:
     return None
   return [k for _, k in sorted(zip(there, range(len(free))))]
@@ -251,7 +256,8 @@ def _fold(tie: Tie, member: Member, at: np.ndarray,
         [n if k in reader.contracted else 1 for k, n in enumerate(w.shape)])
     more = (w.astype(np.float64) * constants).sum(
         (*reader.contracted, *reader.window)).squeeze()
-    vector = arrays[reader.vector.path]
-    more = more.transpose(_order(reader, w.shape)).reshape(vector.shape)
-    vector[...] = vector + reader.vector.sign * more
+    vector = cast(Vector, reader.vector)
+    b = arrays[vector.path]
+    more = more.transpose(_order(reader, vector, w.shape)).reshape(b.shape)
+    b[...] = b + vector.sign * more
   ties_lib.view(tie, member, w)[at] = 0

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxsparse import rules
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import selection
 from jaxsparse.patterns import Pattern
 from jaxsparse.units import per_unit
@@ -74,10 +75,11 @@ class Family(NamedTuple):
 
 def total(parts: Sequence[Part], leaves: Mapping[str, jax.Array]) -> jax.Array:
   """Sums over each group of some parts of a family; `leaves` are by path."""
-  return sum(part.total(leaves[part.path]) for part in parts)
+  found: Any = sum(part.total(leaves[part.path]) for part in parts)
+  return found
 
 
-def families(groups: Groups, params: Any) -> list[Family]:
+def families(groups: Groups, params: ArrayTree) -> list[Family]:
   """The families of groups in a tree of parameters.
 
   Args:
@@ -162,7 +164,7 @@ def parted(x: jax.Array, families: Sequence[Family]) -> list[jax.Array]:
           for f, end in zip(families, ends)]
 
 
-def masks(alive: Sequence[tuple[Family, jax.Array]], params: Any, *,
+def masks(alive: Sequence[tuple[Family, jax.Array]], params: ArrayTree, *,
           without: str | None = None) -> Any:
   """Masks that keep the weights of groups that are alive.
 

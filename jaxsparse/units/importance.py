@@ -26,6 +26,7 @@ import optax
 
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.units import groups
 from jaxsparse.units import per_unit
 from jaxsparse.units import ties as ties_lib
@@ -161,7 +162,7 @@ def _no_saliency(family: Family) -> str | None:
   return None
 
 
-def _saliencies(families: Sequence[Family], params: Any, grads: Any
+def _saliencies(families: Sequence[Family], params: ArrayTree, grads: ArrayTree
                 ) -> list[jax.Array]:
   products = {path: numerics.wide(w) * numerics.wide(g)
               for path, w, g in trees.align(params, grads) if g is not None}
@@ -172,8 +173,8 @@ def _saliencies(families: Sequence[Family], params: Any, grads: Any
   return [saliency_of(family) for family in families]
 
 
-def unit_saliency(params: Any, grads: Any, ties: Ties | Sequence[Tie]
-                  ) -> dict[str, jax.Array]:
+def unit_saliency(params: ArrayTree, grads: ArrayTree,
+                  ties: Ties | Sequence[Tie]) -> dict[str, jax.Array]:
   """The saliency of one batch, `|sum over weights that read u of w * g|`.
 
   Args:
@@ -203,7 +204,7 @@ def unit_saliency(params: Any, grads: Any, ties: Ties | Sequence[Tie]
       found, _saliencies(found, params, grads))}
 
 
-def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: Any,
+def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
                 batches: Iterable[Any], ties: Ties | Sequence[Tie]
                 ) -> dict[str, jax.Array]:
   """The saliency of hidden units of a trained network, summed over batches.

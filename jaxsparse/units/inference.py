@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import axes as axes_lib
 from jaxsparse.graph import tracing
 from jaxsparse.units import ties as ties_lib
@@ -30,7 +31,7 @@ from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
 
-def infer_ties(fn: Callable[..., Any], params: Any, *inputs: Any,
+def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                check: bool = True) -> Ties:
   """Finds which axes of parameters index the same hidden units of a function.
 
@@ -135,7 +136,7 @@ def _key(path: str, place: axes_lib.Place) -> tuple:
           place.leaf.size)
 
 
-def _others(read: tracing.Reading, fn: Callable[..., Any], params: Any,
+def _others(read: tracing.Reading, fn: Callable[..., Any], params: ArrayTree,
             *inputs: Any) -> dict[tuple, str | None]:
   """Why units matter although all that is zero that reads them, by place.
 
@@ -153,7 +154,7 @@ def _others(read: tracing.Reading, fn: Callable[..., Any], params: Any,
     moved = [numerics.joined(w, more) for w, more in zip(*both)]
     return fn(jax.tree.unflatten(structure, moved), *inputs)
   again = tracing.read(nonzero, (leaves, added), *inputs)
-  found = {}
+  found: dict[tuple, str | None] = {}
   for path, array in zip(read.params, again.params.values()):
     for place in again.relations.places(array):
       key = _key(path, place)
@@ -191,8 +192,9 @@ def _member(path: str, place: axes_lib.Place, along: list[axes_lib.Axis],
   return member._replace(part=bool(count != shape[place.axis]))
 
 
-def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
-               *inputs: Any, seed: int = 0) -> float:
+def check_ties(fn: Callable[..., Any], params: ArrayTree,
+               ties: Ties | Sequence[Tie], *inputs: Any, seed: int = 0
+               ) -> float:
   """Permutes all free ties at random and compares the function's outputs.
 
   The parameters are moved a little first, so that no two units are alike, as
@@ -261,7 +263,7 @@ def check_ties(fn: Callable[..., Any], params: Any, ties: Ties | Sequence[Tie],
       'tie only.')
 
 
-def _cleared(fn: Callable[..., Any], params: Any, ties: Sequence[Tie],
+def _cleared(fn: Callable[..., Any], params: ArrayTree, ties: Sequence[Tie],
              *inputs: Any) -> tuple[Tie, ...]:
   """Ties that a number keeps which may come from another one, tried out.
 
@@ -277,7 +279,7 @@ def _cleared(fn: Callable[..., Any], params: Any, ties: Sequence[Tie],
                for tie in ties)
 
 
-def _removable(fn: Callable[..., Any], params: Any, ties: Sequence[Tie],
+def _removable(fn: Callable[..., Any], params: ArrayTree, ties: Sequence[Tie],
                *inputs: Any) -> bool:
   """Whether a function is the same without a unit that nothing reads."""
   rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxsparse import patterns as patterns_lib
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 from jaxsparse.units import permutation_search
 from jaxsparse.units import reordering
@@ -73,9 +74,11 @@ def find_permutation(
   >>> np.take(w, p, axis=-2)[:, 0]  # 4 and 3 do not compete any more.
   array([4., 0., 3., 0.])
   """
-  arrays = scores if isinstance(scores, (list, tuple)) else [scores]
-  each = pattern if isinstance(pattern, (list, tuple)) else [pattern] * len(
-      arrays)
+  arrays: Sequence[Any] = (
+      scores if isinstance(scores, (list, tuple)) else [scores])
+  each: Sequence[Any] = (
+      pattern if isinstance(pattern, (list, tuple))
+      else [pattern] * len(arrays))
   if not arrays or len(each) != len(arrays):
     raise ValueError(
         f'find_permutation got {len(arrays)} arrays and {len(each)} patterns. '
@@ -148,7 +151,7 @@ def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
 
 
 def find_permutations(
-    params: Any, ties: Ties | Sequence[Tie],
+    params: ArrayTree, ties: Ties | Sequence[Tie],
     patterns: Mapping[str, Pattern | None], *, budget: int = 4000,
     seed: int = 0, progress: permutation_search.Progress | None = None
     ) -> dict[str, np.ndarray]:
@@ -258,8 +261,8 @@ def _columns(tie: Tie, member: Member, w: Array, pattern: Pattern
   return groups
 
 
-def permute(tree: Any, ties: Ties | Sequence[Tie],
-            permutations: Mapping[str, Any]) -> Any:
+def permute(tree: ArrayTree, ties: Ties | Sequence[Tie],
+            permutations: Mapping[str, Any]) -> ArrayTree:
   """Puts hidden units in another order, everywhere; the function stays.
 
   Every leaf whose path ends with that of a parameter (Linen's `params/` left

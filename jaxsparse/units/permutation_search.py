@@ -116,7 +116,8 @@ def is_pruned(columns: np.ndarray, n: int, m: int) -> bool:
 
 def _top_sums(columns: np.ndarray, n: int) -> np.ndarray:
   """`[m, ..., rows] -> [...]`: the N largest of each row, summed in float64."""
-  return sum(t.sum(-1, dtype=np.float64) for t in _largest(columns, n))
+  return sum((t.sum(-1, dtype=np.float64) for t in _largest(columns, n)),
+             np.zeros(()))
 
 
 def _largest(columns: np.ndarray, count: int) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 
 from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.units import reordering
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Member
@@ -26,7 +27,8 @@ from jaxsparse.units.ties import Ties
 Shapes = Mapping[str, Sequence[int]]
 
 
-def alive(params: Any, ties: Ties | Sequence[Tie]) -> dict[str, np.ndarray]:
+def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
+          ) -> dict[str, np.ndarray]:
   """Finds the units that have an effect, for `slim`.
 
   A unit `u` is dead if nothing reads it,
@@ -90,7 +92,8 @@ def alive(params: Any, ties: Ties | Sequence[Tie]) -> dict[str, np.ndarray]:
   return {tie.name: k for tie, k in keep.items()}
 
 
-def slim(tree: Any, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]) -> Any:
+def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
+         ) -> ArrayTree:
   """Removes hidden units, everywhere in a tree.
 
   Every leaf whose path ends with that of a parameter gets smaller with it:
@@ -158,7 +161,7 @@ def slim(tree: Any, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]) -> Any:
   return reordering.map_members(cut, tree, list(chosen), ties.shapes)
 
 
-def _nonzero(params: Any, ties: Ties) -> dict[str, np.ndarray]:
+def _nonzero(params: ArrayTree, ties: Ties) -> dict[str, np.ndarray]:
   """Where parameters that ties have are not zero, by path."""
   members = {member.path for tie in ties for member in tie.members}
   rows = trees.align(params)

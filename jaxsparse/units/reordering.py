@@ -167,7 +167,7 @@ def take(x: Any, at: np.ndarray, axis: int) -> Any:
       and len(x.devices()) > 1):
     # On the host: which elements move between devices is known only there.
     x, place = np.asarray(x), x.sharding
-  library = np if isinstance(x, np.ndarray) else jnp
+  library: Any = np if isinstance(x, np.ndarray) else jnp
   if at.size == at.shape[axis]:
     moved = library.take(x, at.reshape(-1), axis=axis)
   else:

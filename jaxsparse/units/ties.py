@@ -56,7 +56,8 @@ class Member(NamedTuple):
 
   def __str__(self) -> str:
     """As an index: `*` is where units are, `@` what they are told along."""
-    parts = {e.axis: (e.start, e.steps) for e in self.elsewhere}
+    parts: dict[int, tuple[int, tuple[Any, ...]]] = {
+        e.axis: (e.start, e.steps) for e in self.elsewhere}
     parts[self.axis] = self.start, (('*', self.stride), *self.repeats)
     rank = 1 + max([*parts, *(axis for axis, _ in self.along)])
     texts = []
@@ -250,7 +251,7 @@ def positions(tie: Tie, member: Member, group: Sequence[int] = ()
   parts |= {e.axis: e for e in member.elsewhere}
   parts[member.axis] = Elsewhere(
       member.axis, member.start, ((tie.size, member.stride), *member.repeats))
-  found = {}
+  found: dict[int, np.ndarray] = {}
   for axis, part in parts.items():
     start = part.start + sum(
         i * distance for (a, distance), i in zip(member.along, group)

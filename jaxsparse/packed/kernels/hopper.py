@@ -16,7 +16,7 @@ nothing without the kernel that it cuts, so all of it stands in this file.
 """
 
 import math
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 from jax import lax
@@ -110,7 +110,8 @@ def matmul(
         f'Hopper layout, but these are {positions.dtype}{positions.shape}')
   num_sms = _num_sms()
   if config is None:
-    config = config_of(tokens, values.shape, x.dtype)
+    config = config_of(tokens, values.shape, x.dtype) or choose(
+        tokens, features, outputs, num_sms)
   elif not fits(config, features, outputs):
     raise ValueError(
         f'{config} does not divide K={features} and N={outputs} or does not '
@@ -234,6 +235,7 @@ def tune(
   def seconds(config):
     @jax.jit
     def run(x, weights):
+      y = None
       for i in range(repeats):
         y = matmul(x, *weights[i % len(weights)], out_dtype=out_dtype,
                    config=config)
@@ -248,9 +250,10 @@ def tune(
       times.append(clock() - start)
     return min(times)
 
-  best = min(_candidates(*x.shape, values.shape[0], _num_sms())[:candidates],
-             key=seconds)
-  _TUNED[_key(x.shape[0], values.shape, x.dtype)] = best
+  tokens, features = x.shape
+  best = min(_candidates(tokens, features, values.shape[0], _num_sms()
+                         )[:candidates], key=seconds)
+  _TUNED[_key(tokens, values.shape, x.dtype)] = best
   return best
 
 
@@ -271,7 +274,7 @@ def _key(tokens, values_shape, dtype):
   return (tokens, *values_shape, jnp.dtype(dtype).name, _device().device_kind)
 
 
-def _device():
+def _device() -> Any:
   """The device that is described or else the default one."""
   described = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
   # Before jax 0.10 a description does not say of what platform.
@@ -406,10 +409,10 @@ def _multiply(acc, w_s, e_s, x_s, config, dtype):
         f'{selector}, p, 1, 1, 0, 0; }}\n')
     constraints = ','.join(
         ['=f'] * count + [str(i) for i in range(count)] + ['l', 'l', 'r'])
-    acc = llvm.inline_asm(
+    added: Any = llvm.inline_asm(
         llvm.StructType.get_literal([scalar] * count), [*acc, a, b, e], asm,
         constraints, asm_dialect=0, has_side_effects=True)
-    return [llvm.extractvalue(scalar, acc, [i]) for i in range(count)]
+    return [llvm.extractvalue(scalar, added, [i]) for i in range(count)]
 
   def advance(descriptor, offset):
     """A descriptor of what lies some bytes on, counted in sixteens."""

@@ -225,7 +225,7 @@ def _blocks(t: int, values: jax.Array) -> tuple[int, int, int]:
 
 
 def _settings(left: jax.Array, values: jax.Array, positions: jax.Array,
-              out_bytes: int) -> dict[str, object]:
+              out_bytes: int) -> dict[str, Any]:
   """What else `pallas_call` is told."""
   t = left.shape[-2]
   return dict(
@@ -272,7 +272,7 @@ def _product(x_ref, values_ref, words_ref, y_ref, sum_ref, *,
   for _, columns in _chunks(values_ref.shape[2], 256):
     total = sum_ref[:, columns]
     for start, groups in _chunks(values_ref.shape[1], _most_groups(values_ref)):
-      inside = limit and functools.partial(is_inside, start)
+      inside = functools.partial(is_inside, start) if limit else None
       planes = _planes(values_ref, words_ref, groups, columns, inside)
       for j, plane in enumerate(planes):
         total += _dot(x_ref[j, :, groups], plane, 0)
@@ -292,7 +292,7 @@ def _transposed_product(dy_ref, values_ref, words_ref, planes_ref, sum_ref, *,
 
   for _, groups in _chunks(values_ref.shape[1], _most_groups(values_ref)):
     for start, columns in _chunks(values_ref.shape[2], 256):
-      inside = limit and functools.partial(is_inside, start)
+      inside = functools.partial(is_inside, start) if limit else None
       planes = _planes(values_ref, words_ref, groups, columns, inside)
       for j, plane in enumerate(planes):
         sum_ref[j, :, groups] += _dot(dy_ref[:, columns], plane, 1)

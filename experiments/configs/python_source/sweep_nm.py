@@ -1,0 +1,44 @@
+r"""Every N:M method at 2:4 to 1:64, in a byte language model, tuned equally.
+
+  python -m experiments.sweep --workers=2 \
+      --config=experiments/configs/python_source/sweep_nm.py \
+      --workdir=runs/python_source/sweep_nm
+
+Its table.md has the losses in bits per byte, the means of 5 seeds; the README
+shows it. Before, each method is tried with each learning rate at 1:8 on a seed
+of its own, and then uses its best one. 239 runs, about half an hour on two CPU
+cores. A larger model, for an accelerator: --config.base.width=512
+--config.base.depth=8 --config.base.context=256 --config.base.batch_size=64
+--config.base.steps=20000, and lower learning rates.
+"""
+
+import ml_collections
+
+from experiments.configs import default
+
+
+def get_config():
+  config = ml_collections.ConfigDict()
+  config.base = default.get_config()
+  config.base.dataset = 'python_source'
+  config.base.model = 'lm'
+  config.base.steps = 800
+  config.base.context = 32
+  config.base.test_examples = 512
+  config.base.batch_size = 16
+  config.base.weight_decay = 0.1
+  config.base.log_every = 100
+
+  config.methods = (
+      'dense', 'ste', 'sr_ste', 'mdgf_linear', 'mdgf_exponential',
+      'sdgf_stepwise', 'sdgf_geometric', 'top_kast')
+  config.targets = ('2:4', '1:4', '1:8', '1:16', '1:32', '1:64')
+  config.seeds = (0, 1, 2, 3, 4)
+  config.only = {'sr_ste': {'decay': 2e-4}}  # What one method alone reads.
+
+  config.tune = {
+      'key': 'learning_rate', 'values': (3e-3, 1e-2, 3e-2), 'target': '1:8',
+      'seeds': (1_000,)}  # Not among those above.
+  config.reference = 'sr_ste'  # The others are compared with it.
+  config.plot_target = '1:8'  # Of the curves over steps.
+  return config

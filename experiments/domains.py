@@ -1,0 +1,99 @@
+r"""Every pattern in every domain, dense against sparse, in one table.
+
+  python -m experiments.domains --workers=2 --workdir=runs/domains
+
+Four sweeps, one after the other: images, texts, a language model and a
+recommender, as `configs/sweep_domains.py` describes them; each has a folder
+with all its runs, tables and pictures. Start the command again and it goes on.
+--domains=nlp does one of them, --seeds=0 with one seed.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import pathlib
+import sys
+
+from absl import app
+from absl import flags
+import numpy as np
+
+from experiments import sweep as sweeps
+from experiments._utils import launch
+from experiments._utils import names
+from experiments.configs import sweep_domains
+from experiments.records import workdir as workdirs
+from experiments.reporting import tables
+
+_DOMAINS = flags.DEFINE_list(
+    'domains', list(sweep_domains.DOMAINS), 'Which domains.')
+_SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2', '3', '4'], 'Which seeds.')
+
+TABLE = 'table.md'
+
+_NOTE = (
+    'Mean ± half of its 95% interval over seeds; in parentheses the share of '
+    'the prunable weights that is pruned or, where whole units go and are cut '
+    'out, the FLOPs that are left of a forward pass. Bold: the interval of the '
+    'paired difference to the dense network of the same seed excludes zero, '
+    'which one in twenty does by chance.')
+
+
+def table(found: Mapping[str, Sequence[tables.Run]]) -> str:
+  """Returns the table: a row a method, a column a domain.
+
+  Args:
+    found: the runs of each domain.
+  """
+  metrics = {name: tables.judged(runs)[1] for name, runs in found.items()}
+  rows = dict.fromkeys(run.method for runs in found.values() for run in runs)
+  lines = [['', *(f'{name}: {metric.axis_label}'
+                  for name, metric in metrics.items())]]
+  for row in rows:
+    lines.append([row.replace('_', ' ')])
+    for name, runs in found.items():
+      lines[-1].append(_cell(runs, row, metrics[name]))
+  return tables.markdown(lines)
+
+
+def _cell(runs, row, metric):
+  scores = tables.scores(runs, row, tables.ALL)
+  if not scores:
+    return tables.NOT_BUILT
+  text = tables.show(tables.estimate([*scores.values()]), metric.digits)
+  if tables.is_dense(row):
+    return text
+  dense = tables.scores(runs, tables.DENSE, tables.ALL)
+  pairs = [scores[seed] - dense[seed] for seed in scores if seed in dense]
+  if len(pairs) > 1:
+    difference = tables.estimate(pairs)
+    if abs(difference.mean) > difference.half:
+      text = f'**{text}**'
+  last = [run.rows[-1] for run in runs if run.method == row]
+  if all('gpu_flops' in row for row in last):
+    left = np.mean([row['gpu_flops'] / row['dense_flops'] for row in last])
+    return f'{text} ({left:.0%} of FLOPs)'
+  return f'{text} ({np.mean([row["sparsity"] for row in last]):.0%} pruned)'
+
+
+def main(argv: list[str]):
+  del argv
+  path = pathlib.Path(flags.FLAGS.workdir)
+  found, failures = {}, []
+  with launch.mistakes_in_one_line():
+    for domain in _DOMAINS.value:
+      names.lookup(dict.fromkeys(sweep_domains.DOMAINS), domain,
+                   kind='domain')
+      config = sweep_domains.get_config(domain)
+      config.seeds = tuple(map(int, _SEEDS.value))
+      swept = sweeps.sweep(config, str(path / domain),
+                           workers=flags.FLAGS.workers)
+      found[domain], failures = swept.runs, failures + swept.failures
+      workdirs.write(path / TABLE, f'{table(found)}\n\n{_NOTE}\n')
+  print(f'\n{(path / TABLE).read_text()}\n{path / TABLE}')
+  if failures:
+    sys.exit('\n'.join(['error: runs failed:', *failures]))
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['workdir'])
+  app.run(main, flags_parser=launch.parse)

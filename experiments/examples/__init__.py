@@ -1,0 +1,10 @@
+"""Training loops of a page each that prune while they train.
+
+A loop is yours: `sparsify` around the optimizer is the one line that prunes.
+The masks lie in the optimizer state, so a checkpoint of params and optimizer
+state has them, too.
+
+By the default flow, `hard`, the params that the loop holds are sparse
+themselves. Under another flow, such as `jaxsparse.ste()`, take gradients and
+evaluate at `jaxsparse.sparse_params(params, opt_state)`.
+"""

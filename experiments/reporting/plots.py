@@ -1,0 +1,263 @@
+"""Pictures of a sweep; a method has one colour in all of them."""
+
+import collections
+from collections.abc import Sequence
+import math
+import pathlib
+
+from matplotlib import axes
+from matplotlib import figure
+from matplotlib import lines
+import ml_collections
+import numpy as np
+
+from experiments.reporting import tables
+
+TARGETS = 'by_target.png'
+ROWS = 'by_row.png'
+FLOPS = 'by_flops.png'
+NOISE = 'noise.png'
+MASKS = 'masks.png'
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; their yellow
+# is too pale for lines, so wine red stands in for it.
+_COLORS = {
+    'dense': '#000000',
+    'ste': '#56B4E9',
+    'sr_ste': '#D55E00',
+    'mdgf_linear': '#009E73',
+    'mdgf_exponential': '#0072B2',
+    'sdgf_stepwise': '#E69F00',
+    'sdgf_geometric': '#CC79A7',
+    'top_kast': '#882255',
+    'set': '#56B4E9',
+    'dsr': '#E69F00',
+    'snfs': '#CC79A7',
+    'rigl': '#D55E00',
+    'rigl_itop': '#882255',
+    'mest': '#009E73',
+    'chase_0': '#9ECAE1',
+    'chase_30': '#4292C6',
+    'chase_40': '#2171B5',
+    'chase_50': '#08306B',
+}
+_LONG = '_long'  # A variant that trains longer has the colour of its method.
+_OTHER = '#7F7F7F'
+_MARKERS = 'os^DvPX*<>'
+_SPREAD = 0.7  # How far apart the points of a target lie; targets are at 1.
+_PANEL_COLUMNS = 3
+_DASH = 4  # Line widths.
+
+
+def write(path: pathlib.Path, runs: Sequence[tables.Run],
+          config: ml_collections.ConfigDict):
+  """Draws what the runs measured into `path`.
+
+  Args:
+    path: where the pictures go.
+    runs: what a sweep measured.
+    config: that of the sweep, for the order of methods and targets.
+  """
+  present = {run.method for run in runs}
+  methods = [method for method in config.methods if method in present]
+  targets = config.targets
+  if not tables.has_targets(config):
+    plot_rows(path / ROWS, runs, methods)
+    return
+  plot_targets(path / TARGETS, runs, methods, targets)
+  if _has(runs, 'train_flops'):
+    plot_flops(path / FLOPS, runs, methods, targets)
+  if _has(runs, 'noise_kept') or _has(runs, 'noise_pruned'):
+    plot_noise(path / NOISE, runs, methods, targets)
+  sparse = [method for method in methods if not tables.is_dense(method)
+            and not method.endswith(_LONG)]
+  target = config.get('plot_target')
+  if sparse:
+    plot_masks(path / MASKS, runs, sparse,
+               target if target in targets else targets[-1])
+
+
+def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
+                 methods: Sequence[str], targets: Sequence[str]):
+  """Draws the metric at every target, with its 95% intervals over seeds."""
+  metric = tables.judged(runs)[1]
+  drawing, axis = _one_panel(metric.axis_label + ' by target')
+  sparse = [method for method in methods if not tables.is_dense(method)]
+  handles = []
+  for i, method in enumerate(sparse):
+    offset = _SPREAD * ((i + 0.5) / len(sparse) - 0.5)
+    points = [(x + offset, tables.estimate([*scores.values()]))
+              for x, target in enumerate(targets)
+              if (scores := tables.scores(runs, method, target))]
+    places = [x for x, _ in points]
+    means = [point.mean for _, point in points]
+    axis.plot(places, means, color=_color(method), linewidth=0.9, alpha=0.4)
+    handles.append(axis.errorbar(
+        places, means, [np.nan_to_num(point.half) for _, point in points],
+        fmt='o', color=_color(method), label=method, capsize=2, markersize=4.5,
+        elinewidth=1.4,
+        markerfacecolor='white' if method.endswith(_LONG) else None))
+  if tables.DENSE in methods:
+    dense = tables.estimate(
+        [*tables.scores(runs, tables.DENSE, targets[0]).values()])
+    handles.insert(0, axis.axhline(
+        dense.mean, color=_color(tables.DENSE), linewidth=1.2, label='dense'))
+    if not math.isnan(dense.half):
+      axis.axhspan(dense.mean - dense.half, dense.mean + dense.half,
+                   color=_color(tables.DENSE), alpha=0.1, linewidth=0)
+  axis.set_xticks(range(len(targets)), targets)
+  axis.set(xlabel='Target', ylabel=metric.axis_label,
+           xlim=(-0.5, len(targets) - 0.5))
+  drawing.legend(handles=handles, loc='outside right upper', frameon=False)
+  drawing.savefig(path, dpi=120)
+
+
+def plot_rows(path: pathlib.Path, runs: Sequence[tables.Run],
+              methods: Sequence[str]):
+  """Draws the metric of every row, with its 95% interval over seeds."""
+  metric = tables.judged(runs)[1]
+  drawing, axis = _one_panel(metric.axis_label)
+  for i, method in enumerate(methods):
+    cell = tables.estimate([*tables.scores(runs, method, tables.ALL).values()])
+    dense = tables.is_dense(method)
+    axis.errorbar(cell.mean, i, xerr=np.nan_to_num(cell.half), fmt='o',
+                  color=_color(tables.DENSE if dense else 'sr_ste'), capsize=2)
+    if dense:
+      axis.axvline(cell.mean, color=_color(tables.DENSE), linewidth=0.8)
+  axis.set_yticks(range(len(methods)),
+                  [method.replace('_', ' ') for method in methods])
+  axis.set(xlabel=metric.axis_label)
+  axis.invert_yaxis()
+  drawing.savefig(path, dpi=120)
+
+
+def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
+               methods: Sequence[str], targets: Sequence[str]):
+  """Draws the metric against what training cost: a point each."""
+  metric = tables.judged(runs)[1]
+  drawing, axis = _one_panel('What training costs and what it gives')
+  markers = dict(zip([None, *targets], _MARKERS))
+  groups = collections.defaultdict(list)
+  for run in runs:
+    if 'train_flops' in run.rows[-1]:
+      groups[run.method, run.target].append(run)
+  for (method, target), group in groups.items():
+    scores = tables.scores(group, method, target)
+    axis.plot(
+        np.mean([run.rows[-1]['train_flops'] for run in group]),
+        np.mean([*scores.values()]), marker=markers[target], linestyle='',
+        color=_color(method), markersize=7, markeredgecolor='white',
+        markeredgewidth=0.5)
+  axis.set(xlabel='Training FLOPs', ylabel=metric.axis_label,
+           xscale='log')
+  handles = [lines.Line2D([], [], color=_color(method), linewidth=4,
+                          label=method) for method in methods]
+  handles += [lines.Line2D([], [], color=_OTHER, linestyle='',
+                           marker=markers[target], label=target)
+              for target in targets]
+  drawing.legend(handles=handles, loc='outside right upper', frameon=False)
+  drawing.savefig(path, dpi=120)
+
+
+def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
+               methods: Sequence[str], targets: Sequence[str]):
+  """Draws the gradient noise of kept and pruned weights over the steps."""
+  columns = min(_PANEL_COLUMNS, len(targets))
+  rows = math.ceil(len(targets) / columns)
+  drawing = figure.Figure(
+      figsize=(2.2 + 2.9 * columns, 0.8 + 2.4 * rows), layout='constrained')
+  panels = [*drawing.subplots(
+      rows, columns, sharex=True, sharey=True, squeeze=False).flat]
+  for axis, target in zip(panels, targets):
+    _tidy(axis)
+    axis.set_title(target, loc='left', fontsize='medium')
+    axis.set(yscale='log', xlabel='Step')
+    axis.tick_params(labelbottom=True)
+    for method in methods:
+      for key, style in (('noise_kept', '-'), ('noise_pruned', '--')):
+        axis.plot(*_curve(runs, method, target, key), color=_color(method),
+                  linestyle=style, linewidth=1.3)
+  for axis in panels[len(targets):]:
+    axis.remove()
+  drawing.supylabel('Gradient noise', fontsize='medium')
+  _legend(drawing, methods, kept='-', pruned='--')
+  drawing.savefig(path, dpi=120)
+
+
+def plot_masks(path: pathlib.Path, runs: Sequence[tables.Run],
+               methods: Sequence[str], target: str):
+  """Draws sparsity over the steps, and what else was measured of masks."""
+  panels = {'sparsity': 'Weights pruned (%)'}
+  if _has(runs, 'flips'):
+    panels['flips'] = 'Flipped mask bits (%)'
+  if _has(runs, 'explored'):
+    panels['explored'] = 'Weights ever kept (%)'
+  drawing = figure.Figure(
+      figsize=(8, 1.2 + 2.6 * len(panels)), layout='constrained')
+  all_axes = drawing.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+  for axis, (key, label) in zip(all_axes, panels.items()):
+    _tidy(axis)
+    axis.set(ylabel=label)
+    _striped(axis, {method: _curve(runs, method, target, key)
+                    for method in methods})
+  all_axes[0].set_title(f'Masks over training at {target}', loc='left',
+                        fontweight='bold')
+  all_axes[0].set(ylim=(-5, 105))
+  all_axes[-1].set(xlabel='Step')
+  drawing.align_ylabels(all_axes)
+  _legend(drawing, methods)
+  drawing.savefig(path, dpi=120)
+
+
+def _striped(axis, curves):
+  """Draws percentages over steps; equal curves share a line of many colours."""
+  groups = collections.defaultdict(list)
+  for method, (steps, values) in curves.items():
+    groups[tuple(steps), tuple(values)].append(method)
+  for (steps, values), methods in groups.items():
+    for i, method in enumerate(methods):
+      others = len(methods) - 1
+      style = (-i * _DASH, (_DASH, others * _DASH)) if others else '-'
+      axis.plot(steps, 100 * np.asarray(values), color=_color(method),
+                linestyle=style, linewidth=2, dash_capstyle='butt')
+
+
+def _has(runs, key):
+  return any(key in row for run in runs for row in run.rows)
+
+
+def _color(method):
+  return _COLORS.get(method.removesuffix(_LONG), _OTHER)
+
+
+def _one_panel(title):
+  drawing = figure.Figure(figsize=(8.5, 4.5), layout='constrained')
+  axis = drawing.subplots()
+  _tidy(axis)
+  axis.set_title(title, loc='left', fontweight='bold')
+  return drawing, axis
+
+
+def _tidy(axis: axes.Axes):
+  axis.grid(alpha=0.25)
+  axis.spines[['top', 'right']].set_visible(False)
+
+
+def _legend(drawing, methods, **styles):
+  handles = [lines.Line2D([], [], color=_color(method), linewidth=2,
+                          label=method) for method in methods]
+  handles += [lines.Line2D([], [], color=_OTHER, linestyle=style, label=label)
+              for label, style in styles.items()]
+  drawing.legend(handles=handles, loc='outside right upper', frameon=False)
+
+
+def _curve(runs, method, target, key):
+  """The steps at which a number was measured, and its means over seeds."""
+  values = collections.defaultdict(list)
+  for run in runs:
+    if run.method == method and run.target in (target, None):
+      for row in run.rows:
+        if row.get(key) is not None:
+          values[row['step']].append(row[key])
+  steps = sorted(values)
+  return steps, [float(np.mean(values[step])) for step in steps]

@@ -1,0 +1,231 @@
+"""Which runs a sweep consists of: method x target x seed, and those that tune.
+
+A target is 'N:M' or the share pruned, such as '90%'. A method may come in
+several variants: `config.only` names them, with their method and settings. If
+they set all that their methods read, no targets are needed.
+"""
+
+from collections.abc import Mapping
+import json
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from experiments import data
+from experiments._utils import names
+from experiments.records import workdir as workdirs
+from experiments.reporting import tables
+from experiments.training import methods
+from experiments.training import steps
+
+Config = ml_collections.ConfigDict
+
+_N_M = re.compile(r'([1-9]\d*):([1-9]\d*)')
+_SHARE = re.compile(r'(\d+(?:\.\d+)?)%')
+# Keys that the sweep itself sets.
+_TARGET = ('n', 'm', 'sparsity')
+_PLANNED = ('method', *_TARGET, 'seed')
+
+
+class Planned(NamedTuple):
+  """One run: what it trains and where."""
+  method: str  # Or a variant of one.
+  target: str | None  # 'N:M' or 'S%'; None for dense.
+  seed: int
+  config: Config
+  path: pathlib.Path
+  value: Any = None  # Of the key that is tuned.
+
+
+def judged(config: Config, path: pathlib.Path,
+           chosen: Mapping[str, Any] | None = None) -> list[Planned]:
+  """Returns the runs that the table is made of, seed after seed.
+
+  Args:
+    config: that of the sweep.
+    path: its work directory.
+    chosen: the tuned value of each method; methods without one have no runs.
+      None if nothing was tuned.
+  """
+  key = config.tune.key if chosen is not None else None
+  return [
+      _planned(config, path / 'runs', method, target, seed,
+               **({key: chosen[method]} if key else {}))
+      for seed in config.seeds for method in config.methods
+      if chosen is None or method in chosen
+      for target in (
+          config.targets if tables.has_targets(config)
+          and not tables.is_dense(method) else (None,))]
+
+
+def tuning(config: Config, path: pathlib.Path) -> list[Planned]:
+  """Returns the runs by which each method's value is chosen, if any.
+
+  Args:
+    config: that of the sweep.
+    path: its work directory.
+  """
+  if not tunes(config):
+    return []
+  tune = config.tune
+  return [
+      _planned(config, path / 'tuning' / f'{tune.key}_{value}', method,
+               None if tables.is_dense(method) else tune.target, seed,
+               **{tune.key: value})._replace(value=value)
+      for seed in tune.seeds for method in config.methods
+      for value in tune['values']]
+
+
+def method_of(config: Config, name: str) -> str:
+  """Returns the method that a row of the sweep is a variant of.
+
+  Args:
+    config: that of the sweep.
+    name: one of its `methods`.
+  """
+  return config.get('only', {}).get(name, {}).get('method', name)
+
+
+def tunes(config: Config) -> bool:
+  """Returns whether the sweep tunes; no values, no tuning."""
+  return bool(config.get('tune') and config.tune['values'])
+
+
+def build(planned: Planned):
+  """Builds model, optimizer and state of a run, without computing anything.
+
+  Raises:
+    ValueError: if that is impossible.
+  """
+  config = planned.config
+  dataset = data.load(config)
+  tx = methods.create(config, lambda: steps.ties(config, dataset))
+  jax.eval_shape(lambda: steps.create(config, tx, dataset).init(None))
+
+
+def differences(config: Config, base: Config) -> dict[str, Any]:
+  """Returns what a run's config has otherwise than the sweep's base.
+
+  Args:
+    config: that of the run.
+    base: `config.base` of the sweep.
+  """
+  return {key: value for key, value in config.to_dict().items()
+          if key not in _PLANNED
+          and (key not in base or base[key] != value)}
+
+
+def checked(config: Config) -> Config:
+  """Returns a sweep's config with its references and lists resolved.
+
+  Flags cannot tell 'ste,sr_ste' from the name of one method; here it is two.
+
+  Raises:
+    ValueError: if there is a mistake in it.
+  """
+  config = config.copy_and_resolve_references()
+  for key in ('methods', 'targets'):
+    config[key] = tuple(
+        part for value in config[key] for part in str(value).split(','))
+  if not config.targets and all(
+      tables.is_dense(name) or name in config.get('only', {})
+      for name in config.methods):
+    config.targets = (tables.ALL,)
+  for key, example in (('methods', 'ste,sr_ste'), ('targets', '2:4'),
+                       ('seeds', '0,1,2')):
+    values = config[key]
+    if not values:
+      raise ValueError(f'config.{key} is empty; give some, such as '
+                       f'--config.{key}={example}')
+    if len(set(values)) != len(values):
+      raise ValueError(f'config.{key} names something twice: {values}')
+  for seed in config.seeds:
+    if not isinstance(seed, int) or seed < 0:
+      raise ValueError(f'config.seeds has {seed!r}, expected a whole number')
+  for name in (*config.methods, *config.get('only', {})):
+    names.lookup(methods.METHODS, method_of(config, name), kind='method')
+  for name, settings in config.get('only', {}).items():
+    own = {'method'} if tables.has_targets(config) else {'method', *_TARGET}
+    if fixed := sorted({*settings} & {*_PLANNED} - own):
+      raise ValueError(f'config.only.{name} sets {fixed}, which targets and '
+                       'seeds set. Write it there')
+  if tables.has_targets(config):
+    _check_targets(config.targets, 'targets')
+  if tunes(config):
+    _check_tuning(config)
+  return config
+
+
+def check_directories(runs: list[Planned]):
+  """Finds runs of other configs where these runs would go.
+
+  Raises:
+    ValueError: if there are any.
+  """
+  for run in runs:
+    if not (run.path / workdirs.CONFIG).exists():
+      continue
+    theirs = workdirs.read_config(run.path).to_dict()
+    ours = json.loads(run.config.to_json())
+    for key in sorted({*theirs, *ours}):
+      if theirs.get(key) != ours.get(key):
+        raise ValueError(
+            f'{run.path} holds a run of another config: {key} is '
+            f'{theirs.get(key)!r} there and {ours.get(key)!r} here. Give '
+            'another --workdir.')
+
+
+def _planned(config, path, method, target, seed, **settings):
+  run = config.base.copy_and_resolve_references()
+  with run.unlocked():
+    for key in {*_TARGET} & {*run}:
+      del run[key]  # Who needs another kind of target is told so.
+    run.update(_settings(target) if target else {})
+    run.update(config.get('only', {}).get(method, {}))
+    run.update(settings, method=method_of(config, method), seed=seed)
+  place = target.replace(':', '_').replace('%', '') if target else 'all'
+  return Planned(method, target, seed, run,
+                 path / method / place / f'seed_{seed}')
+
+
+def _settings(target):
+  """What a target sets in a run's config; nothing if it is none."""
+  if match := _N_M.fullmatch(target):
+    n, m = map(int, match.groups())
+    return dict(n=n, m=m) if n <= m else {}
+  if match := _SHARE.fullmatch(target):
+    share = float(match[1]) / 100
+    return dict(sparsity=share) if share < 1 else {}
+  return {}
+
+
+def _check_targets(targets, key):
+  for target in targets:
+    if not _settings(target):
+      raise ValueError(
+          f'config.{key} has {target!r}, expected N:M with N at most M, such '
+          'as \'2:4\', or the share pruned, such as \'90%\'')
+
+
+def _check_tuning(config):
+  tune = config.tune
+  _check_targets([tune.target], 'tune.target')
+  if not tune.seeds:
+    raise ValueError('config.tune.seeds is empty; give some, such as '
+                     '--config.tune.seeds=1000')
+  if shared := sorted({*tune.seeds} & {*config.seeds}):
+    raise ValueError(
+        f'config.tune.seeds and config.seeds share {shared}: values chosen on '
+        'the seeds that judge them look better than they are. Write other '
+        'ones, such as --config.tune.seeds=1000')
+  if tune.key in _PLANNED or tune.key not in config.base:
+    raise ValueError(f'config.tune.key is {tune.key!r}, expected a key of '
+                     'config.base such as \'learning_rate\'')
+  for method, settings in config.get('only', {}).items():
+    if tune.key in settings:
+      raise ValueError(
+          f'config.only.{method} sets {tune.key}, which config.tune chooses. '
+          'Write it in one place only')

@@ -1,0 +1,124 @@
+"""The order of channels, chosen once, before a method makes its masks.
+
+Which of M neighbours compete for a place in an N:M mask is an accident of the
+order of hidden units. Another order leaves the network's function as it is, and
+can let the masks keep more. The search runs on the host, between two steps.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import tqdm
+
+from experiments import data
+from experiments.records import metrics
+from experiments.training import methods
+from experiments.training import steps
+import jaxsparse
+from jaxsparse._utils import trees
+
+PyTree = Any
+
+
+class Permuting(NamedTuple):
+  """When a run permutes its channels, and how."""
+  step: int | None  # Right before this one; None is never.
+  permute: Callable[[steps.State], tuple[steps.State, metrics.Row]]
+
+
+def create(config: ml_collections.ConfigDict, run: steps.Steps,
+           state: steps.State, dataset: data.Dataset) -> Permuting:
+  """Returns the permutation that `config.permute_budget` asks for.
+
+  Which channels belong together is found now, and checked on the run's first
+  batch, so that a model without any is told before it is trained.
+
+  Args:
+    config: of the run.
+    run: its steps.
+    state: any state of it.
+    dataset: what it trains on.
+
+  Raises:
+    ValueError: if the method does not make N:M masks at one known step, or no
+      order of channels matters to them.
+  """
+  if not config.permute_budget:
+    return Permuting(None, lambda state: (state, {}))
+  step, patterns = methods.prune_step(config), methods.nm_patterns(config)
+  if step < 1:
+    raise ValueError(
+        'config.permute_budget permutes channels before the step that makes '
+        f'masks, but with config.steps={config.steps} they are there from the '
+        'start. Train for at least 2 steps.')
+  batch = dataset.train(config.seed, 1, config.batch_size)
+  variables = steps.variables(state)
+  ties = jaxsparse.infer_ties(run.apply, variables, batch.inputs)
+  if not jaxsparse.find_permutations(variables, ties, patterns, budget=0):
+    raise ValueError(
+        'config.permute_budget has nothing to permute: no channels that may be '
+        f'permuted are what {[*patterns][0]!r} contracts. Set config.sparse to '
+        'kernels that read a hidden layer, or config.permute_budget=0.')
+  return Permuting(step, functools.partial(
+      permute, ties=ties, patterns=patterns, budget=config.permute_budget))
+
+
+def permute(state: steps.State, *, ties: jaxsparse.units.Ties,
+            patterns: methods.Patterns, budget: int
+            ) -> tuple[steps.State, metrics.Row]:
+  """Puts channels in the order in which N:M keeps the most.
+
+  It depends on the params alone: a run that was killed finds the same order
+  when it goes on.
+
+  Args:
+    state: the params, and all that is kept of them.
+    ties: of the run's model.
+    patterns: which kernels are to be N:M.
+    budget: the sweeps of each search.
+
+  Returns:
+    The same network in another order, and which fraction of the magnitude of
+    its sparse kernels N:M keeps before and after.
+  """
+  unfinished = []
+
+  def progress(sweeps):
+    unfinished.append(sweeps)
+    return to_the_end(sweeps)
+
+  def to_the_end(sweeps):
+    yield from tqdm.tqdm(
+        sweeps, desc='permuting', leave=False, disable=None)
+    unfinished.pop()
+
+  permutations = jaxsparse.find_permutations(
+      steps.variables(state), ties, patterns, budget=budget,
+      progress=progress)
+  if unfinished:  # Ctrl-C gives the best so far, but it has to end a run.
+    raise KeyboardInterrupt
+  permuted = jaxsparse.permute(state, ties, permutations)
+  return permuted, {'kept_before': kept(state.params, patterns),
+                    'kept_after': kept(permuted.params, patterns)}
+
+
+def kept(params: PyTree, patterns: methods.Patterns) -> float:
+  """Returns which fraction of the sparse kernels' magnitude N:M would keep.
+
+  Args:
+    params: as they are before they are pruned.
+    patterns: which kernels are to be N:M.
+  """
+  return float(_kept(params, jax.jit(jaxsparse.prune(patterns).init)(params)))
+
+
+@jax.jit
+def _kept(params, rule_state):
+  pairs = [(jnp.abs(w), mask) for _, w, mask in
+           trees.align(params, rule_state.masks) if mask is not None]
+  total = sum(jnp.sum(w) for w, _ in pairs)
+  return sum(jnp.sum(w, where=mask) for w, mask in pairs) / total

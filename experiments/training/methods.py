@@ -1,0 +1,232 @@
+"""How each method is spelled in jaxsparse: a table.
+
+A row names the function that makes the method's rule and flow, and the config
+keys that the function is called with. Keys that `configs/default.py` does not
+have are set by the method's own config file.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_collections
+import optax
+
+from experiments import models
+from experiments._utils import names
+from experiments.training import optimizers
+import jaxsparse
+from jaxsparse import methods
+from jaxsparse import recipes
+from jaxsparse import schedules
+from jaxsparse import units
+
+Config = ml_collections.ConfigDict
+Optimizer = optax.GradientTransformationExtraArgs
+Patterns = dict[str, jaxsparse.Pattern | None]
+Sparsify = Callable[[optax.GradientTransformation, Any], Optimizer]
+
+
+class Row(NamedTuple):
+  """One method: a function, and the config keys that it is called with.
+
+  Attributes:
+    function: makes a `jaxsparse.Method`, that is a rule and a flow.
+    by_place: keys of the config, or of `_DERIVED`, in the order of arguments.
+    by_name: keys that keyword arguments are named after.
+    fixed: keyword arguments that no config changes.
+    sparsify: joins what `function` made to the dense optimizer.
+  """
+  function: Callable[..., Any]
+  by_place: tuple[str, ...] = ()
+  by_name: tuple[str, ...] = ()
+  fixed: dict[str, Any] = {}
+  sparsify: Sparsify = jaxsparse.sparsify
+
+
+def create(config: Config, ties: Callable[[], units.Ties]) -> Optimizer:
+  """Returns the optimizer that trains with the config's method.
+
+  Args:
+    config: its `method`, and the keys that the method's row names.
+    ties: tells which channels the model has; called where a row asks for them.
+
+  Raises:
+    ValueError: if there is no such method, the config lacks one of its keys, or
+      a value is wrong.
+  """
+  row = names.lookup(METHODS, config.method, kind='method')
+  derived = {**_DERIVED, 'ties': lambda config: ties()}
+
+  def value(key):
+    return derived[key](config) if key in derived else getattr(config, key)
+
+  try:
+    made = row.function(*map(value, row.by_place), **row.fixed,
+                        **{key: value(key) for key in row.by_name})
+  except AttributeError as error:
+    if not isinstance(error.args[0], KeyError):  # Those of configs hold one.
+      raise
+    raise ValueError(
+        f'method {config.method!r} reads a key that this config does not set: '
+        f'{error.args[0].args[0]}') from error
+  tx = row.sparsify(optimizers.optimizer(config), made)
+  return jaxsparse.observe(tx) if config.observe else tx
+
+
+def nm_patterns(config: Config) -> Patterns:
+  """Returns which parameters are to be N:M."""
+  return _patterns(config, jaxsparse.nm(
+      config.n, config.m, transposable=config.transposable))
+
+
+def recipe(config: Config) -> recipes.Recipe | None:
+  """Returns what `config.recipe` describes, if the method is a recipe."""
+  if config.method != 'recipe':
+    return None
+  described = config.recipe
+  if not isinstance(described, str):  # The path of a file.
+    described = {'names': config.sparse or models.sparse_leaves(config.model),
+                 **described.to_dict()}
+  return jaxsparse.from_recipe(described, total_steps=config.steps)
+
+
+def prune_step(config: Config) -> int:
+  """Returns the step that makes the masks, once and for all.
+
+  Raises:
+    ValueError: if the method makes them at other times, or makes none.
+  """
+  if config.method != 'train_prune_retrain':
+    raise ValueError(
+        'config.permute_budget is for a method that makes N:M masks once, at '
+        f'a known step; {config.method!r} does not. Use '
+        '--config.method=train_prune_retrain or --config.permute_budget=0.')
+  return config.steps // 2
+
+
+def _patterns(config, pattern):
+  sparse = config.sparse or models.sparse_leaves(config.model)
+  return {sparse: pattern, '.*': None}
+
+
+# Arguments that are made of several keys, or of the model.
+_DERIVED = {
+    'nm_patterns': nm_patterns,
+    'free_patterns': lambda config: _patterns(config, jaxsparse.unstructured()),
+    'block_patterns': lambda config: _patterns(
+        config, jaxsparse.block(tuple(config.block))),
+    'prune_step': prune_step,
+    'schedule': optimizers.learning_rate,
+    'config': lambda config: config,
+}
+
+
+def _dense():
+  return jaxsparse.Method(jaxsparse.prune({'.*': None}), jaxsparse.hard())
+
+
+def _gradual(patterns, sparsity, *, begin, end, every, score, distribution):
+  rule = jaxsparse.prune(
+      patterns, score=score(), distribution=distribution(sparsity),
+      schedule=schedules.cubic(begin, end),
+      when=schedules.every(every, begin=begin, end=end))
+  return jaxsparse.Method(rule, jaxsparse.hard())
+
+
+def _lock(init_from):
+  if not init_from:
+    raise ValueError(
+        'method \'lock\' keeps the zeros of a run that has ended: give its '
+        '--workdir as --config.init_from')
+  return jaxsparse.Method(jaxsparse.lock(), jaxsparse.hard())
+
+
+def _sensitivity(ties, sparsity, steps):
+  """Sums importance up over a tenth of training, and prunes in the middle."""
+  middle = steps // 2
+  rule = units.prune_units(
+      _units(ties), importance=units.saliency(), sparsity=sparsity,
+      begin=middle - steps // 10,
+      when=schedules.every(1, begin=middle, end=middle))
+  return jaxsparse.Method(rule, jaxsparse.hard())
+
+
+def _group_lasso(ties, alpha, schedule):
+  removable = _units(ties)
+  shrink = units.prox_group_lasso(alpha, removable, schedule)
+  rule = units.prune_units(
+      removable, importance=units.root_mean_square(), threshold=0.,
+      when=schedules.every(10))
+  return jaxsparse.Method(rule, jaxsparse.hard()._replace(
+      around=lambda inner: optax.chain(inner, shrink)))
+
+
+def _units(ties):
+  return [*units.heads(ties), *units.neurons(ties)]
+
+
+_GRADUAL = ('begin', 'end', 'every')
+_NM = ('nm_patterns', 'steps')
+_FREE = ('free_patterns', 'sparsity', 'steps')
+_MOVING = ('every', 'seed')
+
+METHODS = {
+    'dense': Row(_dense),
+
+    # Pruned along a cubic, https://arxiv.org/abs/1710.01878: single weights,
+    # whole blocks, or by a running sum of |weight * gradient|.
+    'magnitude': Row(
+        _gradual, ('free_patterns', 'sparsity'), _GRADUAL,
+        dict(score=jaxsparse.magnitude, distribution=jaxsparse.erk)),
+    'block': Row(
+        _gradual, ('block_patterns', 'sparsity'), _GRADUAL,
+        dict(score=jaxsparse.magnitude, distribution=jaxsparse.uniform)),
+    'snip_momentum': Row(
+        _gradual, ('free_patterns', 'sparsity'), _GRADUAL,
+        dict(score=jaxsparse.snip_momentum, distribution=jaxsparse.uniform)),
+
+    # N:M with gradients straight through the mask.
+    'ste': Row(methods.ste, _NM),
+    # The same, with pruned weights decayed, https://arxiv.org/abs/2102.04010.
+    'sr_ste': Row(methods.sr_ste, _NM, ('decay',)),
+    # Pruned weights fade out; https://arxiv.org/abs/2402.04744, and the next.
+    'mdgf_linear': Row(methods.mdgf_linear, _NM),
+    'mdgf_exponential': Row(methods.mdgf_exponential, _NM),
+    # N falls step by step, or N and M fall together: ever smaller groups.
+    'sdgf_stepwise': Row(methods.sdgf_stepwise, _NM),
+    'sdgf_geometric': Row(methods.sdgf_geometric, _NM, fixed={'frames': None}),
+    # More weights are trained than used, https://arxiv.org/abs/2106.03517.
+    'top_kast': Row(methods.top_kast, _NM),
+    # Pruned once, in the middle, https://arxiv.org/abs/2104.08378.
+    'train_prune_retrain': Row(
+        methods.train_prune_retrain, _NM, ('prune_step',)),
+
+    # Random connections grow, https://arxiv.org/abs/1707.04780.
+    'set': Row(methods.set_training, _FREE, _MOVING),
+    # Layers share by what survives, https://arxiv.org/abs/1902.05967.
+    'dsr': Row(methods.dsr, _FREE, _MOVING),
+    # Connections grow where gradients last, https://arxiv.org/abs/1907.04840.
+    'snfs': Row(methods.snfs, _FREE, _MOVING),
+    # Connections grow where gradients are large,
+    # https://arxiv.org/abs/1911.11134, or that in longer periods,
+    # https://arxiv.org/abs/2102.02887.
+    'rigl': Row(methods.rigl, _FREE, _MOVING),
+    'rigl_itop': Row(methods.rigl_itop, _FREE, _MOVING),
+    # More weights are held than in the end, https://arxiv.org/abs/2110.14032.
+    'mest': Row(methods.mest, _FREE, _MOVING),
+    # Whole channels die on the way, https://arxiv.org/abs/2305.19454.
+    'chase': Row(methods.chase, _FREE, (
+        *_MOVING, 'ties', 'channel_sparsity', 'floor', 'prune_every',
+        'prune_skip')),
+
+    # The zeros of the run in `config.init_from` stay.
+    'lock': Row(_lock, ('init_from',)),
+    # A dict or a YAML file says it all.
+    'recipe': Row(recipe, ('config',),
+                  sparsify=lambda inner, made: made.sparsify(inner)),
+
+    # Whole heads and neurons are pruned once, https://arxiv.org/abs/2010.13382,
+    # or shrink until they vanish, and stay so.
+    'sensitivity': Row(_sensitivity, ('ties', 'sparsity', 'steps')),
+    'group_lasso': Row(_group_lasso, ('ties', 'alpha', 'schedule')),
+}

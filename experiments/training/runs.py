@@ -1,0 +1,131 @@
+"""A run: made from its config, or brought back from its work directory."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import ml_collections
+import yaml
+
+from experiments import data
+from experiments.records import checkpoints
+from experiments.records import workdir as workdirs
+from experiments.training import methods
+from experiments.training import slimming
+from experiments.training import steps
+from jaxsparse import recipes
+
+PyTree = Any
+
+# The least that a key of `configs/default.py` may be.
+_LEAST = dict(steps=1, batch_size=1, log_every=1, save_every=1, seed=0,
+              context=1, test_examples=1, image_size=1, permute_budget=0)
+
+
+class Restored(NamedTuple):
+  """A run that was saved."""
+  config: ml_collections.ConfigDict
+  run: steps.Steps
+  dataset: data.Dataset
+  state: steps.State
+
+
+def check(config: ml_collections.ConfigDict):
+  """Finds mistakes in the keys that every config has.
+
+  Raises:
+    ValueError: if there is one.
+  """
+  if config.init_slim and not config.init_from:
+    raise ValueError('config.init_slim cuts channels out of config.init_from: '
+                     'give the --workdir of a run that has ended')
+  if config.init_slim and config.method == 'chase':
+    raise ValueError('config.init_slim is for methods that keep the channels '
+                     'that are left, such as dense; chase reads them from the '
+                     'model as it was')
+  for key, least in _LEAST.items():
+    if config[key] < least:
+      raise ValueError(
+          f'config.{key} must be at least {least}, got {config[key]}')
+
+
+def create(config: ml_collections.ConfigDict
+           ) -> tuple[steps.Steps, data.Dataset]:
+  """Returns the steps of a run, and the data set that it trains on.
+
+  Raises:
+    ValueError: if the config names a method, a model or a data set that does
+      not exist, or three that do not fit each other.
+  """
+  dataset = data.load(config)
+  tx = methods.create(config, lambda: steps.ties(config, dataset))
+  return steps.create(config, tx, dataset), dataset
+
+
+def first_state(config: ml_collections.ConfigDict, run: steps.Steps
+                ) -> steps.State:
+  """Returns the state that a run starts from: new, or of `config.init_from`.
+
+  Args:
+    config: of the run.
+    run: its steps.
+
+  Raises:
+    ValueError: if `config.init_from` holds no checkpoint.
+  """
+  if not config.init_from:
+    return run.init(None)
+  return run.init(load(config.init_from, slim=config.init_slim))
+
+
+def restore(workdir: str) -> Restored:
+  """Returns a run as it was at its last checkpoint.
+
+  Raises:
+    ValueError: if `workdir` holds no checkpoint.
+  """
+  path = pathlib.Path(workdir)
+  config = workdirs.read_config(path)
+  run, dataset = create(config)
+  step, state = checkpoints.restore(
+      path / workdirs.CHECKPOINTS, first_state(config, run))
+  if not step:
+    raise ValueError(f'{path} holds no checkpoint')
+  return Restored(config, run, dataset, state)
+
+
+def load(workdir: str, *, slim: bool = False) -> PyTree:
+  """Returns the variables at the last checkpoint of a run, params sparse.
+
+  Args:
+    workdir: of the run.
+    slim: whether to cut out the channels that are of no effect.
+
+  Raises:
+    ValueError: if `workdir` holds no checkpoint.
+  """
+  config, run, dataset, state = restore(workdir)
+  if slim:
+    return slimming.slim(
+        slimming.create(config, run, state, dataset), state).variables
+  return steps.variables(steps.sparse(state))
+
+
+def keep_recipe(path: pathlib.Path, made: recipes.Recipe):
+  """Writes a recipe, defaults included, or finds that it is there already.
+
+  Args:
+    path: the work directory of a run.
+    made: the recipe of its config.
+
+  Raises:
+    ValueError: if a file that the config names has changed since.
+  """
+  file, ours = path / workdirs.RECIPE, recipes.to_recipe(made)
+  if not file.exists():
+    recipes.to_recipe(made, file)
+    return
+  theirs = yaml.safe_load(file.read_text())
+  if changed := [f'{key} is {theirs.get(key)!r} there and {value!r} here'
+                 for key, value in ours.items() if theirs.get(key) != value]:
+    raise ValueError(f'{file} is the recipe of another run: '
+                     f'{"; ".join(changed)}. Give another --workdir.')

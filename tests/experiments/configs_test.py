@@ -1,0 +1,96 @@
+"""Configs: each takes a step and says its command."""
+
+import ast
+import re
+
+import numpy as np
+import pytest
+
+from experiments.records import checkpoints
+from experiments.sweeping import plan
+from experiments.sweeping import workers
+from experiments.training import runs
+from tests._lib import commands
+from tests._lib import data_files
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
+
+_ALL = [path.relative_to(commands.CONFIGS).with_suffix('').as_posix()
+        for path in sorted(commands.CONFIGS.glob('*/*.py'))
+        if path.stem != '__init__']
+_CONFIGS = [name for name in _ALL if '/sweep_' not in name]
+_SWEEPS = [name for name in _ALL if '/sweep_' in name]
+_WRITERS = {'cifar10': data_files.cifar10, 'cifar100': data_files.cifar100,
+            'imagenet': data_files.imagenet, 'glue/sst2': data_files.glue}
+# Depths; 2 where any will do.
+_SHALLOW = {'vgg': 11, 'resnet20': 8, 'resnet50': 26}
+
+
+def _small(name, path):
+  """Returns a config with small sizes; files of its data go into `path`."""
+  config = commands.config(name, batch_size=4, width=16, context=16,
+                           image_size=16, test_examples=6)
+  if config.dataset in _WRITERS:
+    _WRITERS[config.dataset](path)
+    config.data_dir = str(path)
+  if config.depth or config.model in _SHALLOW:
+    config.depth = _SHALLOW.get(config.model, 2)
+  return config
+
+
+def _docstring(name):
+  """Returns the docstring of a config, and the commands in it on one line."""
+  path = commands.CONFIGS / f'{name}.py'
+  doc = ast.get_docstring(ast.parse(path.read_text()))
+  return doc, ' '.join(doc.replace('\\\n', '').split())
+
+
+@pytest.mark.parametrize('name', _CONFIGS)
+def test_every_config_takes_a_step(name, tmp_path):
+  config = _small(name, tmp_path)
+  run, dataset = runs.create(config)
+  state = run.init(None)
+  before = checkpoints.digest(state.params)
+  for step in (1, 2):  # The learning rate of the first is zero.
+    state, loss = run.train(state, dataset.train(config.seed, step, 4))
+  assert np.isfinite(loss)
+  assert checkpoints.digest(state.params) != before
+
+
+@pytest.mark.parametrize('name', _ALL)
+def test_every_config_lies_in_the_folder_of_its_data_set(name):
+  config = commands.config(name)
+  dataset = config.get('base', config).dataset
+  assert name.split('/')[0] == dataset.split('/')[0]
+
+
+@pytest.mark.parametrize('name', _CONFIGS)
+def test_every_config_says_its_command_and_accuracy(name):
+  doc, command = _docstring(name)
+  assert ('python -m experiments.train '
+          f'--config=experiments/configs/{name}.py '
+          f'--workdir=runs/{name}') in command
+  if commands.config(name).dataset in _WRITERS:
+    assert '--config.data_dir=DIR' in command
+    assert 'No accuracy is stated: the data set is not shipped.' in doc
+  else:
+    assert re.search('mean of [35] seeds|of one seed', doc)
+
+
+@pytest.mark.parametrize('name', _SWEEPS)
+def test_shipped_sweep_says_its_command_and_is_well_formed(name):
+  plan.checked(commands.config(name))
+  _, command = _docstring(name)
+  assert ('python -m experiments.sweep --workers=2 '
+          f'--config=experiments/configs/{name}.py '
+          f'--workdir=runs/{name}') in command
+
+
+@pytest.mark.parametrize('name', _SWEEPS)
+def test_every_method_of_a_shipped_sweep_can_be_built(name, tmp_path):
+  config = commands.config(name)
+  config.targets = config.targets[-1:]
+  config.seeds = config.seeds[:1]
+  outcomes = workers.each(plan.build, plan.judged(config, tmp_path), workers=1)
+  assert {outcome.job.method: outcome.error for outcome in outcomes} == (
+      dict.fromkeys(config.methods, ''))

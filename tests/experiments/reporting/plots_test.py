@@ -1,0 +1,27 @@
+"""Pictures of sweeps."""
+
+import os
+
+import pytest
+
+from experiments.reporting import plots
+from tests._lib import sweeps
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
+
+_PNG = b'\x89PNG'
+
+
+def test_pictures_are_drawn_for_what_was_measured(tmp_path):
+  config = sweeps.small(methods=('dense', 'ste', 'sr_ste', 'mdgf'))
+  runs = sweeps.runs(sweeps.MEASURED)
+  plots.write(tmp_path, runs, config)
+  assert sorted(os.listdir(tmp_path)) == [plots.TARGETS, plots.MASKS]
+  for run in runs:
+    run.rows[0].update(
+        train_flops=1e9, flips=0.1, noise_kept=1e-3, noise_pruned=None)
+  plots.write(tmp_path, runs, config)
+  assert sorted(os.listdir(tmp_path)) == sorted(
+      [plots.TARGETS, plots.FLOPS, plots.NOISE, plots.MASKS])
+  for file in tmp_path.iterdir():
+    assert file.read_bytes().startswith(_PNG)

@@ -1,0 +1,82 @@
+"""Tables of sweeps, against numbers worked out by hand."""
+
+import pytest
+
+from experiments.records import metrics
+from experiments.reporting import tables
+from tests._lib import sweeps
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
+
+
+@pytest.mark.parametrize('name, dense', [
+    ('dense', True), ('dense_long', True), ('set', False),
+    ('densely', False), ('set_dense', False)])
+def test_dense_is_what_is_named_so_before_anything_else(name, dense):
+  assert tables.is_dense(name) == dense
+
+
+def test_dense_variants_are_never_the_best_method_of_a_column():
+  table = tables.means(
+      sweeps.runs({('dense_long', None): (99, 99), ('set', '90%'): (90, 90)}),
+      ('dense_long', 'set'), ('90%',), seeds=2)
+  assert table.splitlines()[2:] == [
+      '| dense_long | 99.0 ± 0.0     |', '| set        | **90.0 ± 0.0** |']
+
+
+def test_interval_of_the_mean_is_students():
+  # Mean 91, standard deviation 1, t(0.975, 2) = 4.3027 / sqrt(3) = 2.4841.
+  mean, half, seeds = tables.estimate([90., 91., 92.])
+  assert (mean, seeds) == (91., 3)
+  assert half == pytest.approx(2.4841, abs=1e-4)
+  assert str(tables.estimate([5.]).half) == 'nan'
+
+
+def test_means_mark_the_best_and_what_overlaps_it():
+  table = tables.means(
+      sweeps.runs(sweeps.MEASURED), ('dense', 'ste', 'sr_ste', 'mdgf'),
+      ('2:4', '1:8'), seeds=3)
+  # The half of mdgf: t(0.975, 1) = 12.706 * sqrt(1/2) / sqrt(2) = 6.353.
+  assert table.splitlines() == [
+      '| method | 2:4                  | 1:8            |',
+      '|--------|----------------------|----------------|',
+      '| dense  | 98.0 ± 0.0           | 98.0 ± 0.0     |',
+      '| ste    | 91.0 ± 2.5 †         | 80.0 ± 0.0     |',
+      '| sr_ste | 94.0 ± 5.0 †         | **82.0 ± 0.0** |',
+      '| mdgf   | **95.5 ± 6.4** (n=2) | n/a            |']
+
+
+def test_differences_are_paired_by_seed():
+  table = tables.differences(
+      sweeps.runs(sweeps.MEASURED), ('ste', 'sr_ste', 'mdgf'), ('2:4', '1:8'),
+      reference='sr_ste')
+  # ste: -2, -3, -4, which is -3 +- 2.484; unpaired it would be 4.1.
+  # mdgf: 3, 2 on the seeds both have, which is 2.5 +- 6.353.
+  assert table.splitlines() == [
+      '| method - sr_ste | 2:4            | 1:8            |',
+      '|-----------------|----------------|----------------|',
+      '| ste             | **-3.0 ± 2.5** | **-2.0 ± 0.0** |',
+      '| mdgf            | +2.5 ± 6.4     | n/a            |']
+
+
+def test_best_is_the_lowest_where_lower_is_better():
+  runs = [tables.Run(method, '1:8', 0, [{'step': 1, 'bits_per_byte': value}])
+          for method, value in (('ste', 2.5), ('sr_ste', 2.25))]
+  table = tables.means(runs, ('ste', 'sr_ste'), ('1:8',), seeds=1)
+  assert table.splitlines()[2:] == [
+      '| ste    | 2.500     |', '| sr_ste | **2.250** |']
+
+
+def test_diverged_value_is_never_chosen():
+  tried = {'ste': [[1e-3, 2.5], [1e-2, 2.1], [1e-1, float('nan')]],
+           'sr_ste': [[1e-3, float('inf')], [1e-2, float('nan')]]}
+  lower, higher = metrics.METRICS['bits_per_byte'], metrics.METRICS['accuracy']
+  assert tables.choose(tried, lower) == {'ste': 1e-2}
+  assert tables.choose(tried, higher) == {'ste': 1e-3}
+
+
+def test_data_that_changed_between_runs_is_told():
+  table = tables.document(
+      sweeps.runs(sweeps.MEASURED), sweeps.small(), tuned=None, not_built={},
+      data=['abc', 'def'], command='')
+  assert '- data abc, def (**the data changed' in table

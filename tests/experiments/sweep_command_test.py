@@ -1,0 +1,82 @@
+"""The command that sweeps: overrides, exit codes, one that is killed."""
+
+import signal
+import time
+
+import pytest
+
+from experiments import sweep
+from tests._lib import commands
+from tests._lib import sweeps
+
+# The config files are loaded by ml_collections.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
+    pytest.mark.usefixtures('launched')]
+
+
+def _command(path, *overrides):
+  config = path.parent / 'config.py'
+  config.write_text(
+      'import ml_collections\n\n\ndef get_config():\n'
+      f'  return ml_collections.ConfigDict({sweeps.small().to_dict()!r})\n')
+  return [f'--config={config}', f'--workdir={path}', *overrides]
+
+
+def test_killed_sweep_takes_its_workers_along_and_goes_on(swept, tmp_path):
+  _, whole, _ = swept
+  path = tmp_path / 'sweep'
+  command = ['experiments.sweep', '--workers=2', *_command(path)]
+  process = commands.python(*command)
+  while not (path / 'results.jsonl').exists():  # One run has ended.
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()  # Returns once the workers have closed their ends.
+  done = {file: file.stat().st_mtime_ns for file in path.rglob('summary.txt')}
+  assert 1 <= len(done) < 8
+
+  again = commands.python(*command)
+  shown, errors = again.communicate()
+  assert again.returncode == 0, errors
+  assert 'table.md' in shown
+  assert all(file.stat().st_mtime_ns == then for file, then in done.items())
+  assert ((path / 'results.jsonl').read_text()
+          == (whole / 'results.jsonl').read_text())
+
+
+def test_command_takes_overrides_and_shows_the_table(
+    trained, monkeypatch, tmp_path, capsys):
+  path = tmp_path / 'sweep'
+  assert not commands.launch(sweep.main, monkeypatch, *_command(
+      path, '--config.seeds=5', '--config.base.steps=3',
+      '--config.targets=\'1:4,1:8\'', '--config.methods=ste,sr_ste'))
+  assert [(c.method, c.seed, c.steps, c.m) for c in trained] == [
+      ('ste', 5, 3, 4), ('ste', 5, 3, 8),
+      ('sr_ste', 5, 3, 4), ('sr_ste', 5, 3, 8)]
+  shown = capsys.readouterr().out
+  assert '4/4' in shown and (path / 'table.md').read_text() in shown
+  assert '--config.seeds=5' in shown
+
+
+def test_command_exits_with_1_if_a_run_failed(trained, monkeypatch, tmp_path):
+  message = commands.launch(sweep.main, monkeypatch, *_command(
+      tmp_path / 'sweep', '--config.seeds=0,13', '--config.methods=ste',
+      '--config.targets=1:4'))
+  assert message.startswith('error: 1 run failed:\n')
+  assert 'ste/1_4/seed_13: ZeroDivisionError' in message
+  assert len(trained) == 1
+
+
+@pytest.mark.parametrize('override, part', [
+    ('--config.bas.steps=3', 'bas'),
+    ('--config.targets=24', '\'24\', expected N:M'),
+    ('--workers=0', 'workers'),
+    ('surplus', 'surplus'),
+])
+def test_wrong_command_costs_one_line(override, part, monkeypatch, tmp_path):
+  path = tmp_path / 'sweep'
+  message = commands.launch(sweep.main, monkeypatch, *_command(path), override)
+  commands.assert_one_line(message, part)
+  assert not path.exists()

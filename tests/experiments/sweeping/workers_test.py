@@ -1,0 +1,16 @@
+"""Processes that share jobs."""
+
+import pytest
+
+from experiments.sweeping import workers
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
+
+
+def test_worker_that_dies_costs_its_job_alone():
+  jobs = ['1 + 1', '1 / 0', '__import__("os")._exit(3)', '2', '3']
+  outcomes = list(workers.each(eval, jobs, workers=2))
+  assert {outcome.job: outcome.error for outcome in outcomes} == {
+      '1 + 1': '', '2': '', '3': '',
+      '1 / 0': 'ZeroDivisionError: division by zero',
+      '__import__("os")._exit(3)': 'its process died (exit code 3)'}
