@@ -1,0 +1,20 @@
+"""The targets that N:M methods are given."""
+
+import pytest
+
+import jaxsparse
+from jaxsparse.methods import _targets
+
+
+def test_targets_are_n_m_and_axis_by_regular_expression():
+  assert _targets.targets({
+      'a': jaxsparse.nm(2, 4), 'b': jaxsparse.nm(1, 8, axis=-1), '.*': None
+  }) == {'a': (2, 4, -2), 'b': (1, 8, -1), '.*': None}
+
+
+@pytest.mark.parametrize('wrong, told', [
+    (jaxsparse.nm(2, 4), 'takes rules for parameters'),
+    ({'.*': jaxsparse.block((4, 4))}, 'N:M pattern')])
+def test_other_targets_are_told(wrong, told):
+  with pytest.raises(ValueError, match=told):
+    _targets.targets(wrong)
