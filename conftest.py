@@ -8,15 +8,17 @@ their module is done.
 
 import ctypes
 import gc
+from importlib import metadata
 import os
 import shutil
 
 # Before jax is imported anywhere: a mesh of eight CPU devices, and the older of
-# two code generators, which compiles in half the time.
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '')
-    + ' --xla_force_host_platform_device_count=8'
-    + ' --xla_cpu_use_fusion_emitters=false')
+# two code generators, which compiles in half the time. Jaxlib 0.11.1 and later do
+# not know the second flag, and abort a process that names it.
+_FLAGS = ['--xla_force_host_platform_device_count=8']
+if tuple(map(int, metadata.version('jaxlib').split('.')[:3])) < (0, 11, 1):
+  _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])
 os.environ.setdefault('MPLBACKEND', 'agg')
 
 import jax  # noqa: E402
