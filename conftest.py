@@ -13,8 +13,8 @@ import os
 import shutil
 
 # Before jax is imported anywhere: a mesh of eight CPU devices, and the older of
-# two code generators, which compiles in half the time. Jaxlib from 0.11.1 on does
-# not know the second flag, and aborts a process that names it.
+# two code generators, which compiles in half the time. Jaxlib from 0.11.1 on
+# does not know the second flag, and aborts a process that names it.
 _FLAGS = ['--xla_force_host_platform_device_count=8']
 if tuple(map(int, metadata.version('jaxlib').split('.')[:3])) < (0, 11, 1):
   _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
