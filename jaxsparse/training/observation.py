@@ -100,7 +100,7 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
     Over-Parameterization in Sparse Training
     <https://arxiv.org/abs/2102.02887>`_, 2021 (exploration)
 
-  >>> from jaxsparse import patterns, rules
+  >>> from jaxsparse import flows, patterns, rules
   >>> tx = observe(transform.sparsify(
   ...     optax.sgd(1.), rules.prune({'.*': patterns.nm(1, 2)}), flows.ste()))
   >>> w = {'kernel': jnp.array([[1.], [2.]])}
