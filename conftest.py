@@ -29,6 +29,9 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_disable_most_optimizations', True)
 
 _LARGEST_CACHE = 2**30  # Bytes.
+_LARGEST_PROCESS = 1.25 * 2**30
+_MANY = 0.25 * 2**30
+_left = 0  # Bytes of this process after programs were dropped last.
 
 
 def pytest_configure(config):
@@ -67,6 +70,31 @@ def pytest_xdist_make_scheduler(config, log):
 def _forget():
   """Drops the programs of a module; those of the suite are many gigabytes."""
   yield
+  _drop_programs()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+  """Drops the programs of a test where those of its module are too many.
+
+  What stays after that is no program; dropping waits until there are more.
+  """
+  global _left
+  if _resident() > max(_LARGEST_PROCESS, _left + _MANY):
+    _drop_programs()
+    _left = _resident()
+
+
+def _resident():
+  """The memory of this process in bytes, or 0 where nothing tells."""
+  try:
+    with open('/proc/self/statm', encoding='ascii') as file:
+      return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+  except OSError:
+    return 0
+
+
+def _drop_programs():
   jax.clear_caches()
   gc.collect()
   # Where there is glibc: without it freed memory stays in the process.

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,8 +150,7 @@ def test_scores_of_gradients_are_none_without_gradients(name):
   state = score.init(params)
   got, after = score.update(None, state, params)
   assert got is None
-  jax.tree.map(np.testing.assert_array_equal, after, state)
-  assert jax.tree.structure(after) == jax.tree.structure(state)
+  chex.assert_trees_all_equal(after, state)
 
 
 @pytest.mark.parametrize('name', ['magnitude', 'random'])

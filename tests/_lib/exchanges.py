@@ -12,6 +12,7 @@ import optax
 
 import jaxsparse
 from jaxsparse._utils import trees
+from tests._lib.compiled import once
 
 FREE = {'.*kernel': jaxsparse.unstructured()}
 # Products with a power of two are exact, so numpy rounds where XLA does.
@@ -85,11 +86,11 @@ def run(tx, steps, *, params=None, grads=make_grads, place=None):
   state = jax.jit(tx.init)(params)
   params = jaxsparse.apply_masks(params, jaxsparse.get_masks(state))
 
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(params, state, i):
     g = grads(params, i)
     updates, state = tx.update(g, state, params)
     return optax.apply_updates(params, updates), state, g
+  step = once(step, donate_argnums=(0, 1))
 
   history = []
   copy = functools.partial(jax.tree.map, np.array)

@@ -1,5 +1,6 @@
 """Gates, decay, projection and held steps, of which flows are made."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -160,5 +161,4 @@ def test_a_held_optimizer_is_as_if_the_step_had_not_been(inner):
     with jax.numpy_dtype_promotion('standard'):
       updates, state = inner.update(grads, state, params)
     params = optax.apply_updates(params, updates)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **_TOLERANCE),
-               params, history[-1][0])
+  chex.assert_trees_all_close(params, history[-1][0], **_TOLERANCE)

@@ -1,5 +1,8 @@
 """One suite for every method, with every kind of optimizer and tree."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import jaxsparse
 from jaxsparse._utils import trees
 from tests._lib import method_table
+from tests._lib.compiled import once
 
 _STEPS = 6
 _FEW = ('gradual', 'rigl', 'sr_ste')
@@ -32,8 +36,9 @@ def _target(params):
       lambda w: jax.random.normal(jax.random.key(9), w.shape), params)
 
 
+@functools.cache
 def _run(method, optimizer, tree):
-  """All (params, state) of a short run, and the jitted step."""
+  """The optimizer, all (params, state) of a short run, and its losses."""
   make_rule, make_flow, _ = method_table.METHODS[method]
   params = method_table.TREES[tree]()
   if method == 'lock':
@@ -45,7 +50,7 @@ def _run(method, optimizer, tree):
     params = jaxsparse.apply_masks(params, jaxsparse.get_masks(state))
   target = _target(params)
 
-  @jax.jit
+  @once
   def step(params, state):
     sparse = jaxsparse.sparse_params(params, state)
     loss, grads = jax.value_and_grad(_loss)(sparse, target)
@@ -57,30 +62,27 @@ def _run(method, optimizer, tree):
     params, state, loss = step(params, state)
     history.append((params, state))
     losses.append(float(loss))
-  return tx, step, history, losses
+  return tx, history, losses
 
 
 @pytest.mark.parametrize('method, optimizer, tree', _CASES)
 def test_contract(method, optimizer, tree):
-  tx, step, history, losses = _run(method, optimizer, tree)
+  tx, history, losses = _run(method, optimizer, tree)
   first, start = history[0]
   hard = jaxsparse.sparse_params(first, start) is first
 
-  assert step._cache_size() == 1
   assert np.isfinite(losses).all()
   assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(start))
   for params, state in history:
-    for one, other in ((params, first), (state, start)):
-      assert jax.tree.structure(one) == jax.tree.structure(other)
-      assert ([(x.shape, x.dtype) for x in jax.tree.leaves(one)]
-              == [(x.shape, x.dtype) for x in jax.tree.leaves(other)])
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, first)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, start)
     _check_masks(params, state, hard,
                  dense_biases=method not in method_table.MASKED_BIASES)
   # The step moved something, and the state can be mapped like any other.
   assert any((a != b).any() for a, b in zip(
       jax.tree.leaves(first), jax.tree.leaves(history[-1][0])))
   mapped = optax.tree_map_params(tx, lambda x: x, history[-1][1])
-  assert jax.tree.structure(mapped) == jax.tree.structure(start)
+  chex.assert_trees_all_equal_structs(mapped, start)
 
 
 def _check_masks(params, state, hard, dense_biases):
@@ -105,18 +107,17 @@ def _check_masks(params, state, hard, dense_biases):
     'method', [m for m, row in method_table.METHODS.items() if row[2]])
 def test_masks_are_those_of_the_params_at_hand(method):
   """No mask is stale: the rule, asked again, gives the same masks."""
-  _, _, history, _ = _run(method, 'adamw', 'nested')
+  _, history, _ = _run(method, 'adamw', 'nested')
   rule = method_table.METHODS[method][0]()
   remake = jax.jit(lambda params: rule.init(params).masks)
   for params, state in history[1:]:
     fresh = remake(params)
-    jax.tree.map(np.testing.assert_array_equal,
-                 jaxsparse.get_masks(state), fresh)
+    chex.assert_trees_all_equal(jaxsparse.get_masks(state), fresh)
 
 
 @pytest.mark.parametrize('method', ['rigl', 'set'])
 def test_active_weights_are_constant_and_grown_ones_start_at_zero(method):
-  _, _, history, _ = _run(method, 'adamw', 'nested')
+  _, history, _ = _run(method, 'adamw', 'nested')
   changed = False
   for (_, before), (params, after) in zip(history, history[1:]):
     old, new = (jaxsparse.get_masks(s) for s in (before, after))

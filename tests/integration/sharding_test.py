@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
@@ -96,7 +97,9 @@ def _put(tree, mesh):
 def test_a_sharded_train_step_moves_no_weight(mesh, rule):
   # The random scores of the first topology depend on nothing but the shapes.
   params = _tree()
-  tx = method_table.wrap(optax.sgd(0.1, momentum=0.9), rule, jaxsparse.hard())
+  # Products with powers of two are exact, so that sums of them round alike
+  # whether a compiler fuses the two or not.
+  tx = method_table.wrap(optax.sgd(0.125, momentum=0.5), rule, jaxsparse.hard())
 
   def step(params, state):
     grads = jax.tree.map(lambda w: w - 1., params)
@@ -125,5 +128,5 @@ def test_a_sharded_train_step_moves_no_weight(mesh, rule):
     _assert_nothing_large_moves(step.lower(sharded, state).compile())
     for _ in range(3):
       sharded, state = step(sharded, state)
-    jax.tree.map(np.testing.assert_array_equal,
-                 jax.device_get((sharded, state.masks)), expected)
+    chex.assert_trees_all_equal(
+        jax.device_get((sharded, state.masks)), expected)

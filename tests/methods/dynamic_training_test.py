@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -386,8 +387,8 @@ def test_steps_in_parts_and_states_from_disk_make_the_same_masks(name):
       _in_two_parts(name), 18, place=place, params=_params(name),
       grads=lambda w, i: exchanges.make_grads(w, i // 2))
   for step, whole in zip(history[::2], _history(name)):
-    jax.tree.map(np.testing.assert_array_equal, step.masks, whole.masks)
-    jax.tree.map(np.testing.assert_array_equal, step.weights, whole.weights)
+    chex.assert_trees_all_equal(step.masks, whole.masks)
+    chex.assert_trees_all_equal(step.weights, whole.weights)
 
 
 _SPECS = {(16, 8): P('x', 'y'), (8, 4): P('y', 'x'),
@@ -409,7 +410,7 @@ def test_masks_on_a_mesh_lie_as_their_weights_do_and_are_the_same(name):
     history = exchanges.run(
         _wrapped(name), 9, params=_params(name), place=place)
   for step, whole in zip(history, _history(name)):
-    jax.tree.map(np.testing.assert_array_equal, step.masks, whole.masks)
+    chex.assert_trees_all_equal(step.masks, whole.masks)
   assert all(seen), seen
 
 

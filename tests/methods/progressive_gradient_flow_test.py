@@ -24,7 +24,7 @@ from tests._lib.nm_methods import TUNE
 @pytest.mark.parametrize(
     'name', ['mdgf_linear', 'mdgf_linear gated', 'mdgf_exponential'])
 def test_mdgf_is_dense_then_fades_then_is_sparse(name):
-  gains = [float(state.gain) for _, state in trained(name)[2]]
+  gains = [float(state.gain) for _, state in trained(name)[1]]
   assert gains[:DENSE + 1] == [1.] * (DENSE + 1)
   fading = gains[DENSE + 1:STEPS - TUNE]
   assert all(0 < b < a < 1 for a, b in zip(fading, fading[1:]))
@@ -101,7 +101,7 @@ def test_the_frame_is_a_function_of_the_step_alone(name):
   method, options = METHODS[name]
   rule = method(TARGET, STEPS, **options).rule
   update = jax.jit(rule.update)
-  _, _, history = trained(name)
+  _, history = trained(name)
   for step in (2, 8, 19, 25):
     params, state = history[step]
     for _, other in history[1::9]:

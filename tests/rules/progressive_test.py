@@ -2,6 +2,7 @@
 
 import fractions
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,7 +110,7 @@ def test_portions_are_those_of_the_oracle(make, steps, every):
                         for p, u in zip(points, updates))]
   scores = [[np.abs(w) for w in _sparse(params)] for params in after]
   for mine, expected in zip(got, _oracle(targets, scores, steps, every)):
-    jax.tree.map(np.testing.assert_array_equal, mine, expected)
+    chex.assert_trees_all_equal(mine, expected)
 
 
 def test_masks_end_as_those_of_the_rule_and_shrink_on_the_way():
@@ -120,7 +121,7 @@ def test_masks_end_as_those_of_the_rule_and_shrink_on_the_way():
       points, updates, steps=4, every=2)
   kept = [int(a.sum()) for a, _ in got]
   assert kept == [112, 112, 96, 96, 80, 80] + [64] * 7
-  jax.tree.map(np.testing.assert_array_equal, got[-1], targets[-1])
+  chex.assert_trees_all_equal(got[-1], targets[-1])
 
 
 def test_a_score_of_gradients_accumulates_and_the_first_portion_waits_for_it():
@@ -140,7 +141,7 @@ def test_a_score_of_gradients_accumulates_and_the_first_portion_waits_for_it():
     if step != 1:
       masks = [_portion(*row, 2 if step == 0 else 1)
                for row in zip(masks, target, total)]
-    jax.tree.map(np.testing.assert_array_equal, _sparse(state.masks), masks)
+    chex.assert_trees_all_equal(_sparse(state.masks), masks)
   assert int(state.left) == 0
 
 

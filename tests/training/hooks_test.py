@@ -2,13 +2,13 @@
 
 import functools
 
+import chex
 from flax import nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
-import numpy as np
 import optax
 import pytest
 
@@ -93,10 +93,8 @@ def _by_function(method):
 
 
 def _same(got, want):
-  got, want = jax.tree.leaves(got), jax.tree.leaves(want)
-  assert len(got) == len(want)
-  for a, b in zip(got, want):
-    np.testing.assert_array_equal(a, b)
+  """Leaves are the same; an optimizer of NNX has a tree of its own."""
+  chex.assert_trees_all_equal(jax.tree.leaves(got), jax.tree.leaves(want))
 
 
 def _follow(hooks, want, step):
@@ -173,8 +171,7 @@ def test_only_weights_with_masks_are_written_and_come_back_as_they_were(tree):
   hooks.on_step_begin()
   held = hooks.params
   hooks.on_before_optimizer_step()
-  assert (jax.tree.structure(held) == jax.tree.structure(params)
-          == jax.tree.structure(hooks.params))
+  chex.assert_trees_all_equal_structs(held, params, hooks.params)
   masked = 0
   for before, there, back in zip(
       *map(jax.tree.leaves, (params, held, hooks.params))):
@@ -201,7 +198,7 @@ def test_an_update_may_write_over_what_the_hooks_have_put_back():
     assert all(w.is_deleted() for w in jax.tree.leaves(dense))
     hooks.on_step_end()
   hooks.on_epoch_end()
-  assert all(jnp.isfinite(w).all() for w in jax.tree.leaves(hooks.params))
+  chex.assert_tree_all_finite(hooks.params)
 
 
 @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit])

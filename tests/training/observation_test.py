@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,8 +99,8 @@ def test_variances_are_those_of_kept_and_of_pruned_gradients(layer):
 def test_updates_are_those_of_the_unobserved_optimizer(flow):
   tx = method_table.wrap(optax.adam(.1), jaxsparse.prune(_NM), flow())
   for ours, theirs in zip(_run(jaxsparse.observe(tx), 4), _run(tx, 4)):
-    jax.tree.map(np.testing.assert_array_equal, ours[2], theirs[2])
-    jax.tree.map(np.testing.assert_array_equal, ours[1].inner, theirs[1])
+    chex.assert_trees_all_equal(ours[2], theirs[2])
+    chex.assert_trees_all_equal(ours[1].inner, theirs[1])
 
 
 _GRADUAL = functools.partial(
