@@ -18,6 +18,7 @@ import optax
 from jaxsparse import flows
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.rules import base
 
 __all__ = [
     'get_masks', 'Method', 'sparse_params', 'SparseState', 'sparsify',
@@ -102,9 +103,10 @@ def sparsify(inner: optax.GradientTransformation,
   [0. 1.]
   """
   rule, flow = _rule_and_flow(rule, flow)
-  inner, rule, before, after = (
+  rule = base.with_extra_args(rule)
+  inner, before, after = (
       optax.with_extra_args_support(t)
-      for t in (flow.around(inner), rule, flow.before, flow.after))
+      for t in (flow.around(inner), flow.before, flow.after))
   project = flows.project_updates()
 
   def gain_at(count):

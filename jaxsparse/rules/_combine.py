@@ -73,7 +73,7 @@ def combine(*rules: base.Rule) -> base.Rule:
       raise ValueError(
           f'combine takes rules, got {rule!r:.80}. Write e.g. '
           'combine(jaxsparse.prune(...), jaxsparse.lock(...)).')
-  parts = [optax.with_extra_args_support(rule) for rule in rules]
+  parts = [base.with_extra_args(rule) for rule in rules]
 
   def init(params):
     states = tuple(rule.init(params) for rule in parts)

@@ -103,7 +103,7 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
           f'{name} must be a whole number, at least 1, got {value!r}. Write '
           'e.g. steps=4, every=100: four portions, 100 updates apart.')
   base.check_scores(score=score)
-  rule = optax.with_extra_args_support(rule)
+  rule = base.with_extra_args(rule)
   score = optax.with_extra_args_support(score or scores_lib.magnitude())
 
   def init(params):

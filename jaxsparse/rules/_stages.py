@@ -5,7 +5,6 @@ from typing import Any, Mapping
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax
 
 from jaxsparse.rules import base
 
@@ -51,7 +50,7 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
     raise ValueError(
         'stages maps growing steps, from 0 on, to rules, got the steps '
         f'{begins}. Write e.g. stages({{0: first, 1_000: second}}).')
-  parts = [optax.with_extra_args_support(rule) for rule in rules.values()]
+  parts = [base.with_extra_args(rule) for rule in rules.values()]
 
   def init(params):
     states = [rule.init(params) for rule in parts]

@@ -72,6 +72,20 @@ class Around:
     return self.inner.dense
 
 
+def with_extra_args(rule: optax.GradientTransformation) -> Rule:
+  """A rule whose `update` may be given `updates` and the like.
+
+  `optax.with_extra_args_support` has an argument `updates` of its own.
+  """
+  if isinstance(rule, optax.GradientTransformationExtraArgs):
+    return rule
+
+  def update(grads, state, params=None, **extra_args):
+    del extra_args
+    return rule.update(grads, state, params)
+  return Rule(rule.init, update)
+
+
 def check_patterns(patterns: Any) -> None:
   """Raises a `ValueError` unless patterns are given by paths."""
   if isinstance(patterns, Pattern):

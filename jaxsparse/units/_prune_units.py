@@ -179,7 +179,7 @@ def prune_units(groups: Groups, *, importance: Importance,
     if within is None:
       inner = base.RuleState(step, masks, ())
     else:
-      masks, inner = optax.with_extra_args_support(within).update(
+      masks, inner = base.with_extra_args(within).update(
           grads, state.inner, params, updates=updates, act=due,
           allowed=lambda: inside(alive), **extra_args)
     memory = scored()[1]

@@ -19,6 +19,7 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse._utils import trees
 from jaxsparse.masks import exact_counts as counts
+from jaxsparse.rules import base
 
 _TOLERANCE = 0.02
 _ALL = '.*kernel'
@@ -46,7 +47,7 @@ def densities(distribution, sparse):
   _, params = resnet50()
   patterns = rules.resolve(
       {sparse: jaxsparse.unstructured(), '.*': None}, params)
-  weights = rules.sparse_only(params, patterns)
+  weights = base.sparse_only(params, patterns)
   kept = distribution(weights, patterns, 1.)
   return {path: float(counts.to_float(k.count)) / np.prod(w.shape)
           for path, w, k in trees.align(weights, kept)}

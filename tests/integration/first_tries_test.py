@@ -71,6 +71,22 @@ def test_what_is_no_rule_is_told(wrong):
     jaxsparse.sparsify(optax.sgd(0.1), wrong)
 
 
+@pytest.mark.parametrize('around', [
+    lambda rule: rule, jaxsparse.combine,
+    lambda rule: jaxsparse.rules.progressive(rule, steps=1),
+    lambda rule: jaxsparse.stages({0: rule})],
+                         ids=['alone', 'combine', 'progressive', 'stages'])
+def test_a_rule_may_be_a_plain_transformation_of_two_functions(around):
+  lock = jaxsparse.lock()
+  plain = optax.GradientTransformation(
+      lock.init, lambda grads, state, params=None: lock.update(
+          grads, state, params))
+  tx = jaxsparse.sparsify(optax.sgd(1.), around(plain))
+  params = {'w': jnp.array([0., 2.])}
+  updates, _ = tx.update({'w': jnp.ones(2)}, tx.init(params), params)
+  np.testing.assert_array_equal(updates['w'], [0., -1.])
+
+
 def test_a_method_is_rehearsed_whole():
   method = methods.ste({'kernel': jaxsparse.nm(1, 4), '.*': None}, 8)
   seen = jaxsparse.training.rehearse(method, _params(), steps=8)
