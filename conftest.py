@@ -2,8 +2,8 @@
 
 Warnings are errors by `pyproject.toml`. Tests compile much and run little, so
 programs are compiled badly and fast, kept in pytest's cache for other processes
-and later runs (`pytest --cache-clear` drops them), and leave the memory when
-their module is done.
+and later runs (`pytest --cache-clear` drops them), and leave the memory every
+few hundred.
 """
 
 import ctypes
@@ -29,9 +29,9 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_disable_most_optimizations', True)
 
 _LARGEST_CACHE = 2**30  # Bytes.
-_LARGEST_PROCESS = 1.25 * 2**30
-_MANY = 0.25 * 2**30
-_left = 0  # Bytes of this process after programs were dropped last.
+_MOST_PROGRAMS = 300  # About half a gigabyte, where they are small.
+_LARGEST_PROCESS, _MANY = 1.25 * 2**30, 0.25 * 2**30  # Bytes.
+_seen = {'programs': 0, 'left': 0}  # Since, and after, the last were dropped.
 
 
 def pytest_configure(config):
@@ -66,23 +66,26 @@ def pytest_xdist_make_scheduler(config, log):
   return LoadFileScheduling(config, log)
 
 
-@pytest.fixture(scope='module', autouse=True)
+def _count(event, duration, **_):
+  """Counts the programs that are compiled, or read from those kept."""
+  del duration
+  _seen['programs'] += event.endswith('backend_compile_duration')
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+@pytest.fixture(autouse=True)
 def _forget():
-  """Drops the programs of a module; those of the suite are many gigabytes."""
-  yield
-  _drop_programs()
+  """Drops programs between tests; those of all would be many gigabytes.
 
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown():
-  """Drops the programs of a test where those of its module are too many.
-
-  What stays after that is no program; dropping waits until there are more.
+  Memory that dropping does not give back is none of programs.
   """
-  global _left
-  if _resident() > max(_LARGEST_PROCESS, _left + _MANY):
+  yield
+  if (_seen['programs'] > _MOST_PROGRAMS
+      or _resident() > max(_LARGEST_PROCESS, _seen['left'] + _MANY)):
     _drop_programs()
-    _left = _resident()
+    _seen.update(programs=0, left=_resident())
 
 
 def _resident():
