@@ -90,7 +90,8 @@ def check_patterns(patterns: Any) -> None:
   """Raises a `ValueError` unless patterns are given by paths."""
   if isinstance(patterns, Pattern):
     raise ValueError(
-        f'A pattern needs the paths of its parameters, got {patterns} alone. '
+        'A pattern needs the paths of its parameters, as regular expressions, '
+        f'got {patterns} alone. '
         f"Write e.g. {{'.*kernel': {patterns}}}, or kernel_patterns(apply, "
         'params, x, pattern=...) for all kernels of a function.')
   if not isinstance(patterns, Mapping):
