@@ -61,34 +61,37 @@ def _entries(x: jax.Array, axis: int) -> list[jax.Array]:
   """Arrays that have the i-th entry of each group at place 0 of the group.
 
   Slices would do, but where more than fifteen of them are read XLA stores what
-  they are slices of. It does not count reversals, which keep the shape: of
-  axes of two, those that are ones in `i`. Other places hold other entries and
+  they are slices of. It does not count reversals, which keep the shape. So the
+  group is an odd number of slices, and their parts are places 0 of reversals of
+  axes of two, those that are ones in `j`. Other places hold other entries and
   are never computed.
   """
   size = x.shape[axis]
-  digits = (size - 1).bit_length()
-  padding = [(0, 0, 0)] * x.ndim
-  padding[axis] = (0, (1 << digits) - size, 0)
-  x = lax.pad(x, np.zeros((), x.dtype), padding)
-  x = x.reshape(x.shape[:axis] + (2,) * digits + x.shape[axis + 1:])
-  return [
-      lax.rev(x, [axis + d for d in range(digits) if i >> digits - 1 - d & 1])
-      for i in range(size)]
+  digits = (size & -size).bit_length() - 1
+  odd = size >> digits
+  x = x.reshape(
+      x.shape[:axis] + (odd,) + (2,) * digits + x.shape[axis + 1:])
+  reversed_axes = [
+      [axis + 1 + d for d in range(digits) if j >> digits - 1 - d & 1]
+      for j in range(1 << digits)]
+  return [lax.rev(part, axes)
+          for part in (lax.slice_in_dim(x, i, i + 1, axis=axis)
+                       for i in range(odd)) for axes in reversed_axes]
 
 
 def _one(entry: jax.Array, x: jax.Array, axis: int) -> jax.Array:
   """Place 0 of each group, as an axis of one."""
-  digits = entry.ndim - x.ndim + 1
+  end = axis + 1 + entry.ndim - x.ndim
   entry = lax.slice(
       entry, (0,) * entry.ndim,
-      entry.shape[:axis] + (1,) * digits + entry.shape[axis + digits:])
-  return entry.reshape(x.shape[:axis] + (1,) + x.shape[axis + 1:])
+      entry.shape[:axis] + (1,) * (end - axis) + entry.shape[end:])
+  return entry.reshape(entry.shape[:axis] + (1,) + entry.shape[end:])
 
 
 def _everywhere(x: jax.Array, entry: jax.Array, axis: int) -> jax.Array:
   """The inverse of `_one`: the same number at all places of a group."""
-  digits = entry.ndim - x.ndim + 1
-  x = x.reshape(x.shape[:axis] + (1,) * digits + x.shape[axis + 1:])
+  x = x.reshape(x.shape[:axis] + (1,) * (1 + entry.ndim - x.ndim)
+                + x.shape[axis + 1:])
   return x + jnp.zeros_like(entry, x.dtype)
 
 
