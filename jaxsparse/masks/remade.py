@@ -28,19 +28,23 @@ class Remade:
     self._jaxpr, self._consts = closed.jaxpr, closed.consts
     self._held = None if self.traced else make()
 
-  def __call__(self, during: Any = ()) -> list[jax.Array]:
-    """The arrays.
+  def __call__(self) -> list[jax.Array]:
+    """The arrays."""
+    return self._from(self._consts)
 
-    Args:
-      during: variables of the loop in which they are read, if there is one. XLA
-        moves out of a loop what does not change in it, and holds it; what the
-        arrays are made from then seems to change with these variables.
+  def within(self, turn: Any) -> tuple[list[jax.Array], Any]:
+    """The arrays in a loop, and the loop's variables, to be used with them.
+
+    XLA moves out of a loop what does not change in it, and holds it. So what
+    the arrays are made from has to seem to change with the loop's variables,
+    which it does as long as these, too, are read from here.
     """
+    consts, turn = lax.optimization_barrier((self._consts, turn))
+    return self._from(consts), turn
+
+  def _from(self, consts: Sequence[Any]) -> list[jax.Array]:
     if self._held is not None:
       return [*self._held]
-    consts = self._consts
-    if jax.tree.leaves(during):
-      consts, _ = lax.optimization_barrier((consts, during))
     return core.jaxpr_as_fun(core.ClosedJaxpr(self._jaxpr, consts))()
 
   def some(self, places: Sequence[int]) -> 'Remade':

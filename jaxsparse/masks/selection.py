@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.masks import _networks
 from jaxsparse.masks import _transposable
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
@@ -79,8 +80,11 @@ def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
 
 
 def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
-               kept: Kept) -> jax.Array:
-  """Marks the kept units on the grid of units of a weight of `shape`."""
+               kept: Kept, one: bool = False) -> jax.Array:
+  """Marks the kept units on the grid of units of a weight of `shape`.
+
+  With `one` it is known while tracing that each group keeps one.
+  """
   if _is_whole(pattern, shape):
     return keep_units_each(
         Remade(lambda: [units]), [pattern], [shape], [kept])[0]
@@ -99,15 +103,15 @@ def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
     return _join(general(x))
   axis, size = 2 * long[0] + 1, tile[long[0]]
 
-  def few(x):
-    return topk.keep_highest_of_few(x, kept.count.lo, axis)
-
   if size < 16:
-    return _join(few(x))
-  # At 1:16 an argmax is eight times as fast as comparing all pairs.
+    return _join(topk.keep_highest_of_few(x, kept.count.lo, axis))
+  if one:
+    return _join(topk.keep_best(x, axis))
+  if size <= _networks.LARGEST:
+    return _join(_networks.keep_highest(x, kept.count.lo, axis))
   return _join(lax.cond(
       (kept.count.hi == 0) & (kept.count.lo == 1),
-      lambda x: topk.keep_best(x, axis), few if size == 16 else general, x))
+      lambda x: topk.keep_best(x, axis), general, x))
 
 
 def _is_whole(pattern: Pattern, shape: tuple[int, ...]) -> bool:
@@ -192,10 +196,10 @@ def select(scores: jax.Array, pattern: Pattern,
 
   Each group keeps exactly `round((1 - sparsity) * units)` (halves to even) of
   its units. Ties go to the lower index; NaN is pruned before anything else,
-  -inf included (in N:M groups -inf and the lowest finite number may tie). A
-  transposable pattern keeps what adds up to the most, see `nm` and, for ties
-  and NaN, `transposable.keep_best`. Nothing is sorted, and a sharded array
-  stays where it is.
+  -inf included (where a group keeps one, or has fewer than 16 units, -inf and
+  the lowest finite number may tie). A transposable pattern keeps what adds up
+  to the most, see `nm` and, for ties and NaN, `transposable.keep_best`. No
+  array is sorted, and a sharded one stays where it is.
 
   Args:
     scores: floating array of any shape, e.g. `jnp.abs(w)`.
@@ -236,10 +240,13 @@ def select(scores: jax.Array, pattern: Pattern,
     pattern.sizes(scores.shape)
     return jnp.ones(scores.shape, bool)
   units = unit_scores(scores, pattern)
+  one = False
   if not isinstance(sparsity, Kept):
     _, size = pattern.sizes(scores.shape)
+    one = (isinstance(sparsity, (int, float))
+           and final_count(size, sparsity) == 1)
     sparsity = Kept(kept_count(size, sparsity))
-  return _select(units, sparsity, pattern, scores.shape)
+  return _select(units, sparsity, pattern, scores.shape, one)
 
 
 def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
@@ -312,7 +319,7 @@ def _select_held(units: list[jax.Array], *arguments: Any) -> list[jax.Array]:
 
 
 # Jitted so that equal layers are compiled once, outside of jit and within.
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _select(units: jax.Array, kept: Kept, pattern: Pattern,
-            shape: tuple[int, ...]) -> jax.Array:
-  return spread(keep_units(units, pattern, shape, kept), pattern, shape)
+            shape: tuple[int, ...], one: bool) -> jax.Array:
+  return spread(keep_units(units, pattern, shape, kept, one), pattern, shape)

@@ -53,9 +53,9 @@ def at_least_each(xs: Remade, keys: jax.Array) -> Count:
     xs: the scores.
     keys: one candidate for each, or one for all.
   """
-  keys = jnp.broadcast_to(keys, (len(xs.shapes),))
+  made, keys = xs.within(jnp.broadcast_to(keys, (len(xs.shapes),)))
   return counts.total_each([
-      topk.at_least(x, keys[i]) for i, x in enumerate(xs(keys))])
+      topk.at_least(x, keys[i]) for i, x in enumerate(made)])
 
 
 def _guesses(xs: Remade, k: Count, first: topk.Bracket
@@ -148,9 +148,9 @@ def cut_each(xs: Remade, found: topk.Bracket, quota: Count
   """
   ways = [_Blocks.of(x.shape) for x in xs.shapes]
 
-  def pieces(during=()):
+  def pieces():
     """All scores in blocks: which are above, and which tie."""
-    made = [x.reshape(way.shape) for x, way in zip(xs(during), ways)]
+    made = [x.reshape(way.shape) for x, way in zip(xs(), ways)]
     above = [topk.at_least(x, found.hi[i]) for i, x in enumerate(made)]
     return above, [topk.at_least(x, found.lo[i]) & ~a
                    for i, (x, a) in enumerate(zip(made, above))]

@@ -3,8 +3,9 @@
 `pack` holds 2:4 weights in 0.56 of the memory, and `condense` holds blocks
 along outputs or constant fan-in. `matmul` multiplies with both, by kernels for
 Hopper GPUs and TPUs or by XLA anywhere; `training_matmul` trains with 2:4
-weights. `pack_params` packs a tree, `sharded_matmul` multiplies on a mesh, and
-`missing` tells why this machine cannot run a kernel.
+weights. `pack_params` packs a tree, `sharded_matmul` and
+`sharded_training_matmul` multiply on a mesh, and `missing` tells why this
+machine cannot run a kernel.
 """
 
 from jaxsparse.packed._dispatch import Implementation
@@ -19,6 +20,7 @@ from jaxsparse.packed.layout24 import with_layout
 from jaxsparse.packed.packed_params import pack_params
 from jaxsparse.packed.packed_params import unpack_params
 from jaxsparse.packed.products import matmul
+from jaxsparse.packed.sharded_training import sharded_training_matmul
 from jaxsparse.packed.sharding import partition_specs
 from jaxsparse.packed.sharding import sharded_matmul
 from jaxsparse.packed.training_product import training_matmul
@@ -26,5 +28,6 @@ from jaxsparse.packed.training_product import training_matmul
 __all__ = [
     'condense', 'Condensed', 'Implementation', 'matmul', 'missing', 'pack',
     'pack_params', 'Packed24', 'partition_specs', 'sharded_matmul',
-    'training_matmul', 'uncondense', 'unpack', 'unpack_params', 'with_layout',
+    'sharded_training_matmul', 'training_matmul', 'uncondense', 'unpack',
+    'unpack_params', 'with_layout',
 ]

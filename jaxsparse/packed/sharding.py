@@ -112,12 +112,9 @@ def sharded_matmul(
   on: Mesh | AbstractMesh = mesh or jax.sharding.get_abstract_mesh()
   _operands.check_operands(x, w)
   specs = partition_specs(w, columns=columns, rows=rows)
-  leading = _leading(x, x.ndim - len(w.contracted), batch, (columns, rows))
-  for name in jax.tree.leaves((columns, rows, leading)):
-    if name not in on.shape:
-      raise ValueError(
-          f'{name!r} is no axis of the mesh, which has {dict(on.shape)}. '
-          'Pass mesh=, or call under jax.set_mesh(mesh).')
+  leading = leading_axes(
+      x, x.ndim - len(w.contracted), batch, (columns, rows))
+  check_names(on, (columns, rows, leading))
   plan = _Plan(
       on, columns, rows, tuple(jax.tree.leaves(leading)),
       PartitionSpec(*leading, rows), PartitionSpec(*leading, columns),
@@ -132,8 +129,17 @@ def sharded_matmul(
   return _sharded(x, w, plan)
 
 
-def _leading(x: jax.Array, rank: int, batch: str | PartitionSpec | None,
-             taken: tuple[str | None, ...]) -> tuple[Any, ...]:
+def check_names(mesh: Mesh | AbstractMesh, names: Any) -> None:
+  """Raises for a name in a tree of names that is no axis of the mesh."""
+  for name in jax.tree.leaves(names):
+    if name not in mesh.shape:
+      raise ValueError(
+          f'{name!r} is no axis of the mesh, which has {dict(mesh.shape)}. '
+          'Pass mesh=, or call under jax.set_mesh(mesh).')
+
+
+def leading_axes(x: jax.Array, rank: int, batch: str | PartitionSpec | None,
+                 taken: tuple[str | None, ...]) -> tuple[Any, ...]:
   """How the leading axes of `x` are sharded."""
   if batch is None:  # Known of explicit axes alone.
     axes: tuple[Any, ...] = tuple(

@@ -32,8 +32,8 @@ def training_matmul(
   gradient to `w` is the dense one, for pruned weights, too, as every
   flow here expects it. TPUs have no sparse units and XLA knows of none: there
   all three products are dense. On a mesh whose axes are the compiler's a
-  kernel cannot be partitioned: there it is called inside of `jax.shard_map`, or
-  with implementation='xla'.
+  kernel cannot be partitioned: there write `sharded_training_matmul`, or
+  implementation='xla'.
 
   Args:
     x: `[..., K]`.
@@ -76,28 +76,35 @@ def training_matmul(
         'Prune by jaxsparse.nm(2, 4, transposable=True) and pass '
         'jaxsparse.sparse_params(params, opt_state), or write x @ w.')
   dtype = jnp.result_type(x, w)
-  return _product(
+  return product(
       x.astype(dtype), w.astype(dtype), _dispatch.names_of(implementation),
       _operands.result_dtype(x, w, preferred_element_type))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _product(x: jax.Array, w: jax.Array, names: tuple[str, ...] | None,
-             dtype: Any) -> jax.Array:
+def product(x: jax.Array, w: jax.Array, names: tuple[str, ...] | None,
+            dtype: Any) -> jax.Array:
+  """`x @ w`, of operands of one dtype and names as `_dispatch.run` takes."""
   return _dispatch.run(names, _PRODUCTS, x, w, dtype)
 
 
 def _forward(x, w, names, dtype):
-  return _product(x, w, names, dtype), (x, w)
+  return product(x, w, names, dtype), (x, w)
+
+
+def input_gradient(dy: jax.Array, x: jax.Array, w: jax.Array,
+                   names: tuple[str, ...] | None, dtype: Any) -> jax.Array:
+  """`dy @ w.T`, in the shape of `x`."""
+  by_xla = {'xla': _xla.transposed(
+      lambda x, wt, dtype: _xla.dense(x, wt.mT, dtype), x)}
+  return _dispatch.run(names, _PRODUCTS | by_xla, dy, w.mT, dtype)
 
 
 def _backward(names, dtype, saved, dy):
   x, w = saved
   dy = dy.astype(x.dtype)
-  by_xla = {'xla': _xla.transposed(
-      lambda x, wt, dtype: _xla.dense(x, wt.mT, dtype), x)}
-  dx = _dispatch.run(names, _PRODUCTS | by_xla, dy, w.mT, x.dtype)
+  dx = input_gradient(dy, x, w, names, x.dtype)
   return dx, _xla.weight_gradient(dy, x, w)
 
 
-_product.defvjp(_forward, _backward)
+product.defvjp(_forward, _backward)
