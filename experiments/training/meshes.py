@@ -13,6 +13,7 @@ Axis -2, along which N:M groups lie, is the last to be divided. Where a mesh is
 `None` there is one device, and arrays are left as they are.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -117,8 +118,16 @@ def on_one_device(tree: PyTree, mesh: Mesh | None) -> PyTree:
   """Returns the tree whole, in each process on its first device."""
   if mesh is None:
     return tree
-  whole = jax.jit(lambda x: x, out_shardings=everywhere(mesh))
-  return jax.tree.map(lambda x: whole(x).addressable_data(0), tree)
+
+  def one(x):
+    # One after the other: devices that a CPU plays can block each other.
+    return jax.block_until_ready(_gather(mesh)(x)).addressable_data(0)
+  return jax.tree.map(one, jax.block_until_ready(tree))
+
+
+@functools.cache
+def _gather(mesh):
+  return jax.jit(lambda x: x, out_shardings=everywhere(mesh))
 
 
 def _axes(shape, mesh):
