@@ -7,9 +7,10 @@ A score is an `optax.GradientTransformation` whose "updates" are scores:
 `grads` is the dense gradient at the sparse point, dL/dw~. Rules call a score
 with two habits that a score of your own should know:
 
-* `params` are the weights the mask will belong to, *after* the optimizer's
-  step. The weights where `grads` were taken come as the extra argument `point`
-  (it may be missing; then both are the same).
+* `params` are the weights that masks are chosen for: those at hand or, if the
+  rule acts at every step, those *after* the optimizer's step. The weights where
+  `grads` were taken come as the extra argument `point` (it may be missing; then
+  both are the same).
 * `tx.init` has no gradients and passes `grads=None`. A score that needs them
   returns `None`, and nothing is pruned until the first update.
 

@@ -2,11 +2,12 @@
 
   differentiate at the sparse point; update the dense point
 
-One update gates the dense gradient (`flow.before`), lets the inner optimizer
-make updates, changes them (`flow.after`), and asks the rule for the masks of
-`params + updates`. If the flow is hard, updates then land pruned weights on
-zero under those masks. So `state.masks` always belongs to the params that the
-caller holds, and no hook outside optax is needed.
+One update asks the rule for masks, gates the dense gradient under them
+(`flow.before`), lets the inner optimizer make updates, and changes these
+(`flow.after`): a hard flow lands pruned weights on zero, and what the optimizer
+remembers of them is forgotten. A rule that acts at every step is asked last,
+for the masks of `params + updates`. So `state.masks` always belongs to the
+params that the caller holds, and no hook outside optax is needed.
 """
 
 from typing import Any, NamedTuple
@@ -80,8 +81,9 @@ def sparsify(inner: optax.GradientTransformation,
   Args:
     inner: any optax optimizer; extra arguments of `update` reach it. Give
       `optax.chain(clip, sparsify(...))` what should see the gradient first.
-    rule: `prune(...)`, `prune_and_grow(...)`, `lock()` or a rule of your own;
-      or a whole `Method`, such as `methods.rigl(...)`.
+    rule: `prune(...)`, `prune_and_grow(...)`, `lock()` or a rule of your own
+      (`rules.EveryStep(init, update)` if it acts at every step); or a whole
+      `Method`, such as `methods.rigl(...)`.
     flow: what pruned weights still give and get; `hard()` by default, and the
       method's own if the second argument is a method.
 
@@ -108,6 +110,7 @@ def sparsify(inner: optax.GradientTransformation,
       optax.with_extra_args_support(t)
       for t in (flow.around(inner), flow.before, flow.after))
   project = flows.project_updates()
+  ahead = isinstance(rule, base.EveryStep)
 
   def gain_at(count):
     return None if flow.gain is None else flows.gain_at(flow.gain, count)
@@ -129,17 +132,27 @@ def sparsify(inner: optax.GradientTransformation,
           'sparsify needs the params: write tx.update(grads, opt_state, '
           'params).')
     old = state.masks
-    seen = dict(masks=old, rule=state.rule)  # Some rules have more than masks.
+    masks, rule_state = old, state.rule
+    inner_state, point = state.inner, params
+    if not ahead:
+      masks, rule_state = rule.update(grads, state.rule, params, **extra_args)
+      if flow.gain is None and masks is not old:  # As those of `lock` are.
+        point = flows.apply_masks(params, masks)  # Where the step begins.
+        inner_state = _forget(inner_state, inner.init(point), params, masks)
+    seen = dict(masks=masks, rule=rule_state)  # Some have more than masks.
     gated, before_state = before.update(grads, state.before, params, **seen)
     updates, inner_state = inner.update(
-        gated, state.inner, params, **extra_args)
+        gated, inner_state, point, **extra_args)
     updates, after_state = after.update(updates, state.after, params, **seen)
-    masks, rule_state = rule.update(
-        grads, state.rule, params, updates=updates, **extra_args)
-    if flow.gain is None and masks is not old:  # `lock` never changes them.
-      updates, _ = project.update(updates, project.init(params), params,
-                                  masks=masks)
-      inner_state = _forget_pruned(inner_state, params, old)
+    if ahead:
+      masks, rule_state = rule.update(
+          grads, state.rule, params, updates=updates, **extra_args)
+      if flow.gain is None:
+        updates, _ = project.update(updates, project.init(params), params,
+                                    masks=masks)
+        inner_state = _forget(
+            inner_state, inner.init(flows.apply_masks(params, masks)), params,
+            masks)
     return updates, SparseState(
         rule_state, gain_at(rule_state.count), before_state, inner_state,
         after_state)
@@ -171,34 +184,38 @@ def _rule_and_flow(rule: Any, flow: Any
   return rule, flow
 
 
-def _forget_pruned(inner_state: ArrayTree, params: ArrayTree, masks: ArrayTree
-                   ) -> ArrayTree:
-  """Zeroes what the optimizer remembers of pruned weights.
+def _forget(inner_state: ArrayTree, fresh: ArrayTree, params: ArrayTree,
+            masks: ArrayTree) -> ArrayTree:
+  """Gives pruned weights the optimizer's initial state, `fresh`.
 
-  So a weight that grows back starts without a history, and the masks needed are
-  those the step began with: this fuses with the optimizer's own arithmetic.
+  So a weight that grows back starts without a history. The initial state is not
+  always zero: rprop begins with a step size, cocob with the weights themselves.
   Whatever has the structure of the params is looked at, which holds for any
   optax optimizer, masked and partitioned ones included. Leaves of another shape
   than their weight, such as adafactor's factored moments, mix weights and are
   left alone.
+
+  This happens at every step, before the optimizer reads its state, where it
+  fuses with the optimizer's arithmetic. Done to what the optimizer has written,
+  it would make XLA copy the state first: updates come from the same moments.
   """
   structure = jax.tree.structure(params)
 
   def is_like_params(tree):
     return jax.tree.structure(tree, is_leaf=trees.is_masked) == structure
 
-  def forget(w, mask, moment):
+  def forget(w, mask, moment, initial):
     if (trees.is_masked(moment) or jnp.shape(moment) != jnp.shape(w)
-        or not jnp.issubdtype(jnp.result_type(moment), jnp.floating)):
+        or not jnp.issubdtype(jnp.result_type(moment), jnp.inexact)):
       return moment
-    return jnp.where(mask, moment, jnp.zeros_like(moment))
+    return jnp.where(mask, moment, initial)
 
-  def look(tree):
+  def look(tree, initial):
     if not is_like_params(tree):
       return tree
-    return trees.map_masked(
-        forget, params, masks, tree, dense=lambda w, moment: moment)
-  return jax.tree.map(look, inner_state, is_leaf=is_like_params)
+    return trees.map_masked(forget, params, masks, tree, initial,
+                            dense=lambda w, moment, _: moment)
+  return jax.tree.map(look, inner_state, fresh, is_leaf=is_like_params)
 
 
 def state_of(opt_state: ArrayTree) -> SparseState:

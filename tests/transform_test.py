@@ -101,15 +101,16 @@ def test_grown_moments_are_forgotten_and_kept_ones_are_not():
   tx = method_table.wrap(
       optax.adam(1e-2), jaxsparse.prune_and_grow(
           {'kernel': jaxsparse.unstructured()}, sparsity=0.5, fraction=0.5,
-          grow=jaxsparse.scores.random(3), when=schedules.every(1)),
+          grow=jaxsparse.scores.random(3), when=schedules.every(2)),
       jaxsparse.hard())
   state = tx.init(params)
-  # As if every weight had a history.
+  # As if every weight had a history, and one step at which nothing grows.
   dirty = jax.tree.map(
       lambda x: x + 1. if x.dtype == jnp.float32 else x, state.inner)
-  state = state._replace(inner=dirty)
+  none = jax.tree.map(jnp.zeros_like, params)
+  _, state = tx.update(none, state._replace(inner=dirty), params)
   old = np.asarray(state.masks['kernel'])
-  _, state = tx.update(_ones(params), state, params)
+  _, state = tx.update(none, state, params)
   new = np.asarray(state.masks['kernel'])
   grown = new & ~old
   assert grown.any()
@@ -262,3 +263,61 @@ def test_a_linen_model_trains_with_regexes_on_its_paths():
   groups = np.asarray(params['hidden']['kernel'] != 0).reshape(4, 4, 16)
   assert (groups.sum(1) == 2).all()
   assert jaxsparse.get_masks(state)['out']['kernel'] is None
+
+
+@pytest.mark.parametrize('name', ['rprop', 'cocob', 'yogi', 'adagrad'])
+def test_weights_that_grow_back_have_the_optimizer_s_initial_state(name):
+  """As a weight of the same gradients that was zero from the start."""
+  inner = {'rprop': optax.rprop(1e-2), 'cocob': optax.contrib.cocob(),
+           'yogi': optax.yogi(1e-2), 'adagrad': optax.adagrad(1e-2)}[name]
+  params = _params()
+  tx = method_table.wrap(inner, jaxsparse.prune_and_grow(
+      {'kernel': jaxsparse.unstructured()}, sparsity=0.5, fraction=0.5,
+      grow=jaxsparse.scores.random(3), when=schedules.every(4, begin=4)),
+                         jaxsparse.hard())
+  state = tx.init(params)
+  params = jaxsparse.apply_masks(params, jaxsparse.get_masks(state))
+  update = jax.jit(tx.update)
+  moved, grown, moments = 0, None, None
+  for step in range(1, 9):
+    old = np.asarray(state.masks['kernel'])
+    updates, state = update(_ones(params), state, params)
+    params = optax.apply_updates(params, updates)
+    assert all(np.isfinite(w).all() for w in jax.tree.leaves(params))
+    if step == 4:
+      grown = np.asarray(state.masks['kernel']) & ~old
+      moments = state.inner
+    elif step == 7:
+      moved = np.asarray(params['kernel'])[grown]
+  assert grown.any() and moved.all()
+  # One step on, their state is that of one step from zero.
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  with jax.numpy_dtype_promotion('standard'):
+    _, first = inner.update(_ones(params), inner.init(zeros), zeros)
+  structure = jax.tree.structure(params)
+  is_like = lambda t: jax.tree.structure(t) == structure
+  pairs = [(got, want) for got, want in zip(
+      jax.tree.leaves(moments, is_leaf=is_like),
+      jax.tree.leaves(first, is_leaf=is_like)) if is_like(got)]
+  assert pairs
+  for got, want in pairs:
+    np.testing.assert_allclose(np.asarray(got['kernel'])[grown],
+                               np.asarray(want['kernel'])[grown], rtol=1e-6)
+
+
+@pytest.mark.parametrize('when', [schedules.every(1), schedules.every(2)])
+def test_averaged_weights_are_sparse_where_they_are_evaluated(when):
+  params = _params()
+  tx = method_table.wrap(
+      optax.contrib.schedule_free_adamw(1e-2), jaxsparse.prune(
+          _FREE, sparsity=0.75, schedule=schedules.cubic(0, 6), when=when))
+  state, update = tx.init(params), jax.jit(tx.update)
+  for step in range(9):
+    grads = jax.tree.map(lambda w, i=step: jax.random.normal(
+        jax.random.key(i), w.shape), params)
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    averaged = optax.contrib.schedule_free_eval_params(state.inner, params)
+    mask = np.asarray(state.masks['kernel'])
+    assert not np.asarray(averaged['kernel'])[~mask].any()
+  assert int(mask.sum()) == round(mask.size / 4)

@@ -63,7 +63,8 @@ def hard() -> Flow:
 
   Gradients are masked before the optimizer and updates after it, so weight
   decay and momentum cannot move a pruned weight. `sparse_params` costs nothing.
-  Moments of weights that a rule grows back start at zero.
+  Weights that a rule grows back start at zero, with the optimizer's initial
+  state.
 
   Returns:
     A flow.

@@ -260,4 +260,4 @@ def sdgf_geometric(patterns: Patterns, total_steps: int, *,
     return rule(params).update(grads, state, params, **extra_args)
 
   _frames(begin, end, frames or 1)  # Says now if they do not fit.
-  return Method(rules.Rule(init, update), flows.ste())
+  return Method(rules.EveryStep(init, update), flows.ste())

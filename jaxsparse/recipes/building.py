@@ -268,7 +268,7 @@ def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
               f'under {taken[found[0]]} before. Put it in front of that.')
         taken |= {p: f'{where} ({regex!r})' for p in found if p not in taken}
     return state
-  return rules.Rule(init, rule.update)
+  return rule._replace(init=init)
 
 
 def _patterns(recipe: Section, section: Section) -> Patterns:

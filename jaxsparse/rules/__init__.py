@@ -16,13 +16,15 @@ from jaxsparse.rules._prune import prune
 from jaxsparse.rules._stages import stages
 from jaxsparse.rules._top_kast import forward_backward
 from jaxsparse.rules._top_kast import ForwardBackwardState
+from jaxsparse.rules.base import EveryStep
 from jaxsparse.rules.base import Patterns
 from jaxsparse.rules.base import resolve
 from jaxsparse.rules.base import Rule
 from jaxsparse.rules.base import RuleState
 
 __all__ = [
-    'combine', 'CombinedState', 'forward_backward', 'ForwardBackwardState',
-    'lock', 'Patterns', 'progressive', 'ProgressiveState', 'prune',
-    'prune_and_grow', 'resolve', 'Rule', 'RuleState', 'stages',
+    'combine', 'CombinedState', 'EveryStep', 'forward_backward',
+    'ForwardBackwardState', 'lock', 'Patterns', 'progressive',
+    'ProgressiveState', 'prune', 'prune_and_grow', 'resolve', 'Rule',
+    'RuleState', 'stages',
 ]

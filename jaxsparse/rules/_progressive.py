@@ -138,7 +138,7 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
         inner, masks, jnp.where(goes, left - 1, left),
         jnp.where(goes, inner.count + every, state.due), scored()[1])
 
-  return base.Rule(init, update)
+  return base.joined(init, update, rule)
 
 
 def _differ(masks: ArrayTree, others: Any) -> bool | jax.Array:

@@ -22,8 +22,11 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
   """Makes masks from scores: keep the highest, prune the rest.
 
   Whenever `when(step)` holds, and when the schedule reaches its end, masks are
-  made anew for the params after that step. A weight that was pruned comes
-  back if its score says so; with `hard` it is zero and its magnitude does not.
+  made anew, from the params and gradients at hand, and the optimizer makes its
+  step under them. A rule that does so at every step (the default) is an
+  `EveryStep` rule: it scores the params as that step leaves them. A weight that
+  was pruned comes back if its score says so; with `hard` it is zero and its
+  magnitude does not.
 
   Args:
     patterns: regular expressions for parameter paths to patterns; see
@@ -85,16 +88,14 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
   def update(grads, state, params=None, *, updates=None, **extra_args):
     step, shapes, scored = base.moment(
         patterns, state, grads, params, updates, **extra_args)
-    due = when(step)
-    if due is not True:
-      due = due | schedules.arrives(schedule, step)
     scores = lambda: scored(score, state.scores)
     masks = base.run_if(
-        due, lambda: masks_for(scores()[0], shapes, schedule(step)),
-        state.masks)
+        base.is_due(when, schedule, step),
+        lambda: masks_for(scores()[0], shapes, schedule(step)), state.masks)
     return masks, base.RuleState(step, masks, scores()[1])
 
-  return base.Rule(init, update)
+  kind = base.EveryStep if base.acts_always(when) else base.Rule
+  return kind(init, update)
 
 
 def _all_kept(params: ArrayTree) -> Any:

@@ -3,13 +3,16 @@
 A rule is an `optax.GradientTransformation` whose "updates" are masks:
 
   state = rule.init(params)                       # state.masks: already valid
-  masks, state = rule.update(grads, state, params, updates=updates)
+  masks, state = rule.update(grads, state, params)
 
-`params` are the weights where `grads` were taken and `updates` what the
-optimizer is about to add; the masks belong to `params + updates`. Everything
-a mask needs is computed inside one `lax.cond`, so a step on which no mask
-changes runs no selection. (The branch itself is not free: XLA does not fuse
-across it. `lock` has none.)
+`params` are the weights where `grads` were taken. Most rules act at some steps.
+They are asked before the optimizer makes its step, which then goes under the
+new masks: all that a mask needs is computed in one `lax.cond` from arrays that
+are there anyway, so a step on which no mask changes costs next to nothing.
+
+A rule that acts at every step is an `EveryStep` rule. It is asked after the
+optimizer and given `updates`, what that is about to add, and its masks belong
+to `params + updates`: the next forward pass sees no mask that is a step old.
 """
 
 from typing import Any, Callable, Mapping, NamedTuple
@@ -19,12 +22,23 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from jaxsparse import schedules
 from jaxsparse import scores as scores_lib
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 
 Rule = optax.GradientTransformationExtraArgs
+
+
+class EveryStep(optax.GradientTransformationExtraArgs):
+  """A rule that acts at every step, and so looks one step ahead.
+
+  Its `update` is given `updates` as well, what the optimizer is about to add,
+  and its masks belong to `params + updates`.
+  """
+
+
 Patterns = Mapping[str, Pattern | None]
 
 
@@ -70,6 +84,32 @@ class Around:
   def dense(self) -> jax.Array | None:
     """As `RuleState.dense`."""
     return self.inner.dense
+
+
+def joined(init: Callable[..., Any], update: Callable[..., Any],
+           *parts: optax.GradientTransformation) -> Rule:
+  """A rule made of others, which looks ahead if one of them does."""
+  ahead = any(isinstance(part, EveryStep) for part in parts)
+  return (EveryStep if ahead else Rule)(init, update)
+
+
+def acts_always(when: schedules.When) -> bool:
+  """Whether `when` is known to hold at every step.
+
+  >>> acts_always(schedules.every(1)), acts_always(schedules.every(2))
+  (True, False)
+  """
+  answers = []
+  jax.eval_shape(lambda step: answers.append(when(step)),
+                 jax.ShapeDtypeStruct((), jnp.int32))
+  return answers[0] is True
+
+
+def is_due(when: schedules.When, schedule: schedules.Schedule, step: jax.Array
+           ) -> bool | jax.Array:
+  """Whether a rule acts: when asked to, and as its schedule reaches its end."""
+  due = when(step)
+  return due if due is True else due | schedules.arrives(schedule, step)
 
 
 def with_extra_args(rule: optax.GradientTransformation) -> Rule:
@@ -174,7 +214,8 @@ def initial_scores(score: Any, params: ArrayTree) -> Any:
 
 
 def after(params: ArrayTree, updates: ArrayTree) -> ArrayTree:
-  """The params as `optax.apply_updates` will make them."""
+  """The params as `optax.apply_updates` will make them; as they are for None.
+  """
   return params if updates is None else optax.apply_updates(params, updates)
 
 
@@ -183,13 +224,13 @@ Scored = Callable[[scores_lib.Score, Any], tuple[Any, Any]]
 
 def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
                  updates: ArrayTree, like: Any, **extra_args: Any) -> Scored:
-  """How scores are asked at an update: of the params as they will be.
+  """How scores are asked at an update.
 
   Args:
     state: the rule's state, which has the masks.
     grads: the gradients.
     params: the params where they were taken.
-    updates: what the optimizer is about to add.
+    updates: what the optimizer is about to add, if the rule looks ahead.
     like: a tree that is dense where no scores are asked for.
     **extra_args: those of the rule's update.
 
@@ -211,8 +252,8 @@ class Moment(NamedTuple):
   Attributes:
     step: the number of updates, this one included.
     shapes: the patterns, a tree like the params.
-    score: `(score, state) -> (scores, state)`, of the params as
-      `optax.apply_updates` will make them.
+    score: `(score, state) -> (scores, state)`, of the params as they are or,
+      with updates, as `optax.apply_updates` will make them.
   """
   step: jax.Array
   shapes: Any

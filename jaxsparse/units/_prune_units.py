@@ -143,7 +143,9 @@ def prune_units(groups: Groups, *, importance: Importance,
     step, old = state.count + 1, state.masks
     found = families(params, old)
     score = optax.with_extra_args_support(importance(found))
-    due = _due(when, schedule, step, begin)
+    due = base.is_due(when, schedule, step)
+    if begin:
+      due &= step > begin
 
     def scored():
       return score.update(grads, state.importance, base.after(params, updates),
@@ -188,7 +190,8 @@ def prune_units(groups: Groups, *, importance: Importance,
           step > begin, new, before), memory, state.importance)
     return masks, UnitState(inner, memory, alive)
 
-  return rules.Rule(init, update)
+  own = base.EveryStep if base.acts_always(when) and not begin else rules.Rule
+  return base.joined(init, update, own(init, update), *filter(None, [within]))
 
 
 def _check(groups: Any, importance: Any, threshold: Any, schedule: Any,
@@ -218,15 +221,6 @@ def _check(groups: Any, importance: Any, threshold: Any, schedule: Any,
   base.check_functions(
       schedule=(schedule, 'schedules.cubic(0, 10_000)'),
       when=(when, 'schedules.every(100)'))
-
-
-def _due(when: schedules.When, schedule: schedules.Schedule, step: jax.Array,
-         begin: int) -> bool | jax.Array:
-  """Whether units die at a step; `True` if that is known while tracing."""
-  due = when(step)
-  if due is not True:
-    due = due | schedules.arrives(schedule, step)
-  return due & (step > begin) if begin else due
 
 
 def _mortal(ties: Groups, masks: ArrayTree, prune_skip: bool

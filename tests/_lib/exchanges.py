@@ -63,13 +63,6 @@ class Step(NamedTuple):
   masks: dict[str, np.ndarray]
   grads: dict[str, np.ndarray] | None
 
-  @property
-  def after(self) -> dict[str, np.ndarray]:
-    """Weights after a step of SGD, before any is dropped."""
-    return {path: np.where(self.masks[path], w - np.float32(RATE)
-                           * self.grads[path], np.float32(0.))
-            for path, w in self.weights.items()}
-
 
 def flat(tree):
   return {path: np.array(w).ravel() for path, w in zip(

@@ -116,19 +116,25 @@ def test_masks_are_those_of_the_params_at_hand(method):
 
 
 @pytest.mark.parametrize('method', ['rigl', 'set'])
-def test_active_weights_are_constant_and_grown_ones_start_at_zero(method):
+def test_active_weights_are_constant_and_grown_ones_have_one_step(method):
+  """They start at zero, with zero moments, and take part at once."""
   _, history, _ = _run(method, 'adamw', 'nested')
-  changed = False
-  for (_, before), (params, after) in zip(history, history[1:]):
-    old, new = (jaxsparse.get_masks(s) for s in (before, after))
-    moments = after.inner[0]
-    for _, w, o, n, mu, nu in trees.align(
-        params, old, new, moments.mu, moments.nu):
+  target, changed = _target(history[0][0]), False
+  for step, ((before, old), (after, new)) in enumerate(
+      zip(history, history[1:]), start=1):
+    moments = new.inner[0]
+    for _, start, w, o, n, mu, nu, t in trees.align(
+        before, after, jaxsparse.get_masks(old), jaxsparse.get_masks(new),
+        moments.mu, moments.nu, target):
       if o is None:
         continue
       assert o.sum() == n.sum()
       grown = np.asarray(n & ~o)
       changed |= grown.any()
-      for array in (w, mu, nu):
-        assert not np.asarray(array)[grown].any()
+      w, mu, nu, g = (np.asarray(x, np.float64)[grown]
+                      for x in (w, mu, nu, 2. * (start - t)))
+      np.testing.assert_allclose(mu, .1 * g, rtol=1e-5)
+      np.testing.assert_allclose(nu, .001 * g**2, rtol=1e-5)
+      np.testing.assert_allclose(w, -1e-2 * (mu / (1. - .9**step)) / np.sqrt(
+          nu / (1. - .999**step)), rtol=1e-4)
   assert changed

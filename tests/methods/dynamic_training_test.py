@@ -137,7 +137,7 @@ def test_set_drops_the_smallest_magnitudes():
     for path, mask in step.masks.items():
       n = mask.sum()
       stay = exchanges.top(
-          np.abs(step.after[path]), mask, n - _floor(.3, n))
+          np.abs(step.weights[path]), mask, n - _floor(.3, n))
       assert new.masks[path][stay].all()
       # The dropped are grown back as rarely as chance has it.
       assert (new.masks[path] & mask).sum() <= n - _floor(.3, n) / 4
@@ -146,7 +146,7 @@ def test_set_drops_the_smallest_magnitudes():
 def test_set_by_sign_takes_its_share_of_either_sign():
   for _, step, new in _exchanges('set_by_sign'):
     for path, mask in step.masks.items():
-      w, n = step.after[path], int(mask.sum())
+      w, n = step.weights[path], int(mask.sum())
       positive = mask & (w >= 0)
       goes, above = _floor(.3, n), int(positive.sum())
       first = goes * above // n
@@ -163,7 +163,7 @@ def test_dsr_drops_below_a_threshold_that_follows_its_rule():
   for t, step, new in _exchanges('dsr'):
     below, total = 0, 0
     for path, mask in step.masks.items():
-      stay = mask & (np.abs(step.after[path]) >= np.float32(threshold))
+      stay = mask & (np.abs(step.weights[path]) >= np.float32(threshold))
       assert new.masks[path][stay].all()
       below, total = below + (mask & ~stay).sum(), total + mask.sum()
     share = below / total
@@ -178,7 +178,7 @@ def test_dsr_drops_below_a_threshold_that_follows_its_rule():
 def test_dsr_grows_in_proportion_to_survivors():
   threshold = .05
   for _, step, new in _exchanges('dsr'):
-    stay = {p: m & (np.abs(step.after[p]) >= np.float32(threshold))
+    stay = {p: m & (np.abs(step.weights[p]) >= np.float32(threshold))
             for p, m in step.masks.items()}
     threshold = float(transform.state_of(new.state).rule.scores[0].threshold)
     survivors = np.array(_counts(stay))
@@ -192,7 +192,7 @@ def _snfs():
   """Survivors, momentum and growth of every exchange."""
   for t, step, new in _exchanges('snfs'):
     share = .5 * exchanges.cosine(t, _T)
-    stay = {p: exchanges.top(np.abs(step.after[p]), m,
+    stay = {p: exchanges.top(np.abs(step.weights[p]), m,
                              m.sum() - _floor(share, m.sum()))
             for p, m in step.masks.items()}
     state = transform.state_of(new.state).rule.scores[1]
@@ -234,25 +234,26 @@ def _itop(t):
 def test_gradients_decide_what_rigl_grows(name):
   for t, step, new in _exchanges(name):
     share = _itop(t) if name == 'itop' else .3 * exchanges.cosine(t, 72)
-    # The step that moves connections leaves weights where they are.
-    weights = step.weights if name == 'rigl' else step.after
     for path, mask in step.masks.items():
       expected = exchanges.exchanged(
-          mask, np.abs(weights[path]), np.abs(step.grads[path]),
+          mask, np.abs(step.weights[path]), np.abs(step.grads[path]),
           goes=_floor(share, mask.sum()))
       np.testing.assert_array_equal(new.masks[path], expected)
 
 
 def test_a_connection_grown_again_at_once_keeps_its_weight():
+  """A new one starts from zero, and both move at once."""
   again = 0
   for t, step, new in _exchanges('itop'):
     for path, mask in step.masks.items():
-      n, w = mask.sum(), step.after[path]
+      n, w = mask.sum(), step.weights[path]
       stay = exchanges.top(np.abs(w), mask, n - _floor(_itop(t), n))
       back, fresh = new.masks[path] & mask & ~stay, new.masks[path] & ~mask
       again += back.sum()
-      np.testing.assert_array_equal(new.weights[path][back], w[back])
-      assert not new.weights[path][fresh].any()
+      moves = np.float32(exchanges.RATE) * step.grads[path]
+      np.testing.assert_array_equal(
+          new.weights[path][back], (w - moves)[back])
+      np.testing.assert_array_equal(new.weights[path][fresh], -moves[fresh])
   assert again > 0
 
 
@@ -267,10 +268,13 @@ def test_the_replaced_step_moves_neither_weights_nor_the_optimizer(
     kept = step.masks['b/kernel'] & new.masks['b/kernel']
     same = step.weights['b/kernel'][kept] == new.weights['b/kernel'][kept]
     assert same.all() if held else not same.any()
-    old, now = (s.state.inner.inner if replace_step else s.state.inner
+    old, now = ((s.state.inner.inner if replace_step else s.state.inner)[0]
                 for s in (step, new))
-    same = jax.tree.map(np.array_equal, old, now)
-    assert all(jax.tree.leaves(same)) == held
+    same = [np.array_equal(old.count, now.count)] + [
+        np.array_equal(before['b']['kernel'].ravel()[kept],
+                       after['b']['kernel'].ravel()[kept])
+        for before, after in ((old.mu, now.mu), (old.nu, now.nu))]
+    assert all(same) == held
     assert held == np.array_equal(step.params['b']['bias'],
                                   new.params['b']['bias'])
 
@@ -281,7 +285,7 @@ def test_mest_drops_by_magnitudes_and_gradients(name):
   for t, step, new in _exchanges(name):
     p = .05 if t < 36 else .025 if t < 72 else 0.
     for (path, mask), b in zip(step.masks.items(), budget):
-      score = np.abs(step.after[path]) + np.float32(
+      score = np.abs(step.weights[path]) + np.float32(
           exchanges.SCALE) * np.abs(step.grads[path])
       left = b if name == 'mest' else b - _floor(p * mask.size, 1)
       stay = exchanges.top(score, mask, left)
@@ -312,7 +316,8 @@ def test_chase_prunes_to_the_budget_among_all_layers_and_grows_by_gradients():
     bound = 93 + sum(_floor(.1 * exchanges.cosine(t, 80), n)
                      for n in (128, 32, 72))
     magnitudes, gradients = (
-        {p: np.abs(x) for p, x in d.items()} for d in (step.after, step.grads))
+        {p: np.abs(x) for p, x in d.items()}
+        for d in (step.weights, step.grads))
     expected = exchanges.together(
         lambda m, w, g, b=bound: exchanges.exchanged(
             m, w, g, goes=m.sum() - 93, to=b),
@@ -345,27 +350,44 @@ def test_gradients_are_counted_as_dense_where_they_are_read(name):
     np.testing.assert_allclose(spent['a/kernel'] / _T, d + (1 - d) / _EVERY)
 
 
+def _of_kept(kept, like, tree):
+  """Zeroes moments of weights that are not kept; leaves other trees alone."""
+  if jax.tree.structure(tree) != like:
+    return tree
+  return jax.tree.map(
+      lambda x, m: x if m is None or np.shape(m) != np.shape(x) else
+      np.where(m, x, 0.).astype(x.dtype), tree, kept)
+
+
 @pytest.mark.parametrize('inner', [
     optax.adamw(1e-2), optax.sgd(1e-2, momentum=.9), optax.lion(1e-3),
     optax.adafactor(1e-2, min_dim_size_to_factor=1000, momentum=.9)],
     ids=['adamw', 'sgd', 'lion', 'adafactor'])
-def test_new_connections_have_neither_weight_nor_history(inner):
+def test_new_connections_start_with_neither_weight_nor_history(inner):
+  """Their first step is that of an optimizer that knows nothing of them."""
   tx = method_table.wrap(
       inner, methods.set_training(exchanges.FREE, _SPARSITY, 9, every=2))
   history = exchanges.run(tx, 9, params=exchanges.make_params('b'))
   fresh = 0
-  for step, new in zip(history, history[1:]):
-    grown = {p: new.masks[p] & ~m for p, m in step.masks.items()}
+  for i, (step, new) in enumerate(zip(history, history[1:])):
+    old, masks = (jaxsparse.get_masks(s.state) for s in (step, new))
+    kept = jax.tree.map(jax.numpy.logical_and, old, masks)
     like = jax.tree.structure(new.params)
-    is_like = lambda t, like=like: jax.tree.structure(t) == like
-    moments = [exchanges.flat(t) for t in jax.tree.leaves(
-        new.state.inner, is_leaf=is_like) if is_like(t)]
-    moments = [m for m in moments if m['b/kernel'].size == 32]
-    assert moments
-    for path, where in grown.items():
-      fresh += where.sum()
-      assert not new.weights[path][where].any()
-      assert not any(m[path][where].any() for m in moments)
+
+    known = functools.partial(_of_kept, kept, like)
+    known_state = jax.tree.map(
+        known, step.state.inner,
+        is_leaf=lambda t, like=like: jax.tree.structure(t) == like)
+    point, grads = (jaxsparse.apply_masks(
+        jax.tree.map(jax.numpy.asarray, tree), masks) for tree in (
+            step.params, exchanges.make_grads(step.params, np.int32(i))))
+    with jax.numpy_dtype_promotion('standard'):
+      updates, state = inner.update(
+          grads, jax.tree.map(jax.numpy.asarray, known_state), point)
+    chex.assert_trees_all_close(
+        new.params, optax.apply_updates(point, updates), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(new.state.inner, state, rtol=1e-4, atol=1e-6)
+    fresh += sum((new.masks[p] & ~m).sum() for p, m in step.masks.items())
   assert fresh > 0
 
 

@@ -114,7 +114,7 @@ def test_the_lowest_mean_magnitudes_of_all_layers_die_down_to_a_floor():
   for t, (step, new) in enumerate(zip(history, history[1:]), start=1):
     alive = _alive(step)
     if _dies(t):
-      alive = _greedy(_mean_magnitudes(step.after), alive,
+      alive = _greedy(_mean_magnitudes(step.weights), alive,
                       sum((~a).sum() for a in _alive(new)), fewest)
     for a, b in zip(alive, _alive(new)):
       np.testing.assert_array_equal(a, b, err_msg=str(t))
@@ -155,7 +155,7 @@ def test_survivors_compete_by_magnitude_and_newcomers_by_gradient():
       return stay | exchanges.top(
           np.abs(g), where & ~stay, bound - stay.sum())
     expected = exchanges.together(
-        exchanged, step.masks, step.after, step.grads, _allowed(_alive(new)))
+        exchanged, step.masks, step.weights, step.grads, _allowed(_alive(new)))
     for path, mask in expected.items():
       np.testing.assert_array_equal(new.masks[path], mask, err_msg=str(t))
 
