@@ -73,11 +73,12 @@ def create(config: ml_collections.ConfigDict) -> Mesh | None:
 def parse(text: str) -> dict[str, int]:
   """Returns the size of each axis.
 
-  >>> parse('data:2,model:4')
-  {'data': 2, 'model': 4}
   Raises:
     ValueError: if the text is not of that form, an axis has no devices or comes
       twice, or there is no axis of that name.
+
+  >>> parse('data:2,model:4')
+  {'data': 2, 'model': 4}
   """
   sizes = {}
   for axis in text.split(','):
