@@ -89,9 +89,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   run, dataset = runs.create(config, mesh)
   state = runs.first_state(config, run, mesh)
   here = functools.partial(meshes.on_one_device, mesh=mesh)
-  slim = (slimming.create(config, run, here(state), dataset) if config.slim
-          else None)
-  permuting = channels.create(config, run, here(state), dataset)
+  # Channels are looked for on one device.
+  whole = here(state) if config.slim or config.permute_budget else state
+  slim = slimming.create(config, run, whole, dataset) if config.slim else None
+  permuting = channels.create(config, run, whole, dataset)
+  del whole
 
   path = pathlib.Path(workdir)
   log, saved = path / workdirs.METRICS, path / workdirs.CHECKPOINTS
@@ -100,8 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   processes.first(lambda: metrics.truncate(log, start))
   batches = meshes.divide(dataset, mesh)
   bar = tqdm.tqdm(range(start + 1, config.steps + 1), initial=start,
-                  total=config.steps,  # None: on terminals.
-                  disable=None if processes.is_first() else True)
+                  total=config.steps, disable=processes.hide_bars())
   for step in bar:
     batch = batches.train(config.seed, step, config.batch_size)
     kept = {}

@@ -50,6 +50,12 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+def hide_bars() -> bool | None:
+  """What tqdm is given as `disable`: only the first shows bars, on terminals.
+  """
+  return None if is_first() else True
+
+
 def first(write: Callable[[], None]):
   """Calls a function in the first process; the others wait until it is done.
 
