@@ -27,6 +27,9 @@ _STATE, _DIGESTS, _PARTIAL = 'state', 'digests.json', 'partial'
 def save(directory: pathlib.Path, step: int, state: PyTree):
   """Saves the state after `step` updates and drops all but two checkpoints."""
   partial = directory.absolute() / _PARTIAL
+  # Processes talk to each other when they compute nothing: devices that a CPU
+  # plays can block each other.
+  jax.block_until_ready(state)
   # A killed run may leave one.
   processes.first(lambda: shutil.rmtree(partial, ignore_errors=True))
   with ocp.StandardCheckpointer() as checkpointer:

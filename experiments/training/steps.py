@@ -115,7 +115,8 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
       # that hold from the first step on have to be applied to them.
       params = jaxsparse.apply_masks(params, jaxsparse.get_masks(opt_state))
     # A train step writes over its state, not over what was given here.
-    return jax.tree.map(jnp.copy, State(params, opt_state, averages))
+    state = jax.tree.map(jnp.copy, State(params, opt_state, averages))
+    return jax.block_until_ready(state) if mesh else state
 
   def shardings(state):
     params = jax.tree.map(
