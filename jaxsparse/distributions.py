@@ -27,10 +27,13 @@ from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
+from jaxsparse.masks import whole
+from jaxsparse.masks.remade import Remade
 from jaxsparse.masks.selection import final_count
 from jaxsparse.masks.selection import Kept
 from jaxsparse.masks.selection import on_the_way
-from jaxsparse.masks.selection import unit_scores
+from jaxsparse.masks.selection import on_the_way_each
+from jaxsparse.masks.selection import units_of
 from jaxsparse.patterns import Pattern
 
 __all__ = [
@@ -62,15 +65,16 @@ def _leaf_by_leaf(scores: ArrayTree, patterns: Any,
   in a group. A leaf without an entry has a pattern with its own sparsity, or no
   weights at all.
   """
-  def kept(path, score, pattern):
-    _, units = pattern.sizes(score.shape)
-    final = shared.get(path)
-    if isinstance(final, Kept):
-      return final
-    if final is None:
-      final = final_count(units, pattern.sparsity or 0.)
-    return on_the_way(units, final, progress)
-  return trees.map_with_path(kept, scores, patterns)
+  units, finals = {}, {}
+  for path, score, pattern in trees.align(scores, patterns):
+    if isinstance(shared.get(path), Kept):
+      continue
+    _, units[path] = pattern.sizes(score.shape)
+    finals[path] = shared.get(
+        path, final_count(units[path], pattern.sparsity or 0.))
+  made = {**shared, **dict(zip(units, on_the_way_each(
+      [*units.values()], [*finals.values()], progress)))}
+  return trees.map_with_path(lambda path, *_: made[path], scores, patterns)
 
 
 def uniform(sparsity: float | None = None) -> Distribution:
@@ -244,45 +248,68 @@ def global_threshold(sparsity: float) -> Distribution:
   _check('global_threshold', sparsity)
 
   def distribution(scores, patterns, progress):
-    rows = []
-    for path, score, pattern in trees.align(scores, patterns):
-      if pattern.sparsity is not None or not score.size:
+    make = scores if callable(scores) else lambda: scores
+    shapes = jax.eval_shape(make)
+    sharing = {}
+    for i, (path, score, pattern) in enumerate(trees.align(shapes, patterns)):
+      if pattern.sparsity is not None or not math.prod(score.shape):
         continue
       if pattern.sizes(score.shape)[0] > 1:
         raise ValueError(
             f'{path}: the units of {pattern} compete in groups, not across '
             'layers. Give it a sparsity of its own, or use uniform.')
-      rows.append((path, unit_scores(score, pattern), pattern))
-    shared = _cut(rows, sparsity, progress) if rows else {}
-    return _leaf_by_leaf(scores, patterns, shared, progress)
+      sharing[path] = i, pattern
+    shared = {}
+    if sharing:
+      units = units_of(make, dict(sharing.values()))
+      shared = dict(zip(sharing, _cut(
+          units, [pattern for _, pattern in sharing.values()], sparsity,
+          progress)))
+    return _leaf_by_leaf(shapes, patterns, shared, progress)
+  distribution.remakes = True
   return distribution
 
 
-def _cut(rows: list[tuple[str, jax.Array, Pattern]], sparsity: float,
-         progress: ArrayLike) -> dict[str, Kept]:
+def shares(distribution: Distribution, make: Callable[[], ArrayTree],
+           patterns: Any, progress: ArrayLike) -> Any:
+  """What a distribution says.
+
+  Args:
+    distribution: any. Of ours, the one that reads scores takes `make` as it is,
+      and holds none.
+    make: a function that returns a tree of scores.
+    patterns: the tree of patterns.
+    progress: in [0, 1].
+  """
+  remakes = getattr(distribution, 'remakes', False)
+  return distribution(make if remakes else make(), patterns, progress)
+
+
+def _cut(xs: Remade, patterns: Sequence[Pattern], sparsity: float,
+         progress: ArrayLike) -> list[Kept]:
   """Shares one exact number of kept units among layers, by their scores."""
-  paths, xs, patterns = zip(*rows)
-  size = sum(x.size for x in xs)
-  bounds = [_bounds(p, x.size) for p, x in zip(patterns, xs)]
+  sizes = [math.prod(x.shape) for x in xs.shapes]
+  size = sum(sizes)
+  bounds = [_bounds(p, n) for p, n in zip(patterns, sizes)]
   final = min(max(final_count(size, sparsity), sum(lo for lo, _ in bounds)),
               sum(hi for _, hi in bounds))
   # No layer ever has less than its fewest; on the way to its most it is as far
   # as all the others.
-  low = [counts.exactly(fewest) for fewest, _ in bounds]
-  high = [on_the_way(x.size, most, progress).count
-          for x, (_, most) in zip(xs, bounds)]
-  free = [bound == (0, x.size) for x, bound in zip(xs, bounds)]
-  return dict(zip(paths, keep_together(
-      xs, on_the_way(size, final, progress).count, low, high, free)))
+  low = counts.unstack(counts.exactly_each([fewest for fewest, _ in bounds]))
+  high = [k.count for k in on_the_way_each(
+      sizes, [most for _, most in bounds], progress)]
+  free = [bound == (0, n) for n, bound in zip(sizes, bounds)]
+  return keep_together(
+      xs, on_the_way(size, final, progress).count, low, high, free)
 
 
-def keep_together(xs: Sequence[jax.Array], k: counts.Count,
+def keep_together(xs: Remade, k: counts.Count,
                   low: Sequence[counts.Count], high: Sequence[counts.Count],
                   free: Sequence[bool]) -> list[Kept]:
   """How many units each of several layers keeps under one threshold.
 
   Args:
-    xs: the scores of their units.
+    xs: the scores of their units, made again wherever they are read.
     k: how many units all layers keep; clipped to what bounds allow.
     low: the fewest each may keep.
     high: the most.
@@ -291,29 +318,25 @@ def keep_together(xs: Sequence[jax.Array], k: counts.Count,
   Returns:
     For each layer what `select` keeps. Ties go to the earlier layer.
   """
-  if len({x.dtype for x in xs}) > 1:  # float32 holds all narrower ones.
-    widest = max(x.dtype.itemsize for x in xs)
-    xs = [x.astype(jnp.float64 if widest == 8 else jnp.float32) for x in xs]
-  size = sum(x.size for x in xs)
+  dtypes = {x.dtype for x in xs.shapes}
+  if len(dtypes) > 1:  # float32 holds all narrower ones.
+    widest = max(dtype.itemsize for dtype in dtypes)
+    xs = xs.astype(jnp.float64 if widest == 8 else jnp.float32)
+  size = sum(math.prod(x.shape) for x in xs.shapes)
   # Vectors over layers: scalars would compile slowly.
   fewest, most = counts.stack(low), counts.stack(high)
-
-  def layer_counts(key):
-    return counts.stack([
-        counts.total(topk.at_least(x, key), tuple(range(x.ndim)))
-        for x in xs])
 
   def clipped(layers):
     return counts.minimum(counts.maximum(layers, fewest), most)
 
-  bracket = topk.start(xs[0].dtype, size)._replace(
+  bracket = topk.start(xs.shapes[0].dtype, size)._replace(
       below=counts.sum_few(most), above=counts.sum_few(fewest))
   # Rounding leaf by leaf may differ from rounding the total.
   k = counts.minimum(counts.maximum(k, bracket.above), bracket.below)
   found = topk.search(
-      lambda key: counts.sum_few(clipped(layer_counts(key))), k, bracket,
-      topk.guess([*xs], k, size))
-  raw = layer_counts(found.lo), layer_counts(found.hi)
+      lambda key: counts.sum_few(clipped(whole.at_least_each(xs, key))), k,
+      bracket, topk.guess(xs(), k, size))
+  raw = [whole.at_least_each(xs, key) for key in (found.lo, found.hi)]
   below, above = (clipped(layers) for layers in raw)
   left = counts.subtract(k, counts.sum_few(above))
   kept = counts.add(above, counts.in_turn(counts.subtract(below, above), left))

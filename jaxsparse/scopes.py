@@ -12,6 +12,7 @@ grow. (The scope of `prune` is its distribution.)
 """
 
 import functools
+import math
 from typing import Callable, NamedTuple, Sequence
 
 import jax
@@ -21,6 +22,7 @@ from jaxsparse import distributions
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.exact_counts import Count
+from jaxsparse.masks.remade import Remade
 from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
@@ -60,6 +62,26 @@ class Layer(NamedTuple):
 Scope = Callable[[Sequence[Layer], Sequence[Count]], list[jax.Array]]
 
 
+class Layers(list):
+  """Layers that can be made again, so that no loop has to hold their arrays.
+
+  Those with large units are held: they are few, and summing takes a while.
+  """
+
+  def __init__(self, make: Callable[[], list[Layer]]):
+    super().__init__(make())
+    self._make = make
+
+  def again(self) -> list[Layer]:
+    return [
+        first if math.prod(first.pattern.unit.tile(first.shape)) >= 4 else new
+        for first, new in zip(self, self._make())]
+
+
+def _again(layers: Sequence[Layer]) -> Sequence[Layer]:
+  return layers.again() if isinstance(layers, Layers) else layers
+
+
 def finite(x: jax.Array) -> jax.Array:
   """Scores strictly between the infinities; NaN becomes the lowest of them.
 
@@ -76,11 +98,17 @@ def count(units: jax.Array) -> Count:
   return Count(*(v.reshape(()) for v in total))
 
 
-def _highest(layers: Sequence[Layer], kept: Sequence[Kept]
+def count_each(units: Sequence[jax.Array]) -> Count:
+  """How many units of each layer are marked, as vectors."""
+  return counts.total_each(units)
+
+
+def _highest(make: Callable[[], Sequence[Layer]], kept: Sequence[Kept]
              ) -> list[jax.Array]:
   """The highest open units, fewer where there are not so many."""
+  layers = make()
   chosen = selection.keep_units_each(
-      [x.ranks for x in layers], [x.pattern for x in layers],
+      Remade(lambda: [x.ranks for x in make()]), [x.pattern for x in layers],
       [x.shape for x in layers], kept)
   return [units & layer.open for units, layer in zip(chosen, layers)]
 
@@ -90,7 +118,7 @@ def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
   """Units compete within their layer, or their group there, and it keeps its
   count. The scope of SET, RigL and MEST.
   """
-  return _highest(layers, [Kept(goal) for goal in goals])
+  return _highest(lambda: _again(layers), [Kept(goal) for goal in goals])
 
 
 def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
@@ -106,21 +134,22 @@ def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
     Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
   """
   _check_whole('per_sign', layers)
-  sides, kept = [], []
-  for layer, goal in zip(layers, goals):
-    positive = layer.scores >= 0
-    have, above = count(layer.open), count(layer.open & positive)
-    goes = counts.subtract(have, counts.minimum(have, goal))
-    share = counts.to_float(above) / jnp.maximum(counts.to_float(have), 1.)
-    rest = counts.subtract(have, above)
-    # Rounding may ask one side for more than it has.
-    other = counts.minimum(
-        counts.subtract(goes, counts.share_of(goes, share)), rest)
-    layer = layer._replace(scores=jnp.abs(layer.scores))
-    sides += [layer._replace(open=layer.open & side)
-              for side in (positive, ~positive)]
-    kept += [Kept(counts.subtract(above, counts.subtract(goes, other))),
-             Kept(counts.subtract(rest, other))]
+  have = count_each([layer.open for layer in layers])
+  above = count_each([layer.open & (layer.scores >= 0) for layer in layers])
+  goes = counts.subtract(have, counts.minimum(have, counts.stack([*goals])))
+  share = counts.to_float(above) / jnp.maximum(counts.to_float(have), 1.)
+  rest = counts.subtract(have, above)
+  # Rounding may ask one side for more than it has.
+  other = counts.minimum(
+      counts.subtract(goes, counts.share_of(goes, share)), rest)
+  both = (counts.subtract(above, counts.subtract(goes, other)),
+          counts.subtract(rest, other))
+  kept = [Kept(k) for pair in zip(*map(counts.unstack, both)) for k in pair]
+
+  def sides():
+    return [layer._replace(scores=jnp.abs(layer.scores),
+                           open=layer.open & ((layer.scores >= 0) == positive))
+            for layer in _again(layers) for positive in (True, False)]
   chosen = _highest(sides, kept)
   return [one | other for one, other in zip(chosen[::2], chosen[1::2])]
 
@@ -132,17 +161,18 @@ def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
   The scope of Chase. Ties go to the earlier layer, then to the lower index.
   """
   _check_whole('all_layers', layers)
-  ranks = [layer.ranks for layer in layers]
-  goal, least, most = (counts.sum_few(counts.stack(each)) for each in (
-      [*goals], [count(layer.certain) for layer in layers],
-      [count(layer.open) for layer in layers]))
+  ranks = Remade(lambda: [layer.ranks for layer in _again(layers)])
+  goal, least, most = (counts.sum_few(each) for each in (
+      counts.stack([*goals]), count_each([x.certain for x in layers]),
+      count_each([x.open for x in layers])))
   # Ranks say who is certain and who is not open: layers have no bounds of
   # their own.
   kept = distributions.keep_together(
       ranks, counts.minimum(counts.maximum(goal, least), most),
-      [counts.exactly(0)] * len(ranks),
-      [counts.exactly(x.size) for x in ranks], [True] * len(ranks))
-  return _highest(layers, kept)
+      [counts.exactly(0)] * len(layers),
+      [counts.exactly(layer.scores.size) for layer in layers],
+      [True] * len(layers))
+  return _highest(lambda: _again(layers), kept)
 
 
 def above_one(layers: Sequence[Layer], goals: Sequence[Count]
@@ -169,8 +199,8 @@ def by_survivors(layers: Sequence[Layer], goals: Sequence[Count]
     <https://arxiv.org/abs/1902.05967>`_, 2019
   """
   _check_whole('by_survivors', layers)
-  return _shared(layers, goals, [
-      counts.to_float(count(layer.certain)) for layer in layers])
+  return _shared(layers, goals, counts.to_float(
+      count_each([layer.certain for layer in layers])))
 
 
 def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
@@ -189,20 +219,20 @@ def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
   # A sum of large ones would overflow.
   top = functools.reduce(jnp.maximum, (
       layer.scores.max().astype(jnp.float32) for layer in layers))
-  return _shared(layers, goals, [
+  return _shared(layers, goals, jnp.stack([
       jnp.mean(layer.scores.astype(jnp.float32) * jnp.where(
-          top > 1e18, 1e-19, 1.), where=layer.active) for layer in layers])
+          top > 1e18, 1e-19, 1.), where=layer.active) for layer in layers]))
 
 
 def _shared(layers: Sequence[Layer], goals: Sequence[Count],
-            weights: Sequence[jax.Array]) -> list[jax.Array]:
+            weights: jax.Array) -> list[jax.Array]:
   """Shares what all layers may grow in proportion to weights."""
-  has, most = (counts.stack([count(units) for units in column]) for column in (
+  has, most = (count_each(column) for column in (
       [layer.certain for layer in layers], [layer.open for layer in layers]))
   goal = counts.sum_few(counts.stack([*goals]))
   have = counts.sum_few(has)
   grown = counts.in_proportion(
-      counts.subtract(counts.maximum(goal, have), have), jnp.stack([*weights]),
+      counts.subtract(counts.maximum(goal, have), have), weights,
       counts.subtract(most, has))
   return per_layer(layers, counts.unstack(counts.add(has, grown)))
 

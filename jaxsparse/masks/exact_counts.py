@@ -31,6 +31,14 @@ def exactly(n: int) -> Count:
   return Count(jnp.array(n >> 16, _U32), jnp.array(n & _LOW, _U32))
 
 
+def exactly_each(ns: Sequence[int]) -> Count:
+  """Python integers as one vector."""
+  for n in ns:
+    exactly(n)  # Raises if one is none.
+  return Count(jnp.array([n >> 16 for n in ns], _U32),
+               jnp.array([n & _LOW for n in ns], _U32))
+
+
 def add(a: Count, b: Count) -> Count:
   lo = a.lo + b.lo
   return Count(a.hi + b.hi + (lo >> 16), lo & _LOW)
@@ -129,8 +137,13 @@ def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
 
 def sum_few(a: Count) -> Count:
   """The sum of a vector of up to 2^16 counts."""
-  lo = a.lo.sum(dtype=_U32)
-  return Count(a.hi.sum(dtype=_U32) + (lo >> 16), lo & _LOW)
+  return sum_along(a, 0)
+
+
+def sum_along(a: Count, axis: int) -> Count:
+  """Sums up to 2^16 counts along an axis."""
+  lo = a.lo.sum(axis, dtype=_U32)
+  return Count(a.hi.sum(axis, dtype=_U32) + (lo >> 16), lo & _LOW)
 
 
 def to_float(a: Count) -> jax.Array:
@@ -194,27 +207,53 @@ def remaining(a: Count, part: Count, fraction: ArrayLike) -> Count:
   return subtract(kept, Count(jnp.zeros_like(kept.hi), down.astype(_U32)))
 
 
+def part_of(size: int, most: int) -> int:
+  """The largest part of an axis up to `most` that leaves a mesh its factors.
+
+  What is left of the axis has all factors of 2 up to 32 that the axis has: cut
+  there, an array that is sharded along the axis stays where it is.
+
+  >>> part_of(4096, 32), part_of(512, 32), part_of(3, 32)
+  (32, 16, 3)
+  """
+  free = size // math.gcd(size, 32)
+  return max(d for d in range(1, min(free, max(most, 1)) + 1) if free % d == 0)
+
+
 def _sum_on_cpu(mask: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """A sum that XLA's CPU backend fuses with the comparison before it.
 
-  Large integer reductions are rewritten there into windows that no longer fuse
+  Large integer reductions are rewritten there into windows that no longer fuse,
   and a 32-bit copy of the mask appears (25 ms instead of 3 for 4096 x 4096). A
-  first sum of a few neighbours in 8 bits avoids that. The split keeps 64 or
-  more outer entries, so that a sharded axis splits without communication.
+  first sum of up to 32 neighbours in 8 bits is left as it is, and so is the
+  second one, because it has two results. Two kernels are what it compiles.
   """
-  def part(axis: int) -> int:
-    size = mask.shape[axis]
-    if size < 256:
-      return size
-    power = size & -size  # The largest power of two that divides the size.
-    return max(1, min(power, 32, size // 64 & -(size // 64)))
+  axis = max(axes, key=lambda a: part_of(mask.shape[a], 32))
+  part = part_of(mask.shape[axis], 32)
+  if part > 1:
+    mask = mask.reshape(
+        mask.shape[:axis] + (-1, part) + mask.shape[axis + 1:]).sum(
+            axis + 1, dtype=jnp.uint8)
+  mask = mask.astype(_U32)
+  shape = tuple(1 if a in axes else n for a, n in enumerate(mask.shape))
+  return lax.reduce(
+      (mask, mask), (_U32(0), _U32(0)),
+      lambda x, y: (x[0] + y[0], x[1] + y[1]), axes)[0].reshape(shape)
 
-  axis = max(axes, key=part)
-  f, size = part(axis), mask.shape[axis]
-  if f > 1:
-    split = mask.shape[:axis] + (size // f, f) + mask.shape[axis + 1:]
-    mask = mask.reshape(split).sum(axis + 1, dtype=jnp.uint8)
-  return mask.sum(axes, dtype=_U32, keepdims=True)
+
+def total_each(masks: Sequence[jax.Array]) -> Count:
+  """How many entries of each of several bool arrays are true, as vectors."""
+  masks = [*masks]
+
+  def each(sum_of):
+    return lambda *masks: jnp.stack([
+        sum_of(m, tuple(range(m.ndim))).reshape(()) for m in masks])
+  if all(0 < m.size < 2**32 and m.ndim for m in masks):
+    small = lax.platform_dependent(
+        *masks, cpu=each(_sum_on_cpu),
+        default=each(lambda m, axes: m.sum(axes, dtype=_U32)))
+    return Count(small >> 16, small & _LOW)
+  return stack([total(m, tuple(range(m.ndim))) for m in masks])
 
 
 def total(mask: jax.Array, axes: tuple[int, ...]) -> Count:

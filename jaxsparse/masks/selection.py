@@ -8,7 +8,7 @@ say), and what holds for a unit is spread over its members.
 import collections
 import functools
 import math
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import jax
 from jax import lax
@@ -19,6 +19,8 @@ from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import _transposable
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
+from jaxsparse.masks import whole
+from jaxsparse.masks.remade import Remade
 from jaxsparse.patterns import Pattern
 
 
@@ -79,25 +81,22 @@ def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
 def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
                kept: Kept) -> jax.Array:
   """Marks the kept units on the grid of units of a weight of `shape`."""
+  if _is_whole(pattern, shape):
+    return keep_units_each(
+        Remade(lambda: [units]), [pattern], [shape], [kept])[0]
   tile = pattern.group_tile(shape)
   if pattern.per_line is not None:
     return _join(_transposable.keep_highest(
         _split(units, tile), kept.count.lo, pattern.per_line))
   long = [a for a, t in enumerate(tile) if t > 1]
-  whole = tile == units.shape
-  if kept.found is not None:  # Its keys tell in which float it was made.
-    units = topk.as_searched(units, kept.found)
-  x = units if whole else _split(units, tile)
-  axes = tuple(range(x.ndim)) if whole else tuple(range(1, x.ndim, 2))
+  x = _split(units, tile)
+  axes = tuple(range(1, x.ndim, 2))
 
   def general(x):
-    if kept.found is None:
-      return topk.keep_highest(x, kept.count, axes)
-    return topk.cut_at(
-        x, kept.found, counts.subtract(kept.count, kept.found.above), axes)
+    return topk.keep_highest(x, kept.count, axes)
 
-  if len(long) != 1 or whole:
-    return general(x) if whole else _join(general(x))
+  if len(long) != 1:
+    return _join(general(x))
   axis, size = 2 * long[0] + 1, tile[long[0]]
 
   def few(x):
@@ -117,30 +116,30 @@ def _is_whole(pattern: Pattern, shape: tuple[int, ...]) -> bool:
       pattern.group_tile(shape) == pattern.grid(shape))
 
 
-def keep_units_each(units: Sequence[jax.Array], patterns: Sequence[Pattern],
+def keep_units_each(units: Remade, patterns: Sequence[Pattern],
                     shapes: Sequence[tuple[int, ...]], kept: Sequence[Kept]
                     ) -> list[jax.Array]:
   """`keep_units` of several weights; those without groups in one search."""
   made: dict[int, jax.Array] = {}
   together = collections.defaultdict(list)
   for i, (x, pattern, shape, k) in enumerate(
-      zip(units, patterns, shapes, kept)):
+      zip(units.shapes, patterns, shapes, kept)):
     if not _is_whole(pattern, shape):
-      made[i] = keep_units(x, pattern, shape, k)
+      made[i] = keep_units(units.some([i])()[0], pattern, shape, k)
       continue
-    if k.found is not None:
-      x = topk.as_searched(x, k.found)
-    together[x.dtype, k.found is None].append((i, x, k))
-  for (_, new), rows in together.items():
-    places, xs, ks = zip(*rows)
-    n = counts.stack([k.count for k in ks])
+    searched = x.dtype if k.found is None else topk.searched_as(
+        x.dtype, k.found)
+    together[searched, k.found is None].append(i)
+  for (dtype, new), places in together.items():
+    xs = units.some(places).astype(dtype)
+    n = counts.stack([kept[i].count for i in places])
     if new:
-      masks = topk.keep_highest_each(xs, n)
+      masks = whole.keep_highest_each(xs, n)
     else:
-      found = topk.stack([k.found for k in ks])
-      masks = topk.cut_each(xs, found, counts.subtract(n, found.above))
+      found = topk.stack([kept[i].found for i in places])
+      masks = whole.cut_each(xs, found, counts.subtract(n, found.above))
     made.update(zip(places, masks))
-  return [made[i] for i in range(len(units))]
+  return [made[i] for i in range(len(kept))]
 
 
 def spread(mask: jax.Array, pattern: Pattern, shape: tuple[int, ...]
@@ -169,8 +168,22 @@ def kept_count(units: int, sparsity: float | jax.Array) -> counts.Count:
 
 def on_the_way(units: int, final: int, progress: jax.typing.ArrayLike) -> Kept:
   """How many are kept at a share of the way from all units to `final`."""
-  return Kept(counts.remaining(
-      counts.exactly(units), counts.exactly(units - final), progress))
+  return on_the_way_each([units], [final], progress)[0]
+
+
+def on_the_way_each(units: Sequence[int], finals: Sequence[int],
+                    progress: jax.typing.ArrayLike) -> list[Kept]:
+  """`on_the_way` of several weights at one progress.
+
+  As one vector: scalars by the hundred compile slowly.
+  """
+  if not units:
+    return []
+  made = counts.remaining(
+      counts.exactly_each(units),
+      counts.exactly_each([n - k for n, k in zip(units, finals)]),
+      jnp.broadcast_to(jnp.asarray(progress, jnp.float32), (len(units),)))
+  return [Kept(k) for k in counts.unstack(made)]
 
 
 def select(scores: jax.Array, pattern: Pattern,
@@ -229,41 +242,73 @@ def select(scores: jax.Array, pattern: Pattern,
   return _select(units, sparsity, pattern, scores.shape)
 
 
-def select_each(scores: ArrayTree, patterns: Any, kept: Any) -> ArrayTree:
+def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
+                kept: Any) -> ArrayTree:
   """`select` of every leaf of a tree, with whole weights in one search.
 
   Args:
-    scores: a tree of floating arrays.
+    scores: a tree of floating arrays; or a function that returns one, which is
+      then made where it is read: inside of `jax.jit` no scores are held.
     patterns: the same tree.
     kept: what a distribution returns: the same tree of `Kept` or numbers.
 
   Returns:
     A tree of masks.
   """
-  leaves, structure = jax.tree.flatten(scores)
+  make = scores if callable(scores) else lambda: scores
+  avals = jax.eval_shape(make)
+  leaves, structure = jax.tree.flatten(avals)
   rules = jax.tree.leaves(patterns)
   numbers = structure.flatten_up_to(kept)
+  rest = [i for i, (x, pattern, k) in enumerate(zip(leaves, rules, numbers))
+          if math.prod(x.shape) and isinstance(k, Kept)
+          and _is_whole(pattern, x.shape)]
+  others = [i for i in range(len(leaves)) if i not in rest]
   made = {}
-  for i, (x, pattern, k) in enumerate(zip(leaves, rules, numbers)):
-    if (not x.size or not isinstance(k, Kept)
-        or not _is_whole(pattern, x.shape)):
-      made[i] = select(x, pattern, k)
-  rest = [i for i in range(len(leaves)) if i not in made]
+  if others:
+    now = jax.tree.leaves(make())
+    made = {i: select(now[i], rules[i], numbers[i]) for i in others}
   if rest:
-    made.update(zip(rest, _select_each(
-        [unit_scores(leaves[i], rules[i]) for i in rest],
-        [numbers[i] for i in rest], tuple(rules[i] for i in rest),
-        tuple(leaves[i].shape for i in rest))))
+    units = units_of(make, {i: rules[i] for i in rest})
+    arguments = ([numbers[i] for i in rest], tuple(rules[i] for i in rest),
+                 tuple(leaves[i].shape for i in rest))
+    masks = (_select_whole(units, *arguments) if units.traced
+             else _select_held(units(), *arguments))
+    made.update(zip(rest, masks))
   return structure.unflatten([made[i] for i in range(len(leaves))])
+
+
+def units_of(make: Callable[[], ArrayTree], patterns: Mapping[int, Pattern]
+             ) -> Remade:
+  """The scores of the units of some leaves, by their places.
+
+  Those of large units are held: they are few, and summing takes a while.
+  """
+  def units(wanted):
+    now = jax.tree.leaves(make())
+    return {i: unit_scores(now[i], p) for i, p in patterns.items()
+            if wanted(i, p)}
+  shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(make))]
+  large = lambda i, p: math.prod(p.unit.tile(shapes[i])) >= 4
+  held = units(large)
+
+  def all_units():
+    found = held | units(lambda i, p: i not in held)
+    return [found[i] for i in patterns]
+  return Remade(all_units)
+
+
+def _select_whole(
+    units: Remade, kept: list[Kept], patterns: tuple[Pattern, ...],
+    shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
+  return [spread(mask, pattern, shape) for mask, pattern, shape in zip(
+      keep_units_each(units, patterns, shapes, kept), patterns, shapes)]
 
 
 # Jitted so that outside of jit, too, it compiles once.
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _select_each(units: list[jax.Array], kept: list[Kept],
-                 patterns: tuple[Pattern, ...],
-                 shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
-  return [spread(mask, pattern, shape) for mask, pattern, shape in zip(
-      keep_units_each(units, patterns, shapes, kept), patterns, shapes)]
+def _select_held(units: list[jax.Array], *arguments: Any) -> list[jax.Array]:
+  return _select_whole(Remade(lambda: units), *arguments)
 
 
 # Jitted so that equal layers are compiled once, outside of jit and within.

@@ -11,7 +11,7 @@ thereby pruned first, and the two zeros are equal.
 """
 
 import math
-from typing import Callable, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 from jax import lax
@@ -65,11 +65,11 @@ def at_least(x: jax.Array, key: jax.Array) -> jax.Array:
   return (x >= _float_of(key, x.dtype)) | (key <= _ends(x.dtype)[0])
 
 
-def as_searched(x: jax.Array, found: Bracket) -> jax.Array:
-  """`x` in the wider float that a search over mixed dtypes was made in."""
+def searched_as(dtype: Any, found: Bracket) -> Any:
+  """The float that a search over mixed dtypes was made in."""
   wide = {4: jnp.float32, 8: jnp.float64}
   size = found.lo.dtype.itemsize
-  return x if x.dtype.itemsize == size else x.astype(wide[size])
+  return dtype if jnp.dtype(dtype).itemsize == size else jnp.dtype(wide[size])
 
 
 def start(dtype, size: int) -> Bracket:
@@ -182,30 +182,59 @@ def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.where(b == 0, 0., a / jnp.where(b == 0, 1., b))
 
 
-def guess(xs: list[jax.Array], k: Count, size: int) -> tuple[jax.Array, ...]:
-  """Two candidates that are likely close around the k-th highest of `xs`.
+def sample(x: jax.Array, size: int) -> jax.Array:
+  """About 2^14 of `size` scores evenly spaced, those of `x` among them.
 
-  They are quantiles of an evenly spaced sample of about 2^14 scores, three
-  standard errors to either side. Sampling by strides keeps a sharded array
-  where it is; only the sample moves.
+  Sampling by strides keeps a sharded array where it is; only the sample moves.
   """
-  def sample(x: jax.Array) -> jax.Array:
-    surplus = size >> 14
-    strides = [1] * x.ndim
-    for axis in sorted(range(x.ndim), key=lambda a: -x.shape[a]):
-      strides[axis] = max(1, min(surplus, x.shape[axis] >> 4))
-      surplus //= strides[axis]
-    part = lax.slice(x, (0,) * x.ndim, x.shape, strides)
-    return replicated(part).reshape(-1)
+  surplus = size >> 14
+  strides = [1] * x.ndim
+  for axis in sorted(range(x.ndim), key=lambda a: -x.shape[a]):
+    strides[axis] = max(1, min(surplus, x.shape[axis] >> 4))
+    surplus //= strides[axis]
+  part = lax.slice(x, (0,) * x.ndim, x.shape, strides)
+  return replicated(part).reshape(-1)
 
-  values = jnp.concatenate([sample(x) for x in xs])
-  values = jnp.sort(_without_nan(values))
-  m = values.size
-  share = counts.to_float(k) / float(size)
+
+def table(rows: Sequence[jax.Array], fill: jax.typing.ArrayLike = 0
+          ) -> jax.Array:
+  """Vectors as rows of one array, filled up."""
+  longest = max(row.size for row in rows)
+  parts = [part for row in rows for part in (
+      row, jnp.full(longest - row.size, fill, row.dtype)) if part.size]
+  return jnp.concatenate(parts).reshape(len(rows), longest)
+
+
+def guess_each(samples: Sequence[jax.Array], k: Count, sizes: Sequence[int]
+               ) -> tuple[jax.Array, ...]:
+  """Two candidates that are likely close around the k-th highest of each array.
+
+  They are quantiles of a sample, three standard errors to either side.
+
+  Args:
+    samples: a sample of each array, vectors.
+    k: of each array; vectors.
+    sizes: of the arrays.
+  """
+  # In one sort: what fills rows up comes after all that a quantile asks for.
+  values = jnp.sort(table([_without_nan(x) for x in samples], jnp.inf))
+  m = jnp.array([x.size for x in samples], jnp.float32)
+  share = counts.to_float(k) / jnp.array(sizes, jnp.float32)
   error = 3. * jnp.sqrt(m * share * (1. - share)) + 1.
-  ranks = (1. - share) * m + jnp.stack([-error, error])
-  low, high = values[jnp.clip(ranks.astype(jnp.int32), 0, m - 1)]
-  return _key_of(low), _key_of(high) + 1
+
+  def key_at(ranks):
+    ranks = jnp.clip(ranks.astype(jnp.int32), 0, m.astype(jnp.int32) - 1)
+    return _key_of(jnp.take_along_axis(values, ranks[:, None], 1)[:, 0])
+  ranks = (1. - share) * m
+  return key_at(ranks - error), key_at(ranks + error) + 1
+
+
+def guess(xs: Sequence[jax.Array], k: Count, size: int
+          ) -> tuple[jax.Array, ...]:
+  """`guess_each` for several arrays as one, of `size` together."""
+  one = jnp.concatenate([sample(x, size) for x in xs])
+  k = Count(*(v.reshape(1) for v in k))
+  return tuple(v.reshape(()) for v in guess_each([one], k, [size]))
 
 
 def replicated(x: jax.Array) -> jax.Array:
@@ -230,63 +259,11 @@ def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...]) -> jax.Array:
     A bool array of the shape of `x`.
   """
   size = math.prod(x.shape[a] for a in axes)
-  whole = size == x.size
-  # Below that a sample saves nothing.
-  guesses = guess([x], k, size) if whole and size >= 2**16 else ()
-  k, bracket, guesses = jax.tree.map(
-      lambda v: _per_group(v, x, axes), (k, start(x.dtype, size), guesses))
-  found = search(lambda key: counts.total(at_least(x, key), axes), k, bracket,
-                 guesses)
+  k, bracket = jax.tree.map(
+      lambda v: _per_group(v, x, axes), (k, start(x.dtype, size)))
+  found = search(
+      lambda key: counts.total(at_least(x, key), axes), k, bracket)
   return cut_at(x, found, counts.subtract(k, found.above), axes)
-
-
-def keep_highest_each(xs: Sequence[jax.Array], k: Count) -> list[jax.Array]:
-  """`keep_highest` of several arrays as wholes, in one search.
-
-  The candidates of all arrays are tried in turns together. That takes as many
-  turns as the slowest array, but compiles once instead of array by array.
-
-  Args:
-    xs: floating scores of one dtype.
-    k: how many to keep of each; vectors.
-
-  Returns:
-    A bool array for each.
-  """
-  first = [start(x.dtype, x.size) for x in xs]
-  # An end of the bracket is no candidate and is passed over.
-  guesses = [guess([x], n, x.size) if x.size >= 2**16 else (b.lo, b.lo)
-             for x, n, b in zip(xs, counts.unstack(k), first)]
-
-  def count(keys):
-    return counts.stack([
-        counts.total(at_least(x, keys[i]), tuple(range(x.ndim)))
-        for i, x in enumerate(xs)])
-  found = search(count, k, stack(first), tuple(map(jnp.stack, zip(*guesses))))
-  return cut_each(xs, found, counts.subtract(k, found.above))
-
-
-def cut_each(xs: Sequence[jax.Array], found: Bracket, quota: Count
-             ) -> list[jax.Array]:
-  """`cut_at` of several arrays as wholes; brackets and quotas are vectors."""
-  if any(x.size >= 2**32 - 1 for x in xs):
-    each = zip(xs, unstack(found), counts.unstack(quota))
-    return [cut_at(x, b, n, tuple(range(x.ndim))) for x, b, n in each]
-  above = [at_least(x, found.hi[i]) for i, x in enumerate(xs)]
-  ties = [at_least(x, found.lo[i]) & ~a
-          for i, (x, a) in enumerate(zip(xs, above))]
-
-  def reached(keys):
-    return [tie & _reached(keys[i], tie.shape, tuple(range(tie.ndim)))
-            for i, tie in enumerate(ties)]
-  many = counts.subtract(found.below, found.above)
-  none = jax.tree.map(jnp.zeros_like, many)
-  ends = jnp.array([x.size + 1 for x in xs], jnp.uint32)
-  last = search(
-      lambda keys: counts.stack([
-          counts.total(x, tuple(range(x.ndim))) for x in reached(keys)]),
-      quota, Bracket(none.lo, ends, many, none))
-  return [a | b for a, b in zip(above, reached(last.hi))]
 
 
 def unstack(found: Bracket) -> list[Bracket]:
@@ -363,12 +340,12 @@ def _reached(key: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]
         math.prod(shape[a] for a in axes[i + 1:]), 1))
     if i:
       digit = digit % jnp.uint32(shape[axis])
-    here = _indices(shape, axis, jnp.uint32)
+    here = indices(shape, axis, jnp.uint32)
     reached = (here < digit) | ((here == digit) & reached)
   return reached & (key <= n)
 
 
-def _indices(shape: tuple[int, ...], axis: int, dtype) -> jax.Array:
+def indices(shape: tuple[int, ...], axis: int, dtype) -> jax.Array:
   """Indices along one axis of an array of `shape`, size 1 along the others."""
   return lax.broadcasted_iota(
       dtype, tuple(n if a == axis else 1 for a, n in enumerate(shape)), axis)
@@ -383,7 +360,7 @@ def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
   x, n = _without_nan(x), x.shape[axis]
   mine, other = jnp.expand_dims(x, axis + 1), jnp.expand_dims(x, axis)
   pairs = x.shape[:axis] + (n, n) + x.shape[axis + 1:]
-  i, j = (_indices(pairs, a, jnp.int32) for a in (axis, axis + 1))
+  i, j = (indices(pairs, a, jnp.int32) for a in (axis, axis + 1))
   beaten = (other > mine) | ((other == mine) & (j < i))
   return beaten.sum(axis + 1, dtype=jnp.uint8) < jnp.asarray(k, jnp.uint8)
 
@@ -395,7 +372,7 @@ def keep_best(x: jax.Array, axis: int) -> jax.Array:
   x = x.reshape(x.shape[:axis] + (n // chunk, chunk) + x.shape[axis + 1:])
   inner = jnp.argmax(x, axis + 1, keepdims=True)
   outer = jnp.argmax(x.max(axis + 1, keepdims=True), axis, keepdims=True)
-  i, j = (_indices(x.shape, a, inner.dtype) for a in (axis, axis + 1))
+  i, j = (indices(x.shape, a, inner.dtype) for a in (axis, axis + 1))
   kept = (i == outer) & (j == inner)
   return kept.reshape(kept.shape[:axis] + (n,) + kept.shape[axis + 2:])
 

@@ -112,18 +112,19 @@ def prune_and_grow(
   def init_fn(params):
     shapes = base.resolve(patterns, params)
     sparse = base.sparse_only(params, shapes)
-    scores = base.initial_scores(first, sparse)
-    if scores is None:
+    make = lambda: base.initial_scores(first, sparse)
+    if (scores := jax.eval_shape(make)) is None:
       raise ValueError(
           'prune_and_grow(init=...) needs a score that does without gradients, '
           'such as random(seed) or magnitude().')
-    kept = _budgets(distribution, scores, shapes)
+    kept = _budgets(distribution, make, shapes)
     if surplus is not None:
       kept = jax.tree.map(
           lambda s, pattern, k: Kept(_with_surplus(
-              k.count, pattern.sizes(s.shape)[1], _at(surplus, 0))),
+              k.count, counts.exactly(pattern.sizes(s.shape)[1]),
+              _at(surplus, 0))),
           scores, shapes, kept)
-    masks = selection.select_each(scores, shapes, kept)
+    masks = selection.select_each(make, shapes, kept)
     states = drop.init(sparse), grow.init(sparse)
     return RuleState(jnp.zeros((), jnp.int32), masks, states,
                      _reads_dense(grow, sparse, states[1], False))
@@ -135,20 +136,30 @@ def prune_and_grow(
 
     own = when(step)
 
-    def exchange():
+    def layers():
+      """Made again wherever they are read: no step holds scores."""
       drops, grows = (
           scored(s, t)[0] for s, t in zip((drop, grow), state.scores))
       masks = base.sparse_only(state.masks, shapes)
       none = jax.tree.map(lambda m: None, masks)
-      layers = [_Layer(*row) for row in trees.align(
+      return [_Layer(*row) for row in trees.align(
           masks, shapes, drops, grows,
-          none if surplus is None else _budgets(distribution, drops, shapes),
           none if allowed is None else allowed()) if row[1].size]
+
+    def exchange():
+      budgets = {}
+      if surplus is not None:
+        kept = _budgets(distribution, lambda: scored(drop, state.scores[0])[0],
+                        shapes)
+        budgets = {path: k.count for path, _, k in trees.align(
+            base.sparse_only(state.masks, shapes), kept)}
       new = _exchange(
-          layers, drop_scope, grow_scope,
+          layers, budgets, drop_scope, grow_scope,
           # Who is told to act only makes room, and replaces nothing.
           jnp.where(own, _at(fraction, step), 0.), _at(surplus or 0., step))
-      return trees.map_with_path(lambda path, m: new.get(path, m), masks)
+      return trees.map_with_path(
+          lambda path, m: new.get(path, m),
+          base.sparse_only(state.masks, shapes))
 
     due = own if act is None else own | act
     masks = base.run_if(due, exchange, state.masks)
@@ -159,14 +170,15 @@ def prune_and_grow(
   return base.Rule(init_fn, update)
 
 
-def _budgets(distribution: distributions.Distribution, scores: Any, shapes: Any
-             ) -> Any:
+def _budgets(distribution: distributions.Distribution,
+             make: Callable[[], Any], shapes: Any) -> Any:
   """Units that each group of each layer ends with, a tree of counts."""
   def count(k, score, pattern):
     return k if isinstance(k, Kept) else Kept(
         selection.kept_count(pattern.sizes(score.shape)[1], k))
-  return jax.tree.map(count, distribution(scores, shapes, 1.), scores, shapes,
-                      is_leaf=lambda x: isinstance(x, Kept))
+  return jax.tree.map(
+      count, distributions.shares(distribution, make, shapes, 1.),
+      jax.eval_shape(make), shapes, is_leaf=lambda x: isinstance(x, Kept))
 
 
 def _reads_dense(grow: scores_lib.Score, sparse: Any, state: Any,
@@ -185,39 +197,46 @@ def _reads_dense(grow: scores_lib.Score, sparse: Any, state: Any,
 class _Layer(NamedTuple):
   """A sparse parameter at an exchange.
 
-  `budget` is how many units each group ends with, `None` for as many as it has;
-  `allowed` where weights may be, `None` for anywhere.
+  `allowed` is where weights may be, `None` for anywhere.
   """
   path: str
   mask: jax.Array
   pattern: Pattern
   drop: jax.Array
   grow: jax.Array
-  budget: Kept | None
   allowed: jax.Array | None
 
 
-def _exchange(layers: list[_Layer], drop_scope: scopes.Scope,
-              grow_scope: scopes.Scope, share: jax.Array, extra: jax.Array
-              ) -> dict[str, jax.Array]:
-  """The new mask of every layer."""
+def _exchange(make: Callable[[], list[_Layer]], budgets: dict[str, Count],
+              drop_scope: scopes.Scope, grow_scope: scopes.Scope,
+              share: jax.Array, extra: jax.Array) -> dict[str, jax.Array]:
+  """The new mask of every layer.
+
+  `budgets` are how many units each group ends with; without one, as many as it
+  has.
+  """
+  layers = make()
   if not layers:
     return {}
-  drop_goals, grow_goals = [], []
-  for layer in layers:
-    n = _per_group(_any(layer.mask, layer.pattern), layer)
-    whole = n if layer.budget is None else layer.budget.count
-    drop_goals.append(counts.subtract(
-        whole, counts.share_of(whole, share)))
-    _, size = layer.pattern.sizes(layer.mask.shape)
-    grow_goals.append(n if layer.budget is None else _with_surplus(
-        layer.budget.count, size, extra))
-  dropping = [_on_grid(layer, layer.drop) for layer in layers]
-  stay = drop_scope([x._replace(open=x.open & x.active) for x in dropping],
-                    drop_goals)
-  growing = [_on_grid(layer, layer.grow) for layer in layers]
-  new = grow_scope([x._replace(certain=units)
-                    for x, units in zip(growing, stay)], grow_goals)
+  # Vectors over layers: scalars by the hundred compile slowly.
+  has = scopes.count_each([
+      _first_group(_any(x.mask, x.pattern), x) for x in layers])
+  whole = counts.stack([budgets.get(x.path, n) for x, n in zip(
+      layers, counts.unstack(has))])
+  drop_goals = counts.subtract(whole, counts.share_of(whole, share))
+  grow_goals = _with_surplus(whole, counts.exactly_each([
+      x.pattern.sizes(x.mask.shape)[1] for x in layers]), extra)
+  drop_goals, grow_goals = map(counts.unstack, (drop_goals, grow_goals))
+
+  def dropping():
+    return [x._replace(open=x.open & x.active)
+            for x in (_on_grid(layer, layer.drop) for layer in make())]
+  stay = drop_scope(scopes.Layers(dropping), drop_goals)
+
+  def growing():
+    return [_on_grid(layer, layer.grow)._replace(certain=units)
+            for layer, units in zip(make(), stay)]
+  new = grow_scope(scopes.Layers(growing), grow_goals)
   return {x.path: selection.spread(units, x.pattern, x.mask.shape)
           for x, units in zip(layers, new)}
 
@@ -237,13 +256,10 @@ def _on_grid(layer: _Layer, scores: jax.Array) -> scopes.Layer:
       else ~_any(~layer.allowed, layer.pattern))
 
 
-def _per_group(units: jax.Array, layer: _Layer) -> Count:
-  """How many units of each group are marked.
-
-  Every group of a mask made by `select` has the same number.
-  """
+def _first_group(units: jax.Array, layer: _Layer) -> jax.Array:
+  """The first group; of a mask made by `select` all keep the same number."""
   tile = layer.pattern.group_tile(layer.mask.shape)
-  return scopes.count(units[tuple(slice(t) for t in tile)])
+  return units[tuple(slice(t) for t in tile)]
 
 
 def _at(share: Share, step: Any) -> jax.Array:
@@ -251,7 +267,6 @@ def _at(share: Share, step: Any) -> jax.Array:
   return jnp.clip(jnp.asarray(value, jnp.float32), 0., 1.)
 
 
-def _with_surplus(budget: Count, size: int, surplus: jax.Array) -> Count:
-  whole = counts.exactly(size)
+def _with_surplus(budget: Count, size: Count, surplus: jax.Array) -> Count:
   return counts.minimum(
-      whole, counts.add(budget, counts.share_of(whole, surplus)))
+      size, counts.add(budget, counts.share_of(size, surplus)))

@@ -7,7 +7,7 @@ unstructured and the others have time to make up for each portion.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,13 +109,14 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
   def init(params):
     inner = rule.init(params)
     point = base.sparse_only(params, inner.masks)
-    scores = base.initial_scores(score, point)
+    waits = jax.eval_shape(lambda: base.initial_scores(score, point)) is None
     masks = jax.tree.map(lambda w: jnp.ones_like(w, dtype=bool), point)
     left = jnp.where(_differ(masks, inner.masks), steps, 0).astype(jnp.int32)
     # What is due at step 1 waits for the first gradients.
     due = jnp.ones((), jnp.int32)
-    if scores is not None:
-      masks = _without_portion(masks, inner.masks, scores, left)
+    if not waits:
+      masks = _without_portion(
+          masks, inner.masks, lambda: base.initial_scores(score, point), left)
       left, due = jnp.maximum(left - 1, 0), due * every
     return ProgressiveState(inner, masks, left, due, score.init(point))
 
@@ -132,8 +133,8 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
               score, state.scores)
 
     masks = base.run_if(
-        goes, lambda: _without_portion(state.masks, target, scored()[0], left),
-        state.masks)
+        goes, lambda: _without_portion(
+            state.masks, target, lambda: scored()[0], left), state.masks)
     return masks, ProgressiveState(
         inner, masks, jnp.where(goes, left - 1, left),
         jnp.where(goes, inner.count + every, state.due), scored()[1])
@@ -149,22 +150,28 @@ def _differ(masks: ArrayTree, others: Any) -> bool | jax.Array:
       lambda a, b: jnp.any(a != b), masks, others)), jnp.zeros((), bool))
 
 
-def _without_portion(masks: ArrayTree, target: Any, scores: Any, left: jax.Array
-                     ) -> Any:
-  """Masks without the first of `left` portions of what has to go."""
-  going = jax.tree.map(lambda now, then: now & ~then, masks, target)
+def _without_portion(masks: ArrayTree, target: Any, make: Callable[[], Any],
+                     left: jax.Array) -> Any:
+  """Masks without the first of `left` portions of what has to go.
+
+  `make` makes the scores by which the others stay.
+  """
+  going = lambda now, then: now & ~then
   share = 1. / jnp.maximum(left, 1).astype(jnp.float32)
 
-  def kept(mask):
-    n = scopes.count(mask)
-    return selection.Kept(counts.remaining(n, n, share))
+  leaves, structure = jax.tree.flatten(
+      jax.tree.map(going, masks, target))
+  n = scopes.count_each(leaves)
+  kept = structure.unflatten([
+      selection.Kept(k) for k in counts.unstack(
+          counts.remaining(n, n, jnp.broadcast_to(share, n.lo.shape)))])
 
-  # Others are below all of those that go, so that these keep their number.
-  ranks = jax.tree.map(
-      lambda mask, s: jnp.where(mask, scopes.finite(s), -jnp.inf),
-      going, scores)
+  def ranks():
+    # Others are below all of those that go, so that these keep their number.
+    return jax.tree.map(
+        lambda now, then, s: jnp.where(going(now, then), scopes.finite(s),
+                                       -jnp.inf), masks, target, make())
   stay = selection.select_each(
-      ranks, jax.tree.map(lambda _: patterns.unstructured(), going),
-      jax.tree.map(kept, going))
+      ranks, jax.tree.map(lambda _: patterns.unstructured(), masks), kept)
   return jax.tree.map(
-      lambda then, mask, s: then | (mask & s), target, going, stay)
+      lambda now, then, s: then | (going(now, then) & s), masks, target, stay)

@@ -69,20 +69,21 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
   schedule = schedule or schedules.one_shot()
   when = when or schedules.every(1)
 
-  def masks_for(scores, shapes, progress):
-    return selection.select_each(
-        scores, shapes, distribution(scores, shapes, progress))
+  def masks_for(make, shapes, progress):
+    return selection.select_each(make, shapes, distributions.shares(
+        distribution, make, shapes, progress))
 
   def init(params):
     shapes = base.resolve(patterns, params)
     sparse = base.sparse_only(params, shapes)
-    scores = base.initial_scores(score, sparse)
+    make = lambda: base.initial_scores(score, sparse)
     everything = _all_kept(sparse)
-    masks = everything if scores is None else base.run_if(
-        when(0), lambda: masks_for(scores, shapes, schedule(0)), everything)
+    masks = everything if jax.eval_shape(make) is None else base.run_if(
+        when(0), lambda: masks_for(make, shapes, schedule(0)), everything)
     if masks is everything:
       # A distribution that does not suit the patterns says so now, not later.
-      jax.eval_shape(lambda s: masks_for(s, shapes, schedule(0)), sparse)
+      jax.eval_shape(
+          lambda s: masks_for(lambda: s, shapes, schedule(0)), sparse)
     return base.RuleState(jnp.zeros((), jnp.int32), masks, score.init(sparse))
 
   def update(grads, state, params=None, *, updates=None, **extra_args):
@@ -91,7 +92,8 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
     scores = lambda: scored(score, state.scores)
     masks = base.run_if(
         base.is_due(when, schedule, step),
-        lambda: masks_for(scores()[0], shapes, schedule(step)), state.masks)
+        lambda: masks_for(lambda: scores()[0], shapes, schedule(step)),
+        state.masks)
     return masks, base.RuleState(step, masks, scores()[1])
 
   kind = base.EveryStep if base.acts_always(when) else base.Rule

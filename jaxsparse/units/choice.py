@@ -21,6 +21,7 @@ from jaxsparse import distributions
 from jaxsparse import patterns
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
+from jaxsparse.masks.remade import Remade
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
@@ -234,6 +235,7 @@ class Budget(NamedTuple):
     share = (1 - sparsity) * self.floor
     fewest = [counts.exactly(max(1, int(share * n + 1e-6))) for n in sizes]
     kept = distributions.keep_together(
-        ranked, selection.on_the_way(total, final, progress).count, fewest,
+        Remade(lambda: ranked),
+        selection.on_the_way(total, final, progress).count, fewest,
         [counts.exactly(n) for n in sizes], [False] * len(sizes))
     return [selection.Kept(k.count) for k in kept]

@@ -1,0 +1,56 @@
+"""Arrays that are made where they are read, and not held.
+
+The scores of all weights, held while a threshold is searched for, take as much
+memory as the weights. They are cheap to make: a loop that reads them in each of
+its turns makes them in each of its turns.
+"""
+
+from typing import Any, Callable, Sequence
+
+import jax
+from jax import lax
+from jax.extend import core
+
+
+class Remade:
+  """What a function returns, made again at every call.
+
+  Attributes:
+    shapes: of the arrays, as `jax.ShapeDtypeStruct`.
+    traced: whether the function reads arrays that are being traced. If not, all
+      of this happens outside of `jax.jit`, and what it returns is there anyway.
+  """
+
+  def __init__(self, make: Callable[[], Sequence[jax.Array]]):
+    closed, shapes = jax.make_jaxpr(lambda: [*make()], return_shape=True)()
+    self.shapes: list[jax.ShapeDtypeStruct] = shapes
+    self.traced = any(isinstance(c, jax.core.Tracer) for c in closed.consts)
+    self._jaxpr, self._consts = closed.jaxpr, closed.consts
+    self._held = None if self.traced else make()
+
+  def __call__(self, during: Any = ()) -> list[jax.Array]:
+    """The arrays.
+
+    Args:
+      during: variables of the loop in which they are read, if there is one. XLA
+        moves out of a loop what does not change in it, and holds it; what the
+        arrays are made from then seems to change with these variables.
+    """
+    if self._held is not None:
+      return [*self._held]
+    consts = self._consts
+    if jax.tree.leaves(during):
+      consts, _ = lax.optimization_barrier((consts, during))
+    return core.jaxpr_as_fun(core.ClosedJaxpr(self._jaxpr, consts))()
+
+  def some(self, places: Sequence[int]) -> 'Remade':
+    """Only the arrays at some places."""
+    if len(places) == len(self.shapes):
+      return self
+    return Remade(lambda: [self()[i] for i in places])
+
+  def astype(self, dtype: Any) -> 'Remade':
+    """The arrays in another dtype."""
+    if all(x.dtype == dtype for x in self.shapes):
+      return self
+    return Remade(lambda: [x.astype(dtype) for x in self()])

@@ -1,0 +1,251 @@
+"""The k highest of whole weights, many weights in one search.
+
+Every weight has one kernel that counts, in one loop for all; so a program does
+not grow with the number of weights more than an optimizer's does. Scores are
+made again in each turn, see `remade`.
+
+Weights that tie at the threshold are kept from the lowest index on. The place
+of the last one is found in two passes, whatever the number of ties: ties are
+counted in blocks of neighbours, and then the one block is looked into where the
+quota ends. Blocks of a sharded array are cut so that no entry moves.
+"""
+
+import math
+from typing import NamedTuple, Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import topk
+from jaxsparse.masks.exact_counts import Count
+from jaxsparse.masks.remade import Remade
+
+_SAMPLED = 2**16  # A sample of a smaller weight saves nothing.
+_BLOCK = 2**15    # The most entries of a block; all but odd axes allow it.
+
+
+def keep_highest_each(xs: Remade, k: Count) -> list[jax.Array]:
+  """Marks the k highest of each of several arrays; ties go to the lower index.
+
+  The candidates of all arrays are tried in turns together. That takes as many
+  turns as the slowest array, but compiles once instead of array by array.
+
+  Args:
+    xs: floating scores of one dtype. NaN counts as lower than everything.
+    k: how many to keep of each; vectors.
+
+  Returns:
+    A bool array for each.
+  """
+  first = topk.stack([topk.start(x.dtype, math.prod(x.shape))
+                      for x in xs.shapes])
+  found = topk.search(lambda keys: at_least_each(xs, keys), k, first,
+                      _guesses(xs, k, first))
+  return cut_each(xs, found, counts.subtract(k, found.above))
+
+
+def at_least_each(xs: Remade, keys: jax.Array) -> Count:
+  """How many scores of each array are at or above a candidate.
+
+  Args:
+    xs: the scores.
+    keys: one candidate for each, or one for all.
+  """
+  keys = jnp.broadcast_to(keys, (len(xs.shapes),))
+  return counts.total_each([
+      topk.at_least(x, keys[i]) for i, x in enumerate(xs(keys))])
+
+
+def _guesses(xs: Remade, k: Count, first: topk.Bracket
+             ) -> tuple[jax.Array, ...]:
+  """Two candidates for each array that are likely close around its k-th.
+
+  An end of the bracket is no candidate, and is passed over.
+  """
+  large = [i for i, x in enumerate(xs.shapes)
+           if math.prod(x.shape) >= _SAMPLED]
+  low = high = first.lo
+  if large:
+    made = xs()
+    at = jnp.array(large)
+    share = Count(k.hi[at], k.lo[at])
+    for_large = topk.guess_each(
+        [topk.sample(made[i], made[i].size) for i in large], share,
+        [made[i].size for i in large])
+    low, high = (first.lo.at[at].set(key) for key in for_large)
+  return low, high
+
+
+class _Blocks(NamedTuple):
+  """How an array is cut into blocks of neighbours, in row-major order.
+
+  Attributes:
+    shape: of the array with some axes in two or three.
+    split: how many axes come before those of a block.
+  """
+  shape: tuple[int, ...]
+  split: int
+
+  @classmethod
+  def of(cls, shape: tuple[int, ...]) -> '_Blocks':
+    """Whole minor axes, and a part of the next.
+
+    There are about a thousand blocks in a large array. Axes that tell blocks
+    apart are cut to a length of 32, up to which XLA's CPU backend reduces along
+    them in one kernel.
+    """
+    most = max(_BLOCK, math.prod(shape) >> 10)
+    inner, axis = 1, len(shape)
+    while axis and inner * shape[axis - 1] <= most:
+      axis -= 1
+      inner *= shape[axis]
+    outer, block = [*shape[:axis]], [*shape[axis:]]
+    if outer:
+      part = counts.part_of(outer[-1], most // inner)
+      if part == 1 and inner == 1:
+        part = outer[-1]  # One long odd axis is a block.
+      block = [part, *block]
+      outer[-1] //= part
+    cut = []
+    for n in outer:
+      part = counts.part_of(n, 32) if n > 32 else 1
+      cut += [n // part, part] if part > 1 else [n]
+    if math.prod(cut) > 2**24:
+      return cls(shape, 0)
+    return cls((*cut, *block), len(cut))
+
+  @property
+  def outer(self) -> tuple[int, ...]:
+    """The axes that tell blocks apart."""
+    return tuple(range(self.split))
+
+  @property
+  def inner(self) -> tuple[int, ...]:
+    """The axes of a block."""
+    return tuple(range(self.split, len(self.shape)))
+
+  @property
+  def number(self) -> int:
+    """How many blocks there are."""
+    return math.prod(self.shape[:self.split])
+
+  @property
+  def size(self) -> int:
+    """How many entries a block has."""
+    return math.prod(self.shape[self.split:])
+
+
+def cut_each(xs: Remade, found: topk.Bracket, quota: Count
+             ) -> list[jax.Array]:
+  """The masks of a finished search: all above, and the first of the ties.
+
+  Args:
+    xs: the scores.
+    found: the bracket of each, as vectors.
+    quota: how many ties of each are kept; vectors.
+  """
+  ways = [_Blocks.of(x.shape) for x in xs.shapes]
+
+  def pieces(during=()):
+    """All scores in blocks: which are above, and which tie."""
+    made = [x.reshape(way.shape) for x, way in zip(xs(during), ways)]
+    above = [topk.at_least(x, found.hi[i]) for i, x in enumerate(made)]
+    return above, [topk.at_least(x, found.lo[i]) & ~a
+                   for i, (x, a) in enumerate(zip(made, above))]
+
+  blocks = jnp.array([way.number for way in ways], jnp.uint32)
+  many = counts.subtract(found.below, found.above)
+  partly = ~counts.less_equal(many, quota) & ((quota.hi | quota.lo) > 0)
+
+  def look():
+    ties = pieces()[1]
+    in_blocks = [counts.total(t, way.inner) for t, way in zip(ties, ways)]
+    block, left = _last_block(
+        [_flat((n.hi << 16) + n.lo) for n in in_blocks], quota, many)
+    inside = [
+        (t & _within(way, block[i])).any(way.outer)
+        for i, (t, way) in enumerate(zip(ties, ways))]
+    return block, _last_entry([_flat(x) for x in inside], left)
+
+  none = jnp.where((quota.hi | quota.lo) > 0, blocks, jnp.uint32(0))
+  block, entries = lax.cond(
+      partly.any(), look, lambda: (none, jnp.zeros_like(none)))
+  return [
+      (a | (t & _before(way, block[i], entries[i]))).reshape(x.shape)
+      for i, (x, way, a, t) in enumerate(zip(xs.shapes, ways, *pieces()))]
+
+
+def _flat(x: jax.Array) -> jax.Array:
+  return topk.replicated(x).reshape(-1)
+
+
+def _last_block(ties: Sequence[jax.Array], quota: Count, many: Count
+                ) -> tuple[jax.Array, Count]:
+  """The block of each array in which its quota ends, and what is left there."""
+  number = jnp.array([t.size for t in ties], jnp.uint32)
+  table = topk.table(ties)
+  place = jnp.arange(table.shape[1], dtype=jnp.uint32)[None]
+
+  def count(key):  # Of the ties in the blocks before `number - key`.
+    here = jnp.where(place < (number - key)[:, None], table, 0)
+    return _vector(counts.sum_wide(here, (1,)))
+  none = jax.tree.map(jnp.zeros_like, many)
+  last = topk.search(count, quota, topk.Bracket(
+      jnp.zeros_like(number), number, many, none))
+  return number - last.hi, counts.subtract(quota, last.above)
+
+
+def _last_entry(ties: Sequence[jax.Array], left: Count) -> jax.Array:
+  """How many entries of a block go by until what is left is used up."""
+  table = topk.table(ties)
+  size = jnp.uint32(table.shape[1])
+  place = jnp.arange(table.shape[1], dtype=jnp.uint32)[None]
+
+  def count(key):
+    here = table & (place < (size - key)[:, None])
+    return _vector(counts.total(here, (1,)))
+  many = count(jnp.zeros_like(left.lo))
+  none = jax.tree.map(jnp.zeros_like, many)
+  last = topk.search(count, left, topk.Bracket(
+      jnp.zeros_like(left.lo), jnp.broadcast_to(size, left.lo.shape), many,
+      none))
+  return size - last.hi
+
+
+def _vector(count: Count) -> Count:
+  return Count(*(v.reshape(-1) for v in count))
+
+
+def _digits(shape: tuple[int, ...], axes: Sequence[int], place: jax.Array
+            ) -> list[tuple[jax.Array, jax.Array]]:
+  """A row-major place along some axes: indices and its digit, axis by axis.
+
+  XLA would keep an array of places beside a loop or a reduction.
+  """
+  rows = []
+  for axis in reversed(axes):
+    rows.append((topk.indices(shape, axis, jnp.uint32),
+                 place % jnp.uint32(shape[axis])))
+    place = place // jnp.uint32(shape[axis])
+  return rows
+
+
+def _within(way: _Blocks, block: jax.Array) -> jax.Array:
+  """Entries of one block."""
+  here = jnp.bool_(True)
+  for index, digit in _digits(way.shape, way.outer, block):
+    here = here & (index == digit)
+  return here
+
+
+def _before(way: _Blocks, block: jax.Array, entries: jax.Array) -> jax.Array:
+  """Entries in the blocks before one, and the first of that block."""
+  before = jnp.bool_(False)
+  for index, digit in (
+      _digits(way.shape, way.inner, entries)
+      + _digits(way.shape, way.outer, block)):
+    before = (index < digit) | ((index == digit) & before)
+  return (before | (_within(way, block) & (entries >= jnp.uint32(way.size)))
+          | (block >= jnp.uint32(way.number)))
