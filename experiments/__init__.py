@@ -4,10 +4,12 @@ Commands stand here: `train` runs one config, `sweep` many, `compare` and
 `domains` make tables of runs. Their rooms, each of which imports only rooms
 above it:
 
-* `_utils`: names looked up in tables, mistakes told in one line;
+* `_utils`: names looked up in tables, mistakes told in one line, the other
+  processes of a run;
 * `records`: the files of a run, that is its directory, metrics, checkpoints;
 * `data` and `models`;
-* `training`: steps, methods, the order of channels, channels cut out;
+* `training`: steps, methods, many devices, the order of channels, channels cut
+  out;
 * `reporting`: pictures and tables of what runs measured;
 * `sweeping`: which runs a sweep has, and the processes that train them.
 

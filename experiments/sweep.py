@@ -123,6 +123,9 @@ def main(argv: list[str]):
   del argv
   command = ['python', '-m', 'experiments.sweep', *sys.argv[1:]]
   with launch.mistakes_in_one_line():
+    if flags.FLAGS.coordinator:
+      raise ValueError('--coordinator is for experiments.train; a sweep shares '
+                       'its runs out to processes by --workers')
     swept = sweep(flags.FLAGS.config, flags.FLAGS.workdir,
                   workers=_WORKERS.value, command=shlex.join(command))
   path = pathlib.Path(flags.FLAGS.workdir)

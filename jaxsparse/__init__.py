@@ -20,7 +20,8 @@ The first four make a **rule** (`rules`: `prune`, `prune_and_grow`, `lock`,
 `stages`, `combine`, ...), and `sparsify(optimizer, rule, flow)` joins a rule
 and a flow to any optax optimizer. `methods` has the methods of papers in one
 line, for `sparsify(optimizer, method)`. In the train step one line is new,
-`sparse_params(params, opt_state)`.
+`sparse_params(params, opt_state)`. On a mesh of devices,
+`state_shardings(optimizer, params)` lays the state out beside the weights.
 
 * `masks`: one mask from one array (`select`), and tables (`summary`);
 * `graph`: kernels and FLOPs, read off the function itself;
@@ -51,7 +52,6 @@ from jaxsparse._version import __version__
 from jaxsparse.distributions import erk
 from jaxsparse.distributions import global_threshold
 from jaxsparse.distributions import uniform
-from jaxsparse.flows import add_pruned_decay
 from jaxsparse.flows import apply_masks
 from jaxsparse.flows import hard
 from jaxsparse.flows import mdgf
@@ -70,6 +70,7 @@ from jaxsparse.patterns import channel
 from jaxsparse.patterns import nm
 from jaxsparse.patterns import Pattern
 from jaxsparse.patterns import unstructured
+from jaxsparse.placement import state_shardings
 from jaxsparse.recipes import from_recipe
 from jaxsparse.rules import combine
 from jaxsparse.rules import lock
@@ -95,15 +96,14 @@ from jaxsparse.units import permute
 from jaxsparse.units import slim
 
 __all__ = [
-    '__version__', 'add_pruned_decay', 'alive', 'apply_masks', 'block',
-    'channel', 'combine', 'distributions', 'erk', 'find_permutations',
-    'flops', 'flows', 'from_recipe', 'get_masks', 'global_threshold',
-    'gradient', 'graph', 'hard', 'Hooks', 'infer_ties', 'kernel_patterns',
-    'lock', 'magnitude', 'masks', 'matmul', 'mdgf', 'Method', 'methods', 'nm',
-    'observe', 'observed', 'pack', 'pack_params', 'packed', 'Pattern',
-    'patterns', 'permute', 'prune', 'prune_and_grow', 'recipes', 'rules',
-    'saliency', 'schedules', 'scopes', 'scores', 'select', 'slim',
-    'snip_momentum', 'sparse_params', 'SparseState', 'sparsify', 'sr_ste',
-    'stages', 'ste', 'summary', 'training', 'uniform', 'units', 'unpack',
-    'unstructured',
+    '__version__', 'alive', 'apply_masks', 'block', 'channel', 'combine',
+    'distributions', 'erk', 'find_permutations', 'flops', 'flows',
+    'from_recipe', 'get_masks', 'global_threshold', 'gradient', 'graph', 'hard',
+    'Hooks', 'infer_ties', 'kernel_patterns', 'lock', 'magnitude', 'masks',
+    'matmul', 'mdgf', 'Method', 'methods', 'nm', 'observe', 'observed', 'pack',
+    'pack_params', 'packed', 'Pattern', 'patterns', 'permute', 'prune',
+    'prune_and_grow', 'recipes', 'rules', 'saliency', 'schedules', 'scopes',
+    'scores', 'select', 'slim', 'snip_momentum', 'sparse_params', 'SparseState',
+    'sparsify', 'sr_ste', 'stages', 'state_shardings', 'ste', 'summary',
+    'training', 'uniform', 'units', 'unpack', 'unstructured',
 ]

@@ -35,6 +35,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.weight_decay = 0.5
   config.seed = 0
 
+  # 'data:2,model:4' for 8 devices, see experiments/training/meshes.py.
+  config.mesh = ''  # '': one device.
+
   config.log_every = 50
   config.save_every = 500
   config.observe = True  # Logs mask flips, gradient noise and FLOPs.

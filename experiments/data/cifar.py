@@ -72,9 +72,10 @@ def load(config: ml_collections.ConfigDict, *, layout: Layout
   def normalized(x):
     return ((x - mean) / std).astype(np.float32)
 
-  def train(seed, step, size):
+  def train(seed, step, size, part=dataset.WHOLE):
     rng, rows = dataset.rows(seed, step, size, of=len(labels))
-    return dataset.Batch(normalized(augmented(images[rows], rng)), labels[rows])
+    pictures = augmented(images[rows], rng)[part]
+    return dataset.Batch(normalized(pictures), labels[rows[part]])
 
   def test():
     return dataset.in_batches(len(test_labels), lambda rows: dataset.Batch(

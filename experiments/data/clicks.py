@@ -52,9 +52,9 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   def inputs(counts, ids):
     return np.concatenate([np.log1p(counts), ids], axis=1, dtype=np.float32)
 
-  def train(seed, step, size):
+  def train(seed, step, size, part=dataset.WHOLE):
     counts, ids, _, clicks = draw(np.random.default_rng([seed, step]), size)
-    return dataset.Batch(inputs(counts, ids), clicks)
+    return dataset.Batch(inputs(counts[part], ids[part]), clicks[part])
 
   # Three words, where a step has two: these are no run's examples.
   counts, ids, odds, clicks = draw(

@@ -61,8 +61,8 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
         np.concatenate([drawn['numbers'], drawn['ids']], axis=1,
                        dtype=np.float32), drawn['label'].astype(np.int32))
 
-  def train(seed, step, size):
-    return batch(dataset.rows(seed, step, size, of=start)[1])
+  def train(seed, step, size, part=dataset.WHOLE):
+    return batch(dataset.rows(seed, step, size, of=start)[1][part])
 
   def test():
     return dataset.in_batches(

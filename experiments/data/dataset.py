@@ -4,7 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import hashlib
 import pathlib
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import ml_collections
 import numpy as np
@@ -18,6 +18,8 @@ NEXT_BYTE = 'language modelling'
 PADDING = -1
 _TEST_BATCH = 256
 
+WHOLE = slice(None)  # The part of a batch that is all of it.
+
 
 class Batch(NamedTuple):
   """What a model reads and what it should answer."""
@@ -27,14 +29,24 @@ class Batch(NamedTuple):
   labels: np.ndarray  # [B] int32, or [B, T] int32: the next bytes.
 
 
+class Train(Protocol):
+  """Makes the batch of one step, or a part of it.
+
+  Seed, step and size alone decide about it: a run that was killed draws the
+  same batches when it goes on, and many processes draw parts of one batch.
+  """
+
+  def __call__(self, seed: int, step: int, size: int,
+               part: slice = WHOLE) -> Batch:
+    ...
+
+
 class Dataset(NamedTuple):
   """What a run trains on and what it is measured on."""
   task: str  # IMAGES, TEXT, NEXT_BYTE or RECOMMENDATION.
   shape: tuple[int, ...]  # Of one input.
   classes: int
-  # (seed, step, size) -> the batch of one step. It depends on these alone: a
-  # run that was killed draws the same batches when it goes on.
-  train: Callable[[int, int, int], Batch]
+  train: Train
   test: Callable[[], Iterator[Batch]]  # Always the same, all of one size.
   fingerprint: str  # Results compare only where it is the same.
   # How many ids the last features of a recommendation have, each from 0 on.

@@ -25,8 +25,8 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   images, test_images = (
       ((x - mean) / std).astype(np.float32) for x in (images, test_images))
 
-  def train(seed, step, size):
-    _, rows = dataset.rows(seed, step, size, of=len(labels))
+  def train(seed, step, size, part=dataset.WHOLE):
+    rows = dataset.rows(seed, step, size, of=len(labels))[1][part]
     return dataset.Batch(images[rows], labels[rows])
 
   def test():

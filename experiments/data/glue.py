@@ -56,8 +56,8 @@ def load(config: ml_collections.ConfigDict, *, task: Task) -> dataset.Dataset:
   dev_texts, dev_labels = _read(
       root / task.folder / task.dev, task, config.context)
 
-  def train(seed, step, size):
-    _, rows = dataset.rows(seed, step, size, of=len(labels))
+  def train(seed, step, size, part=dataset.WHOLE):
+    rows = dataset.rows(seed, step, size, of=len(labels))[1][part]
     return dataset.Batch(texts[rows], labels[rows])
 
   def test():

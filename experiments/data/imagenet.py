@@ -48,12 +48,12 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   pool = futures.ThreadPoolExecutor(_THREADS)
   decode = functools.partial(_decode, Image)
 
-  def train(seed, step, batch):
-    _, rows = dataset.rows(seed, step, batch, of=len(files))
+  def train(seed, step, batch, part=dataset.WHOLE):
+    rows = dataset.rows(seed, step, batch, of=len(files))[1][part]
     pictures = pool.map(
         lambda i, row: decode(files[row], size, functools.partial(
             _random_part, np.random.default_rng([seed, step, i]))),
-        range(batch), rows)
+        range(batch)[part], rows)
     return dataset.Batch(np.stack(list(pictures)), labels[rows])
 
   def test():

@@ -60,8 +60,8 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   def batch(places):
     return dataset.Batch(ids[places], labels[places])
 
-  def train(seed, step, size):
-    return batch(dataset.rows(seed, step, size, of=start)[1])
+  def train(seed, step, size, part=dataset.WHOLE):
+    return batch(dataset.rows(seed, step, size, of=start)[1][part])
 
   def test():
     return dataset.in_batches(

@@ -85,10 +85,10 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
     return dataset.Batch(corpus.text[first[:, None] + np.arange(context)],
                          labels.astype(np.int32))
 
-  def train(seed, step, size):
+  def train(seed, step, size, part=dataset.WHOLE):
     rng, labels = dataset.rows(seed, step, size, of=len(packages))
-    return pieces(training, labels,
-                  rng.integers(training.sizes[labels] - context + 1))
+    places = rng.integers(training.sizes[labels] - context + 1)
+    return pieces(training, labels[part], places[part])
 
   def test():
     def make(rows):

@@ -51,9 +51,9 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
           f'{root} has {len(corpus)} bytes to {name} on, one window takes '
           f'{context + 1}; dataset {config.dataset!r} expects {_EXPECTED}')
 
-  def train(seed, step, size):
+  def train(seed, step, size, part=dataset.WHOLE):
     _, starts = dataset.rows(seed, step, size, of=len(training) - context)
-    return _windows(training, starts, context)
+    return _windows(training, starts[part], context)
 
   def test():
     count = min(config.test_examples, (len(validation) - 1) // context)

@@ -2,7 +2,8 @@
 
 A checkpoint is a directory `<step>` that holds what Orbax wrote, `state`, and
 the digests by which a damaged or foreign one is found out before it is read.
-It appears whole or not at all, whenever the run is killed.
+It appears whole or not at all, whenever the run is killed. Of several processes
+each saves and restores what its devices hold, in a folder that all of them see.
 """
 
 import hashlib
@@ -15,6 +16,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments._utils import processes
+
 PyTree = Any
 
 _KEEP = 2
@@ -24,14 +27,21 @@ _STATE, _DIGESTS, _PARTIAL = 'state', 'digests.json', 'partial'
 def save(directory: pathlib.Path, step: int, state: PyTree):
   """Saves the state after `step` updates and drops all but two checkpoints."""
   partial = directory.absolute() / _PARTIAL
-  shutil.rmtree(partial, ignore_errors=True)  # A killed run may leave one.
+  # Processes talk to each other when they compute nothing: devices that a CPU
+  # plays can block each other.
+  jax.block_until_ready(state)
+  # A killed run may leave one.
+  processes.first(lambda: shutil.rmtree(partial, ignore_errors=True))
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(partial / _STATE, state)
-  (partial / _DIGESTS).write_text(json.dumps({
-      'files': _files_digest(partial / _STATE), 'shapes': _shapes(state)}))
-  partial.rename(directory / str(step))
-  for old in _steps(directory)[:-_KEEP]:
-    shutil.rmtree(directory / str(old))
+
+  def finish():
+    (partial / _DIGESTS).write_text(json.dumps({
+        'files': _files_digest(partial / _STATE), 'shapes': _shapes(state)}))
+    partial.rename(directory / str(step))
+    for old in _steps(directory)[:-_KEEP]:
+      shutil.rmtree(directory / str(old))
+  processes.first(finish)
 
 
 def restore(directory: pathlib.Path, state: PyTree) -> tuple[int, PyTree]:
@@ -39,15 +49,17 @@ def restore(directory: pathlib.Path, state: PyTree) -> tuple[int, PyTree]:
 
   Args:
     directory: where `save` put the checkpoints of the run, if there are any.
-    state: a new state, which says what the saved one has to look like.
+    state: a new state, which says what the saved one has to look like and on
+      which devices it is to lie.
 
   Raises:
     ValueError: if the checkpoint is damaged, or of another model or method.
   """
-  saved = _steps(directory)
-  if not saved:
+  # All processes take the same one: a folder that is shared may lag.
+  step = processes.number_of_first(max(_steps(directory), default=0))
+  if not step:
     return 0, state
-  path = directory.absolute() / str(saved[-1])
+  path = directory.absolute() / str(step)
   try:
     digests = json.loads((path / _DIGESTS).read_text())
     damaged = digests['files'] != _files_digest(path / _STATE)
@@ -64,7 +76,7 @@ def restore(directory: pathlib.Path, state: PyTree) -> tuple[int, PyTree]:
           f'checkpoint {path} is of another model or method: {leaf} is '
           f'{theirs.get(leaf)} there and {ours.get(leaf)} here.')
   with ocp.StandardCheckpointer() as checkpointer:
-    return saved[-1], checkpointer.restore(path / _STATE, state)
+    return step, checkpointer.restore(path / _STATE, state)
 
 
 def digest(tree: PyTree) -> str:

@@ -16,6 +16,9 @@ MASK = 'mask.png'
 CHANNELS = 'channels.png'
 SUMMARY = 'summary.txt'
 
+# Keys of a config in which a run may go on otherwise than it began.
+FREE = frozenset({'mesh'})
+
 
 def claim(path: str, config: ml_collections.ConfigDict, *, fingerprint: str
           ) -> pathlib.Path:
@@ -97,7 +100,7 @@ def _check_same(path, theirs, ours):
   theirs = theirs.to_dict()
   differences = [
       f'{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here'
-      for key in sorted({*theirs, *ours})
+      for key in sorted({*theirs, *ours} - FREE)
       if theirs.get(key) != ours.get(key)]
   if differences:
     raise ValueError(

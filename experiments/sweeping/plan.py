@@ -170,7 +170,7 @@ def check_directories(runs: list[Planned]):
       continue
     theirs = workdirs.read_config(run.path).to_dict()
     ours = json.loads(run.config.to_json())
-    for key in sorted({*theirs, *ours}):
+    for key in sorted({*theirs, *ours} - workdirs.FREE):
       if theirs.get(key) != ours.get(key):
         raise ValueError(
             f'{run.path} holds a run of another config: {key} is '

@@ -15,6 +15,7 @@ import ml_collections
 import tqdm
 
 from experiments import data
+from experiments._utils import processes
 from experiments.records import metrics
 from experiments.training import methods
 from experiments.training import steps
@@ -93,7 +94,8 @@ def permute(state: steps.State, *, ties: jaxsparse.units.Ties,
 
   def to_the_end(sweeps):
     yield from tqdm.tqdm(
-        sweeps, desc='permuting', leave=False, disable=None)
+        sweeps, desc='permuting', leave=False,
+        disable=processes.hide_bars())
     unfinished.pop()
 
   permutations = jaxsparse.find_permutations(

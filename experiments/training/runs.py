@@ -3,12 +3,14 @@
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 import yaml
 
 from experiments import data
 from experiments.records import checkpoints
 from experiments.records import workdir as workdirs
+from experiments.training import meshes
 from experiments.training import methods
 from experiments.training import slimming
 from experiments.training import steps
@@ -48,9 +50,14 @@ def check(config: ml_collections.ConfigDict):
           f'config.{key} must be at least {least}, got {config[key]}')
 
 
-def create(config: ml_collections.ConfigDict
+def create(config: ml_collections.ConfigDict,
+           mesh: jax.sharding.Mesh | None = None
            ) -> tuple[steps.Steps, data.Dataset]:
   """Returns the steps of a run, and the data set that it trains on.
+
+  Args:
+    config: of the run; on which devices it ran does not matter.
+    mesh: the devices to run on; `None` is one.
 
   Raises:
     ValueError: if the config names a method, a model or a data set that does
@@ -58,52 +65,60 @@ def create(config: ml_collections.ConfigDict
   """
   dataset = data.load(config)
   tx = methods.create(config, lambda: steps.ties(config, dataset))
-  return steps.create(config, tx, dataset), dataset
+  return steps.create(config, tx, dataset, mesh), dataset
 
 
-def first_state(config: ml_collections.ConfigDict, run: steps.Steps
-                ) -> steps.State:
+def first_state(config: ml_collections.ConfigDict, run: steps.Steps,
+                mesh: jax.sharding.Mesh | None = None) -> steps.State:
   """Returns the state that a run starts from: new, or of `config.init_from`.
 
   Args:
     config: of the run.
     run: its steps.
+    mesh: the devices that they run on.
 
   Raises:
     ValueError: if `config.init_from` holds no checkpoint.
   """
   if not config.init_from:
     return run.init(None)
-  return run.init(load(config.init_from, slim=config.init_slim))
+  return run.init(load(config.init_from, slim=config.init_slim, mesh=mesh))
 
 
-def restore(workdir: str) -> Restored:
+def restore(workdir: str, mesh: jax.sharding.Mesh | None = None) -> Restored:
   """Returns a run as it was at its last checkpoint.
+
+  Args:
+    workdir: of the run.
+    mesh: the devices to go on with it; they need not be those it ran on.
 
   Raises:
     ValueError: if `workdir` holds no checkpoint.
   """
   path = pathlib.Path(workdir)
   config = workdirs.read_config(path)
-  run, dataset = create(config)
+  run, dataset = create(config, mesh)
   step, state = checkpoints.restore(
-      path / workdirs.CHECKPOINTS, first_state(config, run))
+      path / workdirs.CHECKPOINTS, first_state(config, run, mesh))
   if not step:
     raise ValueError(f'{path} holds no checkpoint')
   return Restored(config, run, dataset, state)
 
 
-def load(workdir: str, *, slim: bool = False) -> PyTree:
+def load(workdir: str, *, slim: bool = False,
+         mesh: jax.sharding.Mesh | None = None) -> PyTree:
   """Returns the variables at the last checkpoint of a run, params sparse.
 
   Args:
     workdir: of the run.
     slim: whether to cut out the channels that are of no effect.
+    mesh: the devices to read it with; the result is on one.
 
   Raises:
     ValueError: if `workdir` holds no checkpoint.
   """
-  config, run, dataset, state = restore(workdir)
+  config, run, dataset, state = restore(workdir, mesh)
+  state = meshes.on_one_device(state, mesh)
   if slim:
     return slimming.slim(
         slimming.create(config, run, state, dataset), state).variables

@@ -16,6 +16,7 @@ import optax
 from experiments import data
 from experiments import models
 from experiments.records import metrics
+from experiments.training import meshes
 import jaxsparse
 from jaxsparse import transform
 
@@ -35,6 +36,7 @@ class State(NamedTuple):
 class Steps(NamedTuple):
   """The functions of one run, compiled on first use."""
   init: Callable[[PyTree | None], State]  # From variables, or from the seed.
+  place: Callable[[State], State]  # Lays it out on the mesh, if there is one.
   train: Callable[[State, data.Batch], tuple[State, jax.Array]]  # Eats a state.
   measure: Callable[[State, Iterable[data.Batch]], dict[str, float]]
   # Variables and inputs to logits, as in an evaluation: see `variables`.
@@ -58,11 +60,19 @@ def sparse(state: State) -> State:
 
 
 def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
-           dataset: data.Dataset) -> Steps:
+           dataset: data.Dataset, mesh: jax.sharding.Mesh | None = None
+           ) -> Steps:
   """Returns the steps that train the config's model with `tx`.
 
   The seed is in the first state and nowhere else, so that compiled steps serve
   all seeds. A train step writes the new state over the old one.
+
+  Args:
+    config: of the run.
+    tx: its method, around its optimizer.
+    dataset: what it trains on.
+    mesh: where the state lies, and batches of `meshes.divide`; `None` is one
+      device.
   """
   model = models.create(config, dataset, rngs=nnx.Rngs(config.seed))
   model.train()
@@ -90,16 +100,35 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
   def init(variables=None):
     params, averages = nnx.split_state(
         new_variables if variables is None else variables, nnx.Param, ...)
-    # As one program it compiles faster, but anew for each seed; where programs
-    # are kept, seeds share those of single operations.
-    kept = jax.config.jax_compilation_cache_dir
-    opt_state = (tx.init if kept else jax.jit(tx.init))(params)
+    if mesh:
+      params, averages = (meshes.put(tree, meshes.shardings(tree, mesh))
+                          for tree in (params, averages))
+      opt_state = jax.jit(
+          tx.init, out_shardings=jaxsparse.state_shardings(tx, params))(params)
+    else:
+      # As one program it compiles faster, but anew for each seed; where
+      # programs are kept, seeds share those of single operations.
+      kept = jax.config.jax_compilation_cache_dir
+      opt_state = (tx.init if kept else jax.jit(tx.init))(params)
     if jaxsparse.sparse_params(params, opt_state) is params:
       # The params are the sparse point themselves (the `hard` flow), so masks
       # that hold from the first step on have to be applied to them.
       params = jaxsparse.apply_masks(params, jaxsparse.get_masks(opt_state))
     # A train step writes over its state, not over what was given here.
-    return jax.tree.map(jnp.copy, State(params, opt_state, averages))
+    state = jax.tree.map(jnp.copy, State(params, opt_state, averages))
+    return jax.block_until_ready(state) if mesh else state
+
+  def shardings(state):
+    params = jax.tree.map(
+        lambda w, sharding: jax.ShapeDtypeStruct(
+            w.shape, w.dtype, sharding=sharding),
+        state.params, meshes.shardings(state.params, mesh))
+    return State(meshes.shardings(params, mesh),
+                 jaxsparse.state_shardings(tx, params),
+                 meshes.shardings(state.averages, mesh))
+
+  def place(state):
+    return meshes.put(state, shardings(state)) if mesh else state
 
   @functools.partial(jax.jit, donate_argnums=0)
   def train(state, batch):
@@ -112,11 +141,15 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
         sparse(state).params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return State(params, opt_state, averages), loss
+    new = State(params, opt_state, averages)
+    if mesh:  # Where the old one is, whatever the compiler would choose.
+      new = jax.lax.with_sharding_constraint(new, shardings(new))
+    return new, loss
 
   metric = _METRIC.get(dataset.task, 'accuracy')
 
-  @jax.jit
+  # Every process reads the results.
+  @functools.partial(jax.jit, out_shardings=meshes.everywhere(mesh))
   def judge(state, batch):
     logits = apply(variables(sparse(state)), batch.inputs)
     counted = batch.labels >= 0
@@ -133,7 +166,7 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
     return {metric: _conclude(metric, judged), **known,
             'sparsity': sparsity(state), **observed(state, flops)}
 
-  return Steps(init, train, measure, apply, flops)
+  return Steps(init, place, train, measure, apply, flops)
 
 
 def new_variables(config: ml_collections.ConfigDict, dataset: data.Dataset, *,

@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib
+import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -39,11 +41,27 @@ def arguments(name: str, workdir: pathlib.Path, *overrides: str) -> list[str]:
           *overrides]
 
 
-def python(*args: str) -> subprocess.Popen:
-  """Starts `python -m` with these arguments, at the root of the repository."""
+def python(*args: str, devices: int | None = None) -> subprocess.Popen:
+  """Starts `python -m` with these arguments, at the root of the repository.
+
+  Args:
+    *args: a module and its arguments.
+    devices: how many it has; `None`: as many as this process.
+  """
+  flags_of_xla = os.environ.get('XLA_FLAGS', '')
+  if devices:  # The last of two is read.
+    flags_of_xla += f' --xla_force_host_platform_device_count={devices}'
   return subprocess.Popen(
       [sys.executable, '-m', *args], cwd=ROOT, text=True,
+      env={**os.environ, 'XLA_FLAGS': flags_of_xla},
       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def free_port() -> int:
+  """Returns a port of this machine that nothing listens to."""
+  with socket.socket() as found:
+    found.bind(('127.0.0.1', 0))
+    return found.getsockname()[1]
 
 
 def launch(main, monkeypatch: pytest.MonkeyPatch, *args) -> int | str | None:

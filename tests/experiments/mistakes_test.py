@@ -39,6 +39,9 @@ def _train(monkeypatch, name, workdir, *overrides):
     ('--config.m=7', ['7']),
     ('--config.permute_budget=-1', ['permute_budget must be at least 0']),
     ('--config.permute_budget=9', ['\'sr_ste\' does not', 'retrain']),
+    ('--config.mesh=data:3', ['has 3 devices, there are 8', 'data:8']),
+    ('--config.mesh=date:8', ['did you mean \'data\'?']),
+    ('--process=1', ['--coordinator=HOST:PORT']),
     ('--wrkdir=x', ['wrkdir', 'Did you mean: workdir']),
     ('surplus', ['surplus']),
 ])

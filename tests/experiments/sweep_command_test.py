@@ -80,3 +80,10 @@ def test_wrong_command_costs_one_line(override, part, monkeypatch, tmp_path):
   message = commands.launch(sweep.main, monkeypatch, *_command(path), override)
   commands.assert_one_line(message, part)
   assert not path.exists()
+
+
+def test_a_sweep_is_not_shared_by_processes(monkeypatch, tmp_path):
+  message = commands.launch(sweep.main, monkeypatch, *_command(
+      tmp_path / 'sweep', '--coordinator=auto'))
+  commands.assert_one_line(message, '--coordinator', '--workers')
+  assert not (tmp_path / 'sweep').exists()

@@ -61,7 +61,7 @@ def test_a_scheduled_gain_sees_the_step():
 def test_pruned_decay_adds_c_times_w_where_pruned(dtype):
   params = _params(dtype)
   zeros = jax.tree.map(jnp.zeros_like, params)
-  out = _apply(jaxsparse.add_pruned_decay(0.5), zeros, params, _masks())
+  out = _apply(jaxsparse.flows.add_pruned_decay(0.5), zeros, params, _masks())
   assert out['w'].dtype == dtype
   np.testing.assert_array_equal(
       out['w'].astype(jnp.float32),
@@ -102,7 +102,7 @@ def test_nothing_of_a_pruned_weight_passes_at_gain_zero():
 
 
 @pytest.mark.parametrize('transform', [
-    jaxsparse.flows.gate_gradients, jaxsparse.add_pruned_decay,
+    jaxsparse.flows.gate_gradients, jaxsparse.flows.add_pruned_decay,
     jaxsparse.flows.project_updates])
 def test_missing_masks_are_a_taught_error(transform):
   params = _params()

@@ -25,6 +25,15 @@ def test_batches_are_a_function_of_seed_and_step(name, load):
 
 
 @pytest.mark.parametrize('name', _NAMES)
+def test_parts_of_a_batch_are_those_of_the_whole(name, load):
+  data = load(name)
+  whole = data.train(1, 5, 8)
+  for part in (slice(0, 3), slice(3, 8)):
+    for array, expected in zip(data.train(1, 5, 8, part), whole):
+      np.testing.assert_array_equal(array, expected[part])
+
+
+@pytest.mark.parametrize('name', _NAMES)
 def test_batches_have_the_shapes_and_types_that_are_told(name, load):
   data = load(name)
   for batch in (data.train(0, 1, 3), *data.test()):
