@@ -16,6 +16,7 @@ outside the layers that share; `min_sparsity` and `max_sparsity` of a pattern
 bound what it gets at the end.
 """
 
+import dataclasses
 import math
 from typing import Any, Callable, Mapping, Sequence
 
@@ -246,8 +247,18 @@ def global_threshold(sparsity: float) -> Distribution:
       smaller than its weight.
   """
   _check('global_threshold', sparsity)
+  return _GlobalThreshold(sparsity)
 
-  def distribution(scores, patterns, progress):
+
+@dataclasses.dataclass(frozen=True)
+class _GlobalThreshold:
+  """The distribution that reads scores.
+
+  It may be given a function that makes them instead.
+  """
+  sparsity: float
+
+  def __call__(self, scores: Any, patterns: Any, progress: ArrayLike) -> Any:
     make = scores if callable(scores) else lambda: scores
     shapes = jax.eval_shape(make)
     sharing = {}
@@ -263,11 +274,9 @@ def global_threshold(sparsity: float) -> Distribution:
     if sharing:
       units = units_of(make, dict(sharing.values()))
       shared = dict(zip(sharing, _cut(
-          units, [pattern for _, pattern in sharing.values()], sparsity,
-          progress)))
+          units, [pattern for _, pattern in sharing.values()],
+          self.sparsity, progress)))
     return _leaf_by_leaf(shapes, patterns, shared, progress)
-  distribution.remakes = True
-  return distribution
 
 
 def shares(distribution: Distribution, make: Callable[[], ArrayTree],
@@ -275,14 +284,15 @@ def shares(distribution: Distribution, make: Callable[[], ArrayTree],
   """What a distribution says.
 
   Args:
-    distribution: any. Of ours, the one that reads scores takes `make` as it is,
-      and holds none.
+    distribution: any. That of `global_threshold` takes `make` as it is, and
+      holds no scores.
     make: a function that returns a tree of scores.
     patterns: the tree of patterns.
     progress: in [0, 1].
   """
-  remakes = getattr(distribution, 'remakes', False)
-  return distribution(make if remakes else make(), patterns, progress)
+  if isinstance(distribution, _GlobalThreshold):
+    return distribution(make, patterns, progress)
+  return distribution(make(), patterns, progress)
 
 
 def _cut(xs: Remade, patterns: Sequence[Pattern], sparsity: float,

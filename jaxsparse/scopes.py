@@ -12,7 +12,6 @@ grow. (The scope of `prune` is its distribution.)
 """
 
 import functools
-import math
 from typing import Callable, NamedTuple, Sequence
 
 import jax
@@ -65,7 +64,7 @@ Scope = Callable[[Sequence[Layer], Sequence[Count]], list[jax.Array]]
 class Layers(list):
   """Layers that can be made again, so that no loop has to hold their arrays.
 
-  Those with large units are held: they are few, and summing takes a while.
+  Some are held, see `selection.is_held`.
   """
 
   def __init__(self, make: Callable[[], list[Layer]]):
@@ -74,7 +73,8 @@ class Layers(list):
 
   def again(self) -> list[Layer]:
     return [
-        first if math.prod(first.pattern.unit.tile(first.shape)) >= 4 else new
+        first if selection.is_held(first.pattern, jax.ShapeDtypeStruct(
+            first.shape, first.scores.dtype)) else new
         for first, new in zip(self, self._make())]
 
 

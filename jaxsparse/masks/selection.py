@@ -285,22 +285,29 @@ def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
   return structure.unflatten([made[i] for i in range(len(leaves))])
 
 
+def is_held(pattern: Pattern, score: Any) -> bool:
+  """Whether scores of units are made once, and not wherever they are read.
+
+  Those of large units are few, and summing takes a while. From bfloat16 the
+  CPU backend makes a magnitude and compares it four times as slowly as it only
+  compares.
+  """
+  return (score.dtype == jnp.bfloat16
+          or math.prod(pattern.unit.tile(score.shape)) >= 4)
+
+
 def units_of(make: Callable[[], ArrayTree], patterns: Mapping[int, Pattern]
              ) -> Remade:
-  """The scores of the units of some leaves, by their places.
-
-  Those of large units are held: they are few, and summing takes a while.
-  """
+  """The scores of the units of some leaves, by their places."""
   def units(wanted):
     now = jax.tree.leaves(make())
-    return {i: unit_scores(now[i], p) for i, p in patterns.items()
-            if wanted(i, p)}
-  shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(make))]
-  large = lambda i, p: math.prod(p.unit.tile(shapes[i])) >= 4
-  held = units(large)
+    return {i: unit_scores(now[i], patterns[i]) for i in wanted}
+  scores = jax.tree.leaves(jax.eval_shape(make))
+  held = units([i for i, p in patterns.items() if is_held(p, scores[i])])
+  rest = [i for i in patterns if i not in held]
 
   def all_units():
-    found = held | units(lambda i, p: i not in held)
+    found = held | units(rest)
     return [found[i] for i in patterns]
   return Remade(all_units)
 
