@@ -348,9 +348,8 @@ def random(seed: int) -> Score:
     key = jax.random.fold_in(
         jax.random.wrap_key_data(state.key), state.count)
     leaves, structure = jax.tree.flatten(params)
-    scores = [
-        jax.random.uniform(jax.random.fold_in(key, i), w.shape)
-        for i, w in enumerate(leaves)]
+    words = jax.random.bits(key, (max(len(leaves), 1), 2), jnp.uint32)
+    scores = [numerics.uniform_like(w, words[i]) for i, w in enumerate(leaves)]
     return structure.unflatten(scores), state._replace(count=state.count + 1)
 
   return Score(init, update)

@@ -18,6 +18,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import numerics
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks.exact_counts import Count
 
@@ -167,8 +168,10 @@ def search(count: Callable[[jax.Array], Count], k: Count, bracket: Bracket,
 
   zero = jnp.zeros_like(error(k))
   trail = _Trail(zero > 0, bracket.lo, zero, zero > 0)
-  return lax.while_loop(lambda carry: is_open(carry[1]).any(), body,
-                        (jnp.int32(0), bracket, trail))[1]
+  turn = jax.make_jaxpr(narrow)(bracket, trail, bracket.lo).out_avals
+  return lax.while_loop(
+      lambda carry: is_open(carry[1]).any(), body,
+      (jnp.int32(0), *numerics.varying_as((bracket, trail), turn)))[1]
 
 
 def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
