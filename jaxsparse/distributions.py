@@ -345,7 +345,7 @@ def keep_together(xs: Remade, k: counts.Count,
   k = counts.minimum(counts.maximum(k, bracket.above), bracket.below)
   found = topk.search(
       lambda key: counts.sum_few(clipped(whole.at_least_each(xs, key))), k,
-      bracket, topk.guess(xs(), k, size))
+      bracket, whole.guess_together(xs, k))
   raw = [whole.at_least_each(xs, key) for key in (found.lo, found.hi)]
   below, above = (clipped(layers) for layers in raw)
   left = counts.subtract(k, counts.sum_few(above))

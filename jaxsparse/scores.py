@@ -19,6 +19,7 @@ is not used: an accumulator costs one multiply-add a step, anything else nothing
 until a mask is made.
 """
 
+import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -126,16 +127,17 @@ def magnitude_and_gradient(scale: float = 0.01) -> Score:
     if grads is None:
       return None
     return jax.tree.map(
-        lambda w, g: jnp.abs(w) + scale * jnp.abs(g.astype(w.dtype)),
-        params, grads)
+        lambda w, g: jnp.abs(numerics.wide(w)) + scale * jnp.abs(
+            numerics.wide(g)), params, grads)
   return _stateless(score)
 
 
 def _products(grads: ArrayTree, point: ArrayTree) -> ArrayTree:
   if grads is None:
     return None
+  # In float16 most products would be zero.
   return jax.tree.map(
-      lambda w, g: jnp.abs(w * g.astype(w.dtype)), point, grads)
+      lambda w, g: jnp.abs(numerics.wide(w) * numerics.wide(g)), point, grads)
 
 
 def _accumulator(dtype: DTypeLike | None) -> Callable[[Any], Any]:
@@ -147,6 +149,18 @@ def _accumulator(dtype: DTypeLike | None) -> Callable[[Any], Any]:
         f'A score is kept in a float dtype, got {dtype!r:.80}. Write e.g. '
         "dtype='bfloat16', or None for float32.")
   return lambda _: jnp.dtype(dtype)
+
+
+def _if_finite(grads: ArrayTree, new: ArrayTree, old: ArrayTree) -> ArrayTree:
+  """What was accumulated, without a step whose gradients are not finite.
+
+  Optimizers skip such a step (`optax.apply_if_finite`), and one NaN would stay
+  in a sum for ever.
+  """
+  good = functools.reduce(jnp.logical_and, (
+      jnp.isfinite(g).all() for g in jax.tree.leaves(grads)),
+                          jnp.ones((), bool))
+  return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
 
 
 def _sum(a: float, old: jax.Array, b: float, new: jax.Array) -> jax.Array:
@@ -197,7 +211,7 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
 
   def init(params):
     return SnipMomentumState(jax.tree.map(
-        lambda w: jnp.zeros_like(w, kept_in(w.dtype)), params))
+        lambda w: jnp.zeros_like(w, kept_in(jnp.abs(w).dtype)), params))
 
   def update(grads, state, params=None, *, point=None, **extra_args):
     del extra_args
@@ -206,6 +220,7 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
     accumulated = jax.tree.map(
         lambda s, p: _sum(decay, s, scale, p), state.accumulated,
         _products(grads, params if point is None else point))
+    accumulated = _if_finite(grads, accumulated, state.accumulated)
     return accumulated, SnipMomentumState(accumulated)
 
   return Score(init, update)
@@ -256,6 +271,7 @@ def momentum(decay: float = 0.9, *, dtype: DTypeLike | None = None) -> Score:
       return None, state
     mean = jax.tree.map(
         lambda m, g: _sum(decay, m, 1. - decay, g), state.mean, grads)
+    mean = _if_finite(grads, mean, state.mean)
     return jax.tree.map(jnp.abs, mean), MomentumState(mean)
 
   return Score(init, update)

@@ -11,12 +11,13 @@ quota ends. Blocks of a sharded array are cut so that no entry moves.
 """
 
 import math
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import numerics
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
 from jaxsparse.masks.exact_counts import Count
@@ -64,18 +65,39 @@ def _guesses(xs: Remade, k: Count, first: topk.Bracket
 
   An end of the bracket is no candidate, and is passed over.
   """
-  large = [i for i, x in enumerate(xs.shapes)
-           if math.prod(x.shape) >= _SAMPLED]
-  low = high = first.lo
-  if large:
+  sizes = [math.prod(x.shape) for x in xs.shapes]
+  large = [i for i, size in enumerate(sizes) if size >= _SAMPLED]
+  if not large:
+    return first.lo, first.lo
+  at = jnp.array(large)
+
+  def guess():
     made = xs()
-    at = jnp.array(large)
-    share = Count(k.hi[at], k.lo[at])
     for_large = topk.guess_each(
-        [topk.sample(made[i], made[i].size) for i in large], share,
-        [made[i].size for i in large])
-    low, high = (first.lo.at[at].set(key) for key in for_large)
-  return low, high
+        [topk.sample(made[i], sizes[i]) for i in large],
+        Count(k.hi[at], k.lo[at]), [sizes[i] for i in large])
+    return tuple(first.lo.at[at].set(key) for key in for_large)
+  return _if_any(k, guess, (first.lo, first.lo))
+
+
+def guess_together(xs: Remade, k: Count) -> tuple[jax.Array, ...]:
+  """The same for several arrays as one."""
+  sizes = [math.prod(x.shape) for x in xs.shapes]
+  lowest = topk.start(xs.shapes[0].dtype, sum(sizes)).lo
+  return _if_any(
+      k, lambda: topk.guess(xs(), k, sum(sizes)), (lowest, lowest))
+
+
+def _if_any(k: Count, guess: Callable[[], tuple[jax.Array, ...]],
+            otherwise: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  """A guess if anything is kept at all.
+
+  The branch is a room of its own: beside the last reading of the scores, XLA
+  would make and hold them once for both.
+  """
+  otherwise = numerics.varying_as(
+      otherwise, jax.make_jaxpr(guess)().out_avals)
+  return lax.cond(((k.hi | k.lo) > 0).any(), guess, lambda: otherwise)
 
 
 class _Blocks(NamedTuple):

@@ -33,6 +33,8 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
     base.check_patterns(patterns)
 
   def capture(w, pattern):
+    if not jnp.issubdtype(w.dtype, jnp.inexact):
+      return None  # A key, or a table of whole numbers: not a weight.
     alive = selection.unit_scores((w != 0).astype(jnp.float32), pattern) > 0
     return selection.spread(alive | ~alive.any(), pattern, w.shape)
 

@@ -82,8 +82,8 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
         when(0), lambda: masks_for(make, shapes, schedule(0)), everything)
     if masks is everything:
       # A distribution that does not suit the patterns says so now, not later.
-      jax.eval_shape(
-          lambda s: masks_for(lambda: s, shapes, schedule(0)), sparse)
+      magnitudes = lambda: jax.tree.map(jnp.abs, sparse)
+      jax.eval_shape(lambda: masks_for(magnitudes, shapes, schedule(0)))
     return base.RuleState(jnp.zeros((), jnp.int32), masks, score.init(sparse))
 
   def update(grads, state, params=None, *, updates=None, **extra_args):

@@ -34,3 +34,32 @@ def test_bits_are_flipped_and_keys_stay():
   np.testing.assert_array_equal(numerics.joined(bits, True), [False, True])
   key = jax.random.key(0)
   assert numerics.joined(key, 1.) is key
+
+
+def _words(seed):
+  return jax.random.bits(jax.random.key(seed), (2,), jnp.uint32)
+
+
+def test_hashed_numbers_are_uniform_and_independent():
+  x = np.asarray(numerics.uniform_like(jnp.zeros((512, 512)), _words(0)))
+  assert x.dtype == np.float32 and (0. <= x).all() and (x < 1.).all()
+  # Four standard errors each.
+  assert abs(x.mean() - .5) < 4. * 12**-.5 / 512
+  counted = np.histogram(x, 64, (0., 1.))[0]
+  expected = x.size / 64
+  assert ((counted - expected)**2 / expected).sum() < 63 + 4. * (2 * 63)**.5
+  other = np.asarray(numerics.uniform_like(jnp.zeros((512, 512)), _words(1)))
+  for y in (np.roll(x, 1, 0), np.roll(x, 1, 1), other):
+    assert abs(np.corrcoef(x.ravel(), y.ravel())[0, 1]) < 4. / 512
+
+
+def test_hashed_numbers_depend_on_the_place_alone():
+  flat = numerics.uniform_like(jnp.zeros(24), _words(2))
+  cube = jax.jit(numerics.uniform_like)(jnp.ones((2, 3, 4)), _words(2))
+  np.testing.assert_array_equal(flat, cube.ravel())
+  assert numerics.uniform_like(jnp.zeros(()), _words(2)).shape == ()
+
+
+def test_outside_of_shard_map_nothing_varies():
+  x = jnp.ones(2)
+  assert numerics.varying_as(x, jax.make_jaxpr(lambda: x)().out_avals) is x

@@ -130,3 +130,51 @@ def test_a_sharded_train_step_moves_no_weight(mesh, rule):
       sharded, state = step(sharded, state)
     chex.assert_trees_all_equal(
         jax.device_get((sharded, state.masks)), expected)
+
+
+@pytest.mark.parametrize('name', _PATTERNS)
+def test_select_inside_of_shard_map_is_that_of_each_shard(mesh, name):
+  """With values that vary over the axis, which is what jax checks."""
+  pattern = _PATTERNS[name]
+  scores = jnp.stack([_scores(True), _scores(False)])
+  each = lambda x: jaxsparse.select(x[0], pattern)[None]
+  expected = [jaxsparse.select(x, pattern) for x in scores]
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(scores, NamedSharding(mesh, P('y')))
+    got = jax.jit(jax.shard_map(each, in_specs=P('y'), out_specs=P('y')))(
+        placed)
+  np.testing.assert_array_equal(got, np.stack(expected))
+
+
+# Without snfs: its means round as the compiler pleases, and masks with them.
+@pytest.mark.parametrize('name', [
+    'rigl', 'set_training', 'dsr', 'mest', 'gradual', 'progressive'])
+def test_a_state_that_a_jitted_init_returns_is_stepped(mesh, name):
+  """Masks and params are those of one device, on Auto and Explicit axes."""
+  free = {'.*kernel': jaxsparse.unstructured()}
+  gradual = jaxsparse.prune(
+      free, sparsity=0.8, schedule=schedules.cubic(0, 4),
+      when=schedules.every(2))
+  method = {'gradual': lambda: gradual, 'progressive': lambda: (
+      jaxsparse.rules.progressive(gradual, steps=2, every=1))}.get(
+          name, lambda: getattr(jaxsparse.methods, name)(free, 0.8, 8, every=2))
+  tx = method_table.wrap(optax.sgd(0.125), method())
+
+  def train(params):
+    # A Python int in the key of random scores is the same on any device.
+    state = jax.jit(tx.init)(params)
+
+    @jax.jit
+    def step(params, state):
+      grads = jax.tree.map(lambda w: w - 1., params)
+      updates, state = tx.update(grads, state, params)
+      return optax.apply_updates(params, updates), state
+    for _ in range(4):
+      params, state = step(params, state)
+    return jax.device_get((params, jaxsparse.get_masks(state)))
+
+  expected = train(_tree())
+  with jax.set_mesh(mesh):
+    got = train(_put(_tree(), mesh))
+  chex.assert_trees_all_equal(got[1], expected[1])
+  chex.assert_trees_all_close(got[0], expected[0], rtol=1e-6)

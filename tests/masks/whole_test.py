@@ -1,0 +1,94 @@
+"""Whole weights in one search: which are kept, and in how much memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse
+from jaxsparse import schedules
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import whole
+from jaxsparse.masks.remade import Remade
+
+# One of each: cut along one axis or two, odd, long and odd, thin, scalar.
+_SHAPES = [(512, 300), (3, 3, 64, 96), (70, 4099), (65537,), (40000, 3), (17,),
+           (1, 1), ()]
+
+
+def _expected(x, k):
+  x = np.where(np.isnan(x), -np.inf, np.asarray(x, np.float64)).reshape(-1)
+  mask = np.zeros(x.size, bool)
+  mask[np.argsort(-x, kind='stable')[:k]] = True
+  return mask
+
+
+def _arrays(kind, dtype):
+  rng = np.random.default_rng(0)
+  make = {
+      'distinct': lambda s: rng.standard_normal(s),
+      'ties': lambda s: np.round(2. * rng.standard_normal(s)),
+      'zeros': lambda s: rng.standard_normal(s) * (rng.random(s) < .05),
+      'equal': np.ones}[kind]
+  return [jnp.asarray(make(s), dtype) for s in _SHAPES]
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('kind', ['distinct', 'ties', 'zeros', 'equal'])
+@pytest.mark.parametrize('share', [0., .1, .5, 1.])
+def test_masks_are_those_of_a_stable_sort(kind, dtype, share):
+  xs = _arrays(kind, dtype)
+  ks = [round(share * x.size) for x in xs]
+  got = jax.jit(lambda xs: whole.keep_highest_each(
+      Remade(lambda: xs), counts.exactly_each(ks)))(xs)
+  for x, k, mask in zip(xs, ks, got):
+    np.testing.assert_array_equal(
+        np.asarray(mask).reshape(-1), _expected(x, k), err_msg=str(x.shape))
+
+
+def test_nan_goes_first_and_infinities_are_numbers():
+  x = jnp.array([np.nan, -np.inf, 1., np.inf, 0., np.nan])
+  for k, kept in enumerate([[], [3], [3, 2], [4, 3, 2], [4, 3, 2, 1],
+                            [4, 3, 2, 1, 0], [5, 4, 3, 2, 1, 0]]):
+    mask, = jax.jit(lambda x, k: whole.keep_highest_each(
+        Remade(lambda: [x]), counts.Count(jnp.zeros(1, jnp.uint32), k)))(
+            x, jnp.full(1, k, jnp.uint32))
+    assert sorted(np.flatnonzero(mask)) == sorted(kept)
+
+
+@pytest.mark.parametrize('shape, split', [
+    ((4096, 4096), (32, 16, 8, 4096)), ((3, 3, 512, 512), (3, 3, 32, 16, 512)),
+    ((65537,), (1, 65537)), ((8, 8), (8, 8))])
+def test_blocks_are_parts_of_axes_in_order(shape, split):
+  way = whole._Blocks.of(shape)
+  assert way.shape == split
+  assert way.number * way.size == np.prod(shape)
+
+
+def _temporaries(rule):
+  tx = jaxsparse.sparsify(optax.sgd(1e-2), rule)
+  shapes = [(1024, 1024), (512, 2048), (3, 3, 256, 256)]
+  params = {f'{i}/kernel': jax.ShapeDtypeStruct(s, jnp.float32)
+            for i, s in enumerate(shapes)}
+
+  def step(params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return jax.tree.map(jnp.add, params, updates), state
+  memory = jax.jit(step, donate_argnums=(0, 1)).lower(
+      params, jax.eval_shape(tx.init, params), params).compile(
+          ).memory_analysis()
+  return memory.temp_size_in_bytes / sum(4 * w.size for w in params.values())
+
+
+@pytest.mark.parametrize('rule, most', [
+    (jaxsparse.prune({'.*': jaxsparse.unstructured()}, sparsity=.9,
+                     when=schedules.every(9)), .15),
+    (jaxsparse.prune({'.*': jaxsparse.unstructured()}, when=schedules.every(9),
+                     distribution=jaxsparse.global_threshold(.9)), .2),
+    (jaxsparse.prune_and_grow({'.*': jaxsparse.unstructured()}, sparsity=.9,
+                              grow=jaxsparse.gradient()), .35),
+], ids=['uniform', 'global', 'rigl'])
+def test_a_step_holds_no_scores(rule, most):
+  """In sizes of the params; scores alone would be 1, those of RigL 2."""
+  assert _temporaries(rule) <= most
