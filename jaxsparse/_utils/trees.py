@@ -48,9 +48,28 @@ def paths(tree: PyTree) -> list[str]:
           for keys in rows]
 
 
+def own_paths(tree: PyTree) -> list[str]:
+  """`paths`, of which no two may be equal.
+
+  Raises:
+    ValueError: if two parameters have one path, by which they could not be told
+      apart.
+  """
+  names = paths(tree)
+  twice = [name for name, n in collections.Counter(names).items() if n > 1]
+  if twice:
+    rows = [jax.tree_util.keystr(keys) for name, (keys, _) in zip(
+        names, jax.tree_util.tree_leaves_with_path(tree)) if name == twice[0]]
+    raise ValueError(
+        f'{" and ".join(rows)} have the same path, {twice[0]!r}, so that no '
+        'rule could tell them apart. Rename one: a key that contains "/" reads '
+        'like a key within another.')
+  return names
+
+
 def map_with_path(f: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
   """`jax.tree.map` whose function gets the path of the leaf first."""
-  names = jax.tree.unflatten(jax.tree.structure(tree), paths(tree))
+  names = jax.tree.unflatten(jax.tree.structure(tree), own_paths(tree))
   return jax.tree.map(
       lambda leaf, name, *others: f(name, leaf, *others), tree, names, *rest)
 
@@ -131,7 +150,7 @@ def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
       raise ValueError(
           f'Rule {regex!r} is not a regular expression ({error}). Paths are '
           "joined with '/', write e.g. '.*/kernel'.") from error
-  names = paths(tree)
+  names = own_paths(tree)
   for regex, pattern in compiled.items():
     if names and not any(pattern.fullmatch(name) for name in names):
       near = difflib.get_close_matches(regex, names, n=3, cutoff=0.3)

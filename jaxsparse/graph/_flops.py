@@ -154,7 +154,7 @@ def flops(f: Callable[..., Any], params: ArrayTree, *args: Any) -> Flops:
   1920.0
   """
   closed = jax.make_jaxpr(f)(params, *args)
-  paths = trees.paths(params)
+  paths = trees.own_paths(params)
   named = paths + [None] * (len(closed.in_avals) - len(paths))
   counts, _ = _walk(closed.jaxpr, list(map(_argument, closed.in_avals, named)))
   return Flops({path: counts[path] for path in paths}, counts[None])

@@ -127,7 +127,8 @@ def infer_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
   scale      8      -           -        scales
   """
   read = tracing.read(fn, params, *inputs)
-  return Kernels({path: _kernel(path, read) for path in trees.paths(params)})
+  return Kernels({
+      path: _kernel(path, read) for path in trees.own_paths(params)})
 
 
 def _kernel(path: str, read: tracing.Reading) -> Kernel:
@@ -183,7 +184,7 @@ def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
   def added(both, *inputs):
     return jax.tree.map(numerics.joined, fn(both[0], *inputs), both[1])
   read = tracing.read(added, (params, more), *inputs)
-  paths = trees.paths(params)
+  paths = trees.own_paths(params)
   given = dict(zip(read.params, paths))
 
   def leaves(path, role=None):

@@ -83,7 +83,7 @@ def find_readers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   ((0,), Vector(path='b', sign=1, axes=(0,)))
   """
   closed = jax.make_jaxpr(fn)(params, *inputs)
-  names = trees.paths(params)
+  names = trees.own_paths(params)
   readers = {}
 
   @jax.jit

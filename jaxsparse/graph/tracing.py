@@ -59,7 +59,7 @@ class Reading(NamedTuple):
 def read(f: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Reading:
   """Reads `f(params, *inputs)`, which is traced and not run."""
   closed = jax.make_jaxpr(f)(params, *inputs)
-  paths = trees.paths(params)
+  paths = trees.own_paths(params)
   if twice := [path for path, n in collections.Counter(paths).items() if n > 1]:
     raise ValueError(
         f'Two parameters have one path, {twice}: keys may not contain "/". '

@@ -269,13 +269,6 @@ def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...]) -> jax.Array:
   return cut_at(x, found, counts.subtract(k, found.above), axes)
 
 
-def unstack(found: Bracket) -> list[Bracket]:
-  """A bracket of vectors as single ones."""
-  return [Bracket(found.lo[i], found.hi[i], below, above)
-          for i, (below, above) in enumerate(zip(
-              counts.unstack(found.below), counts.unstack(found.above)))]
-
-
 def stack(found: Sequence[Bracket]) -> Bracket:
   """Single brackets as one of vectors."""
   lo, hi, below, above = zip(*found)

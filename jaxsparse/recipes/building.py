@@ -255,7 +255,7 @@ def _sections(recipe: Section) -> list[Section]:
 def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
   """The rule, whose `init` raises if a layer's expression comes too late."""
   def init(params):
-    state, paths, taken = rule.init(params), trees.paths(params), {}
+    state, paths, taken = rule.init(params), trees.own_paths(params), {}
     for where, regexes in [('excluded', recipe['excluded'])] + [
         (f'layers[{i}].names', layer['names'])
         for i, layer in enumerate(recipe['layers'])]:

@@ -94,7 +94,7 @@ def combine(*rules: base.Rule) -> base.Rule:
     state = CombinedState(states)
     return state.masks, state
 
-  return base.joined(init, update, *parts)
+  return base.made_of(init, update, *parts)
 
 
 def _merged(masks: list[Any]) -> Any:

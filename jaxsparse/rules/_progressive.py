@@ -139,7 +139,7 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
         inner, masks, jnp.where(goes, left - 1, left),
         jnp.where(goes, inner.count + every, state.due), scored()[1])
 
-  return base.joined(init, update, rule)
+  return base.made_of(init, update, rule)
 
 
 def _differ(masks: ArrayTree, others: Any) -> bool | jax.Array:

@@ -79,7 +79,7 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
           stage, [lambda i=i: ask(i) for i in range(len(parts))])
     return masks, base.RuleState(step, masks, scores, dense)
 
-  return base.joined(init, update, *parts)
+  return base.made_of(init, update, *parts)
 
 
 def _check(begin: int, state: Any, first: Any) -> None:

@@ -89,4 +89,4 @@ def forward_backward(patterns: base.Patterns, *,
     backward, _ = make(trained, state.inner._replace(masks=state.backward))
     return masks, ForwardBackwardState(inner, backward)
 
-  return base.joined(init, update, used)
+  return base.made_of(init, update, used)

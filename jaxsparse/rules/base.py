@@ -86,8 +86,8 @@ class Around:
     return self.inner.dense
 
 
-def joined(init: Callable[..., Any], update: Callable[..., Any],
-           *parts: optax.GradientTransformation) -> Rule:
+def made_of(init: Callable[..., Any], update: Callable[..., Any],
+            *parts: optax.GradientTransformation) -> Rule:
   """A rule made of others, which looks ahead if one of them does."""
   ahead = any(isinstance(part, EveryStep) for part in parts)
   return (EveryStep if ahead else Rule)(init, update)

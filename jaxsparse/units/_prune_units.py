@@ -191,7 +191,7 @@ def prune_units(groups: Groups, *, importance: Importance,
     return masks, UnitState(inner, memory, alive)
 
   own = base.EveryStep if base.acts_always(when) and not begin else rules.Rule
-  return base.joined(init, update, own(init, update), *filter(None, [within]))
+  return base.made_of(init, update, own(init, update), *filter(None, [within]))
 
 
 def _check(groups: Any, importance: Any, threshold: Any, schedule: Any,

@@ -190,7 +190,7 @@ def find_permutations(
   """
   ties = ties_lib.as_ties(ties)
   rules = trees.match_rules(patterns, params)
-  known = trees.paths(params)
+  known = trees.own_paths(params)
   if lost := [m.path for tie in ties for m in tie.members
               if m.path not in known]:
     raise ValueError(

@@ -94,7 +94,7 @@ def map_members(f: Callable[[str, Any], Any], tree: Any, ties: Sequence[Tie],
       shape than its parameter.
   """
   members = list(dict.fromkeys(m.path for tie in ties for m in tie.members))
-  owners = _owners(trees.paths(tree), [*shapes, *members])
+  owners = _owners(trees.own_paths(tree), [*shapes, *members])
   if lost := [path for path in members if path not in owners.values()]:
     raise ValueError(
         f'The tree has no {lost}, which ties have. It has {trees.paths(tree)}. '

@@ -226,3 +226,14 @@ def test_map_masked_treats_sparse_and_dense_apart():
   assert got == {'a': (1., True, 10.), 'b': 22., 'c': 33.}
   got = trees.map_masked(lambda w, m: w, params, masks)
   assert got == {'a': 1., 'b': None, 'c': None}
+
+
+@pytest.mark.parametrize('look', [
+    lambda tree: trees.match_rules({'.*': 1}, tree),
+    lambda tree: trees.align(tree),
+    lambda tree: trees.map_with_path(lambda path, leaf: path, tree)])
+def test_two_parameters_with_one_path_are_an_error_that_names_both(look):
+  tree = {'enc/w': 1., 'enc': {'w': 2.}}
+  with pytest.raises(ValueError, match=(
+      r"\['enc'\]\['w'\] and \['enc/w'\] have the same path, 'enc/w'")):
+    look(tree)
