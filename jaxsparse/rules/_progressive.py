@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import patterns
+from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import scores as scores_lib
 from jaxsparse._utils.typing import ArrayTree
@@ -57,7 +58,9 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
   with each other. What the new mask has and the old one had not comes back at
   once. If the rule's masks change while portions are left, all starts anew from
   the masks at hand: a rule that changes them more often than every `steps *
-  every` updates is followed, but not caught up with.
+  every` updates is followed, but not caught up with. At the step at which the
+  schedule of a `prune` ends all that is left goes, because training may end
+  there, too.
 
   Args:
     rule: `prune(...)` with patterns of blocks, channels or N:M groups, and a
@@ -104,6 +107,11 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
           'e.g. steps=4, every=100: four portions, 100 updates apart.')
   base.check_scores(score=score)
   rule = base.with_extra_args(rule)
+  progress = getattr(rule, 'progress', None)
+
+  def final(step):
+    return jnp.zeros((), bool) if progress is None else (
+        schedules.arrives(progress, step))
   score = optax.with_extra_args_support(score or scores_lib.magnitude())
 
   def init(params):
@@ -125,7 +133,10 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
         grads, state.inner, params, updates=updates, **extra_args)
     changed = _differ(state.inner.masks, target)
     left = jnp.where(changed, steps, state.left)
-    goes = (left > 0) & (changed | (inner.count >= state.due))
+    # Nothing is left to another step where training may end.
+    left = jnp.where(final(inner.count), jnp.minimum(left, 1), left)
+    goes = (left > 0) & (
+        changed | (inner.count >= state.due) | final(inner.count))
 
     def scored():
       return base.scored_after(

@@ -97,7 +97,9 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
     return masks, base.RuleState(step, masks, scores()[1])
 
   kind = base.EveryStep if base.acts_always(when) else base.Rule
-  return kind(init, update)
+  rule = kind(init, update)
+  rule.progress = schedule
+  return rule
 
 
 def _all_kept(params: ArrayTree) -> Any:

@@ -28,10 +28,18 @@ from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 
-Rule = optax.GradientTransformationExtraArgs
+
+class Rule(optax.GradientTransformationExtraArgs):
+  """A rule, a `GradientTransformation` whose updates are masks.
+
+  Attributes:
+    progress: the schedule that the rule follows, if there is one: `progressive`
+      ends where it does.
+  """
+  progress: schedules.Schedule | None = None
 
 
-class EveryStep(optax.GradientTransformationExtraArgs):
+class EveryStep(Rule):
   """A rule that acts at every step, and so looks one step ahead.
 
   Its `update` is given `updates` as well, what the optimizer is about to add,

@@ -157,37 +157,60 @@ class Hooks:
 
   # What the loop calls.
 
-  def _go(self, hook: str, now: str, then: str) -> None:
-    if self._moment != now:
+  def _go(self, hook: str, now: tuple[str, ...], then: str) -> None:
+    if self._moment not in now:
       raise ValueError(
-          f'{hook} is called {now}, but this is {self._moment}. A step is: '
-          'on_step_begin(batch), loss and gradients, '
+          f'{hook} is called {" or ".join(now)}, but this is {self._moment}. '
+          'A step is: on_step_begin(batch), loss and gradients, '
           'on_before_optimizer_step(), the optimizer, on_step_end().')
     self._moment = then
 
   def on_epoch_begin(self, epoch: Any = None) -> None:
     """Puts the weights at the dense point, which the optimizer works on."""
-    self._go('on_epoch_begin', 'between steps', 'between steps')
+    self._go('on_epoch_begin', ('between steps',), 'between steps')
     self.epoch = epoch
     self._to_dense()
 
   def on_step_begin(self, batch: Any = None) -> None:
-    """Puts the weights at the sparse point: take the gradient there."""
-    self._go('on_step_begin', 'between steps', 'before the optimizer')
+    """Puts the weights at the sparse point: take the gradient there.
+
+    A step that has begun and got no optimizer may be begun again: the gradient
+    was not finite, say.
+    """
+    self._go('on_step_begin', ('between steps', 'before the optimizer'),
+             'before the optimizer')
     self.batch = batch
     self._to_sparse()
+    self._count, = jax.tree.leaves(self._state.rule.count)
 
   def on_before_optimizer_step(self) -> None:
     """Puts the weights at the dense point: update that."""
-    self._go('on_before_optimizer_step', 'before the optimizer',
+    self._go('on_before_optimizer_step', ('before the optimizer',),
              'after the optimizer')
     self._to_dense()
     self._count, = jax.tree.leaves(self._state.rule.count)
 
-  def on_step_end(self) -> None:
-    """Checks that the optimizer has made its step."""
-    self._go('on_step_end', 'after the optimizer', 'between steps')
+  def on_step_end(self, skipped: bool = False) -> None:
+    """Checks that the optimizer has made its step.
+
+    A micro-batch whose gradient is only added to others ends here as well,
+    without `on_before_optimizer_step`.
+
+    Args:
+      skipped: whether the optimizer was left out on purpose after
+        `on_before_optimizer_step`, as a loss scaler does.
+    """
+    accumulates = self._moment == 'before the optimizer'
+    self._go('on_step_end', ('before the optimizer', 'after the optimizer'),
+             'between steps')
     count, = jax.tree.leaves(self._state.rule.count)
+    if accumulates and count is not self._count:
+      self._moment = 'before the optimizer'
+      raise ValueError(
+          'The optimizer was called at the sparse point, where its state does '
+          'not belong. Call on_before_optimizer_step() in front of it.')
+    if accumulates or skipped:
+      return
     if count is self._count:
       self._moment = 'after the optimizer'
       raise ValueError(
@@ -196,11 +219,12 @@ class Hooks:
           'optimizer.update(model, grads) there, or, for a tree of params, '
           'updates, hooks.opt_state = tx.update(grads, hooks.opt_state, '
           'hooks.params) and hooks.params = optax.apply_updates(hooks.params, '
-          'updates).')
+          'updates). If the step was left out on purpose, write '
+          'on_step_end(skipped=True).')
 
   def on_epoch_end(self) -> None:
     """Puts the weights at the sparse point, to be evaluated or saved."""
-    self._go('on_epoch_end', 'between steps', 'between steps')
+    self._go('on_epoch_end', ('between steps',), 'between steps')
     self._to_sparse()
 
   def fit(self, train_fn: Callable[['Hooks'], Any]) -> Any:

@@ -265,8 +265,8 @@ def test_a_loop_that_fails_leaves_the_dense_point():
 
 @pytest.mark.parametrize('calls', [
     ['on_before_optimizer_step'], ['on_step_end'],
-    ['on_step_begin', 'on_step_begin'], ['on_step_begin', 'on_step_end'],
     ['on_step_begin', 'on_epoch_end'],
+    ['on_step_begin', 'on_before_optimizer_step', 'on_step_begin'],
     ['on_step_begin', 'on_before_optimizer_step', 'on_epoch_begin'],
     ['on_step_begin', 'on_before_optimizer_step', 'on_before_optimizer_step'],
 ], ids=' '.join)
@@ -276,6 +276,29 @@ def test_hooks_out_of_order_are_taught_errors(calls):
     getattr(hooks, name)()
   with pytest.raises(ValueError, match=f'{calls[-1]} is called .* A step is'):
     getattr(hooks, calls[-1])()
+
+
+def test_micro_batches_and_skipped_steps_need_no_optimizer():
+  hooks, params, tx = _soft()
+  hooks.on_step_begin()
+  hooks.on_step_begin()  # The gradient was not finite: once more.
+  hooks.on_step_end()    # A micro-batch, whose gradient is added to others.
+  hooks.on_step_begin()
+  hooks.on_before_optimizer_step()
+  _same(hooks.params, params)
+  hooks.on_step_end(skipped=True)
+  hooks.on_step_begin()
+  _step(hooks, tx)
+  hooks.on_step_end()
+
+
+def test_an_optimizer_at_the_sparse_point_is_a_taught_error():
+  hooks, params, tx = _soft()
+  hooks.on_step_begin()
+  updates, hooks.opt_state = tx.update(
+      jax.tree.map(jnp.ones_like, params), hooks.opt_state, params)
+  with pytest.raises(ValueError, match='at the sparse point'):
+    hooks.on_step_end()
 
 
 def test_a_step_without_its_optimizer_is_a_taught_error():
