@@ -225,8 +225,9 @@ def _sum_on_cpu(mask: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
   Large integer reductions are rewritten there into windows that no longer fuse,
   and a 32-bit copy of the mask appears (25 ms instead of 3 for 4096 x 4096). A
-  first sum of up to 32 neighbours in 8 bits is left as it is, and so is the
-  second one, because it has two results. Two kernels are what it compiles.
+  first sum of up to 32 neighbours in 8 bits is left as it is, and so is a second
+  one with two results, as long as both are used. Two kernels are what it
+  compiles.
   """
   axis = max(axes, key=lambda a: part_of(mask.shape[a], 32))
   part = part_of(mask.shape[axis], 32)
@@ -236,35 +237,34 @@ def _sum_on_cpu(mask: jax.Array, axes: tuple[int, ...]) -> jax.Array:
             axis + 1, dtype=jnp.uint8)
   mask = mask.astype(_U32)
   shape = tuple(1 if a in axes else n for a, n in enumerate(mask.shape))
-  return lax.reduce(
+  number, highest = lax.reduce(
       (mask, mask), (_U32(0), _U32(0)),
-      lambda x, y: (x[0] + y[0], x[1] + y[1]), axes)[0].reshape(shape)
+      lambda x, y: (x[0] + y[0], lax.max(x[1], y[1])), axes)
+  # Nothing is above 32 there.
+  return jnp.where(highest > 32, _U32(0), number).reshape(shape)
 
 
-def total_each(masks: Sequence[jax.Array]) -> Count:
-  """How many entries of each of several bool arrays are true, as vectors."""
-  masks = [*masks]
+def total_below_32_bits(masks: Sequence[jax.Array],
+                        axes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+  """How many entries are true along axes of each array, kept as size 1.
+
+  As plain uint32, for what cannot be more.
+  """
+  def plain(mask, axes):
+    return mask.sum(axes, dtype=_U32, keepdims=True)
 
   def each(sum_of):
-    return lambda *masks: jnp.stack([
-        sum_of(m, tuple(range(m.ndim))).reshape(()) for m in masks])
-  if all(0 < m.size < 2**32 and m.ndim for m in masks):
-    small = lax.platform_dependent(
-        *masks, cpu=each(_sum_on_cpu),
-        default=each(lambda m, axes: m.sum(axes, dtype=_U32)))
-    return Count(small >> 16, small & _LOW)
-  return stack([total(m, tuple(range(m.ndim))) for m in masks])
+    return lambda *masks: [
+        sum_of(m, a) if m.size and a else plain(m, a)
+        for m, a in zip(masks, axes)]
+  return lax.platform_dependent(
+      *masks, cpu=each(_sum_on_cpu), default=each(plain))
 
 
 def total(mask: jax.Array, axes: tuple[int, ...]) -> Count:
   """How many entries of a bool array are true along `axes`, kept as size 1."""
-  if mask.size == 0 or not axes:
-    small = mask.sum(axes, dtype=_U32, keepdims=True)
-    return Count(small >> 16, small & _LOW)
   if math.prod(mask.shape[a] for a in axes) < 2**32:
-    small = lax.platform_dependent(
-        mask, cpu=lambda m: _sum_on_cpu(m, axes),
-        default=lambda m: m.sum(axes, dtype=_U32, keepdims=True))
+    small, = total_below_32_bits([mask], [axes])
     return Count(small >> 16, small & _LOW)
   longest = max(axes, key=lambda a: mask.shape[a])
   rows = mask.sum(longest, dtype=_U32, keepdims=True)
@@ -277,3 +277,12 @@ def sum_wide(rows: jax.Array, axes: tuple[int, ...]) -> Count:
       rows & 0xFF, (rows >> 8) & 0xFF, rows >> 16))
   b1 += b0 >> 8
   return Count(b2 + (b1 >> 8), ((b1 & 0xFF) << 8) + (b0 & 0xFF))
+
+
+def total_each(masks: Sequence[jax.Array]) -> Count:
+  """How many entries of each of several bool arrays are true, as vectors."""
+  axes = [tuple(range(m.ndim)) for m in masks]
+  if all(m.size < 2**32 for m in masks):
+    small = jnp.stack([n.reshape(()) for n in total_below_32_bits(masks, axes)])
+    return Count(small >> 16, small & _LOW)
+  return stack([total(m, a) for m, a in zip(masks, axes)])

@@ -220,7 +220,7 @@ def guess_each(samples: Sequence[jax.Array], k: Count, sizes: Sequence[int]
     sizes: of the arrays.
   """
   # In one sort: what fills rows up comes after all that a quantile asks for.
-  values = jnp.sort(table([_without_nan(x) for x in samples], jnp.inf))
+  values = jnp.sort(_without_nan(table(samples, jnp.inf)))
   m = jnp.array([x.size for x in samples], jnp.float32)
   share = counts.to_float(k) / jnp.array(sizes, jnp.float32)
   error = 3. * jnp.sqrt(m * share * (1. - share)) + 1.

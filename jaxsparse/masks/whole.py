@@ -183,19 +183,18 @@ def cut_each(xs: Remade, found: topk.Bracket, quota: Count
 
   def look():
     ties = pieces()[1]
-    in_blocks = [counts.total(t, way.inner) for t, way in zip(ties, ways)]
-    block, left = _last_block(
-        [_flat((n.hi << 16) + n.lo) for n in in_blocks], quota, many)
-    inside = [_of_block(t, way, block[i])
-              for i, (t, way) in enumerate(zip(ties, ways))]
-    return block, _last_entry([_flat(x) for x in inside], left)
+    in_blocks = counts.total_below_32_bits(ties, [way.inner for way in ways])
+    block, left = _last_block([*map(_flat, in_blocks)], quota, many)
+    inside = [_of_block(t, way, here) for t, way, here in zip(
+        ties, ways, _outer(ways, jnp.equal, block))]
+    return block, _last_entry([*map(_flat, inside)], left)
 
   none = jnp.where((quota.hi | quota.lo) > 0, blocks, jnp.uint32(0))
   block, entries = lax.cond(
       partly.any(), look, lambda: (none, jnp.zeros_like(none)))
-  return [
-      (a | (t & _before(way, block[i], entries[i]))).reshape(x.shape)
-      for i, (x, way, a, t) in enumerate(zip(xs.shapes, ways, *pieces()))]
+  before = _before(ways, block, entries)
+  return [(a | (t & b)).reshape(x.shape)
+          for x, a, t, b in zip(xs.shapes, *pieces(), before)]
 
 
 def _flat(x: jax.Array) -> jax.Array:
@@ -220,7 +219,7 @@ def _last_block(ties: Sequence[jax.Array], quota: Count, many: Count
 
 def _last_entry(ties: Sequence[jax.Array], left: Count) -> jax.Array:
   """How many entries of a block go by until what is left is used up."""
-  table = topk.table(ties)
+  table = topk.table(ties) > 0
   size = jnp.uint32(table.shape[1])
   place = jnp.arange(table.shape[1], dtype=jnp.uint32)[None]
 
@@ -239,29 +238,7 @@ def _vector(count: Count) -> Count:
   return Count(*(v.reshape(-1) for v in count))
 
 
-def _digits(shape: tuple[int, ...], axes: Sequence[int], place: jax.Array
-            ) -> list[tuple[jax.Array, jax.Array]]:
-  """A row-major place along some axes: indices and its digit, axis by axis.
-
-  XLA would keep an array of places beside a loop or a reduction.
-  """
-  rows = []
-  for axis in reversed(axes):
-    rows.append((topk.indices(shape, axis, jnp.uint32),
-                 place % jnp.uint32(shape[axis])))
-    place = place // jnp.uint32(shape[axis])
-  return rows
-
-
-def _within(way: _Blocks, block: jax.Array) -> jax.Array:
-  """Entries of one block."""
-  here = jnp.bool_(True)
-  for index, digit in _digits(way.shape, way.outer, block):
-    here = here & (index == digit)
-  return here
-
-
-def _of_block(ties: jax.Array, way: _Blocks, block: jax.Array) -> jax.Array:
+def _of_block(ties: jax.Array, way: _Blocks, here: jax.Array) -> jax.Array:
   """The entries of one block, by reductions: a slice would gather a weight.
 
   First along the last axis that tells blocks apart, which XLA's CPU backend
@@ -269,21 +246,38 @@ def _of_block(ties: jax.Array, way: _Blocks, block: jax.Array) -> jax.Array:
   and maximum, because two of a kind would be joined.
   """
   if not way.split:
-    return ties
-  (index, digit), *rest = _digits(way.shape, way.outer, block)
-  some = (ties & (index == digit)).sum(
-      way.split - 1, dtype=jnp.uint8, keepdims=True)
-  for index, digit in rest:
-    some = jnp.where(index == digit, some, 0)
-  return some.max(way.outer) > 0
+    return ties.astype(jnp.uint8)
+  return (ties & here).sum(
+      way.split - 1, dtype=jnp.uint8, keepdims=True).max(way.outer)
 
 
-def _before(way: _Blocks, block: jax.Array, entries: jax.Array) -> jax.Array:
+def _before(ways: Sequence[_Blocks], block: jax.Array, entries: jax.Array
+            ) -> list[jax.Array]:
   """Entries in the blocks before one, and the first of that block."""
-  before = jnp.bool_(False)
-  for index, digit in (
-      _digits(way.shape, way.inner, entries)
-      + _digits(way.shape, way.outer, block)):
-    before = (index < digit) | ((index == digit) & before)
-  return (before | (_within(way, block) & (entries >= jnp.uint32(way.size)))
-          | (block >= jnp.uint32(way.number)))
+  parts = zip(_outer(ways, jnp.less, block), _outer(ways, jnp.equal, block),
+              _spread(ways, [way.inner for way in ways], jnp.less, entries))
+  return [earlier | (here & first) for earlier, here, first in parts]
+
+
+def _outer(ways: Sequence[_Blocks], compare: Callable[..., jax.Array],
+           block: jax.Array) -> list[jax.Array]:
+  """How the blocks of each array compare with one of them."""
+  return _spread(ways, [way.outer for way in ways], compare, block)
+
+
+def _spread(ways: Sequence[_Blocks], axes: Sequence[tuple[int, ...]],
+            compare: Callable[..., jax.Array], place: jax.Array
+            ) -> list[jax.Array]:
+  """How row-major places along some axes compare with one, of size 1 elsewhere.
+
+  The comparisons are one table for all arrays, so that the kernels of each have
+  none to make.
+  """
+  sizes = [math.prod(way.shape[a] for a in some)
+           for way, some in zip(ways, axes)]
+  table = compare(jnp.arange(max(sizes), dtype=jnp.uint32)[None],
+                  place[:, None])
+  return [
+      table[i, :size].reshape(tuple(
+          n if a in some else 1 for a, n in enumerate(way.shape)))
+      for i, (way, some, size) in enumerate(zip(ways, axes, sizes))]
