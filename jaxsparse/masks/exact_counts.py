@@ -225,8 +225,8 @@ def _sum_on_cpu(mask: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
   Large integer reductions are rewritten there into windows that no longer fuse,
   and a 32-bit copy of the mask appears (25 ms instead of 3 for 4096 x 4096). A
-  first sum of up to 32 neighbours in 8 bits is left as it is, and so is a second
-  one with two results, as long as both are used. Two kernels are what it
+  first sum of up to 32 neighbours in 8 bits is left as it is, and so is a
+  second one with two results, as long as both are used. Two kernels are what it
   compiles.
   """
   axis = max(axes, key=lambda a: part_of(mask.shape[a], 32))
