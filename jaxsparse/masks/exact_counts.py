@@ -282,6 +282,8 @@ def sum_wide(rows: jax.Array, axes: tuple[int, ...]) -> Count:
 def total_each(masks: Sequence[jax.Array]) -> Count:
   """How many entries of each of several bool arrays are true, as vectors."""
   axes = [tuple(range(m.ndim)) for m in masks]
+  if not masks:
+    return exactly_each([])
   if all(m.size < 2**32 for m in masks):
     small = jnp.stack([n.reshape(()) for n in total_below_32_bits(masks, axes)])
     return Count(small >> 16, small & _LOW)

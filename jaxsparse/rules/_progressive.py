@@ -58,9 +58,9 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
   with each other. What the new mask has and the old one had not comes back at
   once. If the rule's masks change while portions are left, all starts anew from
   the masks at hand: a rule that changes them more often than every `steps *
-  every` updates is followed, but not caught up with. At the step at which the
-  schedule of a `prune` ends all that is left goes, because training may end
-  there, too.
+  every` updates is followed, but not caught up with. At the step at which a
+  gradual schedule of a `prune` ends all that is left goes, because training may
+  end there, too.
 
   Args:
     rule: `prune(...)` with patterns of blocks, channels or N:M groups, and a
@@ -110,8 +110,11 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
   progress = getattr(rule, 'progress', None)
 
   def final(step):
-    return jnp.zeros((), bool) if progress is None else (
-        schedules.arrives(progress, step))
+    """Whether a schedule that was under way ends."""
+    if progress is None:
+      return jnp.zeros((), bool)
+    return schedules.arrives(progress, step) & (
+        jnp.asarray(progress(step - 1)) > 0)
   score = optax.with_extra_args_support(score or scores_lib.magnitude())
 
   def init(params):

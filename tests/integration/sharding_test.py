@@ -148,16 +148,16 @@ def test_select_inside_of_shard_map_is_that_of_each_shard(mesh, name):
 
 # Without snfs: its means round as the compiler pleases, and masks with them.
 @pytest.mark.parametrize('name', [
-    'rigl', 'set_training', 'dsr', 'mest', 'gradual', 'progressive'])
+    'rigl', 'set_training', 'dsr', 'progressive'])
 def test_a_state_that_a_jitted_init_returns_is_stepped(mesh, name):
   """Masks and params are those of one device, on Auto and Explicit axes."""
   free = {'.*kernel': jaxsparse.unstructured()}
   gradual = jaxsparse.prune(
       free, sparsity=0.8, schedule=schedules.cubic(0, 4),
       when=schedules.every(2))
-  method = {'gradual': lambda: gradual, 'progressive': lambda: (
-      jaxsparse.rules.progressive(gradual, steps=2, every=1))}.get(
-          name, lambda: getattr(jaxsparse.methods, name)(free, 0.8, 8, every=2))
+  method = {'progressive': lambda: jaxsparse.rules.progressive(
+      gradual, steps=2, every=1)}.get(name, lambda: getattr(
+          jaxsparse.methods, name)(free, 0.8, 8, every=2))
   tx = method_table.wrap(optax.sgd(0.125), method())
 
   def train(params):

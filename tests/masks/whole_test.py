@@ -34,14 +34,18 @@ def _arrays(kind, dtype):
   return [jnp.asarray(make(s), dtype) for s in _SHAPES]
 
 
+@jax.jit
+def _highest(xs, k):
+  return whole.keep_highest_each(Remade(lambda: xs), k)
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('kind', ['distinct', 'ties', 'zeros', 'equal'])
 @pytest.mark.parametrize('share', [0., .1, .5, 1.])
 def test_masks_are_those_of_a_stable_sort(kind, dtype, share):
   xs = _arrays(kind, dtype)
   ks = [round(share * x.size) for x in xs]
-  got = jax.jit(lambda xs: whole.keep_highest_each(
-      Remade(lambda: xs), counts.exactly_each(ks)))(xs)
+  got = _highest(xs, counts.exactly_each(ks))
   for x, k, mask in zip(xs, ks, got):
     np.testing.assert_array_equal(
         np.asarray(mask).reshape(-1), _expected(x, k), err_msg=str(x.shape))
@@ -51,9 +55,7 @@ def test_nan_goes_first_and_infinities_are_numbers():
   x = jnp.array([np.nan, -np.inf, 1., np.inf, 0., np.nan])
   for k, kept in enumerate([[], [3], [3, 2], [4, 3, 2], [4, 3, 2, 1],
                             [4, 3, 2, 1, 0], [5, 4, 3, 2, 1, 0]]):
-    mask, = jax.jit(lambda x, k: whole.keep_highest_each(
-        Remade(lambda: [x]), counts.Count(jnp.zeros(1, jnp.uint32), k)))(
-            x, jnp.full(1, k, jnp.uint32))
+    mask, = _highest([x], counts.exactly_each([k]))
     assert sorted(np.flatnonzero(mask)) == sorted(kept)
 
 
