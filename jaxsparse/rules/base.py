@@ -248,8 +248,12 @@ def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
   grads, point, updates = (
       sparse_only(tree, like) for tree in (grads, params, updates))
 
+  # Held: scores are made again in each turn of a search, and from sums that
+  # takes several times as long as from arrays.
+  weights = after(point, updates)
+
   def scored(score, score_state):
-    return score.update(grads, score_state, after(point, updates), point=point,
+    return score.update(grads, score_state, weights, point=point,
                         masks=state.masks, **extra_args)
   return scored
 
