@@ -61,7 +61,7 @@ def _method(name: str) -> Any:
   when = schedules.every(100)
   return {
       'sr_ste': lambda: methods.sr_ste(
-          {'.*kernel': jaxsparse.nm(2, 4), '.*': None}),
+          {'.*kernel': jaxsparse.nm(2, 4), '.*': None}, 10_000),
       'uniform': lambda: jaxsparse.prune(_FREE, sparsity=0.9, when=when),
       'global': lambda: jaxsparse.prune(
           _FREE, distribution=jaxsparse.global_threshold(0.9), when=when),
