@@ -305,24 +305,23 @@ def _cut(xs: Remade, patterns: Sequence[Pattern], sparsity: float,
               sum(hi for _, hi in bounds))
   # No layer ever has less than its fewest; on the way to its most it is as far
   # as all the others.
-  low = counts.unstack(counts.exactly_each([fewest for fewest, _ in bounds]))
-  high = [k.count for k in on_the_way_each(
-      sizes, [most for _, most in bounds], progress)]
+  low = counts.exactly_each([fewest for fewest, _ in bounds])
+  high = counts.stack([k.count for k in on_the_way_each(
+      sizes, [most for _, most in bounds], progress)])
   free = [bound == (0, n) for n, bound in zip(sizes, bounds)]
   return keep_together(
       xs, on_the_way(size, final, progress).count, low, high, free)
 
 
-def keep_together(xs: Remade, k: counts.Count,
-                  low: Sequence[counts.Count], high: Sequence[counts.Count],
-                  free: Sequence[bool]) -> list[Kept]:
+def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
+                  most: counts.Count, free: Sequence[bool]) -> list[Kept]:
   """How many units each of several layers keeps under one threshold.
 
   Args:
     xs: the scores of their units, made again wherever they are read.
     k: how many units all layers keep; clipped to what bounds allow.
-    low: the fewest each may keep.
-    high: the most.
+    fewest: the fewest each may keep; a vector, as scalars would compile slowly.
+    most: the most.
     free: whether no bound of a layer can matter.
 
   Returns:
@@ -333,8 +332,6 @@ def keep_together(xs: Remade, k: counts.Count,
     widest = max(dtype.itemsize for dtype in dtypes)
     xs = xs.astype(jnp.float64 if widest == 8 else jnp.float32)
   size = sum(math.prod(x.shape) for x in xs.shapes)
-  # Vectors over layers: scalars would compile slowly.
-  fewest, most = counts.stack(low), counts.stack(high)
 
   def clipped(layers):
     return counts.minimum(counts.maximum(layers, fewest), most)

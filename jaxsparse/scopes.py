@@ -92,17 +92,6 @@ def finite(x: jax.Array) -> jax.Array:
   return jnp.where(jnp.isnan(x), limits.min / 2, x)
 
 
-def count(units: jax.Array) -> Count:
-  """How many units are marked, a single count."""
-  total = counts.total(units, tuple(range(units.ndim)))
-  return Count(*(v.reshape(()) for v in total))
-
-
-def count_each(units: Sequence[jax.Array]) -> Count:
-  """How many units of each layer are marked, as vectors."""
-  return counts.total_each(units)
-
-
 def _highest(make: Callable[[], Sequence[Layer]], kept: Sequence[Kept]
              ) -> list[jax.Array]:
   """The highest open units, fewer where there are not so many."""
@@ -134,8 +123,9 @@ def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
     Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
   """
   _check_whole('per_sign', layers)
-  have = count_each([layer.open for layer in layers])
-  above = count_each([layer.open & (layer.scores >= 0) for layer in layers])
+  have = counts.total_each([layer.open for layer in layers])
+  above = counts.total_each([
+      layer.open & (layer.scores >= 0) for layer in layers])
   goes = counts.subtract(have, counts.minimum(have, counts.stack([*goals])))
   share = counts.to_float(above) / jnp.maximum(counts.to_float(have), 1.)
   rest = counts.subtract(have, above)
@@ -163,14 +153,14 @@ def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
   _check_whole('all_layers', layers)
   ranks = Remade(lambda: [layer.ranks for layer in _again(layers)])
   goal, least, most = (counts.sum_few(each) for each in (
-      counts.stack([*goals]), count_each([x.certain for x in layers]),
-      count_each([x.open for x in layers])))
+      counts.stack([*goals]), counts.total_each([x.certain for x in layers]),
+      counts.total_each([x.open for x in layers])))
   # Ranks say who is certain and who is not open: layers have no bounds of
   # their own.
   kept = distributions.keep_together(
       ranks, counts.minimum(counts.maximum(goal, least), most),
-      [counts.exactly(0)] * len(layers),
-      [counts.exactly(layer.scores.size) for layer in layers],
+      counts.exactly_each([0] * len(layers)),
+      counts.exactly_each([layer.scores.size for layer in layers]),
       [True] * len(layers))
   return _highest(lambda: _again(layers), kept)
 
@@ -200,7 +190,7 @@ def by_survivors(layers: Sequence[Layer], goals: Sequence[Count]
   """
   _check_whole('by_survivors', layers)
   return _shared(layers, goals, counts.to_float(
-      count_each([layer.certain for layer in layers])))
+      counts.total_each([layer.certain for layer in layers])))
 
 
 def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
@@ -227,7 +217,7 @@ def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
 def _shared(layers: Sequence[Layer], goals: Sequence[Count],
             weights: jax.Array) -> list[jax.Array]:
   """Shares what all layers may grow in proportion to weights."""
-  has, most = (count_each(column) for column in (
+  has, most = (counts.total_each(column) for column in (
       [layer.certain for layer in layers], [layer.open for layer in layers]))
   goal = counts.sum_few(counts.stack([*goals]))
   have = counts.sum_few(has)

@@ -131,14 +131,13 @@ def sparsify(inner: optax.GradientTransformation,
       raise ValueError(
           'sparsify needs the params: write tx.update(grads, opt_state, '
           'params).')
-    old = state.masks
-    masks, rule_state = old, state.rule
+    masks, rule_state = state.masks, state.rule
     inner_state, point = state.inner, params
     if not ahead:
       masks, rule_state = rule.update(grads, state.rule, params, **extra_args)
-      if flow.gain is None and masks is not old:  # As those of `lock` are.
+      if flow.gain is None and masks is not state.masks:  # `lock` keeps.
         point = flows.apply_masks(params, masks)  # Where the step begins.
-        inner_state = _forget(inner_state, inner.init(point), params, masks)
+        inner_state = _forget(inner, inner_state, point, masks)
     seen = dict(masks=masks, rule=rule_state)  # Some have more than masks.
     gated, before_state = before.update(grads, state.before, params, **seen)
     updates, inner_state = inner.update(
@@ -151,8 +150,7 @@ def sparsify(inner: optax.GradientTransformation,
         updates, _ = project.update(updates, project.init(params), params,
                                     masks=masks)
         inner_state = _forget(
-            inner_state, inner.init(flows.apply_masks(params, masks)), params,
-            masks)
+            inner, inner_state, flows.apply_masks(params, masks), masks)
     return updates, SparseState(
         rule_state, gain_at(rule_state.count), before_state, inner_state,
         after_state)
@@ -184,9 +182,9 @@ def _rule_and_flow(rule: Any, flow: Any
   return rule, flow
 
 
-def _forget(inner_state: ArrayTree, fresh: ArrayTree, params: ArrayTree,
-            masks: ArrayTree) -> ArrayTree:
-  """Gives pruned weights the optimizer's initial state, `fresh`.
+def _forget(inner: optax.GradientTransformation, inner_state: ArrayTree,
+            params: ArrayTree, masks: ArrayTree) -> ArrayTree:
+  """Gives pruned weights, which are zero in `params`, the initial state.
 
   So a weight that grows back starts without a history. The initial state is not
   always zero: rprop begins with a step size, cocob with the weights themselves.
@@ -215,7 +213,8 @@ def _forget(inner_state: ArrayTree, fresh: ArrayTree, params: ArrayTree,
       return tree
     return trees.map_masked(forget, params, masks, tree, initial,
                             dense=lambda w, moment, _: moment)
-  return jax.tree.map(look, inner_state, fresh, is_leaf=is_like_params)
+  return jax.tree.map(look, inner_state, inner.init(params),
+                      is_leaf=is_like_params)
 
 
 def state_of(opt_state: ArrayTree) -> SparseState:

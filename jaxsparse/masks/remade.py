@@ -29,10 +29,8 @@ class Remade:
     self._held = None if self.traced else make()
 
   def __call__(self) -> list[jax.Array]:
-    """The arrays; those of two calls are two to XLA."""
-    if self._held is not None:
-      return [*self._held]
-    return self._from(lax.optimization_barrier(self._consts))
+    """The arrays."""
+    return self._from(self._consts)
 
   def within(self, turn: Any) -> tuple[list[jax.Array], Any]:
     """The arrays in a loop, and the loop's variables, to be used with them.
@@ -41,12 +39,12 @@ class Remade:
     the arrays are made from has to seem to change with the loop's variables,
     which it does as long as these, too, are read from here.
     """
-    if self._held is not None:
-      return [*self._held], turn
     consts, turn = lax.optimization_barrier((self._consts, turn))
     return self._from(consts), turn
 
   def _from(self, consts: Sequence[Any]) -> list[jax.Array]:
+    if self._held is not None:
+      return [*self._held]
     return core.jaxpr_as_fun(core.ClosedJaxpr(self._jaxpr, consts))()
 
   def some(self, places: Sequence[int]) -> 'Remade':

@@ -266,7 +266,7 @@ def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...]) -> jax.Array:
       lambda v: _per_group(v, x, axes), (k, start(x.dtype, size)))
   found = search(
       lambda key: counts.total(at_least(x, key), axes), k, bracket)
-  return cut_at(x, found, counts.subtract(k, found.above), axes)
+  return _cut_at(x, found, counts.subtract(k, found.above), axes)
 
 
 def stack(found: Sequence[Bracket]) -> Bracket:
@@ -288,16 +288,14 @@ def _per_group(scalar: jax.Array, x: jax.Array, axes: tuple[int, ...]
       lax.slice(x, (0,) * x.ndim, groups), value.dtype)
 
 
-def cut_at(x: jax.Array, found: Bracket, quota: Count, axes: tuple[int, ...]
-           ) -> jax.Array:
+def _cut_at(x: jax.Array, found: Bracket, quota: Count, axes: tuple[int, ...]
+            ) -> jax.Array:
   """The mask of a finished search: all above, and the first of the ties.
 
   The place of the last tie that is kept is found by the same search, which has
   nothing to do where none or all of them are. Places are 32 bits; in a larger
   group first the row is found, then the place within that row.
   """
-  found, quota = jax.tree.map(
-      lambda v: _per_group(v, x, axes), (found, quota))
   above = at_least(x, found.hi)
   ties = at_least(x, found.lo) & ~above
   many = counts.subtract(found.below, found.above)

@@ -219,7 +219,7 @@ def _exchange(make: Callable[[], list[_Layer]], budgets: dict[str, Count],
   if not layers:
     return {}
   # Vectors over layers: scalars by the hundred compile slowly.
-  has = scopes.count_each([
+  has = counts.total_each([
       _first_group(_any(x.mask, x.pattern), x) for x in layers])
   whole = counts.stack([budgets.get(x.path, n) for x, n in zip(
       layers, counts.unstack(has))])

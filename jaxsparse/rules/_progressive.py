@@ -175,7 +175,7 @@ def _without_portion(masks: ArrayTree, target: Any, make: Callable[[], Any],
 
   leaves, structure = jax.tree.flatten(
       jax.tree.map(going, masks, target))
-  n = scopes.count_each(leaves)
+  n = counts.total_each(leaves)
   kept = structure.unflatten([
       selection.Kept(k) for k in counts.unstack(
           counts.remaining(n, n, jnp.broadcast_to(share, n.lo.shape)))])

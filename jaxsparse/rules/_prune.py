@@ -96,8 +96,7 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
         state.masks)
     return masks, base.RuleState(step, masks, scores()[1])
 
-  kind = base.EveryStep if base.acts_always(when) else base.Rule
-  rule = kind(init, update)
+  rule = base.made_of(init, update, ahead=base.acts_always(when))
   rule.progress = schedule
   return rule
 

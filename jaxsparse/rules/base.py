@@ -95,9 +95,10 @@ class Around:
 
 
 def made_of(init: Callable[..., Any], update: Callable[..., Any],
-            *parts: optax.GradientTransformation) -> Rule:
-  """A rule made of others, which looks ahead if one of them does."""
-  ahead = any(isinstance(part, EveryStep) for part in parts)
+            *parts: optax.GradientTransformation | None,
+            ahead: bool = False) -> Rule:
+  """A rule that looks ahead if it is told to, or if a rule in it does."""
+  ahead |= any(isinstance(part, EveryStep) for part in parts)
   return (EveryStep if ahead else Rule)(init, update)
 
 

@@ -190,8 +190,8 @@ def prune_units(groups: Groups, *, importance: Importance,
           step > begin, new, before), memory, state.importance)
     return masks, UnitState(inner, memory, alive)
 
-  own = base.EveryStep if base.acts_always(when) and not begin else rules.Rule
-  return base.made_of(init, update, own(init, update), *filter(None, [within]))
+  return base.made_of(
+      init, update, within, ahead=base.acts_always(when) and not begin)
 
 
 def _check(groups: Any, importance: Any, threshold: Any, schedule: Any,

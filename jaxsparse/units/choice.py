@@ -233,9 +233,10 @@ class Budget(NamedTuple):
     final = selection.final_count(total, sparsity)
     # 0.07 * 100 is 7, although the float is a little less.
     share = (1 - sparsity) * self.floor
-    fewest = [counts.exactly(max(1, int(share * n + 1e-6))) for n in sizes]
+    fewest = counts.exactly_each(
+        [max(1, int(share * n + 1e-6)) for n in sizes])
     kept = distributions.keep_together(
         Remade(lambda: ranked),
         selection.on_the_way(total, final, progress).count, fewest,
-        [counts.exactly(n) for n in sizes], [False] * len(sizes))
+        counts.exactly_each(sizes), [False] * len(sizes))
     return [selection.Kept(k.count) for k in kept]
