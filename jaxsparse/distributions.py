@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import guesses
 from jaxsparse.masks import topk
 from jaxsparse.masks import whole
 from jaxsparse.masks.remade import Remade
@@ -342,7 +343,7 @@ def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
   k = counts.minimum(counts.maximum(k, bracket.above), bracket.below)
   found = topk.search(
       lambda key: counts.sum_few(clipped(whole.at_least_each(xs, key))), k,
-      bracket, whole.guess_together(xs, k))
+      bracket, guesses.together(xs, k))
   raw = [whole.at_least_each(xs, key) for key in (found.lo, found.hi)]
   below, above = (clipped(layers) for layers in raw)
   left = counts.subtract(k, counts.sum_few(above))

@@ -8,7 +8,6 @@ Adam in the same process, and the temporaries of the update in sizes of the
 params.
 """
 
-import time
 from typing import Any
 
 from absl import app
@@ -18,6 +17,7 @@ import optax
 
 from experiments.benchmarks import selection
 from experiments.benchmarks import timing
+from experiments.benchmarks import train_step
 import jaxsparse
 from jaxsparse import methods
 from jaxsparse import schedules
@@ -45,13 +45,6 @@ def _methods() -> dict[str, Any]:
   }
 
 
-def _compiled(f: Any, *args: Any, donate: tuple[int, ...] = ()
-              ) -> tuple[float, jax.stages.Compiled]:
-  start = time.perf_counter()
-  compiled = jax.jit(f, donate_argnums=donate).lower(*args).compile()
-  return time.perf_counter() - start, compiled
-
-
 def main(argv: list[str]) -> None:
   del argv
   print(timing.describe(), '\n')
@@ -63,13 +56,10 @@ def main(argv: list[str]) -> None:
   for name, method in _methods().items():
     adam = optax.adam(1e-3)
     tx = adam if method is None else jaxsparse.sparsify(adam, method)
-
-    def step(params, state, grads, tx=tx):
-      updates, state = tx.update(grads, state, params)
-      return optax.apply_updates(params, updates), state
-    init, _ = _compiled(tx.init, params)
-    update, compiled = _compiled(
-        step, params, jax.eval_shape(tx.init, params), params, donate=(0, 1))
+    init, _ = timing.compiled(tx.init, params)
+    update, compiled = timing.compiled(
+        train_step.after_backward(tx), params,
+        jax.eval_shape(tx.init, params), params, donate_argnums=(0, 1))
     plain = plain or init + update
     rows.append([
         name, init, update, (init + update) / plain,

@@ -7,7 +7,6 @@ The kernels of a Llama of 8.03 billion float32 weights, layers stacked (as under
 compile the placed `tx.init` and the update, and bytes a device, beside Adam's.
 """
 
-import time
 from typing import Any
 
 from absl import app
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.benchmarks import timing
+from experiments.benchmarks import train_step
 import jaxsparse
 from jaxsparse import methods
 from jaxsparse import schedules
@@ -69,27 +69,18 @@ def _method(name: str) -> Any:
   }[name]()
 
 
-def _compiled(f: Any, args: tuple[Any, ...], **options: Any
-              ) -> tuple[float, Any]:
-  start = time.perf_counter()
-  compiled = jax.jit(f, **options).lower(*args).compile()
-  return time.perf_counter() - start, compiled.memory_analysis()
-
-
 def _row(tx: optax.GradientTransformation, params: Any) -> list[Any]:
   """Seconds, and gigabytes a device: state and temporaries."""
-  def step(params, state, grads):
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
   places = jaxsparse.state_shardings(tx, params)
-  init, made = _compiled(tx.init, (params,), out_shardings=places)
+  init, made = timing.compiled(tx.init, params, out_shardings=places)
   state = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       jax.eval_shape(tx.init, params), places)
-  update, memory = _compiled(
-      step, (params, state, params), donate_argnums=(0, 1))
-  return [init, update, 1e-9 * made.output_size_in_bytes,
-          1e-9 * memory.temp_size_in_bytes]
+  update, step = timing.compiled(
+      train_step.after_backward(tx), params, state, params,
+      donate_argnums=(0, 1))
+  return [init, update, 1e-9 * made.memory_analysis().output_size_in_bytes,
+          1e-9 * step.memory_analysis().temp_size_in_bytes]
 
 
 def main(argv: list[str]) -> None:

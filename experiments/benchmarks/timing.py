@@ -25,6 +25,20 @@ def interleaved(functions: dict[str, Callable[[], Any]], repeats: int = 11
   return {name: statistics.median(ts) for name, ts in times.items()}
 
 
+def compiled(f: Callable[..., Any], *args: Any, **options: Any
+             ) -> tuple[float, jax.stages.Compiled]:
+  """Seconds to trace and compile `f`, and what came of it.
+
+  Args:
+    f: what to compile; it is not run.
+    *args: its arguments, or their shapes.
+    **options: of `jax.jit`.
+  """
+  start = time.perf_counter()
+  made = jax.jit(f, **options).lower(*args).compile()
+  return time.perf_counter() - start, made
+
+
 def peak_megabytes(compiled: jax.stages.Compiled) -> float:
   """Arguments, results and temporaries of a compiled function, in MB (1e6)."""
   m = compiled.memory_analysis()

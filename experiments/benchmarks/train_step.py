@@ -32,20 +32,21 @@ def _tree() -> dict[str, jax.Array]:
       rng.standard_normal((1024, 1024), np.float32)) for i in range(10)}
 
 
-def _step(tx: optax.GradientTransformation) -> Callable[..., Any]:
-  """The part of a train step that follows the backward pass.
-
-  The straight-through flows mask the weights for the next forward pass as well;
-  the second function counts that too.
-  """
+def after_backward(tx: optax.GradientTransformation) -> Callable[..., Any]:
+  """The part of a train step that follows the backward pass."""
   def step(params, state, grads):
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
+  return step
 
-  def masked(params, state, grads):
-    params, state = step(params, state, grads)
+
+def _with_masked_weights(tx: optax.GradientTransformation
+                         ) -> Callable[..., Any]:
+  """Masks the weights for the next forward pass, too, as STE needs it."""
+  def step(params, state, grads):
+    params, state = after_backward(tx)(params, state, grads)
     return params, state, jaxsparse.sparse_params(params, state)
-  return step, masked
+  return step
 
 
 def _methods() -> dict[str, tuple[optax.GradientTransformation, bool, str]]:
@@ -77,7 +78,8 @@ def main(argv: list[str]) -> None:
     if name == 'hard, pattern locked':
       params = jax.tree.map(
           lambda w: jnp.where(jnp.abs(w) > 1.6, w, 0.), params)
-    step = jax.jit(_step(tx)[forward], donate_argnums=(0, 1))
+    step = jax.jit((_with_masked_weights if forward else after_backward)(tx),
+                   donate_argnums=(0, 1))
     held = [params, jax.jit(tx.init)(params)]
     peaks[name] = timing.peak_megabytes(step.lower(*held, grads).compile())
 

@@ -1,7 +1,7 @@
 """Many devices: which of them hold which weights, and which part of a batch.
 
 `--config.mesh='data:2,model:4'` arranges eight devices in two rows of four.
-What an axis divides among its devices is told by its name:
+The name of an axis tells what its devices share out:
 
 * `data` the examples of a batch;
 * `model` each weight along its last axis that the devices divide evenly;

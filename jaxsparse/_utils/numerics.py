@@ -1,6 +1,6 @@
 """Dtypes of sums, and sums of any leaves."""
 
-from typing import Any
+from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -88,3 +88,22 @@ def joined(x: Any, more: Any) -> jax.Array:
     return x
   join = jnp.logical_xor if x.dtype == jnp.bool_ else jax.lax.add
   return join(x, jnp.broadcast_to(more, x.shape))
+
+
+def replicated(x: jax.Array) -> jax.Array:
+  """Undoes an explicit sharding, which some operations do not accept."""
+  sharding = jax.typeof(x).sharding
+  if any(part is not None for part in sharding.spec):
+    everywhere = jax.sharding.PartitionSpec()
+    return jax.sharding.reshard(
+        x, jax.sharding.NamedSharding(sharding.mesh, everywhere))
+  return x
+
+
+def as_rows(rows: Sequence[jax.Array], fill: jax.typing.ArrayLike = 0
+            ) -> jax.Array:
+  """Vectors as rows of one array, filled up."""
+  longest = max(row.size for row in rows)
+  parts = [part for row in rows for part in (
+      row, jnp.full(longest - row.size, fill, row.dtype)) if part.size]
+  return jnp.concatenate(parts).reshape(len(rows), longest)

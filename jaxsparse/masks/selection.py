@@ -300,7 +300,7 @@ def units_of(make: Callable[[], ArrayTree], patterns: Mapping[int, Pattern]
              ) -> Remade:
   """The scores of the units of some leaves, by their places."""
   def units(wanted):
-    now = jax.tree.leaves(make())
+    now = jax.tree.leaves(make()) if wanted else []
     return {i: unit_scores(now[i], patterns[i]) for i in wanted}
   scores = jax.tree.leaves(jax.eval_shape(make))
   held = units([i for i, p in patterns.items() if is_held(p, scores[i])])

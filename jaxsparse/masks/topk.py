@@ -54,7 +54,7 @@ def _float_of(key: jax.Array, dtype) -> jax.Array:
       jnp.where(key >= sign, key ^ sign, ~key), dtype)
 
 
-def _key_of(value: jax.Array) -> jax.Array:
+def key_of(value: jax.Array) -> jax.Array:
   """The inverse of `_float_of`."""
   bits = lax.bitcast_convert_type(value, _KEYS[value.dtype.itemsize])
   sign = bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
@@ -185,71 +185,6 @@ def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.where(b == 0, 0., a / jnp.where(b == 0, 1., b))
 
 
-def sample(x: jax.Array, size: int) -> jax.Array:
-  """About 2^14 of `size` scores evenly spaced, those of `x` among them.
-
-  Sampling by strides keeps a sharded array where it is; only the sample moves.
-  """
-  surplus = size >> 14
-  strides = [1] * x.ndim
-  for axis in sorted(range(x.ndim), key=lambda a: -x.shape[a]):
-    strides[axis] = max(1, min(surplus, x.shape[axis] >> 4))
-    surplus //= strides[axis]
-  part = lax.slice(x, (0,) * x.ndim, x.shape, strides)
-  return replicated(part).reshape(-1)
-
-
-def table(rows: Sequence[jax.Array], fill: jax.typing.ArrayLike = 0
-          ) -> jax.Array:
-  """Vectors as rows of one array, filled up."""
-  longest = max(row.size for row in rows)
-  parts = [part for row in rows for part in (
-      row, jnp.full(longest - row.size, fill, row.dtype)) if part.size]
-  return jnp.concatenate(parts).reshape(len(rows), longest)
-
-
-def guess_each(samples: Sequence[jax.Array], k: Count, sizes: Sequence[int]
-               ) -> tuple[jax.Array, ...]:
-  """Two candidates that are likely close around the k-th highest of each array.
-
-  They are quantiles of a sample, three standard errors to either side.
-
-  Args:
-    samples: a sample of each array, vectors.
-    k: of each array; vectors.
-    sizes: of the arrays.
-  """
-  # In one sort: what fills rows up comes after all that a quantile asks for.
-  values = jnp.sort(_without_nan(table(samples, jnp.inf)))
-  m = jnp.array([x.size for x in samples], jnp.float32)
-  share = counts.to_float(k) / jnp.array(sizes, jnp.float32)
-  error = 3. * jnp.sqrt(m * share * (1. - share)) + 1.
-
-  def key_at(ranks):
-    ranks = jnp.clip(ranks.astype(jnp.int32), 0, m.astype(jnp.int32) - 1)
-    return _key_of(jnp.take_along_axis(values, ranks[:, None], 1)[:, 0])
-  ranks = (1. - share) * m
-  return key_at(ranks - error), key_at(ranks + error) + 1
-
-
-def guess(xs: Sequence[jax.Array], k: Count, size: int
-          ) -> tuple[jax.Array, ...]:
-  """`guess_each` for several arrays as one, of `size` together."""
-  one = jnp.concatenate([sample(x, size) for x in xs])
-  k = Count(*(v.reshape(1) for v in k))
-  return tuple(v.reshape(()) for v in guess_each([one], k, [size]))
-
-
-def replicated(x: jax.Array) -> jax.Array:
-  """Undoes an explicit sharding, which some operations do not accept."""
-  sharding = jax.typeof(x).sharding
-  if any(part is not None for part in sharding.spec):
-    everywhere = jax.sharding.PartitionSpec()
-    return jax.sharding.reshard(
-        x, jax.sharding.NamedSharding(sharding.mesh, everywhere))
-  return x
-
-
 def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...]) -> jax.Array:
   """Marks the k highest of each group; ties go to the lower index.
 
@@ -351,7 +286,7 @@ def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
   An entry is kept if fewer than `k` others beat it. XLA makes one fusion of it
   without a temporary; the work grows with the square of the axis.
   """
-  x, n = _without_nan(x), x.shape[axis]
+  x, n = without_nan(x), x.shape[axis]
   mine, other = jnp.expand_dims(x, axis + 1), jnp.expand_dims(x, axis)
   pairs = x.shape[:axis] + (n, n) + x.shape[axis + 1:]
   i, j = (indices(pairs, a, jnp.int32) for a in (axis, axis + 1))
@@ -361,7 +296,7 @@ def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
 
 def keep_best(x: jax.Array, axis: int) -> jax.Array:
   """`keep_highest` with k = 1: an argmax within chunks, then among them."""
-  x, n = _without_nan(x), x.shape[axis]
+  x, n = without_nan(x), x.shape[axis]
   chunk = max(c for c in range(1, min(n, 16) + 1) if n % c == 0)
   x = x.reshape(x.shape[:axis] + (n // chunk, chunk) + x.shape[axis + 1:])
   inner = jnp.argmax(x, axis + 1, keepdims=True)
@@ -371,7 +306,7 @@ def keep_best(x: jax.Array, axis: int) -> jax.Array:
   return kept.reshape(kept.shape[:axis] + (n,) + kept.shape[axis + 2:])
 
 
-def _without_nan(x: jax.Array) -> jax.Array:
+def without_nan(x: jax.Array) -> jax.Array:
   """NaN becomes -inf and -inf the lowest finite number: an order for all."""
   lowest = jnp.finfo(x.dtype).min
   return jnp.where(jnp.isnan(x), -jnp.inf, jnp.maximum(x, lowest))

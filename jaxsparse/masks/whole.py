@@ -19,12 +19,12 @@ import jax.numpy as jnp
 
 from jaxsparse._utils import numerics
 from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import guesses
 from jaxsparse.masks import topk
 from jaxsparse.masks.exact_counts import Count
 from jaxsparse.masks.remade import Remade
 
-_SAMPLED = 2**16  # A sample of a smaller weight saves nothing.
-_BLOCK = 2**15    # The most entries of a block; all but odd axes allow it.
+_BLOCK = 2**15  # The most entries of a block; all but odd axes allow it.
 
 
 def keep_highest_each(xs: Remade, k: Count) -> list[jax.Array]:
@@ -43,7 +43,7 @@ def keep_highest_each(xs: Remade, k: Count) -> list[jax.Array]:
   first = topk.stack([topk.start(x.dtype, math.prod(x.shape))
                       for x in xs.shapes])
   found = topk.search(lambda keys: at_least_each(xs, keys), k, first,
-                      _guesses(xs, k, first))
+                      guesses.each(xs, k, first))
   return cut_each(xs, found, counts.subtract(k, found.above))
 
 
@@ -57,47 +57,6 @@ def at_least_each(xs: Remade, keys: jax.Array) -> Count:
   made, keys = xs.within(jnp.broadcast_to(keys, (len(xs.shapes),)))
   return counts.total_each([
       topk.at_least(x, keys[i]) for i, x in enumerate(made)])
-
-
-def _guesses(xs: Remade, k: Count, first: topk.Bracket
-             ) -> tuple[jax.Array, ...]:
-  """Two candidates for each array that are likely close around its k-th.
-
-  An end of the bracket is no candidate, and is passed over.
-  """
-  sizes = [math.prod(x.shape) for x in xs.shapes]
-  large = [i for i, size in enumerate(sizes) if size >= _SAMPLED]
-  if not large:
-    return first.lo, first.lo
-  at = jnp.array(large)
-
-  def guess():
-    made = xs()
-    for_large = topk.guess_each(
-        [topk.sample(made[i], sizes[i]) for i in large],
-        Count(k.hi[at], k.lo[at]), [sizes[i] for i in large])
-    return tuple(first.lo.at[at].set(key) for key in for_large)
-  return _if_any(k, guess, (first.lo, first.lo))
-
-
-def guess_together(xs: Remade, k: Count) -> tuple[jax.Array, ...]:
-  """The same for several arrays as one."""
-  sizes = [math.prod(x.shape) for x in xs.shapes]
-  lowest = topk.start(xs.shapes[0].dtype, sum(sizes)).lo
-  return _if_any(
-      k, lambda: topk.guess(xs(), k, sum(sizes)), (lowest, lowest))
-
-
-def _if_any(k: Count, guess: Callable[[], tuple[jax.Array, ...]],
-            otherwise: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-  """A guess if anything is kept at all.
-
-  The branch is a room of its own: beside the last reading of the scores, XLA
-  would make and hold them once for both.
-  """
-  otherwise = numerics.varying_as(
-      otherwise, jax.make_jaxpr(guess)().out_avals)
-  return lax.cond(((k.hi | k.lo) > 0).any(), guess, lambda: otherwise)
 
 
 class _Blocks(NamedTuple):
@@ -198,14 +157,14 @@ def cut_each(xs: Remade, found: topk.Bracket, quota: Count
 
 
 def _flat(x: jax.Array) -> jax.Array:
-  return topk.replicated(x).reshape(-1)
+  return numerics.replicated(x).reshape(-1)
 
 
 def _last_block(ties: Sequence[jax.Array], quota: Count, many: Count
                 ) -> tuple[jax.Array, Count]:
   """The block of each array in which its quota ends, and what is left there."""
   number = jnp.array([t.size for t in ties], jnp.uint32)
-  table = topk.table(ties)
+  table = numerics.as_rows(ties)
   place = jnp.arange(table.shape[1], dtype=jnp.uint32)[None]
 
   def count(key):  # Of the ties in the blocks before `number - key`.
@@ -219,7 +178,7 @@ def _last_block(ties: Sequence[jax.Array], quota: Count, many: Count
 
 def _last_entry(ties: Sequence[jax.Array], left: Count) -> jax.Array:
   """How many entries of a block go by until what is left is used up."""
-  table = topk.table(ties) > 0
+  table = numerics.as_rows(ties) > 0
   size = jnp.uint32(table.shape[1])
   place = jnp.arange(table.shape[1], dtype=jnp.uint32)[None]
 

@@ -4,21 +4,16 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
-from jax.sharding import AxisType
 from jax.sharding import Mesh
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from jaxsparse.packed import _dispatch
+from jaxsparse.packed import _mesh
 from jaxsparse.packed import _operands
 from jaxsparse.packed import _xla
-from jaxsparse.packed import sharding
 from jaxsparse.packed import training_product
 from jaxsparse.packed._dispatch import Implementation
-from jaxsparse.packed.layout24 import Packed24
 
 
 def sharded_training_matmul(
@@ -62,64 +57,43 @@ def sharded_training_matmul(
   ...     jnp.ones((1, 4)), w, columns='model', mesh=mesh)
   Array([[ 4.,  6., 12., 14.]], dtype=float32)
   """
-  on: Mesh | AbstractMesh = mesh or jax.sharding.get_abstract_mesh()
-  if isinstance(w, Packed24):
-    raise ValueError(
-        'sharded_training_matmul(x, w) packs a dense weight itself; with a '
-        'packed one write sharded_matmul(x, w).')
-  if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
-    raise ValueError(
-        'sharded_training_matmul(x, w) needs x [..., K] and w [K, N], got '
-        f'{x.shape} and {w.shape}. Stacked weights go through jax.lax.scan.')
-  if columns and rows:
-    raise ValueError(
-        'A weight is sharded by columns or by rows, got '
-        f"columns={columns!r} and rows={rows!r}. Write e.g. columns='model'.")
-  leading = sharding.leading_axes(x, x.ndim - 1, batch, (columns, rows))
-  sharding.check_names(on, (columns, rows, leading))
+  training_product.check_operands('sharded_training_matmul', x, w)
+  layout = _mesh.layout(x, x.ndim - 1, columns, rows, batch, mesh)
   for what, axis, size in (('rows', rows, w.shape[0]),
                            ('columns', columns, w.shape[1])):
-    if axis is not None and size % (4 * on.shape[axis]):
+    devices = layout.devices(axis)
+    if devices and size % (4 * devices):
       raise ValueError(
-          f'{what} are sharded over {on.shape[axis]} devices in groups of '
-          f'four, so their number must be a multiple of {4 * on.shape[axis]}, '
-          f'got {size}. Use fewer devices, or shard '
-          f'{"columns" if what == "rows" else "rows"}.')
-  plan = _Plan(
-      on, columns, rows, tuple(jax.tree.leaves(leading)),
-      PartitionSpec(*leading, rows), PartitionSpec(rows, columns),
-      PartitionSpec(*leading, columns), _dispatch.names_of(implementation),
-      _operands.result_dtype(x, w, preferred_element_type))
+          f'{what} are sharded over {devices} devices in groups of four, so '
+          f'their number must be a multiple of {4 * devices}, got {size}. '
+          f'{_mesh.other_way(what)}')
+  plan = _Plan(layout, _dispatch.names_of(implementation),
+               _operands.result_dtype(x, w, preferred_element_type))
   dtype = jnp.result_type(x, w)
-  x, w = x.astype(dtype), w.astype(dtype)
-  if AxisType.Explicit in on.axis_types:
-    x, w = jax.sharding.reshard((x, w), tuple(
-        NamedSharding(on, spec) for spec in (plan.inputs, plan.weights)))
+  x, w = layout.reshard((x.astype(dtype), w.astype(dtype)), plan.specs)
   return _sharded(x, w, plan)
 
 
 class _Plan(NamedTuple):
   """All that is static of a product."""
-  mesh: Mesh | AbstractMesh
-  columns: str | None
-  rows: str | None
-  batch: tuple[str, ...]
-  inputs: PartitionSpec
-  weights: PartitionSpec
-  outputs: PartitionSpec
+  layout: _mesh.Layout
   names: tuple[str, ...] | None
   dtype: Any
+
+  @property
+  def specs(self) -> tuple[PartitionSpec, PartitionSpec]:
+    """How operands are laid out."""
+    return self.layout.inputs, PartitionSpec(
+        self.layout.rows, self.layout.columns)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _sharded(x: jax.Array, w: jax.Array, plan: _Plan) -> jax.Array:
   def local(x, w):
-    # What is summed over devices is rounded after that.
-    dtype = _operands.sum_dtype(plan.dtype) if plan.rows else plan.dtype
-    y = training_product.product(x, w, plan.names, dtype)
-    return (lax.psum(y, plan.rows) if plan.rows else y).astype(plan.dtype)
-  return _on_parts(local, plan, (plan.inputs, plan.weights), plan.outputs)(
-      x, w)
+    return plan.layout.sum_outputs(
+        lambda dtype: training_product.product(x, w, plan.names, dtype),
+        plan.dtype)
+  return plan.layout.on_parts(local, plan.specs, plan.layout.outputs)(x, w)
 
 
 def _forward(x, w, plan):
@@ -127,26 +101,19 @@ def _forward(x, w, plan):
 
 
 def _backward(plan, saved, dy):
+  layout = plan.layout
+
   def local(x, w, dy):
     dy = dy.astype(x.dtype)
-    wide = _operands.sum_dtype(x.dtype)
-    dx = training_product.input_gradient(
-        dy, x, w, plan.names, wide if plan.columns else x.dtype)
-    dw = _xla.weight_gradient(dy, x, w.astype(wide) if plan.batch else w)
-    if plan.columns:
-      dx = lax.psum(dx, plan.columns)
-    if plan.batch:
-      dw = lax.psum(dw, plan.batch)
-    return dx.astype(x.dtype), dw.astype(w.dtype)
-  return _on_parts(
-      local, plan, (plan.inputs, plan.weights, plan.outputs),
-      (plan.inputs, plan.weights))(*saved, dy)
+    return (
+        layout.sum_inputs(
+            lambda dtype: training_product.input_gradient(
+                dy, x, w, plan.names, dtype), x.dtype),
+        layout.sum_weights(
+            lambda dtype: _xla.weight_gradient(dy, x, w.astype(dtype)),
+            w.dtype))
+  return layout.on_parts(local, (*plan.specs, layout.outputs), plan.specs)(
+      *saved, dy)
 
 
 _sharded.defvjp(_forward, _backward)
-
-
-def _on_parts(f: Any, plan: _Plan, specs: Any, out: Any) -> Any:
-  # Kernels do not say along which axes their results vary.
-  return jax.shard_map(f, mesh=plan.mesh, in_specs=specs, out_specs=out,
-                       check_vma=False)

@@ -12,17 +12,14 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
-from jax.sharding import AxisType
 from jax.sharding import Mesh
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
+from jaxsparse.packed import _mesh
 from jaxsparse.packed import _operands
 from jaxsparse.packed import layout24
 from jaxsparse.packed import products
@@ -59,10 +56,7 @@ def partition_specs(w: Packed24, *, columns: str | None = None,
   (2, 64)
   """
   layout24.check_packed(w)
-  if columns and rows:
-    raise ValueError(
-        'A weight is sharded by columns or by rows, got '
-        f"columns={columns!r} and rows={rows!r}. Write e.g. columns='model'.")
+  _mesh.check_one_way(columns, rows)
   if w.layout == 'planar':  # [2, K'/4, N], [K'/32, N]
     values, positions = (None, rows, columns), (rows, columns)
   else:  # [N', K'/2], [N'/64, K'/128, 256]
@@ -109,62 +103,28 @@ def sharded_matmul(
       devices, in Hopper's layout of 128 times these. Of a weight that was
       packed with `transposed=True` both must hold, of N and of K.
   """
-  on: Mesh | AbstractMesh = mesh or jax.sharding.get_abstract_mesh()
   _operands.check_operands(x, w)
-  specs = partition_specs(w, columns=columns, rows=rows)
-  leading = leading_axes(
-      x, x.ndim - len(w.contracted), batch, (columns, rows))
-  check_names(on, (columns, rows, leading))
+  layout = _mesh.layout(
+      x, x.ndim - len(w.contracted), columns, rows, batch, mesh)
   plan = _Plan(
-      on, columns, rows, tuple(jax.tree.leaves(leading)),
-      PartitionSpec(*leading, rows), PartitionSpec(*leading, columns),
-      _part_of(w, on.shape[columns] if columns else None,
-               on.shape[rows] if rows else None),
-      _dispatch.names_of(implementation),
+      layout, _part_of(w, layout), _dispatch.names_of(implementation),
       _operands.result_dtype(x, w.values, preferred_element_type))
   x = x.astype(jnp.result_type(x, w.values))
-  if AxisType.Explicit in on.axis_types:
-    x, w = jax.sharding.reshard((x, w), jax.tree.map(
-        lambda spec: NamedSharding(on, spec), (plan.inputs, specs)))
+  x, w = layout.reshard((x, w), plan.specs(w))
   return _sharded(x, w, plan)
-
-
-def check_names(mesh: Mesh | AbstractMesh, names: Any) -> None:
-  """Raises for a name in a tree of names that is no axis of the mesh."""
-  for name in jax.tree.leaves(names):
-    if name not in mesh.shape:
-      raise ValueError(
-          f'{name!r} is no axis of the mesh, which has {dict(mesh.shape)}. '
-          'Pass mesh=, or call under jax.set_mesh(mesh).')
-
-
-def leading_axes(x: jax.Array, rank: int, batch: str | PartitionSpec | None,
-                 taken: tuple[str | None, ...]) -> tuple[Any, ...]:
-  """How the leading axes of `x` are sharded."""
-  if batch is None:  # Known of explicit axes alone.
-    axes: tuple[Any, ...] = tuple(
-        None if set(jax.tree.leaves(axis)) & set(taken) else axis
-        for axis in jax.typeof(x).sharding.spec[:rank])
-  else:
-    axes = (batch,) if isinstance(batch, str) else tuple(batch)
-  if len(axes) > rank:
-    raise ValueError(
-        f'batch={PartitionSpec(*axes)} is for {len(axes)} leading axes of x, '
-        f'which has {rank}.')
-  return axes + (None,) * (rank - len(axes))
 
 
 class _Plan(NamedTuple):
   """All that is static of a product; `part` tells what one device has."""
-  mesh: Mesh | AbstractMesh
-  columns: str | None
-  rows: str | None
-  batch: tuple[str, ...]
-  inputs: PartitionSpec
-  outputs: PartitionSpec
+  layout: _mesh.Layout
   part: '_Sizes'
   names: tuple[str, ...] | None
   dtype: Any
+
+  def specs(self, w: Packed24) -> tuple[PartitionSpec, Packed24]:
+    """How operands are laid out."""
+    return self.layout.inputs, partition_specs(
+        w, columns=self.layout.columns, rows=self.layout.rows)
 
 
 class _Sizes(NamedTuple):
@@ -184,12 +144,12 @@ class _Sizes(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _sharded(x: jax.Array, w: Packed24, plan: _Plan) -> jax.Array:
   def local(x, w):
-    # What is summed over devices is rounded after that.
-    dtype = _operands.sum_dtype(plan.dtype) if plan.rows else plan.dtype
-    y = products.matmul(x, plan.part.of(w), implementation=plan.names,
-                        preferred_element_type=dtype)
-    return (lax.psum(y, plan.rows) if plan.rows else y).astype(plan.dtype)
-  return _on_parts(local, plan, plan.outputs)(x, w)
+    return plan.layout.sum_outputs(
+        lambda dtype: products.matmul(
+            x, plan.part.of(w), implementation=plan.names,
+            preferred_element_type=dtype), plan.dtype)
+  return plan.layout.on_parts(
+      local, plan.specs(w), plan.layout.outputs)(x, w)
 
 
 def _forward(x, w, plan):
@@ -197,51 +157,41 @@ def _forward(x, w, plan):
 
 
 def _backward(plan, saved, dy):
+  layout = plan.layout
+
   def local(x, w, dy):
     w = plan.part.of(w)
     flat = lambda a, axes: a.reshape(
         *a.shape[:a.ndim - len(axes)], math.prod(axes))
     inputs, dy = flat(x, w.contracted), flat(dy, w.features)
-    dx = products.input_gradient(
-        dy, inputs, w, plan.names,
-        _operands.sum_dtype(x.dtype) if plan.columns else x.dtype)
-    values = products.value_gradient(
-        dy, inputs, w, _operands.sum_dtype(w.dtype) if plan.batch else w.dtype)
-    if plan.columns:
-      dx = lax.psum(dx, plan.columns)
-    if plan.batch:
-      values = lax.psum(values, plan.batch)
-    return dx.reshape(x.shape).astype(x.dtype), values.astype(w.dtype)
+    dx = layout.sum_inputs(
+        lambda dtype: products.input_gradient(
+            dy, inputs, w, plan.names, dtype), x.dtype)
+    values = layout.sum_weights(
+        lambda dtype: products.value_gradient(dy, inputs, w, dtype), w.dtype)
+    return dx.reshape(x.shape), values
+
   x, w = saved
-  specs = partition_specs(w, columns=plan.columns, rows=plan.rows)
-  dx, values = _on_parts(
-      local, plan, (plan.inputs, specs.values), plan.outputs)(x, w, dy)
+  specs = plan.specs(w)
+  dx, values = layout.on_parts(
+      local, (*specs, layout.outputs), (layout.inputs, specs[1].values))(
+          x, w, dy)
   return dx, products.with_gradient(w, values)
 
 
 _sharded.defvjp(_forward, _backward)
 
 
-def _on_parts(f: Any, plan: _Plan, out: Any, *more: PartitionSpec) -> Any:
-  """`f(x, w, ...)` on the parts that each device has."""
-  def run(x, w, *rest):
-    # Kernels do not say along which axes their results vary.
-    return jax.shard_map(
-        f, mesh=plan.mesh, check_vma=False, out_specs=out,
-        in_specs=(plan.inputs, partition_specs(
-            w, columns=plan.columns, rows=plan.rows), *more))(x, w, *rest)
-  return run
-
-
-def _part_of(w: Packed24, columns: int | None, rows: int | None) -> _Sizes:
+def _part_of(w: Packed24, layout: _mesh.Layout) -> _Sizes:
   """The sizes of the part that one device has, if there is such a part."""
   by_columns = _hopper_layout.COLUMNS if w.layout == 'hopper' else 1
   # The transposed form has tiles along what are columns here, and its columns
   # along the tiles.
   both = w.transposed is not None
   return _Sizes(
-      _fewer('rows', w.contracted, rows, _groups.TILE, both),
-      _fewer('columns', w.features, columns,
+      _fewer('rows', w.contracted, layout.devices(layout.rows), _groups.TILE,
+             both),
+      _fewer('columns', w.features, layout.devices(layout.columns),
              _groups.TILE if both else by_columns, both))
 
 
@@ -254,7 +204,6 @@ def _fewer(what: str, sizes: tuple[int, ...], devices: int | None, tile: int,
     raise ValueError(
         f'{what}{also} are sharded over {devices} devices in multiples of '
         f'{tile}, so their number must be a multiple of {devices * tile}, and '
-        f'the first of their axes one of {devices}, got sizes {sizes}. Use '
-        'fewer devices, or shard '
-        f'{"columns" if what == "rows" else "rows"}.')
+        f'the first of their axes one of {devices}, got sizes {sizes}. '
+        f'{_mesh.other_way(what)}')
   return (sizes[0] // devices, *sizes[1:])

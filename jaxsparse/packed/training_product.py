@@ -61,14 +61,7 @@ def training_matmul(
   >>> training_matmul(jnp.ones((1, 4)), w)
   Array([[ 4.,  6., 12., 14.]], dtype=float32)
   """
-  if isinstance(w, Packed24):
-    raise ValueError(
-        'training_matmul(x, w) packs a dense weight itself; with a packed one '
-        'write matmul(x, w).')
-  if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
-    raise ValueError(
-        'training_matmul(x, w) needs x [..., K] and w [K, N], got '
-        f'{x.shape} and {w.shape}. Stacked weights go through jax.vmap.')
+  check_operands('training_matmul', x, w)
   if check and not isinstance(w, jax.core.Tracer) and not (
       layout24.is_24(w) and layout24.is_24(w, -1)):
     raise ValueError(
@@ -79,6 +72,22 @@ def training_matmul(
   return product(
       x.astype(dtype), w.astype(dtype), _dispatch.names_of(implementation),
       _operands.result_dtype(x, w, preferred_element_type))
+
+
+def check_operands(name: str, x: jax.Array, w: jax.Array) -> None:
+  """Raises if a product of 2:4 training of that name does not fit.
+
+  Raises:
+    ValueError: if the weight is packed already, or shapes do not fit.
+  """
+  if isinstance(w, Packed24):
+    raise ValueError(
+        f'{name}(x, w) packs a dense weight itself; with a packed one write '
+        f'{name.replace("training_", "")}(x, w).')
+  if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
+    raise ValueError(
+        f'{name}(x, w) needs x [..., K] and w [K, N], got {x.shape} and '
+        f'{w.shape}. Stacked weights go through jax.lax.scan.')
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

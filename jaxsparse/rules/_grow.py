@@ -212,7 +212,7 @@ def _exchange(make: Callable[[], list[_Layer]], budgets: dict[str, Count],
               share: jax.Array, extra: jax.Array) -> dict[str, jax.Array]:
   """The new mask of every layer.
 
-  `budgets` are how many units each group ends with; without one, as many as it
+  `budgets` are how many units each group ends with; without any, as many as it
   has.
   """
   layers = make()
@@ -221,8 +221,7 @@ def _exchange(make: Callable[[], list[_Layer]], budgets: dict[str, Count],
   # Vectors over layers: scalars by the hundred compile slowly.
   has = counts.total_each([
       _first_group(_any(x.mask, x.pattern), x) for x in layers])
-  whole = counts.stack([budgets.get(x.path, n) for x, n in zip(
-      layers, counts.unstack(has))])
+  whole = counts.stack([budgets[x.path] for x in layers]) if budgets else has
   drop_goals = counts.subtract(whole, counts.share_of(whole, share))
   grow_goals = _with_surplus(whole, counts.exactly_each([
       x.pattern.sizes(x.mask.shape)[1] for x in layers]), extra)

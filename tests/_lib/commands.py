@@ -4,9 +4,11 @@ import hashlib
 import importlib
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 from absl import app
 from absl import flags
@@ -16,6 +18,7 @@ import pytest
 from experiments import train
 from experiments._utils import launch as launching
 from experiments.records import checkpoints
+from experiments.records import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / 'experiments' / 'configs'
@@ -55,6 +58,20 @@ def python(*args: str, devices: int | None = None) -> subprocess.Popen:
       [sys.executable, '-m', *args], cwd=ROOT, text=True,
       env={**os.environ, 'XLA_FLAGS': flags_of_xla},
       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_rows(process: subprocess.Popen, path: pathlib.Path, rows: int):
+  """Waits until a run that goes on has written so many rows of metrics."""
+  while len(metrics.read(path / 'metrics.jsonl')) < rows:
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.001)
+
+
+def kill(process: subprocess.Popen):
+  """Ends a process by SIGKILL."""
+  process.kill()
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
 
 
 def free_port() -> int:

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -104,12 +102,8 @@ def test_killed_run_ends_bit_identical(tmp_path):
       'digits/rigl_90', killed, *(
           f'--config.{key}={value}' for key, value in settings.items())))
   log = killed / 'metrics.jsonl'
-  while len(metrics.read(log)) < 21:  # Step 105: past two checkpoints.
-    assert process.poll() is None, process.communicate()
-    time.sleep(0.001)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
+  commands.wait_for_rows(process, killed, 21)  # Step 105: past two checkpoints.
+  commands.kill(process)
   assert 21 <= len(metrics.read(log)) < 80
   start, _ = checkpoints.restore(
       killed / 'checkpoints', runs.create(config)[0].init(None))

@@ -156,10 +156,15 @@ def _soft():
 
 
 def _step(hooks, tx):
-  grads = jax.tree.map(jnp.ones_like, hooks.params)
   hooks.on_before_optimizer_step()
-  updates, hooks.opt_state = tx.update(grads, hooks.opt_state, hooks.params)
+  updates = _call_optimizer(hooks, hooks.params, tx)
   hooks.params = optax.apply_updates(hooks.params, updates)
+
+
+def _call_optimizer(hooks, params, tx):
+  updates, hooks.opt_state = tx.update(
+      jax.tree.map(jnp.ones_like, params), hooks.opt_state, params)
+  return updates
 
 
 @pytest.mark.parametrize('tree', ['nested', 'tuple', 'dataclass', 'nnx'])
@@ -295,8 +300,7 @@ def test_micro_batches_and_skipped_steps_need_no_optimizer():
 def test_an_optimizer_at_the_sparse_point_is_a_taught_error():
   hooks, params, tx = _soft()
   hooks.on_step_begin()
-  updates, hooks.opt_state = tx.update(
-      jax.tree.map(jnp.ones_like, params), hooks.opt_state, params)
+  _call_optimizer(hooks, params, tx)
   with pytest.raises(ValueError, match='at the sparse point'):
     hooks.on_step_end()
 
@@ -304,13 +308,12 @@ def test_an_optimizer_at_the_sparse_point_is_a_taught_error():
 def test_a_step_without_its_optimizer_is_a_taught_error():
   hooks, params, tx = _soft()
   hooks.on_step_begin()
-  updates, hooks.opt_state = tx.update(
-      jax.tree.map(jnp.ones_like, params), hooks.opt_state, params)
+  _call_optimizer(hooks, params, tx)
   hooks.on_before_optimizer_step()
   for _ in range(2):  # It was called too early, which is no better.
     with pytest.raises(ValueError, match='hooks.opt_state = tx.update'):
       hooks.on_step_end()
-  _, hooks.opt_state = tx.update(updates, hooks.opt_state, params)
+  _call_optimizer(hooks, params, tx)
   hooks.on_step_end()
 
   model = _Net()

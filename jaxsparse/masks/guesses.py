@@ -1,0 +1,108 @@
+"""Where to begin a search: candidates from a sample of the scores.
+
+A quantile of 2^14 scores is within a hundredth of the right one, so that the
+first two turns of a search leave little to look at. Counts decide as ever: a
+bad guess costs two turns.
+"""
+
+import math
+from typing import Callable, Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from jaxsparse._utils import numerics
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks import topk
+from jaxsparse.masks.exact_counts import Count
+from jaxsparse.masks.remade import Remade
+
+_SAMPLED = 2**16  # A sample of a smaller weight saves nothing.
+
+
+def each(xs: Remade, k: Count, first: topk.Bracket
+         ) -> tuple[jax.Array, ...]:
+  """Two candidates for each array that are likely close around its k-th.
+
+  An end of the bracket is no candidate, and is passed over.
+  """
+  sizes = [math.prod(x.shape) for x in xs.shapes]
+  large = [i for i, size in enumerate(sizes) if size >= _SAMPLED]
+  if not large:
+    return first.lo, first.lo
+  at = jnp.array(large)
+
+  def guess():
+    made = xs()
+    for_large = _around(
+        [_sample(made[i], sizes[i]) for i in large],
+        Count(k.hi[at], k.lo[at]), [sizes[i] for i in large])
+    return tuple(first.lo.at[at].set(key) for key in for_large)
+  return _if_any(k, guess, (first.lo, first.lo))
+
+
+def together(xs: Remade, k: Count) -> tuple[jax.Array, ...]:
+  """The same for several arrays as one."""
+  sizes = [math.prod(x.shape) for x in xs.shapes]
+  lowest = topk.start(xs.shapes[0].dtype, sum(sizes)).lo
+  return _if_any(
+      k, lambda: _around_one(xs(), k, sum(sizes)), (lowest, lowest))
+
+
+def _if_any(k: Count, guess: Callable[[], tuple[jax.Array, ...]],
+            otherwise: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+  """A guess if anything is kept at all.
+
+  The branch is a room of its own: beside the last reading of the scores, XLA
+  would make and hold them once for both.
+  """
+  otherwise = numerics.varying_as(
+      otherwise, jax.make_jaxpr(guess)().out_avals)
+  return lax.cond(((k.hi | k.lo) > 0).any(), guess, lambda: otherwise)
+
+
+def _sample(x: jax.Array, size: int) -> jax.Array:
+  """About 2^14 of `size` scores evenly spaced, those of `x` among them.
+
+  Sampling by strides keeps a sharded array where it is; only the sample moves.
+  """
+  surplus = size >> 14
+  strides = [1] * x.ndim
+  for axis in sorted(range(x.ndim), key=lambda a: -x.shape[a]):
+    strides[axis] = max(1, min(surplus, x.shape[axis] >> 4))
+    surplus //= strides[axis]
+  part = lax.slice(x, (0,) * x.ndim, x.shape, strides)
+  return numerics.replicated(part).reshape(-1)
+
+
+def _around(samples: Sequence[jax.Array], k: Count, sizes: Sequence[int]
+            ) -> tuple[jax.Array, ...]:
+  """Two candidates that are likely close around the k-th highest of each array.
+
+  They are quantiles of a sample, three standard errors to either side.
+
+  Args:
+    samples: a sample of each array, vectors.
+    k: of each array; vectors.
+    sizes: of the arrays.
+  """
+  # In one sort: what fills rows up comes after all that a quantile asks for.
+  values = jnp.sort(topk.without_nan(numerics.as_rows(samples, jnp.inf)))
+  m = jnp.array([x.size for x in samples], jnp.float32)
+  share = counts.to_float(k) / jnp.array(sizes, jnp.float32)
+  error = 3. * jnp.sqrt(m * share * (1. - share)) + 1.
+
+  def key_at(ranks):
+    ranks = jnp.clip(ranks.astype(jnp.int32), 0, m.astype(jnp.int32) - 1)
+    return topk.key_of(jnp.take_along_axis(values, ranks[:, None], 1)[:, 0])
+  ranks = (1. - share) * m
+  return key_at(ranks - error), key_at(ranks + error) + 1
+
+
+def _around_one(xs: Sequence[jax.Array], k: Count, size: int
+                ) -> tuple[jax.Array, ...]:
+  """`_around` for several arrays as one, of `size` together."""
+  one = jnp.concatenate([_sample(x, size) for x in xs])
+  k = Count(*(v.reshape(1) for v in k))
+  return tuple(v.reshape(()) for v in _around([one], k, [size]))

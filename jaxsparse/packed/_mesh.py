@@ -1,0 +1,129 @@
+"""How a product lies on a mesh: its axes, who sums, what each device has."""
+
+import dataclasses
+from typing import Any, Callable
+
+import jax
+from jax import lax
+from jax.sharding import AbstractMesh
+from jax.sharding import AxisType
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+from jaxsparse.packed import _operands
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The axes of a mesh that share a product out; it is static under `jit`.
+
+  Attributes:
+    mesh: the mesh.
+    columns: the axis that shares the features out, or
+    rows: the one that shares what is contracted, or neither.
+    leading: the axes of all axes of `x` but the contracted ones.
+  """
+  mesh: Mesh | AbstractMesh
+  columns: str | None
+  rows: str | None
+  leading: tuple[Any, ...]
+
+  @property
+  def inputs(self) -> PartitionSpec:
+    """Of `x`; contracted axes but the first stay whole."""
+    return PartitionSpec(*self.leading, self.rows)
+
+  @property
+  def outputs(self) -> PartitionSpec:
+    """Of the product; axes of features but the first stay whole."""
+    return PartitionSpec(*self.leading, self.columns)
+
+  def devices(self, axis: str | None) -> int | None:
+    """How many devices share an axis; `None` without one."""
+    return None if axis is None else self.mesh.shape[axis]
+
+  def sum_outputs(self, product: Callable[[Any], jax.Array],
+                  dtype: Any) -> jax.Array:
+    """`product(dtype)` of one device, summed over the devices of `rows`."""
+    return _summed(product, self.rows, dtype)
+
+  def sum_inputs(self, gradient: Callable[[Any], jax.Array],
+                 dtype: Any) -> jax.Array:
+    """The gradient to `x`, summed over the devices of `columns`."""
+    return _summed(gradient, self.columns, dtype)
+
+  def sum_weights(self, gradient: Callable[[Any], jax.Array],
+                  dtype: Any) -> jax.Array:
+    """The gradient to the weight, summed over the devices of the batch."""
+    return _summed(gradient, tuple(jax.tree.leaves(self.leading)), dtype)
+
+  def reshard(self, arrays: Any, specs: Any) -> Any:
+    """Lays arrays out where axes are explicit; else the compiler does."""
+    if AxisType.Explicit not in self.mesh.axis_types:
+      return arrays
+    return jax.sharding.reshard(arrays, jax.tree.map(
+        lambda spec: NamedSharding(self.mesh, spec), specs))
+
+  def on_parts(self, f: Callable[..., Any], specs: Any,
+               out: Any) -> Callable[..., Any]:
+    """`f` on the part that each device has."""
+    # Kernels do not say along which axes their results vary.
+    return jax.shard_map(f, mesh=self.mesh, in_specs=specs, out_specs=out,
+                         check_vma=False)
+
+
+def layout(x: jax.Array, rank: int, columns: str | None, rows: str | None,
+           batch: str | PartitionSpec | None, mesh: Mesh | None) -> Layout:
+  """The layout that arguments ask for, of `x` with `rank` leading axes.
+
+  Raises:
+    ValueError: if it asks for both ways, for more axes than there are, or for
+      one that is not the mesh's.
+  """
+  check_one_way(columns, rows)
+  on: Mesh | AbstractMesh = mesh or jax.sharding.get_abstract_mesh()
+  leading = _leading_axes(x, rank, batch, (columns, rows))
+  for name in jax.tree.leaves((columns, rows, leading)):
+    if name not in on.shape:
+      raise ValueError(
+          f'{name!r} is no axis of the mesh, which has {dict(on.shape)}. '
+          'Pass mesh=, or call under jax.set_mesh(mesh).')
+  return Layout(on, columns, rows, leading)
+
+
+def check_one_way(columns: str | None, rows: str | None) -> None:
+  """Raises if a weight is to be sharded by columns and by rows."""
+  if columns and rows:
+    raise ValueError(
+        'A weight is sharded by columns or by rows, got '
+        f"columns={columns!r} and rows={rows!r}. Write e.g. columns='model'.")
+
+
+def other_way(what: str) -> str:
+  """The end of an error: what to do if an axis cannot be shared out."""
+  other = 'columns' if what == 'rows' else 'rows'
+  return f'Use fewer devices, or shard {other}.'
+
+
+def _leading_axes(x: jax.Array, rank: int, batch: str | PartitionSpec | None,
+                  taken: tuple[str | None, ...]) -> tuple[Any, ...]:
+  if batch is None:  # Known of explicit axes alone.
+    axes: tuple[Any, ...] = tuple(
+        None if set(jax.tree.leaves(axis)) & set(taken) else axis
+        for axis in jax.typeof(x).sharding.spec[:rank])
+  else:
+    axes = (batch,) if isinstance(batch, str) else tuple(batch)
+  if len(axes) > rank:
+    raise ValueError(
+        f'batch={PartitionSpec(*axes)} is for {len(axes)} leading axes of x, '
+        f'which has {rank}.')
+  return axes + (None,) * (rank - len(axes))
+
+
+def _summed(part: Callable[[Any], jax.Array], axes: Any,
+            dtype: Any) -> jax.Array:
+  # What is summed over devices is rounded after that.
+  if not axes:
+    return part(dtype).astype(dtype)
+  return lax.psum(part(_operands.sum_dtype(dtype)), axes).astype(dtype)
