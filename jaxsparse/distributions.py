@@ -341,10 +341,13 @@ def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
       below=counts.sum_few(most), above=counts.sum_few(fewest))
   # Rounding leaf by leaf may differ from rounding the total.
   k = counts.minimum(counts.maximum(k, bracket.above), bracket.below)
+
+  def at_least(key):
+    return whole.at_least_each(xs, [key] * len(xs.shapes))
   found = topk.search(
-      lambda key: counts.sum_few(clipped(whole.at_least_each(xs, key))), k,
-      bracket, guesses.together(xs, k))
-  raw = [whole.at_least_each(xs, key) for key in (found.lo, found.hi)]
+      lambda key: counts.sum_few(clipped(at_least(key))), k, bracket,
+      guesses.together(xs, k))
+  raw = [at_least(key) for key in (found.lo, found.hi)]
   below, above = (clipped(layers) for layers in raw)
   left = counts.subtract(k, counts.sum_few(above))
   kept = counts.add(above, counts.in_turn(counts.subtract(below, above), left))

@@ -365,7 +365,8 @@ def random(seed: int) -> Score:
         jax.random.wrap_key_data(state.key), state.count)
     leaves, structure = jax.tree.flatten(params)
     words = jax.random.bits(key, (max(len(leaves), 1), 2), jnp.uint32)
-    scores = [numerics.uniform_like(w, words[i]) for i, w in enumerate(leaves)]
+    rows = numerics.rows_at(words, numerics.places(len(leaves)))
+    scores = [numerics.uniform_like(w, row) for w, row in zip(leaves, rows)]
     return structure.unflatten(scores), state._replace(count=state.count + 1)
 
   return Score(init, update)

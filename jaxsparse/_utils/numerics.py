@@ -20,6 +20,7 @@ def wide(x: jax.Array) -> jax.Array:
   return x.astype(at_least_float32(x.dtype))
 
 
+@jax.jit  # Traced once for all arrays of one shape.
 def uniform_like(x: jax.Array, words: jax.Array) -> jax.Array:
   """Random float32 numbers in [0, 1) in the shape and the layout of `x`.
 
@@ -76,6 +77,24 @@ def varying_as(tree: Any, types: Any) -> Any:
     missing = axes - axes_of(jax.typeof(x))
     return jax.lax.pcast(x, tuple(missing), to='varying') if missing else x
   return jax.tree.map(vary, tree) if axes else tree
+
+
+def places(n: int) -> list[jax.Array]:
+  """The numbers from 0 to n - 1, which the compiler does not know.
+
+  XLA compiles kernels once that are the same, as those of layers of one shape
+  are. A kernel that reads its number from a table would be another one for each
+  place in the table, if that were a constant.
+  """
+  known = [jnp.int32(i) for i in range(n)]
+  return jax.lax.while_loop(
+      lambda carry: ~carry[0], lambda carry: (jnp.bool_(True), known),
+      (jnp.bool_(False), [jnp.int32(0)] * n))[1]
+
+
+def rows_at(table: jax.Array, at: Sequence[jax.Array]) -> list[jax.Array]:
+  """The rows, or numbers, of a table at some `places`."""
+  return [jax.lax.dynamic_index_in_dim(table, i, keepdims=False) for i in at]
 
 
 def joined(x: Any, more: Any) -> jax.Array:

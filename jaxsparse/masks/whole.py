@@ -42,21 +42,18 @@ def keep_highest_each(xs: Remade, k: Count) -> list[jax.Array]:
   """
   first = topk.stack([topk.start(x.dtype, math.prod(x.shape))
                       for x in xs.shapes])
-  found = topk.search(lambda keys: at_least_each(xs, keys), k, first,
-                      guesses.each(xs, k, first))
+  places = numerics.places(len(xs.shapes))
+  found = topk.search(
+      lambda keys: at_least_each(xs, numerics.rows_at(keys, places)), k, first,
+      guesses.each(xs, k, first))
   return cut_each(xs, found, counts.subtract(k, found.above))
 
 
-def at_least_each(xs: Remade, keys: jax.Array) -> Count:
-  """How many scores of each array are at or above a candidate.
-
-  Args:
-    xs: the scores.
-    keys: one candidate for each, or one for all.
-  """
-  made, keys = xs.within(jnp.broadcast_to(keys, (len(xs.shapes),)))
+def at_least_each(xs: Remade, keys: Sequence[jax.Array]) -> Count:
+  """How many scores of each array are at or above a candidate, its own."""
+  made, keys = xs.within(keys)
   return counts.total_each([
-      topk.at_least(x, keys[i]) for i, x in enumerate(made)])
+      topk.at_least(x, key) for x, key in zip(made, keys)])
 
 
 class _Blocks(NamedTuple):
@@ -128,13 +125,16 @@ def cut_each(xs: Remade, found: topk.Bracket, quota: Count
     quota: how many ties of each are kept; vectors.
   """
   ways = [_Blocks.of(x.shape) for x in xs.shapes]
+  places = numerics.places(len(ways))
 
   def pieces():
     """All scores in blocks: which are above, and which tie."""
     made = [x.reshape(way.shape) for x, way in zip(xs(), ways)]
-    above = [topk.at_least(x, found.hi[i]) for i, x in enumerate(made)]
-    return above, [topk.at_least(x, found.lo[i]) & ~a
-                   for i, (x, a) in enumerate(zip(made, above))]
+    lows, highs = (numerics.rows_at(ends, places)
+                   for ends in (found.lo, found.hi))
+    above = [topk.at_least(x, hi) for x, hi in zip(made, highs)]
+    return above, [topk.at_least(x, lo) & ~a
+                   for x, lo, a in zip(made, lows, above)]
 
   blocks = jnp.array([way.number for way in ways], jnp.uint32)
   many = counts.subtract(found.below, found.above)
@@ -145,13 +145,13 @@ def cut_each(xs: Remade, found: topk.Bracket, quota: Count
     in_blocks = counts.total_below_32_bits(ties, [way.inner for way in ways])
     block, left = _last_block([*map(_flat, in_blocks)], quota, many)
     inside = [_of_block(t, way, here) for t, way, here in zip(
-        ties, ways, _outer(ways, jnp.equal, block))]
+        ties, ways, _outer(ways, places, jnp.equal, block))]
     return block, _last_entry([*map(_flat, inside)], left)
 
   none = jnp.where((quota.hi | quota.lo) > 0, blocks, jnp.uint32(0))
   block, entries = lax.cond(
       partly.any(), look, lambda: (none, jnp.zeros_like(none)))
-  before = _before(ways, block, entries)
+  before = _before(ways, places, block, entries)
   return [(a | (t & b)).reshape(x.shape)
           for x, a, t, b in zip(xs.shapes, *pieces(), before)]
 
@@ -210,24 +210,27 @@ def _of_block(ties: jax.Array, way: _Blocks, here: jax.Array) -> jax.Array:
       way.split - 1, dtype=jnp.uint8, keepdims=True).max(way.outer)
 
 
-def _before(ways: Sequence[_Blocks], block: jax.Array, entries: jax.Array
-            ) -> list[jax.Array]:
+def _before(ways: Sequence[_Blocks], places: Sequence[jax.Array],
+            block: jax.Array, entries: jax.Array) -> list[jax.Array]:
   """Entries in the blocks before one, and the first of that block."""
-  parts = zip(_outer(ways, jnp.less, block), _outer(ways, jnp.equal, block),
-              _spread(ways, [way.inner for way in ways], jnp.less, entries))
+  parts = zip(_outer(ways, places, jnp.less, block),
+              _outer(ways, places, jnp.equal, block),
+              _spread(ways, places, [way.inner for way in ways], jnp.less,
+                      entries))
   return [earlier | (here & first) for earlier, here, first in parts]
 
 
-def _outer(ways: Sequence[_Blocks], compare: Callable[..., jax.Array],
-           block: jax.Array) -> list[jax.Array]:
+def _outer(ways: Sequence[_Blocks], places: Sequence[jax.Array],
+           compare: Callable[..., jax.Array], block: jax.Array
+           ) -> list[jax.Array]:
   """How the blocks of each array compare with one of them."""
-  return _spread(ways, [way.outer for way in ways], compare, block)
+  return _spread(ways, places, [way.outer for way in ways], compare, block)
 
 
-def _spread(ways: Sequence[_Blocks], axes: Sequence[tuple[int, ...]],
-            compare: Callable[..., jax.Array], place: jax.Array
-            ) -> list[jax.Array]:
-  """How row-major places along some axes compare with one, of size 1 elsewhere.
+def _spread(ways: Sequence[_Blocks], places: Sequence[jax.Array],
+            axes: Sequence[tuple[int, ...]], compare: Callable[..., jax.Array],
+            index: jax.Array) -> list[jax.Array]:
+  """How row-major indices along some axes compare with one; 1 elsewhere.
 
   The comparisons are one table for all arrays, so that the kernels of each have
   none to make.
@@ -235,8 +238,9 @@ def _spread(ways: Sequence[_Blocks], axes: Sequence[tuple[int, ...]],
   sizes = [math.prod(way.shape[a] for a in some)
            for way, some in zip(ways, axes)]
   table = compare(jnp.arange(max(sizes), dtype=jnp.uint32)[None],
-                  place[:, None])
+                  index[:, None])
   return [
-      table[i, :size].reshape(tuple(
+      row[:size].reshape(tuple(
           n if a in some else 1 for a, n in enumerate(way.shape)))
-      for i, (way, some, size) in enumerate(zip(ways, axes, sizes))]
+      for row, way, some, size in zip(
+          numerics.rows_at(table, places), ways, axes, sizes)]

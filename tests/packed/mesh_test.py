@@ -1,0 +1,49 @@
+"""How products lie on a mesh, by name; the products have tests of their own."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from jaxsparse.packed import _mesh
+
+
+@pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=str)
+def mesh(request):
+  return jax.make_mesh((4, 2), ('x', 'y'), axis_types=(request.param,) * 2)
+
+
+def test_specs_name_what_is_shared_out(mesh):
+  layout = _mesh.layout(jnp.ones((4, 3, 8)), 2, 'y', None, 'x', mesh)
+  assert layout.inputs == P('x', None, None)
+  assert layout.outputs == P('x', None, 'y')
+  assert (layout.devices('y'), layout.devices(None)) == (2, None)
+
+
+def test_with_explicit_axes_the_array_tells_its_batch(mesh):
+  x = jax.device_put(jnp.ones((4, 2, 8)), jax.NamedSharding(mesh, P('x', 'y')))
+  leading = _mesh.layout(x, 2, 'y', None, None, mesh).leading
+  explicit = mesh.axis_types[0] == AxisType.Explicit
+  assert leading == (('x', None) if explicit else (None, None))
+
+
+def test_parts_are_summed_before_they_are_rounded(mesh):
+  layout = _mesh.layout(jnp.ones((2, 4)), 1, None, 'x', None, mesh)
+  x = jnp.array([256., 1., 1., 1.], jnp.bfloat16)
+
+  def local(x):
+    return layout.sum_outputs(lambda dtype: x.astype(dtype), jnp.bfloat16)
+  got = layout.on_parts(local, P('x'), P())(layout.reshard(x, P('x')))
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(got, jnp.bfloat16(259.))
+
+
+@pytest.mark.parametrize('columns, rows, batch, match', [
+    ('x', 'y', None, "columns='x' and rows='y'"),
+    ('z', None, None, "'z' is no axis of the mesh"),
+    (None, 'x', P('y', None), 'is for 2 leading axes of x, which has 1')])
+def test_what_cannot_be_is_an_error(mesh, columns, rows, batch, match):
+  with pytest.raises(ValueError, match=match):
+    _mesh.layout(jnp.ones((2, 8)), 1, columns, rows, batch, mesh)
