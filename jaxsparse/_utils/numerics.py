@@ -89,7 +89,7 @@ def places(n: int) -> list[jax.Array]:
   known = [jnp.int32(i) for i in range(n)]
   return jax.lax.while_loop(
       lambda carry: ~carry[0], lambda carry: (jnp.bool_(True), known),
-      (jnp.bool_(False), [jnp.int32(0)] * n))[1]
+      (jnp.bool_(False), [jnp.int32(-1)] * n))[1]
 
 
 def rows_at(table: jax.Array, at: Sequence[jax.Array]) -> list[jax.Array]:

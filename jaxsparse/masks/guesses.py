@@ -33,46 +33,62 @@ def each(xs: Remade, k: Count, first: topk.Bracket
     return first.lo, first.lo
   at = jnp.array(large)
 
-  def guess():
+  def samples():
     made = xs()
-    for_large = _around(
-        [_sample(made[i], sizes[i]) for i in large],
-        Count(k.hi[at], k.lo[at]), [sizes[i] for i in large])
+    return [_sample(made[i], sizes[i]) for i in large]
+
+  def guess(parts):
+    for_large = _around([*map(_flat, parts)], Count(k.hi[at], k.lo[at]),
+                        [sizes[i] for i in large])
     return tuple(first.lo.at[at].set(key) for key in for_large)
-  return _if_any(k, guess, (first.lo, first.lo))
+  return _if_any(k, samples, guess, (first.lo, first.lo))
 
 
 def together(xs: Remade, k: Count) -> tuple[jax.Array, ...]:
   """The same for several arrays as one."""
   sizes = [math.prod(x.shape) for x in xs.shapes]
   lowest = topk.start(xs.shapes[0].dtype, sum(sizes)).lo
-  return _if_any(
-      k, lambda: _around_one(xs(), k, sum(sizes)), (lowest, lowest))
+
+  def guess(parts):
+    keys = _around([jnp.concatenate([*map(_flat, parts)])],
+                   Count(*(v.reshape(1) for v in k)), [sum(sizes)])
+    return tuple(key.reshape(()) for key in keys)
+  return _if_any(k, lambda: [_sample(x, sum(sizes)) for x in xs()], guess,
+                 (lowest, lowest))
 
 
-def _if_any(k: Count, guess: Callable[[], tuple[jax.Array, ...]],
+def _if_any(k: Count, samples: Callable[[], list[jax.Array]],
+            guess: Callable[..., tuple[jax.Array, ...]],
             otherwise: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-  """A guess if anything is kept at all.
+  """A guess from samples if anything is kept at all.
 
   The branch is a room of its own: beside the last reading of the scores, XLA
-  would make and hold them once for both.
+  would make and hold them once for both. So is that of the guess: the CPU
+  backend lays out what it gathers from many devices in another way, and would
+  do so with a copy of all scores that are in the same room.
   """
+  some = ((k.hi | k.lo) > 0).any()
   otherwise = numerics.varying_as(
-      otherwise, jax.make_jaxpr(guess)().out_avals)
-  return lax.cond(((k.hi | k.lo) > 0).any(), guess, lambda: otherwise)
+      otherwise, jax.make_jaxpr(lambda: guess(samples()))().out_avals)
+  return lax.cond(
+      some, lambda: lax.cond(some, guess, lambda _: otherwise, samples()),
+      lambda: otherwise)
 
 
 def _sample(x: jax.Array, size: int) -> jax.Array:
   """About 2^14 of `size` scores evenly spaced, those of `x` among them.
 
-  Sampling by strides keeps a sharded array where it is; only the sample moves.
+  Sampling by strides keeps a sharded array where it is.
   """
   surplus = size >> 14
   strides = [1] * x.ndim
   for axis in sorted(range(x.ndim), key=lambda a: -x.shape[a]):
     strides[axis] = max(1, min(surplus, x.shape[axis] >> 4))
     surplus //= strides[axis]
-  part = lax.slice(x, (0,) * x.ndim, x.shape, strides)
+  return lax.slice(x, (0,) * x.ndim, x.shape, strides)
+
+
+def _flat(part: jax.Array) -> jax.Array:
   return numerics.replicated(part).reshape(-1)
 
 
@@ -98,11 +114,3 @@ def _around(samples: Sequence[jax.Array], k: Count, sizes: Sequence[int]
     return topk.key_of(jnp.take_along_axis(values, ranks[:, None], 1)[:, 0])
   ranks = (1. - share) * m
   return key_at(ranks - error), key_at(ranks + error) + 1
-
-
-def _around_one(xs: Sequence[jax.Array], k: Count, size: int
-                ) -> tuple[jax.Array, ...]:
-  """`_around` for several arrays as one, of `size` together."""
-  one = jnp.concatenate([_sample(x, size) for x in xs])
-  k = Count(*(v.reshape(1) for v in k))
-  return tuple(v.reshape(()) for v in _around([one], k, [size]))

@@ -1,5 +1,7 @@
 """Dtypes of sums, and sums of leaves of any kind."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,3 +65,35 @@ def test_hashed_numbers_depend_on_the_place_alone():
 def test_outside_of_shard_map_nothing_varies():
   x = jnp.ones(2)
   assert numerics.varying_as(x, jax.make_jaxpr(lambda: x)().out_avals) is x
+
+
+def _kernels(f, *args):
+  """The kernels of a compiled function: what they compute, without names."""
+  text = jax.jit(f).lower(*args).compile().as_text()
+  bodies = dict(re.findall(r'^%?(\S+) \([^\n]*\{\n(.*?)^\}', text, re.M | re.S))
+  called = re.findall(r' fusion\(.*calls=%?([\w.-]+)', text)
+
+  def nameless(body):
+    body = re.sub(r', metadata=\{.*?\}', '', body)
+    names = dict.fromkeys(re.findall(r'%[\w.-]+', body))
+    for i, name in enumerate(names):
+      body = re.sub(re.escape(name) + r'(?![\w.-])', f'%_{i}', body)
+    return body
+  return [nameless(bodies[name]) for name in called]
+
+
+def test_kernels_of_equal_arrays_are_one_wherever_their_number_stands():
+  xs, table = [jnp.ones((8, 8))] * 4, jnp.arange(4.)
+
+  def known(xs, table):
+    return [(x * table[i]).sum(0) for i, x in enumerate(xs)]
+
+  def unknown(xs, table):
+    rows = numerics.rows_at(table, numerics.places(4))
+    return [(x * row).sum(0) for x, row in zip(xs, rows)]
+
+  np.testing.assert_array_equal(
+      jax.jit(unknown)(xs, table), known(xs, table))
+  assert len(set(_kernels(known, xs, table))) >= 4
+  made = [k for k in _kernels(unknown, xs, table) if 'dynamic-slice' in k]
+  assert len(made) == 4 and len(set(made)) == 1

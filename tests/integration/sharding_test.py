@@ -132,6 +132,21 @@ def test_a_sharded_train_step_moves_no_weight(mesh, rule):
         jax.device_get((sharded, state.masks)), expected)
 
 
+def test_new_masks_of_a_sharded_step_need_little_memory(mesh):
+  """Less than a quarter of what a device has of the params."""
+  rule = jaxsparse.prune({'.*': jaxsparse.unstructured()}, sparsity=0.9,
+                         when=schedules.every(2))
+  tx = method_table.wrap(optax.sgd(0.1), rule)
+  with jax.set_mesh(mesh):
+    params = jax.device_put(
+        {name: jnp.ones((512, 1024)) for name in 'abcd'},
+        NamedSharding(mesh, P(None, 'x')))
+    state = jax.jit(tx.init)(params)
+    compiled = jax.jit(tx.update).lower(params, state, params).compile()
+  a_device = sum(w.nbytes for w in params.values()) / mesh.shape['x']
+  assert compiled.memory_analysis().temp_size_in_bytes < a_device / 4
+
+
 @pytest.mark.parametrize('name', _PATTERNS)
 def test_select_inside_of_shard_map_is_that_of_each_shard(mesh, name):
   """With values that vary over the axis, which is what jax checks."""
