@@ -17,12 +17,15 @@ units into **groups**, inside which units compete for a fixed number of places.
 """
 
 import dataclasses
+import itertools
 import math
 
 __all__ = [
     'attention', 'block', 'channel', 'is_nm', 'is_transposable', 'n_m_axis',
     'nm', 'Pattern', 'Tiling', 'unstructured', 'with_sparsity',
 ]
+
+_LARGEST_TRIED = 2**12  # No error lists sizes for longer than this.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +54,29 @@ class Tiling:
       parts = sizes if size is None else _parts(sizes, size)
       if parts is None:
         there = math.prod(sizes)
-        fits = [d for d in range(2, there + 1) if _parts(sizes, d)]
-        another = f'another group size (one of {fits[:8]}), ' * resizable
         raise ValueError(
             f'{what} needs axis {axes} to be a multiple of {size}'
             f'{", in whole minor axes" * (len(joined) > 1)}, but the weight '
-            f'has shape {shape}, with {there} there. Use {another}another '
-            'axis, or make it dense: {regex: None}.')
+            f'has shape {shape}, with {there} there. Use '
+            f'{_another_size(sizes) * resizable}{_another_axis(shape, size)}, '
+            'or make it dense: {regex: None}.')
       for axis, part in zip(joined, parts):
         tile[axis] = part
     return tuple(tile)
+
+
+def _another_size(sizes: list[int]) -> str:
+  """The part of an error that lists tiles which would fit, if there are any."""
+  few = range(2, min(math.prod(sizes), _LARGEST_TRIED) + 1)
+  fits = [*itertools.islice((d for d in few if _parts(sizes, d)), 8)]
+  return f'another group size (one of {fits}), ' if fits else ''
+
+
+def _another_axis(shape: tuple[int, ...], size: int | None) -> str:
+  """The part of an error that lists axes which a tile would fit."""
+  fits = [i - len(shape) for i, n in enumerate(shape)
+          if size and n and n % size == 0]
+  return f'another axis (one of {fits})' if fits else 'another axis'
 
 
 def _parts(sizes: list[int], tile: int) -> list[int] | None:

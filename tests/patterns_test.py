@@ -210,6 +210,17 @@ def test_the_group_sizes_that_an_error_advises_fit(axis, shape):
     assert nm(1, m, axis=axis).sizes(shape) == (72 // m, m)
 
 
+@pytest.mark.parametrize('pattern, shape, advice', [
+    (nm(2, 4), (3, 3, 1, 8), r'Use another axis \(one of \[-1\]\), or make'),
+    (nm(2, 4), (1, 1), 'Use another axis, or make it dense'),
+    (nm(2, 4), (6, 8), (
+        r'group size \(one of \[2, 3, 6\]\), another axis \(one of \[-1\]\)')),
+    (nm(2, 4), (10**9 + 1, 3), r'group size \(one of \[7, 11, 13, .*\]')])
+def test_an_error_advises_only_what_there_is(pattern, shape, advice):
+  with pytest.raises(ValueError, match=advice):
+    pattern.sizes(shape)
+
+
 def test_joined_axes_that_a_weight_lacks_are_an_error():
   with pytest.raises(ValueError, match=r'(?s)needs axis.*\(8, 4\).*dense'):
     nm(2, 4, axis=(-3, -2)).sizes((8, 4))

@@ -175,6 +175,10 @@ class Ties:
     for tie in self.ties:
       if tie.name == name:
         return tie
+    if not self.ties:
+      raise ValueError(
+          f'Got {name!r}, but there are no ties at all: no two axes of these '
+          'parameters belong to the same units.')
     names = [tie.name for tie in self.ties]
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=.3)
     raise ValueError(

@@ -34,6 +34,8 @@ def test_ties_are_found_by_name_and_by_place():
   assert ties.of('fc2', 1) == ()
   with pytest.raises(ValueError, match="Got 'fc9', expected the name of a tie"):
     ties['fc9']
+  with pytest.raises(ValueError, match="Got 'fc9', but there are no ties"):
+    Ties(())['fc9']
 
 
 @pytest.mark.parametrize('member, along', [
