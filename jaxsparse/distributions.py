@@ -17,6 +17,7 @@ bound what it gets at the end.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Callable, Mapping, Sequence
 
@@ -328,6 +329,8 @@ def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
   Returns:
     For each layer what `select` keeps. Ties go to the earlier layer.
   """
+  if not xs.traced:
+    return _keep_held(xs(), k, fewest, most, tuple(free))
   dtypes = {x.dtype for x in xs.shapes}
   if len(dtypes) > 1:  # float32 holds all narrower ones.
     widest = max(dtype.itemsize for dtype in dtypes)
@@ -355,3 +358,10 @@ def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
   return [
       Kept(one, topk.Bracket(found.lo, found.hi, *ends) if is_free else None)
       for one, *ends, is_free in zip(*map(counts.unstack, (kept, *raw)), free)]
+
+
+# Jitted so that outside of jit, too, it compiles once, and that candidates of a
+# search, which may be the bits of a NaN, are never looked at by jax_debug_nans.
+@functools.partial(jax.jit, static_argnums=4)
+def _keep_held(held: list[jax.Array], *arguments: Any) -> list[Kept]:
+  return keep_together(Remade(lambda: held), *arguments)

@@ -58,8 +58,9 @@ class Tiling:
             f'{what} needs axis {axes} to be a multiple of {size}'
             f'{", in whole minor axes" * (len(joined) > 1)}, but the weight '
             f'has shape {shape}, with {there} there. Use '
-            f'{_another_size(sizes) * resizable}{_another_axis(shape, size)}, '
-            'or make it dense: {regex: None}.')
+            f'{_another_size(sizes) * resizable}another axis'
+            f'{_list_axes(shape, size) * (len(self.sizes) == 1)}, or make it '
+            'dense: {regex: None}.')
       for axis, part in zip(joined, parts):
         tile[axis] = part
     return tuple(tile)
@@ -72,11 +73,11 @@ def _another_size(sizes: list[int]) -> str:
   return f'another group size (one of {fits}), ' if fits else ''
 
 
-def _another_axis(shape: tuple[int, ...], size: int | None) -> str:
-  """The part of an error that lists axes which a tile would fit."""
+def _list_axes(shape: tuple[int, ...], size: int | None) -> str:
+  """The part of an error that lists axes which a tile would fit, if any."""
   fits = [i - len(shape) for i, n in enumerate(shape)
           if size and n and n % size == 0]
-  return f'another axis (one of {fits})' if fits else 'another axis'
+  return f' (one of {fits})' if fits else ''
 
 
 def _parts(sizes: list[int], tile: int) -> list[int] | None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxsparse
 from jaxsparse._utils import trees
 from jaxsparse.distributions import global_threshold
 from jaxsparse.masks import selection
@@ -180,3 +181,16 @@ def test_global_threshold_needs_units_that_compete_across_layers():
   with pytest.raises(
       ValueError, match=r'(?s)mlp/kernel.*fan_in.*compete in groups.*uniform'):
     global_threshold(.5)(scores, {'mlp': {'kernel': FAN_IN}}, 1.)
+
+
+@pytest.mark.parametrize('shape', [(), (1,), (8, 8)])
+@pytest.mark.parametrize('sparsity', [0., 0.5, 1.])
+def test_a_search_outside_of_jit_passes_debug_nans(shape, sparsity):
+  """Candidates at its ends are the bits of NaN."""
+  params = {'w': jnp.ones(shape)}
+  rule = jaxsparse.prune({'w': unstructured()},
+                         distribution=global_threshold(sparsity))
+  with jax.debug_nans(True):
+    masks = rule.init(params).masks
+  assert masks['w'].sum() == selection.final_count(
+      params['w'].size, sparsity)

@@ -143,7 +143,7 @@ def cut_each(xs: Remade, found: topk.Bracket, quota: Count
   def look():
     ties = pieces()[1]
     in_blocks = counts.total_below_32_bits(ties, [way.inner for way in ways])
-    block, left = _last_block([*map(_flat, in_blocks)], quota, many)
+    block, left = _last_block([*map(_flat, in_blocks)], quota)
     inside = [_of_block(t, way, here) for t, way, here in zip(
         ties, ways, _outer(ways, places, jnp.equal, block))]
     return block, _last_entry([*map(_flat, inside)], left)
@@ -160,37 +160,55 @@ def _flat(x: jax.Array) -> jax.Array:
   return numerics.replicated(x).reshape(-1)
 
 
-def _last_block(ties: Sequence[jax.Array], quota: Count, many: Count
+def _last_block(ties: Sequence[jax.Array], quota: Count
                 ) -> tuple[jax.Array, Count]:
   """The block of each array in which its quota ends, and what is left there."""
   number = jnp.array([t.size for t in ties], jnp.uint32)
   table = numerics.as_rows(ties)
   place = jnp.arange(table.shape[1], dtype=jnp.uint32)[None]
 
-  def count(key):  # Of the ties in the blocks before `number - key`.
-    here = jnp.where(place < (number - key)[:, None], table, 0)
+  def before(block):
+    here = jnp.where(place < block[:, None], table, 0)
     return _vector(counts.sum_wide(here, (1,)))
-  none = jax.tree.map(jnp.zeros_like, many)
-  last = topk.search(count, quota, topk.Bracket(
-      jnp.zeros_like(number), number, many, none))
-  return number - last.hi, counts.subtract(quota, last.above)
+  block, passed = _furthest(before, table.shape[1], quota)
+  return jnp.minimum(block, number), counts.subtract(quota, passed)
 
 
 def _last_entry(ties: Sequence[jax.Array], left: Count) -> jax.Array:
   """How many entries of a block go by until what is left is used up."""
   table = numerics.as_rows(ties) > 0
-  size = jnp.uint32(table.shape[1])
   place = jnp.arange(table.shape[1], dtype=jnp.uint32)[None]
 
-  def count(key):
-    here = table & (place < (size - key)[:, None])
-    return _vector(counts.total(here, (1,)))
-  many = count(jnp.zeros_like(left.lo))
-  none = jax.tree.map(jnp.zeros_like, many)
-  last = topk.search(count, left, topk.Bracket(
-      jnp.zeros_like(left.lo), jnp.broadcast_to(size, left.lo.shape), many,
-      none))
-  return size - last.hi
+  def before(entry):
+    return _vector(counts.total(table & (place < entry[:, None]), (1,)))
+  return _furthest(before, table.shape[1], left)[0]
+
+
+def _furthest(before: Callable[[jax.Array], Count], size: int, limit: Count
+              ) -> tuple[jax.Array, Count]:
+  """The last place before which there are no more than a limit, bit by bit.
+
+  Args:
+    before: how many there are before each of a vector of places.
+    size: of places from 0 on.
+    limit: vectors.
+
+  Returns:
+    The places, and how many there are before them.
+  """
+  bits = size.bit_length()
+
+  def turn(i, place, passed):
+    further = place | (jnp.uint32(1) << (bits - 1 - i))
+    count = before(further)
+    fits = (further <= size) & counts.less_equal(count, limit)
+    return (jnp.where(fits, further, place),
+            counts.where(fits, count, passed))
+  none = jnp.zeros_like(limit.lo), jax.tree.map(jnp.zeros_like, limit)
+  none = numerics.varying_as(
+      none, jax.make_jaxpr(turn)(jnp.uint32(0), *none).out_avals)
+  return lax.fori_loop(jnp.uint32(0), jnp.uint32(bits),
+                       lambda i, carry: turn(i, *carry), none)
 
 
 def _vector(count: Count) -> Count:
