@@ -2,8 +2,8 @@
 
 These functions trace a function and never run it. `infer_kernels` finds the
 parameters that multiply data, `kernel_patterns` writes rules for `prune` on the
-right axes, and `flops` counts products by parameter. To let ties follow one
-more primitive of JAX, add its wiring to `primitives`.
+right axes, and `flops` counts products by parameter. `register_primitive` tells
+them about a primitive that is not JAX's.
 """
 
 from jaxsparse.graph._flops import Flops
@@ -14,8 +14,12 @@ from jaxsparse.graph.kernel_axes import kernel_patterns
 from jaxsparse.graph.kernel_axes import KernelPatterns
 from jaxsparse.graph.kernel_axes import Kernels
 from jaxsparse.graph.kernel_axes import last_kernels
+from jaxsparse.graph.primitives import New
+from jaxsparse.graph.primitives import Wiring
+from jaxsparse.graph.registry import register_primitive
 
 __all__ = [
     'Flops', 'flops', 'infer_kernels', 'Kernel', 'kernel_patterns',
-    'KernelPatterns', 'Kernels', 'last_kernels',
+    'KernelPatterns', 'Kernels', 'last_kernels', 'New', 'register_primitive',
+    'Wiring',
 ]

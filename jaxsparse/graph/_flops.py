@@ -16,6 +16,7 @@ import numpy as np
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.graph import _jaxprs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ def flops(f: Callable[..., Any], params: ArrayTree, *args: Any) -> Flops:
   kernel and output; what is beyond, as in transposed convolutions, meets zeros.
   Elementwise work, norms, softmax and decompositions are left out. Loops count
   times their length, devices and kernel grids too, `cond` its costliest branch,
-  and `platform_dependent` its default.
+  and `platform_dependent` its default. What no result depends on costs nothing.
 
   A product is of the parameter that is one operand, whatever was done to that
   parameter alone: cast, reshaped, quantised, sliced by a loop, or masked, with
@@ -153,8 +154,7 @@ def flops(f: Callable[..., Any], params: ArrayTree, *args: Any) -> Flops:
   >>> counted.forward({'hidden': 0.25})
   1920.0
   """
-  closed = jax.make_jaxpr(f)(params, *args)
-  paths = trees.own_paths(params)
+  closed, paths = _jaxprs.trace(f, params, *args)
   named = paths + [None] * (len(closed.in_avals) - len(paths))
   counts, _ = _walk(closed.jaxpr, list(map(_argument, closed.in_avals, named)))
   return Flops({path: counts[path] for path in paths}, counts[None])
@@ -244,17 +244,12 @@ def _call(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Walked:
 
 def _scan(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Walked:
   """One step of a scan, after as many as it takes for origins to settle."""
-  def unstacked(outer, inner):
-    return sum(len(a.aval.shape) == len(b.aval.shape)
-               for a, b in zip(outer, inner))
-  # Constants, carries and slices go in, carries and slices come out; where an
-  # equation says how many depends on the version of JAX, ranks do not.
-  carries = unstacked(eqn.outvars, inner[0].outvars)
-  end = unstacked(eqn.invars, inner[0].invars)
-  carry = operands[end - carries:end]
+  constants, carries = _jaxprs.ScanSizes.of(eqn)
+  end = constants + carries
+  carry = operands[constants:end]
   while True:
     counts, results = _walk(
-        inner[0], operands[:end - carries] + carry + operands[end:])
+        inner[0], operands[:constants] + carry + operands[end:])
     new = [_join(*pair) for pair in zip(carry, results)]
     if new == carry:
       return counts, carry + results[carries:]

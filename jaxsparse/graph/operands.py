@@ -13,8 +13,8 @@ from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.graph import _jaxprs
 
 
 class Vector(NamedTuple):
@@ -82,8 +82,7 @@ def find_readers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   >>> readers['w'].contracted, readers['w'].vector
   ((0,), Vector(path='b', sign=1, axes=(0,)))
   """
-  closed = jax.make_jaxpr(fn)(params, *inputs)
-  names = trees.own_paths(params)
+  closed, names = _jaxprs.trace(fn, params, *inputs)
   readers = {}
 
   @jax.jit
@@ -132,11 +131,6 @@ class _Use(NamedTuple):
   eqn: Any = None
 
 
-_CALLS = {
-    'jit': 'jaxpr', 'pjit': 'jaxpr', 'checkpoint': 'jaxpr', 'remat2': 'jaxpr',
-    'closed_call': 'call_jaxpr', 'core_call': 'call_jaxpr',
-    'custom_jvp_call': 'call_jaxpr', 'custom_vjp_call': 'call_jaxpr',
-}
 _CASTS = {'convert_element_type', 'copy', 'copy_p', 'name', 'reduce_precision',
           'sharding_constraint', 'stop_gradient'}
 
@@ -152,8 +146,8 @@ def _walk(jaxpr: Any, consts: Sequence[Any], arrays: Sequence[_Array]
 
   for eqn in jaxpr.eqns:
     name, operands = eqn.primitive.name, [read(v) for v in eqn.invars]
-    if name in _CALLS:
-      inner = eqn.params[_CALLS[name]]
+    if name in _jaxprs.CALLS:
+      inner = eqn.params[_jaxprs.CALLS[name]]
       results = _walk(getattr(inner, 'jaxpr', inner),
                       getattr(inner, 'consts', ()), operands)
     else:

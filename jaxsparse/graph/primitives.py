@@ -16,7 +16,10 @@ Wire = tuple[int, int]
 
 
 class New(NamedTuple):
-  """An axis of a result that no operand has: the same at every index, or not.
+  """An axis of a result that no operand has.
+
+  Attributes:
+    uniform: whether the result is the same at every index.
   """
   uniform: bool
 
@@ -24,10 +27,14 @@ class New(NamedTuple):
 class Wiring(NamedTuple):
   """What one primitive does with axes.
 
+  An axis is a pair, `(operand, axis)`. A softmax along the last axis of
+  `[n, c]` passes both on: `Wiring([[((0, 0),), ((0, 1),)]])`; a sum over it
+  is `Wiring([[((0, 0),)]], gone=[((0, 1),)], kind='sum')`.
+
   Attributes:
     outputs: for each axis of each result the axes that it is, or `New`.
-    gone: axes that meet and vanish.
-    fixed: axes whose indices are not treated alike.
+    gone: axes that meet and vanish; those that meet are in one tuple.
+    fixed: axes whose indices are not treated alike, as a sort's.
     kind: 'map' for elementwise work, 'move' for what leaves elements as they
       are, 'product', 'sum', 'reduce' for other reductions, 'look' if the last
       operands are indices, else 'other'.
@@ -284,9 +291,14 @@ _WIRINGS = {
 
 def wiring(eqn: Any) -> Wiring:
   """The wiring of an equation; of an unknown primitive every axis is fixed."""
-  if eqn.primitive.name in _WIRINGS:
+  if is_known(eqn.primitive.name):
     return _WIRINGS[eqn.primitive.name](eqn)
   return unknown(eqn)
+
+
+def is_known(name: str) -> bool:
+  """Whether a primitive of this name has a wiring."""
+  return name in _WIRINGS
 
 
 def unknown(eqn: Any) -> Wiring:

@@ -8,7 +8,6 @@ conclusions from it. The file is long because control flow and the primitives
 that cut and join axes work on one state.
 """
 
-import collections
 import copy
 import functools
 import math
@@ -18,11 +17,12 @@ import jax
 from jax.extend import core
 import numpy as np
 
-from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _arrays
+from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import axes as axes_lib
 from jaxsparse.graph import primitives
+from jaxsparse.graph import registry
 from jaxsparse.graph._arrays import Source
 from jaxsparse.graph._arrays import Value
 from jaxsparse.graph._relations import Relations
@@ -58,12 +58,7 @@ class Reading(NamedTuple):
 
 def read(f: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Reading:
   """Reads `f(params, *inputs)`, which is traced and not run."""
-  closed = jax.make_jaxpr(f)(params, *inputs)
-  paths = trees.own_paths(params)
-  if twice := [path for path, n in collections.Counter(paths).items() if n > 1]:
-    raise ValueError(
-        f'Two parameters have one path, {twice}: keys may not contain "/". '
-        'Give them other keys.')
+  closed, paths = _jaxprs.trace(f, params, *inputs)
   reader = _Reader(paths)
   values = [reader.parameter(path, v.aval)
             for path, v in zip(paths, closed.jaxpr.invars)]
@@ -126,12 +121,12 @@ class _Reader:
   def equation(self, eqn: Any, values: list[Value]) -> list[Value]:
     """The results of an equation."""
     name = eqn.primitive.name
-    if name in _CALLS:
-      return self.closed(eqn.params[_CALLS[name]], values)
+    if name in _jaxprs.CALLS:
+      return self.closed(eqn.params[_jaxprs.CALLS[name]], values)
     if name in _SPECIAL:
       results = _SPECIAL[name](self, eqn, values)
     else:
-      results = self.wired(eqn, values, primitives.wiring(eqn))
+      results = self.wired(eqn, values, registry.wiring(eqn))
     for result in results:
       self.relations.note((*result.axes, *self._ambient))
     return results
@@ -152,12 +147,8 @@ class _Reader:
     return self._loop(step, values[start:])
 
   def _scan(self, eqn: Any, values: list[Value]) -> list[Value]:
-    jaxpr = eqn.params['jaxpr'].jaxpr
-    # Constants and carries, then slices; ranks tell them apart.
-    rank = lambda v: len(v.aval.shape)
-    end = sum(rank(a) == rank(b) for a, b in zip(eqn.invars, jaxpr.invars))
-    carries = sum(rank(a) == rank(b)
-                  for a, b in zip(eqn.outvars, jaxpr.outvars))
+    constants, carries = _jaxprs.ScanSizes.of(eqn)
+    end = constants + carries
     length = eqn.params['length']
     layers = Axis(length)
     self._same([layers, *(v.axes[0] for v in values[end:])])
@@ -170,11 +161,11 @@ class _Reader:
       for value in slices:
         self.relations.note((*value.axes, *self._ambient))
       results = self.closed(
-          eqn.params['jaxpr'], values[:end - carries] + carry + slices)
+          eqn.params['jaxpr'], values[:constants] + carry + slices)
       self._ambient.pop()
       ys[:] = results[carries:]
       return results[:carries]
-    carry = self._loop(step, values[end - carries:end])
+    carry = self._loop(step, values[constants:end])
     first = layers if length > 1 else None
     stacked = [Value((length, *y.shape), (first, *y.axes),
                      (False, *y.zero), sources=None if y.is_data else tuple(
@@ -421,7 +412,7 @@ class _Reader:
 
   def _conv_general_dilated(self, eqn: Any, values: list[Value]
                             ) -> list[Value]:
-    wiring, groups = primitives.wiring(eqn), eqn.params['feature_group_count']
+    wiring, groups = registry.wiring(eqn), eqn.params['feature_group_count']
     if groups == 1 or eqn.params['batch_group_count'] > 1:
       return self.wired(eqn, values, wiring)
     spec = eqn.params['dimension_numbers']
@@ -446,11 +437,6 @@ class _Reader:
     return [self._reshaped(_arrays.moved(result, 0, out), shape)]
 
 
-_CALLS = {
-    'jit': 'jaxpr', 'pjit': 'jaxpr', 'checkpoint': 'jaxpr', 'remat2': 'jaxpr',
-    'closed_call': 'call_jaxpr', 'core_call': 'call_jaxpr',
-    'custom_jvp_call': 'call_jaxpr', 'custom_vjp_call': 'call_jaxpr',
-}
 _SPECIAL = {
     'cond': _Reader._cond, 'scan': _Reader._scan, 'while': _Reader._while,
     'reshape': _Reader._reshape, 'concatenate': _Reader._concatenate,

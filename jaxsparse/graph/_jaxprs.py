@@ -1,0 +1,83 @@
+"""Jaxprs as those who read them want them: no dead code, one spelling.
+
+Three walks go through a function: axes (`tracing`), products and what they see
+(`operands`), and costs (`_flops`). This is what they know of jaxprs in common.
+"""
+
+import collections
+from typing import Any, Callable, NamedTuple
+
+import jax
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
+
+# Primitives that do no more than to call a jaxpr, and where they hold it.
+CALLS = {
+    'jit': 'jaxpr', 'pjit': 'jaxpr', 'checkpoint': 'jaxpr', 'remat2': 'jaxpr',
+    'closed_call': 'call_jaxpr', 'core_call': 'call_jaxpr',
+    'custom_jvp_call': 'call_jaxpr', 'custom_vjp_call': 'call_jaxpr',
+}
+_PRINTS = {'debug_print', 'debug_callback'}
+
+
+def trace(f: Callable[..., Any], params: ArrayTree, *inputs: Any
+          ) -> tuple[core.ClosedJaxpr, list[str]]:
+  """The jaxpr of `f(params, *inputs)`, and the paths of its parameters.
+
+  What no result depends on is left out, as it is when the function runs, and
+  so are prints.
+
+  Raises:
+    ValueError: if two parameters have one path.
+  """
+  closed = jax.make_jaxpr(f)(params, *inputs)
+  paths = trees.own_paths(params)
+  if twice := [path for path, n in collections.Counter(paths).items() if n > 1]:
+    raise ValueError(
+        f'Two parameters have one path, {twice}: keys may not contain "/". '
+        'Give them other keys.')
+  silent = _silent(closed.jaxpr)
+  alive, _ = partial_eval.dce_jaxpr(
+      silent, [True] * len(silent.outvars), instantiate=True)
+  return core.ClosedJaxpr(alive, closed.consts), paths
+
+
+def _silent(jaxpr: Any) -> Any:
+  """A jaxpr without prints, in what it calls, too; anything else as it is."""
+  if not isinstance(jaxpr, core.Jaxpr):
+    # Newer releases of JAX have one kind of jaxprs, older ones two.
+    return (core.ClosedJaxpr(_silent(jaxpr.jaxpr), jaxpr.consts)
+            if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr)
+  if not jaxpr.effects:
+    return jaxpr
+  eqns = [eqn.replace(params=jax.tree.map(_silent, eqn.params),
+                      effects=_without_prints(eqn.effects))
+          for eqn in jaxpr.eqns if eqn.primitive.name not in _PRINTS]
+  return jaxpr.replace(eqns=eqns, effects=_without_prints(jaxpr.effects))
+
+
+def _without_prints(effects: Any) -> Any:
+  return {e for e in effects if 'Debug' not in type(e).__name__}
+
+
+class ScanSizes(NamedTuple):
+  """How many operands of a scan are constants, and how many are carried.
+
+  The other operands and results are slices, one for each turn.
+  """
+  constants: int
+  carries: int
+
+  @classmethod
+  def of(cls, eqn: Any) -> 'ScanSizes':
+    """By ranks, which tell them apart in every release of JAX."""
+    inner = getattr(eqn.params['jaxpr'], 'jaxpr', eqn.params['jaxpr'])
+
+    def whole(outside, inside):
+      return sum(len(a.aval.shape) == len(b.aval.shape)
+                 for a, b in zip(outside, inside))
+    carries = whole(eqn.outvars, inner.outvars)
+    return cls(whole(eqn.invars, inner.invars) - carries, carries)
