@@ -59,9 +59,14 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-  """Runs the tests of a file in one process: they share compiled programs."""
+  """Runs the tests of a file in one process: they share compiled programs.
+
+  In the order in which they are collected: files of few tests are the slowest
+  here, and would come last, where one process waits for the other.
+  """
   if config.getoption('dist') != 'load':
     return None  # Something else was asked for.
+  config.option.loadscopereorder = False
   from xdist.scheduler import LoadFileScheduling
   return LoadFileScheduling(config, log)
 

@@ -301,6 +301,12 @@ def is_known(name: str) -> bool:
   return name in _WIRINGS
 
 
+# What cuts and joins axes, and control flow: `tracing` follows them itself.
+FOLLOWED_ELSEWHERE = frozenset([
+    'cond', 'scan', 'while', 'reshape', 'concatenate', 'stack', 'unstack',
+    'pad', 'tile', 'split', 'slice', 'dynamic_slice', 'conv_general_dilated'])
+
+
 def unknown(eqn: Any) -> Wiring:
   """The wiring of what is not followed."""
   shape = lambda v: getattr(v.aval, 'shape', ())

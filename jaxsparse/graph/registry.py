@@ -4,6 +4,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import primitives
 from jaxsparse.graph.primitives import New
 from jaxsparse.graph.primitives import Wiring
@@ -35,7 +36,8 @@ def register_primitive(name: str, wiring: Callable[[Any], Wiring]) -> None:
   ...   return Wiring([[((0, axis),) for axis in range(rank)]])
   >>> register_primitive('softmax_of_mine', softmax_of_mine)
   """
-  if primitives.is_known(name):
+  if (primitives.is_known(name) or name in primitives.FOLLOWED_ELSEWHERE
+      or name in _jaxprs.CALLS):
     raise ValueError(
         f'The primitive {name!r} of JAX is known already, and followed. Give '
         'your own primitive another name.')

@@ -10,6 +10,7 @@ import pytest
 import jaxsparse
 from jaxsparse import graph
 from jaxsparse.graph import registry
+from jaxsparse.graph import tracing
 
 RNG = np.random.default_rng(0)
 PARAMS = {'first': jnp.asarray(RNG.normal(size=(8, 6)), jnp.float32),
@@ -96,8 +97,13 @@ def test_a_wiring_that_does_not_fit_is_a_taught_error(wiring, match):
     hidden(SOFTMAX)
 
 
-def test_primitives_of_jax_are_not_replaced():
-  with pytest.raises(ValueError, match="'dot_general' of JAX is known"):
-    graph.register_primitive('dot_general', passed)
+@pytest.mark.parametrize('name', [
+    'dot_general', 'jit', 'custom_vjp_call', *tracing._SPECIAL])
+def test_primitives_of_jax_are_not_replaced(name):
+  with pytest.raises(ValueError, match=f"'{name}' of JAX is known"):
+    graph.register_primitive(name, passed)
+
+
+def test_what_is_no_function_is_no_wiring():
   with pytest.raises(ValueError, match='takes a function from an equation'):
     graph.register_primitive('mine', graph.Wiring([[]]))
