@@ -17,7 +17,6 @@ bound what it gets at the end.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any, Callable, Mapping, Sequence
 
@@ -31,6 +30,7 @@ from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import guesses
 from jaxsparse.masks import topk
 from jaxsparse.masks import whole
+from jaxsparse.masks.remade import jitted_outside
 from jaxsparse.masks.remade import Remade
 from jaxsparse.masks.selection import final_count
 from jaxsparse.masks.selection import Kept
@@ -310,13 +310,14 @@ def _cut(xs: Remade, patterns: Sequence[Pattern], sparsity: float,
   low = counts.exactly_each([fewest for fewest, _ in bounds])
   high = counts.stack([k.count for k in on_the_way_each(
       sizes, [most for _, most in bounds], progress)])
-  free = [bound == (0, n) for n, bound in zip(sizes, bounds)]
+  free = tuple(bound == (0, n) for n, bound in zip(sizes, bounds))
   return keep_together(
       xs, on_the_way(size, final, progress).count, low, high, free)
 
 
+@jitted_outside(4)
 def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
-                  most: counts.Count, free: Sequence[bool]) -> list[Kept]:
+                  most: counts.Count, free: tuple[bool, ...]) -> list[Kept]:
   """How many units each of several layers keeps under one threshold.
 
   Args:
@@ -329,8 +330,6 @@ def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
   Returns:
     For each layer what `select` keeps. Ties go to the earlier layer.
   """
-  if not xs.traced:
-    return _keep_held(xs(), k, fewest, most, tuple(free))
   dtypes = {x.dtype for x in xs.shapes}
   if len(dtypes) > 1:  # float32 holds all narrower ones.
     widest = max(dtype.itemsize for dtype in dtypes)
@@ -358,10 +357,3 @@ def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
   return [
       Kept(one, topk.Bracket(found.lo, found.hi, *ends) if is_free else None)
       for one, *ends, is_free in zip(*map(counts.unstack, (kept, *raw)), free)]
-
-
-# Jitted so that outside of jit, too, it compiles once, and that candidates of a
-# search, which may be the bits of a NaN, are never looked at by jax_debug_nans.
-@functools.partial(jax.jit, static_argnums=4)
-def _keep_held(held: list[jax.Array], *arguments: Any) -> list[Kept]:
-  return keep_together(Remade(lambda: held), *arguments)

@@ -14,6 +14,7 @@ units into **groups**, inside which units compete for a fixed number of places.
 | `channel(-1)` | everything at one index of the axis | the whole weight |
 
 `selection.select` makes masks from scores and patterns.
+The file is long because each pattern says its groups, errors and examples.
 """
 
 import dataclasses

@@ -161,7 +161,7 @@ def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
       ranks, counts.minimum(counts.maximum(goal, least), most),
       counts.exactly_each([0] * len(layers)),
       counts.exactly_each([layer.scores.size for layer in layers]),
-      [True] * len(layers))
+      (True,) * len(layers))
   return _highest(lambda: _again(layers), kept)
 
 

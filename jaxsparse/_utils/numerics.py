@@ -1,4 +1,4 @@
-"""Dtypes of sums, and sums of any leaves."""
+"""Dtypes of sums, sums of any leaves, random numbers, tables for compilers."""
 
 from typing import Any, Sequence
 

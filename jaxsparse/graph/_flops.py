@@ -119,7 +119,7 @@ def flops(f: Callable[..., Any], params: ArrayTree, *args: Any) -> Flops:
   kernel and output; what is beyond, as in transposed convolutions, meets zeros.
   Elementwise work, norms, softmax and decompositions are left out. Loops count
   times their length, devices and kernel grids too, `cond` its costliest branch,
-  and `platform_dependent` its default. What no result depends on costs nothing.
+  and `platform_dependent` its default. Dead code costs nothing.
 
   A product is of the parameter that is one operand, whatever was done to that
   parameter alone: cast, reshaped, quantised, sliced by a loop, or masked, with

@@ -4,7 +4,6 @@ Three walks go through a function: axes (`tracing`), products and what they see
 (`operands`), and costs (`_flops`). This is what they know of jaxprs in common.
 """
 
-import collections
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -27,18 +26,13 @@ def trace(f: Callable[..., Any], params: ArrayTree, *inputs: Any
           ) -> tuple[core.ClosedJaxpr, list[str]]:
   """The jaxpr of `f(params, *inputs)`, and the paths of its parameters.
 
-  What no result depends on is left out, as it is when the function runs, and
-  so are prints.
+  Dead code is left out, as it is when the function runs, and so are prints.
 
   Raises:
     ValueError: if two parameters have one path.
   """
   closed = jax.make_jaxpr(f)(params, *inputs)
   paths = trees.own_paths(params)
-  if twice := [path for path, n in collections.Counter(paths).items() if n > 1]:
-    raise ValueError(
-        f'Two parameters have one path, {twice}: keys may not contain "/". '
-        'Give them other keys.')
   silent = _silent(closed.jaxpr)
   alive, _ = partial_eval.dce_jaxpr(
       silent, [True] * len(silent.outvars), instantiate=True)

@@ -302,9 +302,9 @@ def is_known(name: str) -> bool:
 
 
 # What cuts and joins axes, and control flow: `tracing` follows them itself.
-FOLLOWED_ELSEWHERE = frozenset([
+FOLLOWED_ELSEWHERE = (
     'cond', 'scan', 'while', 'reshape', 'concatenate', 'stack', 'unstack',
-    'pad', 'tile', 'split', 'slice', 'dynamic_slice', 'conv_general_dilated'])
+    'pad', 'tile', 'split', 'slice', 'dynamic_slice', 'conv_general_dilated')
 
 
 def unknown(eqn: Any) -> Wiring:

@@ -412,7 +412,7 @@ class _Reader:
 
   def _conv_general_dilated(self, eqn: Any, values: list[Value]
                             ) -> list[Value]:
-    wiring, groups = registry.wiring(eqn), eqn.params['feature_group_count']
+    wiring, groups = primitives.wiring(eqn), eqn.params['feature_group_count']
     if groups == 1 or eqn.params['batch_group_count'] > 1:
       return self.wired(eqn, values, wiring)
     spec = eqn.params['dimension_numbers']
@@ -437,14 +437,9 @@ class _Reader:
     return [self._reshaped(_arrays.moved(result, 0, out), shape)]
 
 
-_SPECIAL = {
-    'cond': _Reader._cond, 'scan': _Reader._scan, 'while': _Reader._while,
-    'reshape': _Reader._reshape, 'concatenate': _Reader._concatenate,
-    'stack': _Reader._stack, 'unstack': _Reader._unstack,
-    'pad': _Reader._pad, 'tile': _Reader._tile, 'split': _Reader._split,
-    'slice': _Reader._slice, 'dynamic_slice': _Reader._dynamic_slice,
-    'conv_general_dilated': _Reader._conv_general_dilated,
-}
+# Each by the method of its name.
+_SPECIAL = {name: getattr(_Reader, f'_{name}')
+            for name in primitives.FOLLOWED_ELSEWHERE}
 
 
 class _Shaped(NamedTuple):

@@ -5,11 +5,14 @@ memory as the weights. They are cheap to make: a loop that reads them in each of
 its turns makes them in each of its turns.
 """
 
-from typing import Any, Callable, Sequence
+import functools
+from typing import Any, Callable, Sequence, TypeVar
 
 import jax
 from jax import lax
 from jax.extend import core
+
+T = TypeVar('T')
 
 
 class Remade:
@@ -58,3 +61,26 @@ class Remade:
     if all(x.dtype == dtype for x in self.shapes):
       return self
     return Remade(lambda: [x.astype(dtype) for x in self()])
+
+
+def jitted_outside(*static: int) -> Callable[[Callable[..., T]],
+                                             Callable[..., T]]:
+  """Compiles a function of a `Remade` where its arrays are there anyway.
+
+  So it is one program outside of `jax.jit`, too, and not an operation at a
+  time; `jax_debug_nans` then does not look at the candidates of a search, which
+  may be the bits of a NaN.
+
+  Args:
+    *static: which of its arguments, the `Remade` included, are static.
+  """
+  def decorate(f):
+    @functools.partial(jax.jit, static_argnums=static)
+    def jitted(held, *arguments):
+      return f(Remade(lambda: held), *arguments)
+
+    @functools.wraps(f)
+    def run(xs: Remade, *arguments):
+      return f(xs, *arguments) if xs.traced else jitted(xs(), *arguments)
+    return run
+  return decorate

@@ -21,6 +21,7 @@ from jaxsparse.masks import _transposable
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import topk
 from jaxsparse.masks import whole
+from jaxsparse.masks.remade import jitted_outside
 from jaxsparse.masks.remade import Remade
 from jaxsparse.patterns import Pattern
 
@@ -277,11 +278,9 @@ def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
     made = {i: select(now[i], rules[i], numbers[i]) for i in others}
   if rest:
     units = units_of(make, {i: rules[i] for i in rest})
-    arguments = ([numbers[i] for i in rest], tuple(rules[i] for i in rest),
-                 tuple(leaves[i].shape for i in rest))
-    masks = (_select_whole(units, *arguments) if units.traced
-             else _select_held(units(), *arguments))
-    made.update(zip(rest, masks))
+    made.update(zip(rest, _select_whole(
+        units, [numbers[i] for i in rest], tuple(rules[i] for i in rest),
+        tuple(leaves[i].shape for i in rest))))
   return structure.unflatten([made[i] for i in range(len(leaves))])
 
 
@@ -312,17 +311,12 @@ def units_of(make: Callable[[], ArrayTree], patterns: Mapping[int, Pattern]
   return Remade(all_units)
 
 
+@jitted_outside(2, 3)
 def _select_whole(
     units: Remade, kept: list[Kept], patterns: tuple[Pattern, ...],
     shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
   return [spread(mask, pattern, shape) for mask, pattern, shape in zip(
       keep_units_each(units, patterns, shapes, kept), patterns, shapes)]
-
-
-# Jitted so that outside of jit, too, it compiles once.
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _select_held(units: list[jax.Array], *arguments: Any) -> list[jax.Array]:
-  return _select_whole(Remade(lambda: units), *arguments)
 
 
 # Jitted so that equal layers are compiled once, outside of jit and within.

@@ -10,6 +10,7 @@ counted in blocks of neighbours, and then the one block is looked into where the
 quota ends. Blocks of a sharded array are cut so that no entry moves.
 """
 
+import functools
 import math
 from typing import Callable, NamedTuple, Sequence
 
@@ -126,6 +127,8 @@ def cut_each(xs: Remade, found: topk.Bracket, quota: Count
   """
   ways = [_Blocks.of(x.shape) for x in xs.shapes]
   places = numerics.places(len(ways))
+  compared = functools.partial(_compared, ways, places)
+  outer, inner = zip(*((way.outer, way.inner) for way in ways))
 
   def pieces():
     """All scores in blocks: which are above, and which tie."""
@@ -142,18 +145,21 @@ def cut_each(xs: Remade, found: topk.Bracket, quota: Count
 
   def look():
     ties = pieces()[1]
-    in_blocks = counts.total_below_32_bits(ties, [way.inner for way in ways])
+    in_blocks = counts.total_below_32_bits(ties, inner)
     block, left = _last_block([*map(_flat, in_blocks)], quota)
     inside = [_of_block(t, way, here) for t, way, here in zip(
-        ties, ways, _outer(ways, places, jnp.equal, block))]
+        ties, ways, compared(outer, jnp.equal, block))]
     return block, _last_entry([*map(_flat, inside)], left)
 
   none = jnp.where((quota.hi | quota.lo) > 0, blocks, jnp.uint32(0))
   block, entries = lax.cond(
       partly.any(), look, lambda: (none, jnp.zeros_like(none)))
-  before = _before(ways, places, block, entries)
-  return [(a | (t & b)).reshape(x.shape)
-          for x, a, t, b in zip(xs.shapes, *pieces(), before)]
+  # Ties in earlier blocks are kept, and the first ones of that block.
+  return [(a | (t & (earlier | (here & first)))).reshape(x.shape)
+          for x, a, t, earlier, here, first in zip(
+              xs.shapes, *pieces(), compared(outer, jnp.less, block),
+              compared(outer, jnp.equal, block),
+              compared(inner, jnp.less, entries))]
 
 
 def _flat(x: jax.Array) -> jax.Array:
@@ -228,26 +234,10 @@ def _of_block(ties: jax.Array, way: _Blocks, here: jax.Array) -> jax.Array:
       way.split - 1, dtype=jnp.uint8, keepdims=True).max(way.outer)
 
 
-def _before(ways: Sequence[_Blocks], places: Sequence[jax.Array],
-            block: jax.Array, entries: jax.Array) -> list[jax.Array]:
-  """Entries in the blocks before one, and the first of that block."""
-  parts = zip(_outer(ways, places, jnp.less, block),
-              _outer(ways, places, jnp.equal, block),
-              _spread(ways, places, [way.inner for way in ways], jnp.less,
-                      entries))
-  return [earlier | (here & first) for earlier, here, first in parts]
-
-
-def _outer(ways: Sequence[_Blocks], places: Sequence[jax.Array],
-           compare: Callable[..., jax.Array], block: jax.Array
-           ) -> list[jax.Array]:
-  """How the blocks of each array compare with one of them."""
-  return _spread(ways, places, [way.outer for way in ways], compare, block)
-
-
-def _spread(ways: Sequence[_Blocks], places: Sequence[jax.Array],
-            axes: Sequence[tuple[int, ...]], compare: Callable[..., jax.Array],
-            index: jax.Array) -> list[jax.Array]:
+def _compared(ways: Sequence[_Blocks], places: Sequence[jax.Array],
+              axes: Sequence[tuple[int, ...]],
+              compare: Callable[..., jax.Array], index: jax.Array
+              ) -> list[jax.Array]:
   """How row-major indices along some axes compare with one; 1 elsewhere.
 
   The comparisons are one table for all arrays, so that the kernels of each have

@@ -87,7 +87,7 @@ def check_operands(name: str, x: jax.Array, w: jax.Array) -> None:
   if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
     raise ValueError(
         f'{name}(x, w) needs x [..., K] and w [K, N], got {x.shape} and '
-        f'{w.shape}. Stacked weights go through jax.lax.scan.')
+        f'{w.shape}. Stacked weights go through jax.vmap or jax.lax.scan.')
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

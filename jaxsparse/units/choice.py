@@ -238,5 +238,5 @@ class Budget(NamedTuple):
     kept = distributions.keep_together(
         Remade(lambda: ranked),
         selection.on_the_way(total, final, progress).count, fewest,
-        counts.exactly_each(sizes), [False] * len(sizes))
+        counts.exactly_each(sizes), (False,) * len(sizes))
     return [selection.Kept(k.count) for k in kept]

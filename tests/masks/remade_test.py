@@ -5,6 +5,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse.masks.remade import jitted_outside
 from jaxsparse.masks.remade import Remade
 
 
@@ -53,3 +54,19 @@ def _temporaries(again):
 def test_a_loop_holds_nothing():
   assert _temporaries(again=True) < 0.1
   assert _temporaries(again=False) >= 1.  # The check can fail.
+
+
+def test_outside_of_jit_a_function_is_one_program_and_inside_a_part():
+  traced = []
+
+  @jitted_outside(1)
+  def scaled(xs, factor):
+    traced.append(xs.traced)
+    return [factor * x for x in xs()]
+  x = jnp.arange(3.)
+  for _ in range(2):
+    np.testing.assert_array_equal(scaled(Remade(lambda: [x]), 2.)[0], 2. * x)
+  assert traced == [True]  # Once, as a program.
+  inside = jax.jit(lambda x: scaled(Remade(lambda: [x + 1.]), 2.)[0])
+  np.testing.assert_array_equal(inside(x), 2. * (x + 1.))
+  assert traced == [True, True]
