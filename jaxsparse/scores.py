@@ -23,7 +23,6 @@ import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 import optax
@@ -330,7 +329,8 @@ def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
       # Inside limits from which it finds back.
       return jnp.clip(state.threshold * factor, 1e-30, 1e30)
 
-    threshold = lax.cond(when(step), adapted, lambda: state.threshold)
+    threshold = numerics.either(
+        when(step), adapted, lambda: state.threshold)
     return scores, ThresholdState(step, threshold)
 
   return Score(init, update)

@@ -93,7 +93,7 @@ def sparsify(inner: optax.GradientTransformation,
   Raises:
     ValueError: if the second argument is neither a rule nor a method, or the
       third no flow; from `update` if params are missing; from `init` if a
-      pattern does not fit a parameter.
+      pattern does not fit a parameter, or if `inner` has `optax.lookahead`.
 
   >>> import jax.numpy as jnp
   >>> from jaxsparse import rules
@@ -122,9 +122,16 @@ def sparsify(inner: optax.GradientTransformation,
           'The second argument must be a rule, whose state has masks, got '
           f'the state {type(rule_state).__name__}. Write e.g. '
           'sparsify(optax.adam(1e-3), jaxsparse.prune(...)).')
+    inner_state = inner.init(params)
+    if trees.nodes(inner_state, optax.LookaheadState):
+      raise ValueError(
+          'optax.lookahead has two copies of the weights, which would get '
+          'masks each of its own, so it cannot stand inside of sparsify. Write '
+          'optax.lookahead(sparsify(...), ...) and evaluate '
+          'sparse_params(params.slow, opt_state).')
     return SparseState(
         rule_state, gain_at(jnp.zeros((), jnp.int32)),
-        before.init(params), inner.init(params), after.init(params))
+        before.init(params), inner_state, after.init(params))
 
   def update(grads, state, params=None, **extra_args):
     if params is None:

@@ -321,3 +321,22 @@ def test_averaged_weights_are_sparse_where_they_are_evaluated(when):
     mask = np.asarray(state.masks['kernel'])
     assert not np.asarray(averaged['kernel'])[~mask].any()
   assert int(mask.sum()) == round(mask.size / 4)
+
+
+@pytest.mark.parametrize('synced', [False, True])
+def test_lookahead_stands_outside(synced):
+  params = {'kernel': jnp.arange(1., 9.).reshape(2, 4)}
+  rule = jaxsparse.prune({'.*': jaxsparse.nm(2, 4, axis=-1)})
+  both = optax.LookaheadParams.init_synced(params)
+  inside = jaxsparse.sparsify(optax.lookahead(optax.sgd(0.1), 2, 0.5), rule)
+  with pytest.raises(ValueError, match='lookahead.*cannot stand inside'):
+    inside.init(both if synced else params)
+
+  tx = optax.lookahead(jaxsparse.sparsify(optax.sgd(0.1), rule), 2, 0.5)
+  state = tx.init(both)
+  for _ in range(3):
+    updates, state = tx.update({'kernel': jnp.ones((2, 4))}, state, both)
+    both = optax.apply_updates(both, updates)
+  masks = jaxsparse.get_masks(state)
+  for each in (both.fast, jaxsparse.sparse_params(both.slow, state)):
+    np.testing.assert_array_equal(each['kernel'] != 0, masks['kernel'])

@@ -1,9 +1,13 @@
 """Dtypes of sums, sums of any leaves, random numbers, tables for compilers."""
 
-from typing import Any, Sequence
+import functools
+import math
+from typing import Any, Callable, Sequence, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+T = TypeVar('T')
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -57,26 +61,60 @@ def uniform_like(x: jax.Array, words: jax.Array) -> jax.Array:
   return (bits >> 8).astype(jnp.float32) * jnp.float32(2.**-24)
 
 
-def varying_as(tree: Any, types: Any) -> Any:
-  """A tree whose arrays vary over the mesh axes that some types vary over.
+def varying_as(tree: Any, made: Callable[[], Any]) -> Any:
+  """A tree whose arrays vary over the mesh axes that others vary over.
 
   A loop in `jax.shard_map` asks for it: what it begins with has the type of
   what a turn leaves. Elsewhere nothing happens.
 
   Args:
     tree: arrays.
-    types: their types, as `jax.make_jaxpr(...)(...).out_avals` has them.
+    made: what makes the others; traced in `jax.shard_map` alone.
   """
-  def axes_of(kind):  # Older releases of jax have the axes as `vma`.
-    manual = getattr(kind, 'manual_axis_type', None)
-    return getattr(kind, 'vma', frozenset()) if manual is None else (
-        manual.varying)
-  axes = frozenset().union(*map(axes_of, types))
+  if not _in_shard_map():
+    return tree
+  axes = _varying(*jax.make_jaxpr(made)().out_avals)
+  return jax.tree.map(lambda x: _vary(x, axes), tree)
 
-  def vary(x):
-    missing = axes - axes_of(jax.typeof(x))
-    return jax.lax.pcast(x, tuple(missing), to='varying') if missing else x
-  return jax.tree.map(vary, tree) if axes else tree
+
+def either(condition: jax.typing.ArrayLike, one: Callable[[], T],
+           other: Callable[[], T]) -> T:
+  """`lax.cond` of functions whose arrays may vary over other mesh axes.
+
+  In `jax.shard_map` the results of both have to vary alike; each array is made
+  to vary over the axes that it varies over in either of them.
+  """
+  if _in_shard_map():
+    axes = [*map(_varying, *(
+        jax.make_jaxpr(f)().out_avals for f in (one, other)))]
+
+    def alike(f):
+      leaves, structure = jax.tree.flatten(f())
+      return structure.unflatten(map(_vary, leaves, axes))
+    one, other = (functools.partial(alike, f) for f in (one, other))
+  return jax.lax.cond(condition, one, other)
+
+
+def varies(tree: Any) -> frozenset[str]:
+  """The mesh axes of a `jax.shard_map` that any of the arrays varies over."""
+  return _varying(*map(jax.typeof, jax.tree.leaves(tree)))
+
+
+def _in_shard_map() -> bool:
+  return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _varying(*types: Any) -> frozenset[str]:
+  axes = frozenset()
+  for kind in types:  # Older releases of jax have the axes as `vma`.
+    manual = getattr(kind, 'manual_axis_type', None)
+    axes |= getattr(kind, 'vma', axes) if manual is None else manual.varying
+  return axes
+
+
+def _vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+  missing = axes - varies(x)
+  return jax.lax.pcast(x, tuple(missing), to='varying') if missing else x
 
 
 def places(n: int) -> list[jax.Array]:
@@ -117,6 +155,15 @@ def replicated(x: jax.Array) -> jax.Array:
     return jax.sharding.reshard(
         x, jax.sharding.NamedSharding(sharding.mesh, everywhere))
   return x
+
+
+def shards(x: jax.Array) -> list[int]:
+  """In how many parts an explicit sharding cuts each axis."""
+  sharding = jax.typeof(x).sharding
+  spec = [*sharding.spec] + [None] * (x.ndim - len(sharding.spec))
+  return [math.prod(sharding.mesh.shape[name] for name in (
+      () if part is None else part if isinstance(part, tuple) else (part,)))
+          for part in spec]
 
 
 def as_rows(rows: Sequence[jax.Array], fill: jax.typing.ArrayLike = 0

@@ -69,7 +69,7 @@ def _if_any(k: Count, samples: Callable[[], list[jax.Array]],
   """
   some = ((k.hi | k.lo) > 0).any()
   otherwise = numerics.varying_as(
-      otherwise, jax.make_jaxpr(lambda: guess(samples()))().out_avals)
+      otherwise, lambda: guess(samples()))
   return lax.cond(
       some, lambda: lax.cond(some, guess, lambda _: otherwise, samples()),
       lambda: otherwise)
@@ -78,13 +78,18 @@ def _if_any(k: Count, samples: Callable[[], list[jax.Array]],
 def _sample(x: jax.Array, size: int) -> jax.Array:
   """About 2^14 of `size` scores evenly spaced, those of `x` among them.
 
-  Sampling by strides keeps a sharded array where it is.
+  Sampling by strides keeps a sharded array where it is. Along an axis that is
+  sharded explicitly a stride divides what a device has, as jax asks for.
   """
   surplus = size >> 14
   strides = [1] * x.ndim
+  shards = numerics.shards(x)
   for axis in sorted(range(x.ndim), key=lambda a: -x.shape[a]):
-    strides[axis] = max(1, min(surplus, x.shape[axis] >> 4))
-    surplus //= strides[axis]
+    stride = max(1, min(surplus, x.shape[axis] >> 4))
+    while shards[axis] > 1 and x.shape[axis] // shards[axis] % stride:
+      stride -= 1
+    strides[axis] = stride
+    surplus //= stride
   return lax.slice(x, (0,) * x.ndim, x.shape, strides)
 
 

@@ -6,11 +6,14 @@ its turns makes them in each of its turns.
 """
 
 import functools
+import itertools
 from typing import Any, Callable, Sequence, TypeVar
 
 import jax
 from jax import lax
 from jax.extend import core
+
+from jaxsparse._utils import numerics
 
 T = TypeVar('T')
 
@@ -40,10 +43,18 @@ class Remade:
 
     XLA moves out of a loop what does not change in it, and holds it. So what
     the arrays are made from has to seem to change with the loop's variables,
-    which it does as long as these, too, are read from here.
+    which it does as long as these, too, are read from here. In `jax.shard_map`
+    a barrier makes all that passes it vary over the same axes, which would be
+    other types than those that the arrays were traced with: what varies over
+    fewer axes than the rest stays outside.
     """
-    consts, turn = lax.optimization_barrier((self._consts, turn))
-    return self._from(consts), turn
+    axes = numerics.varies((self._consts, turn))
+    through = [numerics.varies(c) == axes for c in self._consts]
+    tied, turn = lax.optimization_barrier(
+        ([*itertools.compress(self._consts, through)], turn))
+    rest = iter(tied)
+    return self._from([next(rest) if passes else c for c, passes in zip(
+        self._consts, through)]), turn
 
   def _from(self, consts: Sequence[Any]) -> list[jax.Array]:
     if self._held is not None:

@@ -168,10 +168,10 @@ def search(count: Callable[[jax.Array], Count], k: Count, bracket: Bracket,
 
   zero = jnp.zeros_like(error(k))
   trail = _Trail(zero > 0, bracket.lo, zero, zero > 0)
-  turn = jax.make_jaxpr(narrow)(bracket, trail, bracket.lo).out_avals
   return lax.while_loop(
       lambda carry: is_open(carry[1]).any(), body,
-      (jnp.int32(0), *numerics.varying_as((bracket, trail), turn)))[1]
+      (jnp.int32(0), *numerics.varying_as(
+          (bracket, trail), lambda: narrow(bracket, trail, bracket.lo))))[1]
 
 
 def _difference(a: jax.Array, b: jax.Array) -> jax.Array:

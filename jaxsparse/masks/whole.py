@@ -211,8 +211,7 @@ def _furthest(before: Callable[[jax.Array], Count], size: int, limit: Count
     return (jnp.where(fits, further, place),
             counts.where(fits, count, passed))
   none = jnp.zeros_like(limit.lo), jax.tree.map(jnp.zeros_like, limit)
-  none = numerics.varying_as(
-      none, jax.make_jaxpr(turn)(jnp.uint32(0), *none).out_avals)
+  none = numerics.varying_as(none, lambda: turn(jnp.uint32(0), *none))
   return lax.fori_loop(jnp.uint32(0), jnp.uint32(bits),
                        lambda i, carry: turn(i, *carry), none)
 

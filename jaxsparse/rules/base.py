@@ -18,12 +18,12 @@ to `params + updates`: the next forward pass sees no mask that is a step old.
 from typing import Any, Callable, Mapping, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
 from jaxsparse import schedules
 from jaxsparse import scores as scores_lib
+from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
@@ -285,4 +285,4 @@ def run_if(due: bool | jax.Array, new: Callable[[], Any], old: Any) -> Any:
   """`new()` if due; decided while tracing where that is known."""
   if isinstance(due, bool):
     return new() if due else old
-  return lax.cond(due, new, lambda: old)
+  return numerics.either(due, new, lambda: old)

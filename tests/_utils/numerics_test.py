@@ -64,7 +64,7 @@ def test_hashed_numbers_depend_on_the_place_alone():
 
 def test_outside_of_shard_map_nothing_varies():
   x = jnp.ones(2)
-  assert numerics.varying_as(x, jax.make_jaxpr(lambda: x)().out_avals) is x
+  assert numerics.varying_as(x, lambda: x) is x
 
 
 def _kernels(f, *args):

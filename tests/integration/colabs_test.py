@@ -20,6 +20,8 @@ _FEWER = {'STEPS': 60}
 _NOTEBOOKS = ('dynamic_sparse', 'nm_training', 'packed_matmul', 'permutation',
               'quickstart', 'recipes')
 _LONG = ('dynamic_sparse', 'nm_training', 'packed_matmul', 'permutation')
+# Those that compute for longer than it takes to compile them.
+_OPTIMIZED = ('dynamic_sparse', 'packed_matmul')
 
 
 @pytest.fixture
@@ -27,16 +29,21 @@ def standard_settings(monkeypatch):
   """Notebooks are run as users run them, in their own folder."""
   monkeypatch.syspath_prepend(str(build.FOLDER))
   monkeypatch.setattr(plt, 'show', lambda: None)
-  name = 'jax_disable_most_optimizations'
-  before = jax.config.values[name]
-  jax.config.update(name, False)
   with jax.numpy_dtype_promotion('standard'):
     with jax.numpy_rank_promotion('allow'):
       with plt.rc_context():
         yield
-  jax.config.update(name, before)
   plt.close('all')
   sys.modules.pop('common', None)
+
+
+@pytest.fixture
+def optimized(name):
+  setting = 'jax_disable_most_optimizations'
+  before = jax.config.values[setting]
+  jax.config.update(setting, before and name not in _OPTIMIZED)
+  yield
+  jax.config.update(setting, before)
 
 
 def _cells(text):
@@ -58,7 +65,7 @@ def _with_fewer_steps(source):
 @pytest.mark.parametrize('name', [
     pytest.param(name, marks=[pytest.mark.slow] * (name in _LONG))
     for name in _NOTEBOOKS])
-@pytest.mark.usefixtures('standard_settings')
+@pytest.mark.usefixtures('standard_settings', 'optimized')
 def test_notebook_runs(name, capsys):
   path = build.FOLDER / f'{name}.ipynb'
   namespace, parameters = {'__name__': '__main__'}, 0

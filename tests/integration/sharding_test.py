@@ -71,125 +71,113 @@ def test_the_check_sees_a_weight_that_moves(mesh):
       _assert_nothing_large_moves(gathered.lower(scores).compile())
 
 
+# One weight for every layout, and a bias that is everywhere.
+_SPECS = {'fsdp': {'kernel': P(('x', 'y'), None)},
+          'tensor': {'kernel': P(None, 'y'), 'bias': P()},
+          'both': {'kernel': P('y', 'x')}}
+
+
 def _tree():
-  return {'a': {'kernel': _scores(False), 'bias': jnp.zeros(256)},
-          'b': {'kernel': jnp.round(_scores(False).T * 8)}}
+  return {'fsdp': {'kernel': jnp.round(_scores(False).T * 8)},
+          'tensor': {'kernel': _scores(False), 'bias': jnp.zeros(256)},
+          'both': {'kernel': jnp.round(_scores(False).T * 4) / 2}}
 
 
-def _specs():
-  return {'a': {'kernel': P('x', 'y'), 'bias': P(None)},
-          'b': {'kernel': P('y', None)}}
+_FREE = {'.*kernel': jaxsparse.unstructured()}
+_METHODS = {
+    'global': lambda: jaxsparse.prune(
+        _FREE, distribution=jaxsparse.global_threshold(0.8),
+        schedule=schedules.cubic(0, 4)),
+    'gradual': lambda: jaxsparse.prune(
+        _FREE, sparsity=0.8, schedule=schedules.cubic(0, 4),
+        when=schedules.every(2)),
+    'progressive': lambda: jaxsparse.rules.progressive(
+        jaxsparse.prune(_FREE, sparsity=0.8), steps=2, every=1),
+    'sr_ste': lambda: jaxsparse.methods.sr_ste(
+        {'.*kernel': jaxsparse.nm(2, 4)}, 8),
+    'top_kast': lambda: jaxsparse.methods.top_kast(
+        {'.*kernel': jaxsparse.nm(2, 16)}, 8, backward=0.5, every=2),
+    # Without snfs: its means round as the compiler pleases, and masks with
+    # them.
+    **{name: lambda name=name: getattr(jaxsparse.methods, name)(
+        _FREE, 0.8, 8, every=2) for name in ('rigl', 'set_training', 'dsr')}}
+_EXPECTED = {}
 
 
-def _put(tree, mesh):
-  return jax.tree.map(
-      lambda w, s: jax.device_put(w, NamedSharding(mesh, s)), tree, _specs())
-
-
-@pytest.mark.parametrize('rule', [
-    jaxsparse.prune({'.*kernel': jaxsparse.unstructured()},
-                    distribution=jaxsparse.global_threshold(0.8),
-                    schedule=schedules.cubic(0, 4)),
-    jaxsparse.prune_and_grow(
-        {'.*kernel': jaxsparse.unstructured()}, sparsity=jaxsparse.erk(0.8),
-        grow=jaxsparse.gradient(), when=schedules.every(1)),
-], ids=['global', 'rigl'])
-def test_a_sharded_train_step_moves_no_weight(mesh, rule):
-  # The random scores of the first topology depend on nothing but the shapes.
-  params = _tree()
+def _functions(name):
+  """The transformation of a method, and a step of training."""
   # Products with powers of two are exact, so that sums of them round alike
   # whether a compiler fuses the two or not.
-  tx = method_table.wrap(optax.sgd(0.125, momentum=0.5), rule, jaxsparse.hard())
+  tx = method_table.wrap(optax.sgd(0.125, momentum=0.5), _METHODS[name]())
 
   def step(params, state):
     grads = jax.tree.map(lambda w: w - 1., params)
     updates, state = tx.update(grads, state, params)
     return optax.apply_updates(params, updates), state
+  return tx, step
 
-  expected, state = params, tx.init(params)
-  for _ in range(3):
-    expected, state = jax.jit(step)(expected, state)
-  expected = jax.device_get((expected, state.masks))
 
-  # A tree of the state as the params are laid out, scalars everywhere.
-  state = jax.device_get(tx.init(params))
+def _trained(name, params, inspect=lambda state, compiled: None):
+  """Params and masks after four steps; `inspect` is shown the program."""
+  tx, step = _functions(name)
+  # With no word on it, random masks would be on every device.
+  state = jax.jit(
+      tx.init, out_shardings=jaxsparse.state_shardings(tx, params))(params)
+  step = jax.jit(step)
+  inspect(state, step.lower(params, state).compile())
+  for _ in range(4):
+    params, state = step(params, state)
+  return jax.device_get((params, jaxsparse.get_masks(state)))
+
+
+def _expected(name):
+  """On one device."""
+  if name not in _EXPECTED:
+    _EXPECTED[name] = _trained(name, _tree())
+  return _EXPECTED[name]
+
+
+@pytest.mark.parametrize('name', _METHODS)
+def test_a_method_on_a_mesh_is_that_of_one_device(mesh, name):
+  """State as a jitted init returns it; no weight moves, nor does a mask."""
+  expected = _expected(name)
+
+  def inspect(state, compiled):
+    _assert_nothing_large_moves(compiled)
+    for layer, mask in jaxsparse.get_masks(state).items():
+      assert mask['kernel'].sharding.is_equivalent_to(
+          params[layer]['kernel'].sharding, 2)
+
   with jax.set_mesh(mesh):
-    sharded = _put(params, mesh)
-    place = lambda tree: jax.tree.map(
-        lambda w, x: None if x is None else jax.device_put(x, w.sharding),
-        sharded, tree)
-    masks, trace = place(state.rule.masks), place(state.inner[0].trace)
-    state = jax.tree.map(
-        lambda x: jax.device_put(x, NamedSharding(mesh, P())), state)
-    state = state._replace(
-        rule=state.rule._replace(masks=masks),
-        inner=(state.inner[0]._replace(trace=trace), *state.inner[1:]))
-    step = jax.jit(step)
-    _assert_nothing_large_moves(step.lower(sharded, state).compile())
-    for _ in range(3):
-      sharded, state = step(sharded, state)
-    chex.assert_trees_all_equal(
-        jax.device_get((sharded, state.masks)), expected)
-
-
-def test_new_masks_of_a_sharded_step_need_little_memory(mesh):
-  """Less than a quarter of what a device has of the params."""
-  rule = jaxsparse.prune({'.*': jaxsparse.unstructured()}, sparsity=0.9,
-                         when=schedules.every(2))
-  tx = method_table.wrap(optax.sgd(0.1), rule)
-  with jax.set_mesh(mesh):
-    params = jax.device_put(
-        {name: jnp.ones((512, 1024)) for name in 'abcd'},
-        NamedSharding(mesh, P(None, 'x')))
-    state = jax.jit(tx.init)(params)
-    compiled = jax.jit(tx.update).lower(params, state, params).compile()
-  a_device = sum(w.nbytes for w in params.values()) / mesh.shape['x']
-  assert compiled.memory_analysis().temp_size_in_bytes < a_device / 4
-
-
-@pytest.mark.parametrize('name', _PATTERNS)
-def test_select_inside_of_shard_map_is_that_of_each_shard(mesh, name):
-  """With values that vary over the axis, which is what jax checks."""
-  pattern = _PATTERNS[name]
-  scores = jnp.stack([_scores(True), _scores(False)])
-  each = lambda x: jaxsparse.select(x[0], pattern)[None]
-  expected = [jaxsparse.select(x, pattern) for x in scores]
-  with jax.set_mesh(mesh):
-    placed = jax.device_put(scores, NamedSharding(mesh, P('y')))
-    got = jax.jit(jax.shard_map(each, in_specs=P('y'), out_specs=P('y')))(
-        placed)
-  np.testing.assert_array_equal(got, np.stack(expected))
-
-
-# Without snfs: its means round as the compiler pleases, and masks with them.
-@pytest.mark.parametrize('name', [
-    'rigl', 'set_training', 'dsr', 'progressive'])
-def test_a_state_that_a_jitted_init_returns_is_stepped(mesh, name):
-  """Masks and params are those of one device, on Auto and Explicit axes."""
-  free = {'.*kernel': jaxsparse.unstructured()}
-  gradual = jaxsparse.prune(
-      free, sparsity=0.8, schedule=schedules.cubic(0, 4),
-      when=schedules.every(2))
-  method = {'progressive': lambda: jaxsparse.rules.progressive(
-      gradual, steps=2, every=1)}.get(name, lambda: getattr(
-          jaxsparse.methods, name)(free, 0.8, 8, every=2))
-  tx = method_table.wrap(optax.sgd(0.125), method())
-
-  def train(params):
-    # A Python int in the key of random scores is the same on any device.
-    state = jax.jit(tx.init)(params)
-
-    @jax.jit
-    def step(params, state):
-      grads = jax.tree.map(lambda w: w - 1., params)
-      updates, state = tx.update(grads, state, params)
-      return optax.apply_updates(params, updates), state
-    for _ in range(4):
-      params, state = step(params, state)
-    return jax.device_get((params, jaxsparse.get_masks(state)))
-
-  expected = train(_tree())
-  with jax.set_mesh(mesh):
-    got = train(_put(_tree(), mesh))
+    params = jax.tree.map(
+        lambda w, s: jax.device_put(w, NamedSharding(mesh, s)), _tree(), _SPECS)
+    got = _trained(name, params, inspect)
   chex.assert_trees_all_equal(got[1], expected[1])
   chex.assert_trees_all_close(got[0], expected[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', _METHODS)
+def test_a_method_inside_of_shard_map_is_that_of_each_shard(name):
+  """With params and states that vary over the axis, which is what jax checks.
+  """
+  tx, step = _functions(name)
+
+  def train(params):
+    params = jax.tree.map(lambda w: w[0], params)
+    state = tx.init(params)
+    for _ in range(2):
+      params, state = step(params, state)
+    return jax.tree.map(
+        lambda x: x[None], (params, jaxsparse.get_masks(state)))
+
+  shards = [_tree(), jax.tree.map(lambda w: w[::-1] / 2, _tree())]
+  both = jax.tree.map(lambda *parts: jnp.stack(parts), *shards)
+  alone = jax.jit(train)
+  expected = jax.tree.map(
+      lambda *parts: np.concatenate(parts),
+      *[alone(jax.tree.map(lambda w: w[None], shard)) for shard in shards])
+  mesh = jax.make_mesh((2,), ('y',), axis_types=(AxisType.Auto,))
+  with jax.set_mesh(mesh):
+    got = jax.jit(jax.shard_map(
+        train, in_specs=P('y'), out_specs=P('y')))(both)
+  chex.assert_trees_all_equal(jax.device_get(got), expected)
