@@ -324,6 +324,7 @@ def test_averaged_weights_are_sparse_where_they_are_evaluated(when):
 
 
 @pytest.mark.parametrize('synced', [False, True])
+@jax.numpy_dtype_promotion('standard')  # Lookahead does not work without.
 def test_lookahead_stands_outside(synced):
   params = {'kernel': jnp.arange(1., 9.).reshape(2, 4)}
   rule = jaxsparse.prune({'.*': jaxsparse.nm(2, 4, axis=-1)})
