@@ -127,8 +127,9 @@ def sparsify(inner: optax.GradientTransformation,
       raise ValueError(
           'optax.lookahead has two copies of the weights, which would get '
           'masks each of its own, so it cannot stand inside of sparsify. Write '
-          'optax.lookahead(sparsify(...), ...) and evaluate '
-          'sparse_params(params.slow, opt_state).')
+          'optax.lookahead(sparsify(...), ...), and take gradients and '
+          'evaluate at apply_masks(params.fast or params.slow, '
+          'get_masks(opt_state)).')
     return SparseState(
         rule_state, gain_at(jnp.zeros((), jnp.int32)),
         before.init(params), inner_state, after.init(params))
