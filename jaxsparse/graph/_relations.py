@@ -20,6 +20,7 @@ from jaxsparse.graph.axes import Instance
 from jaxsparse.graph.axes import is_fixed
 from jaxsparse.graph.axes import keep
 from jaxsparse.graph.axes import leaves
+from jaxsparse.graph.axes import note_number
 from jaxsparse.graph.axes import pieces
 from jaxsparse.graph.axes import Place
 from jaxsparse.graph.axes import places
@@ -209,6 +210,8 @@ class Relations:
         there = self._record(leaf, whole, part)
         if leaf.kept:
           keep(there, leaf.kept)
+        if leaf.number:
+          note_number(there, leaf.number)
 
   def _refine(self) -> bool:
     """Gives instances the structure of leaves and parts; was any without?"""
@@ -238,6 +241,8 @@ class Relations:
       leaf, parts = instance.leaf, leaves(instance.whole)
       free = (
           leaf.fixed is None and leaf not in circular
+          # Two halves that are one leaf do not tell instances apart.
+          and len(set(parts)) == len(parts)
           and first.setdefault(leaf, parts) == parts
           and all(sum(leaves(axis) == parts for axis in company) == 1
                   for company in companies.get(leaf, ())))

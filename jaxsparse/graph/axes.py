@@ -21,6 +21,7 @@ class Axis:
     parts: the axes that it is made of; of a link the one that it is.
     fixed: why its indices may not be permuted, or `None`; of leaves.
     kept: why none of them may be removed, or `None`; of leaves.
+    number: a number that may come from how many there are, or `None`.
   """
 
   def __init__(self, size: int, kind: str = 'leaf',
@@ -28,6 +29,7 @@ class Axis:
     self.size, self.kind, self.parts = int(size), kind, tuple(parts)
     self.fixed = fixed
     self.kept: str | None = None
+    self.number: str | None = None
 
   def become(self, kind: str, parts: Sequence['Axis']) -> None:
     """Gives a leaf a structure; its parts inherit what is known of it."""
@@ -35,6 +37,7 @@ class Axis:
     for leaf in leaves(self):
       leaf.fixed = leaf.fixed or self.fixed
       leaf.kept = leaf.kept or self.kept
+      leaf.number = leaf.number or self.number
 
 
 def find(axis: Axis) -> Axis:
@@ -66,6 +69,12 @@ def keep(axis: Axis, why: str) -> None:
   """Forbids to remove what an axis indexes."""
   for leaf in leaves(axis):
     leaf.kept = leaf.kept or why
+
+
+def note_number(axis: Axis, what: str) -> None:
+  """Notes a number that may come from the size of an axis."""
+  for leaf in leaves(axis):
+    leaf.number = leaf.number or what
 
 
 def is_fixed(axis: Axis) -> bool:

@@ -8,10 +8,11 @@ conclusions from it. The file is long because control flow and the primitives
 that cut and join axes work on one state.
 """
 
+import collections
 import copy
 import functools
 import math
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import jax
 from jax.extend import core
@@ -27,9 +28,6 @@ from jaxsparse.graph._arrays import Source
 from jaxsparse.graph._arrays import Value
 from jaxsparse.graph._relations import Relations
 from jaxsparse.graph.axes import Axis
-
-# Between what a number that keeps units may have come from.
-OR = ', or it is '
 
 
 class Product(NamedTuple):
@@ -54,6 +52,18 @@ class Reading(NamedTuple):
   shapes: dict[str, tuple[int, ...]]
   products: dict[str, list[Product]]
   others: dict[str, list[str]]
+
+  def places(self) -> Iterator[tuple[str, axes_lib.Place]]:
+    """Where in which parameters leaves are, of more than one unit."""
+    for path, array in self.params.items():
+      for place in self.relations.places(array):
+        if place.leaf.size > 1:
+          yield path, place
+
+  def sizes(self) -> collections.Counter[tuple[str, int, int]]:
+    """Of all that parameters are made of: path, axis, and number of units."""
+    return collections.Counter(
+        (path, place.axis, place.leaf.size) for path, place in self.places())
 
 
 def read(f: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Reading:
@@ -272,7 +282,7 @@ class _Reader:
         for i, v in enumerate(values)]) == 0
 
   def _scaled(self, name: str, values: list[Value]) -> None:
-    """A number that depends on how many units there are keeps them."""
+    """Notes a number that may depend on how many units there are."""
     numbers = [v.number for v in values if v.number is not None]
     if name not in ('mul', 'div') or len(numbers) != 1:
       return
@@ -280,11 +290,9 @@ class _Reader:
     counted = [(count, axis) for count, axes in value.sums for axis in axes]
     counted += [(factor.size, factor) for axis in filter(None, value.axes)
                 for factor in axes_lib.factors(axis)]
-    found = [(axis, power) for count, axis in counted
-             if (power := _power(numbers[0], count))]
-    for axis, power in found:
-      others = dict.fromkeys(p for _, p in found if p != power)
-      axes_lib.keep(axis, OR.join([f'{name} by {power}', *others]))
+    for count, axis in counted:
+      if power := _power(numbers[0], count):
+        axes_lib.note_number(axis, f'{name} by {power}')
 
   def _sources(self, name: str, wiring: primitives.Wiring, values: list[Value],
                row: Sequence[Any]) -> tuple[Source, ...] | None:

@@ -9,6 +9,7 @@ removes units.
 
 from jaxsparse.units._prune_units import prune_units
 from jaxsparse.units._prune_units import UnitState
+from jaxsparse.units.checking import check_ties
 from jaxsparse.units.choice import heads
 from jaxsparse.units.choice import keep_units
 from jaxsparse.units.choice import neurons
@@ -23,7 +24,6 @@ from jaxsparse.units.importance import root_mean_square
 from jaxsparse.units.importance import saliency
 from jaxsparse.units.importance import sensitivity
 from jaxsparse.units.importance import unit_saliency
-from jaxsparse.units.inference import check_ties
 from jaxsparse.units.inference import infer_ties
 from jaxsparse.units.permutation import find_permutation
 from jaxsparse.units.permutation import find_permutations

@@ -11,7 +11,7 @@ masks.
 """
 
 import difflib
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,8 @@ def heads(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are attention heads, and may be removed.
 
   Heads are units that have units of another tie within them, the dimensions of
-  a head. Those of the layers of a `scan` are one tie, along layers.
+  a head. Those of the layers of a `scan` are one tie, along layers. Groups of a
+  group norm, which sums over all that is within them, are no heads.
 
   Args:
     ties: from `infer_ties`, of float32 params: see there for 8 heads of 64.
@@ -43,7 +44,9 @@ def heads(ties: Ties | Sequence[Tie]) -> Ties:
   Returns:
     Some of the ties.
   """
-  return _some(ties, lambda within, holding: holding and not within)
+  ties = ties_lib.as_ties(ties)
+  own = [t for t in ties if not (t.kept or '').startswith('reduce')]
+  return _some(ties, own, lambda within, holding: holding and not within)
 
 
 def neurons(ties: Ties | Sequence[Tie]) -> Ties:
@@ -58,19 +61,22 @@ def neurons(ties: Ties | Sequence[Tie]) -> Ties:
   Returns:
     Some of the ties.
   """
-  return _some(ties, lambda within, holding: not holding and not within)
-
-
-def _some(ties: Ties | Sequence[Tie], wanted: Callable[[bool, bool], bool]
-          ) -> Ties:
-  """Ties to choose from, by whether units are within units or hold others."""
   ties = ties_lib.as_ties(ties)
+  return _some(ties, ties, lambda within, holding: not holding and not within)
+
+
+def _some(ties: Ties, inside: Iterable[Tie],
+          wanted: Callable[[bool, bool], bool]) -> Ties:
+  """Ties to choose from, by whether units are within units or hold others.
+
+  Only ties of `inside` count as being within others.
+  """
   # Where units are that can be told apart, so the layers of a scan are none.
   places = {(m.path, m.axis, m.stride) for tie in ties if tie.free
             for m in tie.members}
   inner = {tie.name: {(m.path, *place) for m in tie.members
                       for place in m.along} & places for tie in ties}
-  held = set().union(*inner.values())
+  held = set().union(*(inner[tie.name] for tie in inside))
   return Ties(tuple(
       tie for tie in ties if not (tie.fixed or tie.kept or tie.read)
       and wanted(bool(inner[tie.name]), any(

@@ -7,23 +7,19 @@ JAX function; `permute` and all that removes units stand on them.
 """
 
 import collections
-import dataclasses
 import math
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import numerics
-from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import axes as axes_lib
 from jaxsparse.graph import tracing
-from jaxsparse.units import ties as ties_lib
-from jaxsparse.units.removal import slim
-from jaxsparse.units.reordering import reorder
-from jaxsparse.units.ties import as_ties
+from jaxsparse.units import _trials
+from jaxsparse.units import checking
 from jaxsparse.units.ties import Elsewhere
 from jaxsparse.units.ties import indices
 from jaxsparse.units.ties import Member
@@ -49,7 +45,9 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   Units may be permuted under softmax, norms and sums over them, but not
   removed, because what is left would change: then `Tie.kept` says why not. A
   number such as 0.125 may come from 8 heads or from their 64 dimensions: which
-  it is shows when one is taken away, if `check` may do so.
+  it is shows when one is taken away, so that is tried. Where the function does
+  not take smaller arrays, as modules of Linen, Haiku and Keras do not, whose
+  sizes are their own, `Tie.untried` says so.
   `Member.role` tells what makes units and what reads them, `Tie.read` what
   else does, such as a sum over them.
 
@@ -58,7 +56,8 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
     params: its first argument: weights, and running averages.
     *inputs: the other arguments; a small batch will do.
     check: runs `check_ties` on what was found; it is left out by itself if
-      parameters or inputs are only shapes.
+      parameters or inputs are only shapes. A number that is another one with a
+      unit less then keeps units, whether the outputs change by it or not.
 
   Returns:
     The `Ties`.
@@ -83,31 +82,30 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   4      -      no: an output of the function  no      fc2/kernel[:, *]
   """
   read = tracing.read(fn, params, *inputs)
-  ties = Ties(tuple(_ties(read, _others(read, fn, params, *inputs))),
-              read.shapes)
+  found = dict(_ties(read, _others(read, fn, params, *inputs)))
   concrete = all(isinstance(x, (jax.Array, np.ndarray, np.generic, float, int))
                  and not isinstance(x, jax.core.Tracer)
                  for x in jax.tree.leaves((params, inputs)))
+  run = jax.jit(fn)
   if check and concrete:
-    check_ties(fn, params, ties, *inputs)
-    ties = dataclasses.replace(
-        ties, ties=_cleared(fn, params, ties.ties, *inputs))
-  return ties
+    checking.check(run, params, Ties(tuple(found), read.shapes), *inputs)
+  return Ties(_trials.tried(run, params, found, *inputs,
+                            run=check and concrete), read.shapes)
 
 
 def _ties(read: tracing.Reading, others: Mapping[tuple, str | None]
-          ) -> Iterator[Tie]:
+          ) -> Iterator[tuple[Tie, str | None]]:
+  """Ties, and for each a number that may come from how many units it has."""
   companies = read.relations.companies()
-  places, cut = collections.defaultdict(list), []
-  for path, array in read.params.items():
-    there = [p for p in read.relations.places(array) if p.leaf.size > 1]
-    for place in there:
-      places[place.leaf].append((path, place))
-    # An axis may have been sliced into single indices.
-    cut += [Tie(axis.size, (Member(path, k, role=_role(read, path, k)),),
-                fixed='slice')
-            for k, axis in enumerate(array)
-            if axis and k not in {place.axis for place in there}]
+  places = collections.defaultdict(list)
+  for path, place in read.places():
+    places[place.leaf].append((path, place))
+  there = {(path, place.axis) for path, place in read.places()}
+  # An axis may have been sliced into single indices.
+  cut = [Tie(axis.size, (Member(path, k, role=_role(read, path, k)),),
+             fixed='slice')
+         for path, array in read.params.items()
+         for k, axis in enumerate(array) if axis and (path, k) not in there]
   for leaf in sorted(places, key=lambda leaf: leaf.fixed is not None):
     # What may not be permuted need not be told apart.
     along = [] if leaf.fixed else _common(companies[leaf])
@@ -118,8 +116,8 @@ def _ties(read: tracing.Reading, others: Mapping[tuple, str | None]
            for path, place in places[leaf])
     yield Tie(leaf.size, members, tuple(axis.size for axis in along),
               leaf.fixed, leaf.kept, read=None if leaf.fixed or leaf.kept
-              else next(filter(None, why), None))
-  yield from cut
+              else next(filter(None, why), None)), leaf.number
+  yield from ((tie, None) for tie in cut)
 
 
 def _role(read: tracing.Reading, path: str, axis: int) -> str:
@@ -190,140 +188,3 @@ def _member(path: str, place: axes_lib.Place, along: list[axes_lib.Axis],
                   steps[place.axis], tuple(distances), elsewhere)
   count = indices(place.leaf.size, [axis.size for axis in along], member)
   return member._replace(part=bool(count != shape[place.axis]))
-
-
-def check_ties(fn: Callable[..., Any], params: ArrayTree,
-               ties: Ties | Sequence[Tie], *inputs: Any, seed: int = 0
-               ) -> float:
-  """Permutes all free ties at random and compares the function's outputs.
-
-  The parameters are moved a little first, so that no two units are alike, as
-  those of fresh biases and norms are. Fixed ties are not checked.
-
-  Args:
-    fn: a function of parameters and inputs.
-    params: its parameters.
-    ties: ties to be checked.
-    *inputs: its other arguments.
-    seed: of the permutations.
-
-  Returns:
-    The largest difference, relative to the largest output.
-
-  Raises:
-    ValueError: if outputs differ by more than the square root of the precision
-      of the parameters' type, naming the tie; if a tie does not match the tree;
-      if outputs are not finite, or all zero, so that nothing could differ.
-
-  >>> params = {'in': np.eye(4), 'out': np.arange(4.)}
-  >>> f = lambda params, x: x @ params['in'] @ params['out']
-  >>> tie = Tie(4, (Member('in', 1),))
-  >>> check_ties(f, params, [tie], np.ones(4))
-  Traceback (most recent call last):
-    ...
-  ValueError: Tie 'in[:, *]' changes the function: ...
-  """
-  free = as_ties(ties).free
-  rng = np.random.default_rng(seed)
-  params = jax.tree.map(lambda w: _nearby(w, rng), params)
-  orders = [(tie, rng.permuted(np.broadcast_to(
-      np.arange(tie.size), tie.shape), axis=-1)) for tie in free]
-  shapes = {path: np.shape(w) for path, w in trees.align(params)}
-  run = jax.jit(fn)
-  before = _floats(run(params, *inputs))
-  if not all(np.isfinite(x).all() for x in before):
-    raise ValueError(
-        'Ties cannot be checked: outputs of the function are not finite. Give '
-        'other inputs, or the function as it is for evaluation.')
-  if free and not any(x.any() for x in before):
-    raise ValueError(
-        'Ties cannot be checked: outputs of the function are all zero. Give '
-        'inputs that are not.')
-  tolerance = max([float(jnp.finfo(w.dtype).eps)**.5
-                   for w in map(jnp.asarray, jax.tree.leaves(params))
-                   if jnp.issubdtype(w.dtype, jnp.floating)], default=0.)
-
-  def difference(orders):
-    after = _floats(run(reorder(params, orders, shapes=shapes), *inputs))
-    return max([float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30))
-                for a, b in zip(before, after) if a.size], default=0.)
-  worst = difference(orders)
-  if worst <= tolerance:
-    return worst
-  for order in orders:
-    if not (worst := difference([order])) <= tolerance:
-      raise ValueError(
-          f'Tie {order[0].name!r} changes the function: permuting its units '
-          f'moves outputs by {worst:.2g} of the largest, not by rounding '
-          f'(<= {tolerance:.2g}). Something that indexes these units is not '
-          f'among {list(map(str, order[0].members))}.')
-  raise ValueError(
-      f'All ties together move outputs by {worst:.2g} of the largest, while '
-      'each alone does not: ties overlap. Write every part of an axis into one '
-      'tie only.')
-
-
-def _cleared(fn: Callable[..., Any], params: ArrayTree, ties: Sequence[Tie],
-             *inputs: Any) -> tuple[Tie, ...]:
-  """Ties that a number keeps which may come from another one, tried out.
-
-  One unit that nothing reads is removed, from all ties that are alike at once.
-  """
-  alike = collections.defaultdict(list)
-  for tie in ties:
-    if tie.free and tracing.OR in (tie.kept or ''):
-      alike[tie.kept, tie.shape].append(tie)
-  free = {tie for group in alike.values()
-          if _removable(fn, params, group, *inputs) for tie in group}
-  return tuple(dataclasses.replace(tie, kept=None) if tie in free else tie
-               for tie in ties)
-
-
-def _removable(fn: Callable[..., Any], params: ArrayTree, ties: Sequence[Tie],
-               *inputs: Any) -> bool:
-  """Whether a function is the same without a unit that nothing reads."""
-  rng = np.random.default_rng(0)
-  # Far from where all logits are alike, so that their scale matters.
-  params = jax.tree.map(lambda w: _nearby(w, rng, by=3.), params)
-  readers = [(tie, m) for tie in ties for m in tie.members if m.role == 'reads']
-  paths = {member.path for _, member in readers}
-  arrays = {path: np.array(w) for path, w in trees.align(params)
-            if path in paths}
-  for tie, member in readers:
-    there = ties_lib.view(tie, member, arrays[member.path])
-    there[(slice(None),) * len(tie.along) + (0,)] = 0
-  unread = trees.map_with_path(lambda path, w: arrays.get(path, w), params)
-  keep = {tie.name: np.broadcast_to(np.arange(tie.size) > 0, tie.shape)
-          for tie in ties}
-  try:
-    smaller = slim(
-        unread, [dataclasses.replace(tie, kept=None) for tie in ties], keep)
-    before, after = (_floats(jax.jit(fn)(p, *inputs))
-                     for p in (unread, smaller))
-  # What is left is not rectangular, or whatever a function says of sizes that
-  # it was not made for.
-  except Exception:
-    return False
-  largest = max([float(jnp.finfo(w.dtype).eps) for w in map(
-      jnp.asarray, jax.tree.leaves(params))
-                 if jnp.issubdtype(w.dtype, jnp.floating)], default=0.)
-  return largest < 1e-5 and all(
-      a.shape == b.shape and np.isfinite(a).all()
-      and np.abs(a - b).max(initial=0.) <= 100 * largest * np.abs(a).max(
-          initial=0.) for a, b in zip(before, after))
-
-
-def _nearby(w: Any, rng: np.random.Generator, by: float = 1.) -> Any:
-  """A parameter at a point where no two units are alike."""
-  if not jnp.issubdtype(jnp.asarray(w).dtype, jnp.floating):
-    return w
-  # Positive stays positive, for variances.
-  scale = by * rng.uniform(.5, 1.5, np.shape(w)).astype(np.float32)
-  more = rng.uniform(0., .1, np.shape(w)).astype(np.float32)
-  w = jnp.asarray(w)
-  return w * scale.astype(w.dtype) + more.astype(w.dtype)
-
-
-def _floats(outputs: Any) -> list[np.ndarray]:
-  return [np.asarray(x, np.float64) for x in jax.tree.leaves(outputs)
-          if jnp.issubdtype(jnp.asarray(x).dtype, jnp.number)]

@@ -67,7 +67,7 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
   nonzero = _nonzero(params, ties)
   shapes = {path: x.shape for path, x in nonzero.items()}
   live = {tie.name: np.ones(tie.shape, bool) for tie in ties}
-  able = [tie for tie in ties if not _why_not(tie, shapes)]
+  able = [tie for tie in ties if not why_not(tie, shapes)]
   # Which ties have a parameter, on as many axes as it is listed.
   sharing = collections.defaultdict(list)
   for tie in able:
@@ -222,7 +222,7 @@ def _crossed(keep: Mapping[Tie, np.ndarray]) -> Iterator[tuple[Tie, Tie]]:
         yield a, b
 
 
-def _why_not(tie: Tie, shapes: Shapes) -> str | None:
+def why_not(tie: Tie, shapes: Shapes) -> str | None:
   """Why none of the units of a tie may be removed, or `None`."""
   if tie.fixed or tie.kept:
     return tie.fixed or tie.kept

@@ -101,6 +101,8 @@ class Tie:
     name: a short name; by default that of the first member.
     read: what reads the units beside members with the role 'reads', such as a
       sum over them, or `None`.
+    untried: why removal could not be tried, or `None`: the error of a function
+      that does not take smaller arrays.
 
   Raises:
     ValueError: if there are no members, or some lack a place for `along`.
@@ -116,6 +118,7 @@ class Tie:
   kept: str | None = None
   name: str = ''
   read: str | None = None
+  untried: str | None = None
 
   def __post_init__(self):
     members = tuple(m if isinstance(m, Member) else Member(*m)
@@ -199,13 +202,18 @@ class Ties:
   def __str__(self) -> str:
     rows = []
     for tie in self.ties:
+      removable = 'no' if tie.fixed or tie.kept else 'yes'
+      removable += ', not tried' * bool(tie.untried)
+      removable += f': {tie.kept}' * bool(tie.kept and not tie.fixed)
       head = (str(tie.size), 'x'.join(map(str, tie.along)) or '-',
-              'yes' if tie.free else f'no: {tie.fixed}',
-              'no' if tie.fixed else f'no: {tie.kept}' if tie.kept else 'yes')
+              'yes' if tie.free else f'no: {tie.fixed}', removable)
       rows += [(*(head if i == 0 else [''] * 4), str(member))
                for i, member in enumerate(tie.members)]
-    return tables.table(
+    text = tables.table(
         [('units', 'along', 'permute', 'remove', 'members')], rows)
+    untried = dict.fromkeys(t.untried for t in self if t.untried)
+    return text if not untried else (
+        f"{text}\nnot tried: with smaller arrays it gives {', '.join(untried)}")
 
 
 def as_ties(ties: Any) -> Ties:

@@ -91,13 +91,6 @@ def test_shapes_suffice():
   assert ties == jaxsparse.infer_ties(mlp, params(), X)
 
 
-def test_a_missing_member_is_found_out_even_in_fresh_biases():
-  fresh = params() | {'bias': np.zeros(6, np.float32)}
-  lacks = Tie(6, (Member('fc1', 1), Member('fc2', 0)), name='lacks')
-  with pytest.raises(ValueError, match="Tie 'lacks' changes the function"):
-    jaxsparse.units.check_ties(mlp, fresh, [HIDDEN, lacks], X)
-
-
 def test_units_are_kept_where_their_number_matters():
   def normed(params, x):
     h = x @ params['fc1'] + params['bias']
@@ -105,7 +98,8 @@ def test_units_are_kept_where_their_number_matters():
 
   def attended(params, x):
     return jax.nn.softmax(x @ params['fc1'] + params['bias']) @ params['fc2']
-  for f, why in ((normed, 'div by 6 = 6^1'), (attended, 'reduce_max')):
+  for f, why in ((normed, 'div by 6, which becomes 5'),
+                 (attended, 'reduce_max')):
     tie, = jaxsparse.infer_ties(f, params(), X).free
     assert why in tie.kept
   assert jaxsparse.infer_ties(mlp, params(), X).free[0].kept is None
@@ -133,20 +127,6 @@ def test_rotary_pairs_move_with_their_frequencies_only():
   ties = jaxsparse.infer_ties(constant, p, X)
   assert not ties.free
   assert {tie.fixed for tie in ties.of('q', 1)} == {'iota'}
-
-
-def test_a_check_that_could_not_fail_is_refused():
-  with pytest.raises(ValueError, match='outputs of the function are all zero'):
-    jaxsparse.units.check_ties(
-        lambda p, x: 0. * mlp(p, x), params(), [HIDDEN], X)
-  with pytest.raises(ValueError, match='not finite'):
-    jaxsparse.units.check_ties(
-        lambda p, x: mlp(p, x) / 0., params(), [HIDDEN], X)
-
-
-def test_what_are_no_ties_is_told():
-  with pytest.raises(ValueError, match='Expected ties, got ndarray'):
-    jaxsparse.units.check_ties(mlp, params(), X, [HIDDEN])
 
 
 def test_what_makes_and_reads_units_is_told():
@@ -197,59 +177,3 @@ def test_what_has_a_kernel_for_every_unit_is_no_reader_of_it():
   p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
   hidden, = jaxsparse.infer_ties(each, p, X[None]).of('in', 1)
   assert hidden.read == 'reduce_sum over it' and hidden.kept is None
-
-
-def _attention(head_mean):
-  """Eight heads of 64: 0.125 is 64^-0.5, and it is 8^-1."""
-  rng = np.random.default_rng(0)
-  params = {name: rng.normal(size=(16, 8, 64)).astype(np.float32)
-            for name in ('query', 'key', 'value')}
-  params['out'] = rng.normal(
-      size=(64, 4) if head_mean else (8, 64, 4)).astype(np.float32)
-
-  def apply(params, x):
-    q, k, v = (jnp.einsum('td,dhe->the', x, params[name])
-               for name in ('query', 'key', 'value'))
-    y = jnp.einsum('hts,she->the', jax.nn.softmax(
-        jnp.einsum('the,she->hts', q, k) * q.shape[-1]**-.5, axis=-1), v)
-    if head_mean:
-      return jnp.einsum('the,eo->to', y * (1 / y.shape[1]), params['out'])
-    return jnp.einsum('the,heo->to', y, params['out'])
-  return apply, params, rng.normal(size=(5, 16)).astype(np.float32)
-
-
-def test_a_number_of_two_origins_is_tried_out():
-  apply, params, x = _attention(head_mean=False)
-  (heads,), (dims,) = ([t for t in jaxsparse.infer_ties(apply, params, x).of(
-      'query', axis) if not t.fixed] for axis in (1, 2))
-  assert (heads.size, heads.kept) == (8, None)
-  assert dims.kept == 'mul by 0.125 = 64^-0.5, or it is 0.125 = 8^-1'
-  # From shapes alone nothing can be tried.
-  shapes = jax.eval_shape(lambda: (params, x))
-  (heads,) = (t for t in jaxsparse.infer_ties(apply, *shapes).of('query', 1))
-  assert heads.kept == 'mul by 0.125 = 8^-1, or it is 0.125 = 64^-0.5'
-
-
-def test_a_mean_over_heads_keeps_them_whatever_else_the_number_is():
-  apply, params, x = _attention(head_mean=True)
-  heads, = jaxsparse.infer_ties(apply, params, x).of('query', 1)
-  assert heads.kept
-
-
-def test_units_that_are_parts_of_other_axes_are_not_tried_out():
-  """And keys among the parameters are left in peace."""
-  rng = np.random.default_rng(0)
-  params = {'qkv': rng.normal(size=(8, 3, 2, 4)).astype(np.float32),
-            'out': rng.normal(size=(2, 4, 8)).astype(np.float32),
-            'rngs': jax.random.key(0)}
-
-  def apply(params, x):
-    q, k, v = (jnp.einsum('td,dhe->the', x, params['qkv'][:, i])
-               for i in range(3))
-    # 4^-0.5, and it is 2^-1.
-    logits = jnp.einsum('the,she->hts', q, k) * q.shape[-1]**-.5
-    y = jnp.einsum('hts,she->the', jax.nn.softmax(logits, axis=-1), v)
-    return jnp.einsum('the,hed->td', y, params['out'])
-  x = rng.normal(size=(3, 8)).astype(np.float32)
-  ties = jaxsparse.infer_ties(apply, params, x)
-  assert any('or it is' in (tie.kept or '') for tie in ties)

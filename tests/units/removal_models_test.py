@@ -127,7 +127,7 @@ MODELS = {
     'vgg': (lambda: convolutional(VGG), 3),
     'bottlenecks': (lambda: convolutional(Bottlenecks), 6),
     'fused': (lambda: transformer(fused=True), 2),
-    'separate': (lambda: transformer(fused=False), 3),
+    'separate': (lambda: transformer(fused=False), 4),
     'densenet': (densenet, 3), 'stack': (stack, 2)}
 
 

@@ -1,0 +1,111 @@
+"""Numbers that a function computes with, and how exactly it does.
+
+A number such as 0.125 may come from how many units there are, `64 ** -0.5`: it
+is another one where there are fewer. So a function is traced twice, with arrays
+of two sizes, and what it multiplies with is compared.
+"""
+
+from typing import Any, Callable, Iterator, NamedTuple
+
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.graph import _arrays
+from jaxsparse.graph import _jaxprs
+
+
+class Used(NamedTuple):
+  """A primitive, and a constant among its operands.
+
+  Attributes:
+    name: of the primitive.
+    number: a scalar, or what tells one array from another.
+  """
+  name: str
+  number: Any
+
+  def __str__(self) -> str:
+    told = isinstance(self.number, (int, float))
+    return f'{self.name} by {self.number:.3g}' if told else self.name
+
+
+class Numbers(NamedTuple):
+  """All numbers of a function, in order, and the shapes of its outputs."""
+  used: tuple[Used, ...]
+  outputs: tuple[tuple[int, ...], ...]
+
+
+def numbers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Numbers:
+  """What `fn(params, *inputs)`, which is traced and not run, computes with."""
+  closed, _ = _jaxprs.trace(fn, params, *inputs)
+  return Numbers(tuple(_used(closed)),
+                 tuple(tuple(x.shape) for x in closed.out_avals))
+
+
+def changed(before: Numbers, after: Numbers) -> str | None:
+  """How the numbers of a function with fewer units are others, or `None`.
+
+  >>> few, many = (numbers(lambda w: w.mean(), np.ones(n)) for n in (4, 8))
+  >>> changed(many, few), changed(many, many)
+  ('div by 8, which becomes 4', None)
+  """
+  if before.outputs != after.outputs:
+    return 'outputs of other shapes'
+  for old, new in zip(before.used, after.used):
+    if old != new:
+      became = str(new).removeprefix(f'{old.name} by ')
+      return (f'{old}, which becomes {became}' if str(old) != old.name
+              else f'{old} with another constant')
+  return ('what it computes' if len(before.used) != len(after.used) else None)
+
+
+def precision(fn: Callable[..., Any], params: ArrayTree, *inputs: Any) -> float:
+  """The precision of the narrowest floats that a function computes with."""
+  closed, _ = _jaxprs.trace(fn, params, *inputs)
+  types = {v.aval.dtype for jaxpr in _all(closed) for eqn in jaxpr.eqns
+           for v in eqn.outvars if hasattr(v.aval, 'dtype')}
+  types |= {jnp.result_type(w) for w in jax.tree.leaves(params)}
+  return max([float(jnp.finfo(dtype).eps) for dtype in types
+              if jnp.issubdtype(dtype, jnp.floating)], default=0.)
+
+
+def _all(closed: Any) -> Iterator[core.Jaxpr]:
+  """A jaxpr and all that it calls."""
+  jaxpr = getattr(closed, 'jaxpr', closed)
+  yield jaxpr
+  for eqn in jaxpr.eqns:
+    for inner in _inner(eqn):
+      yield from _all(inner)
+
+
+def _inner(eqn: Any) -> list[Any]:
+  return [x for x in jax.tree.leaves(eqn.params)
+          if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
+
+
+def _used(closed: Any) -> Iterator[Used]:
+  jaxpr = getattr(closed, 'jaxpr', closed)
+  consts = dict(zip(jaxpr.constvars, getattr(closed, 'consts', ())))
+  for eqn in jaxpr.eqns:
+    for v in eqn.invars:
+      if isinstance(v, core.Literal):
+        yield Used(eqn.primitive.name, np.asarray(v.val).item())
+      elif v in consts:
+        yield Used(eqn.primitive.name, _told(consts[v]))
+    yield Used(eqn.primitive.name, None)
+    for inner in _inner(eqn):
+      yield from _used(inner)
+
+
+def _told(x: Any) -> Any:
+  """What tells a constant from others: its one number, if it has but one."""
+  known = _arrays.constant(x)
+  if known.number is not None:
+    return known.number
+  if np.size(x) > 2**16 or not isinstance(x, (np.ndarray, jax.Array)) or (
+      jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)):
+    return id(x)  # Closed over, so that it is the same one each time.
+  return x.shape, np.asarray(x).tobytes()

@@ -1,0 +1,194 @@
+"""Ties put to the test: units move, and the function must not change."""
+
+import functools
+from typing import Any, Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse._utils import trees
+from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.graph import constants
+from jaxsparse.units import reordering
+from jaxsparse.units.ties import as_ties
+from jaxsparse.units.ties import Tie
+from jaxsparse.units.ties import Ties
+
+_ROUNDS = 3  # Of other parameters and other permutations.
+
+
+def check_ties(fn: Callable[..., Any], params: ArrayTree,
+               ties: Ties | Sequence[Tie], *inputs: Any, seed: int = 0
+               ) -> float:
+  """Permutes all free ties at random and compares the function's outputs.
+
+  It is done three times, each time at other parameters near those given, so
+  that no two units are alike, as those of fresh biases and norms are:
+
+    w * u + 0.1 rms(w) * z,  u from U(0.5, 1.5) and z from N(0, 1),
+
+  without `z` where all weights are positive, as variances are, and 0.1 z where
+  all are zero. A permutation is one cycle, so that every unit moves. Fixed ties
+  are not checked. Parameters and inputs of 16 bits are taken to float32.
+
+  Args:
+    fn: a function of parameters and inputs; it is compiled once.
+    params: its parameters.
+    ties: ties to be checked.
+    *inputs: its other arguments.
+    seed: of the permutations.
+
+  Returns:
+    The largest difference, relative to the largest output.
+
+  Raises:
+    ValueError: if outputs differ by more than the square root of the precision
+      of the narrowest type that the function computes in (3e-4 for float32),
+      naming the tie; if a tie does not match the tree; if outputs are not
+      finite, all zero, or the same whatever the parameters are, so that nothing
+      could differ.
+
+  >>> from jaxsparse.units import Member
+  >>> params = {'in': np.eye(4), 'out': np.arange(4.)}
+  >>> f = lambda params, x: x @ params['in'] @ params['out']
+  >>> tie = Tie(4, (Member('in', 1),))
+  >>> check_ties(f, params, [tie], np.ones(4))
+  Traceback (most recent call last):
+    ...
+  ValueError: Tie 'in[:, *]' changes the function: ...
+  """
+  return check(jax.jit(fn), params, as_ties(ties), *inputs, seed=seed)
+
+
+def check(run: Callable[..., Any], params: ArrayTree, ties: Ties,
+          *inputs: Any, seed: int = 0) -> float:
+  """`check_ties` of a function that is jitted already."""
+  free = ties.free
+  shapes = {path: np.shape(w) for path, w in trees.align(params)}
+  params, inputs, precision = _wide(run, params, inputs)
+  tolerance = precision**.5
+  worst = 0.
+  for round_ in range(_ROUNDS):
+    rng = np.random.default_rng((seed, round_))
+    orders = [(tie, _cycles(tie, rng)) for tie in free]
+    moved, before = _elsewhere(run, params, inputs, rng)
+    if free and not any(x.any() for x in before):
+      raise ValueError(
+          'Ties cannot be checked: outputs of the function are all zero. Give '
+          'inputs that are not.')
+
+    def difference(orders, moved=moved, before=before):
+      return distance(before, outputs(run, reordering.reorder(
+          moved, orders, shapes=shapes), *inputs))
+    worst = max(worst, difference(orders))
+    if not worst <= tolerance:
+      raise ValueError(_found(orders, difference, worst, tolerance))
+  return worst
+
+
+def _found(orders: Sequence[tuple[Tie, np.ndarray]],
+           difference: Callable[..., float], worst: float, tolerance: float
+           ) -> str:
+  """Which ties change the function, as an error says it."""
+  wrong = [(tie, alone) for tie, order in orders
+           if not (alone := difference([(tie, order)])) <= tolerance]
+  if not wrong:
+    return (
+        f'All ties together move outputs by {worst:.2g} of the largest, while '
+        'each alone does not: ties overlap. Write every part of an axis into '
+        'one tie only.')
+  tie, alone = wrong[0]
+  others = ', '.join(repr(tie.name) for tie, _ in wrong[1:4])
+  return (
+      f'Tie {tie.name!r} changes the function: permuting its units '
+      f'moves outputs by {alone:.2g} of the largest, not by rounding '
+      f'(<= {tolerance:.2g}). Something that indexes these units is not '
+      f'among {list(map(str, tie.members))}.'
+      + (f' So do {others}: {len(wrong)} of {len(orders)} ties.'
+         if others else ''))
+
+
+def outputs(run: Callable[..., Any], params: ArrayTree, *inputs: Any
+            ) -> list[np.ndarray]:
+  """What a function returns that is numbers, computed as exactly as can be."""
+  with jax.default_matmul_precision('highest'):
+    return [np.asarray(x, np.float64)
+            for x in jax.tree.leaves(run(params, *inputs))
+            if jnp.issubdtype(jnp.asarray(x).dtype, jnp.number)]
+
+
+def distance(before: Sequence[np.ndarray], after: Sequence[np.ndarray]
+             ) -> float:
+  """The largest difference of outputs, relative to the largest of each."""
+  if [a.shape for a in before] != [b.shape for b in after]:
+    return np.inf
+  found = [np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)
+           for a, b in zip(before, after) if a.size]
+  return float(max(found, default=0.))
+
+
+def _cycles(tie: Tie, rng: np.random.Generator) -> np.ndarray:
+  """For each group a permutation of one cycle: no unit stays where it is."""
+  order = rng.permuted(
+      np.broadcast_to(np.arange(tie.size), tie.shape), axis=-1)
+  made = np.empty_like(order)
+  np.put_along_axis(made, order, np.roll(order, 1, axis=-1), axis=-1)
+  return made
+
+
+def _wide(run: Callable[..., Any], params: ArrayTree, inputs: tuple[Any, ...]
+          ) -> tuple[ArrayTree, tuple[Any, ...], float]:
+  """Parameters and inputs in float32 or wider, and what is exact to compute.
+
+  As they are, where the function does not take them so.
+  """
+  def widened(x):
+    dtype = jnp.result_type(x)
+    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.asarray(x).astype(jnp.float32) if narrow else x
+  wide = jax.tree.map(widened, (params, inputs))
+  try:
+    return *wide, constants.precision(run, wide[0], *wide[1])
+  except Exception:  # Whatever a function says of other types.
+    return params, inputs, constants.precision(run, params, *inputs)
+
+
+def _elsewhere(run: Callable[..., Any], params: ArrayTree,
+               inputs: tuple[Any, ...], rng: np.random.Generator
+               ) -> tuple[ArrayTree, list[np.ndarray]]:
+  """Parameters where no two units are alike, and finite outputs there."""
+  for positive in (False, True):  # What is zero may be a variance.
+    moved = jax.tree.map(
+        functools.partial(nearby, rng=rng, positive=positive), params)
+    found = outputs(run, moved, *inputs)
+    if all(np.isfinite(x).all() for x in found):
+      return moved, found
+  raise ValueError(
+      'Ties cannot be checked: outputs of the function are not finite. Give '
+      'other inputs, or the function as it is for evaluation.')
+
+
+def nearby(w: Any, rng: np.random.Generator, *, by: float = 1.,
+           positive: bool = False) -> Any:
+  """A parameter near another, of the same scale and of no two units alike.
+
+  Args:
+    w: the parameter; one that is not of floats is returned as it is.
+    rng: for random numbers.
+    by: what it is multiplied with.
+    positive: whether zeros become positive.
+  """
+  if not jnp.issubdtype(jnp.asarray(w).dtype, jnp.floating):
+    return w
+  w = jnp.asarray(w)
+  x = np.asarray(w, np.float32)
+  scale = by * rng.uniform(.5, 1.5, x.shape).astype(np.float32)
+  noise = rng.normal(size=x.shape).astype(np.float32)
+  if not x.any():
+    more = .1 * (np.abs(noise) if positive else noise)
+  elif (x >= 0).all():
+    more = .1 * np.abs(noise) * x.max() * (x == 0)
+  else:
+    more = by * .1 * noise * np.sqrt(np.square(x).mean())
+  return jnp.asarray(x * scale + more).astype(w.dtype)

@@ -1,0 +1,48 @@
+"""Numbers of a function: what it computes with, in order, and how exactly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsparse.graph import constants
+
+
+def _of(f, n=4, dtype=jnp.float32):
+  return constants.numbers(f, jax.ShapeDtypeStruct((n,), dtype))
+
+
+def test_the_same_function_has_the_same_numbers_at_any_size():
+  f = lambda w: jnp.tanh(w * 3.).sum() + 1.
+  assert constants.changed(_of(f, 8), _of(f, 4)) is None
+
+
+@pytest.mark.parametrize('f, told', [
+    (lambda w: (w * (2 / w.size)).sum(), 'mul by 0.25, which becomes 0.5'),
+    (lambda w: jax.jit(lambda v: v / v.size)(w)[:2] * 1.,
+     'div by 8, which becomes 4'),
+    (lambda w: jax.lax.cond(w[0] > 0, lambda: w.sum() * w.size, w.sum),
+     'mul by 8, which becomes 4'),
+    (lambda w: jax.lax.fori_loop(0, 3, lambda i, v: v * w.size, w).sum(),
+     'mul by 8, which becomes 4'),
+    (lambda w: w, 'outputs of other shapes'),
+    (lambda w: (w.reshape(-1, 4) * np.full(4, w.size, 'f4')).sum(),
+     'broadcast_in_dim by 8, which becomes 4'),
+    (lambda w: (w.reshape(-1, 4) * np.arange(w.size, w.size + 4.)).sum(),
+     'broadcast_in_dim with another constant'),
+    (lambda w: w.sum() if w.size > 4 else -w.sum(), 'what it computes')])
+def test_what_changes_is_told(f, told):
+  with jax.numpy_dtype_promotion('standard'):
+    with jax.numpy_rank_promotion('allow'):
+      assert constants.changed(_of(f, 8), _of(f, 4)) == told
+
+
+def test_the_precision_is_that_of_the_narrowest_floats():
+  eps = lambda dtype: float(jnp.finfo(dtype).eps)
+  f = lambda w, dtype: (w.astype(dtype) * dtype(2)).astype(jnp.float32)
+  w = jnp.ones(3)
+  assert constants.precision(lambda w: w * 2., w) == eps(jnp.float32)
+  assert constants.precision(
+      lambda w: jax.jit(lambda v: f(v, jnp.bfloat16))(w), w) == eps(
+          jnp.bfloat16)
+  assert constants.precision(lambda w: w, jnp.arange(3)) == 0.

@@ -1,0 +1,172 @@
+"""Removal that is tried: what changes with the number of units, and fails."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsparse
+from jaxsparse.units import heads
+from jaxsparse.units import neurons
+from tests._lib.zoo_case import weights
+
+
+def _attention(head_mean):
+  """Eight heads of 64: 0.125 is 64^-0.5, and it is 8^-1."""
+  rng = np.random.default_rng(0)
+  params = {name: rng.normal(size=(16, 8, 64)).astype(np.float32)
+            for name in ('query', 'key', 'value')}
+  params['out'] = rng.normal(
+      size=(64, 4) if head_mean else (8, 64, 4)).astype(np.float32)
+
+  def apply(params, x):
+    q, k, v = (jnp.einsum('td,dhe->the', x, params[name])
+               for name in ('query', 'key', 'value'))
+    y = jnp.einsum('hts,she->the', jax.nn.softmax(
+        jnp.einsum('the,she->hts', q, k) * q.shape[-1]**-.5, axis=-1), v)
+    if head_mean:
+      return jnp.einsum('the,eo->to', y * (1 / y.shape[1]), params['out'])
+    return jnp.einsum('the,heo->to', y, params['out'])
+  return apply, params, rng.normal(size=(5, 16)).astype(np.float32)
+
+
+def test_a_number_of_two_origins_is_tried_out():
+  apply, params, x = _attention(head_mean=False)
+  (heads,), (dims,) = ([t for t in jaxsparse.infer_ties(apply, params, x).of(
+      'query', axis) if not t.fixed] for axis in (1, 2))
+  assert (heads.size, heads.kept) == (8, None)
+  assert dims.kept == 'mul by 0.125, which becomes 0.126'
+  # From shapes alone it is seen, too.
+  shapes = jax.eval_shape(lambda: (params, x))
+  assert jaxsparse.infer_ties(apply, *shapes) == jaxsparse.infer_ties(
+      apply, params, x)
+
+
+def test_a_mean_over_heads_keeps_them_whatever_else_the_number_is():
+  apply, params, x = _attention(head_mean=True)
+  heads, = jaxsparse.infer_ties(apply, params, x).of('query', 1)
+  assert heads.kept
+
+
+def test_units_that_are_parts_of_other_axes_are_kept():
+  """And keys among the parameters are left in peace."""
+  rng = np.random.default_rng(0)
+  params = {'qkv': rng.normal(size=(8, 3, 2, 4)).astype(np.float32),
+            'out': rng.normal(size=(2, 4, 8)).astype(np.float32),
+            'rngs': jax.random.key(0)}
+
+  def apply(params, x):
+    q, k, v = (jnp.einsum('td,dhe->the', x, params['qkv'][:, i])
+               for i in range(3))
+    # 4^-0.5, and it is 2^-1.
+    logits = jnp.einsum('the,she->hts', q, k) * q.shape[-1]**-.5
+    y = jnp.einsum('hts,she->the', jax.nn.softmax(logits, axis=-1), v)
+    return jnp.einsum('the,hed->td', y, params['out'])
+  x = rng.normal(size=(3, 8)).astype(np.float32)
+  ties = jaxsparse.infer_ties(apply, params, x)
+  parts = [tie.kept for tie in ties.free if len(tie.along)]
+  assert len(parts) == 2
+  assert all('is a part of other axes' in kept for kept in parts)
+
+
+def _hidden(f, n, *, check=True):
+  """The tie of `n` hidden units with a function around them."""
+  p = weights({'in': (4, n), 'out': (n, 3)})
+  ties = jaxsparse.infer_ties(
+      lambda p, x: f(x @ p['in']) @ p['out'], p, np.ones((2, 4), np.float32),
+      check=check)
+  tie, = ties.of('in', 1)
+  return tie
+
+
+@pytest.mark.parametrize('check', [True, False])
+@pytest.mark.parametrize('f, n', [
+    (jax.nn.leaky_relu, 100), (jax.nn.gelu, 16), (jax.nn.hard_swish, 6),
+    (lambda h: .5 * jax.nn.silu(h) * .5, 256),
+    (lambda h: h / 4., 16), (lambda h: h * 3**-.5, 9)])
+def test_a_number_that_only_looks_like_a_size_keeps_nothing(f, n, check):
+  assert _hidden(f, n, check=check).kept is None
+
+
+@pytest.mark.parametrize('check', [True, False])
+@pytest.mark.parametrize('f', [
+    lambda h: h * h.shape[-1]**-.5, lambda h: h * (32 / h.shape[-1]),
+    lambda h: h * np.sqrt(2 / h.shape[-1]).item(),
+    lambda h: h / (3 * h.shape[-1])**.5,
+    lambda h: h * jnp.full(h.shape, 1 / h.shape[-1])])
+@pytest.mark.parametrize('n', [16, 20])
+def test_a_number_that_comes_from_a_size_keeps_units(f, n, check):
+  assert 'which becomes' in _hidden(f, n, check=check).kept
+
+
+def test_a_number_that_makes_no_difference_keeps_nothing_if_it_can_be_run():
+  def normed(h):
+    h = h * h.shape[-1]**-.5
+    return h / jnp.sqrt(jnp.square(h).sum(-1, keepdims=True))
+  assert _hidden(normed, 8).kept is None
+  assert _hidden(normed, 8, check=False).kept
+
+
+def test_sizes_in_the_code_are_told_though_the_function_runs():
+  """Two of the three dimensions of six heads are four heads of three."""
+  p = weights({'q': (8, 18), 'k': (8, 18), 'v': (8, 6)})
+
+  def apply(p, x):
+    q, k = (jnp.reshape(x @ p[name], (5, -1, 3)) for name in 'qk')
+    shares = jax.nn.softmax(jnp.einsum('thd,shd->hts', q, k))
+    return shares.sum(0) @ (x @ p['v'])
+  x = np.ones((5, 8), np.float32)
+  for check in (True, False):
+    dims, = (t for t in jaxsparse.infer_ties(apply, p, x, check=check).of(
+        'q', 1) if t.size == 3)
+    assert dims.kept == 'sizes of its own'
+
+
+def test_what_does_not_take_smaller_arrays_is_not_tried():
+  class MLP(nn.Module):
+
+    @nn.compact
+    def __call__(self, x):
+      x = nn.relu(nn.Dense(16)(x))
+      return nn.Dense(3)(x)
+  x = jnp.ones((2, 4))
+  params = MLP().init(jax.random.key(0), x)
+  ties = jaxsparse.infer_ties(MLP().apply, params, x)
+  tie, = ties.of('params/Dense_0/kernel', 1)
+  assert tie.kept is None and tie.untried == 'ScopeParamShapeError'
+  assert 'yes, not tried' in str(ties)
+  assert str(ties).endswith(
+      'not tried: with smaller arrays it gives ScopeParamShapeError')
+  small = jaxsparse.slim(params, ties, {tie.name: np.arange(16) < 8})
+  assert small['params']['Dense_0']['kernel'].shape == (4, 8)
+  assert small['params']['Dense_1']['kernel'].shape == (8, 3)
+
+
+def test_groups_of_a_group_norm_are_no_heads():
+  p = weights({'in': (4, 16), 'scale': (16,), 'bias': (16,), 'out': (16, 3)})
+
+  def apply(p, x):
+    normed = nn.GroupNorm(8).apply(
+        {'params': {'scale': p['scale'], 'bias': p['bias']}}, x @ p['in'])
+    return jnp.tanh(normed) @ p['out']
+  x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+  for check in (True, False):
+    ties = jaxsparse.infer_ties(apply, p, x, check=check)
+    assert not heads(ties).ties and not neurons(ties).ties
+    groups, = (t for t in ties.of('in', 1) if t.size == 8)
+    assert groups.kept
+
+
+def test_a_function_that_is_fine_is_traced_once_more_and_not_compiled_again():
+  p = weights({f'{i}': (8, 8) for i in range(6)})
+  traced = []
+
+  def apply(p, x):
+    traced.append(1)
+    for w in p.values():
+      x = jax.nn.gelu(x @ w)
+    return x
+  run = jax.jit(apply)
+  jaxsparse.infer_ties(run, p, np.ones((2, 8), np.float32))
+  assert len(traced) <= 5
