@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.units import multiples
 from jaxsparse.units import reordering
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Member
@@ -27,7 +28,7 @@ from jaxsparse.units.ties import Ties
 Shapes = Mapping[str, Sequence[int]]
 
 
-def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
+def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
           ) -> dict[str, np.ndarray]:
   """Finds the units that have an effect, for `slim`.
 
@@ -49,12 +50,16 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
     params: the parameters from which `ties` were inferred, pruned, as from
       `sparse_params` or `apply_masks`.
     ties: from `infer_ties`, or by hand.
+    multiple: every tie keeps a multiple of so many units, the first dead ones,
+      too, or all that it has. Of heads it keeps any number if ties of their
+      dimensions are among these, and a multiple of the dimensions.
 
   Returns:
     By name of tie, bool of `tie.shape`: True where the unit has to stay.
 
   Raises:
-    ValueError: if ties do not fit the parameters.
+    ValueError: if ties do not fit the parameters, or multiple is no whole
+      number of at least 1.
 
   >>> from jaxsparse.units.ties import Member, Tie
   >>> tie = Tie(3, (Member('in', 1, role='makes'),
@@ -64,6 +69,7 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
   {'hidden': array([ True, False,  True])}
   """
   ties = ties_lib.as_ties(ties)
+  multiples.check(multiple)
   nonzero = _nonzero(params, ties)
   shapes = {path: x.shape for path, x in nonzero.items()}
   live = {tie.name: np.ones(tie.shape, bool) for tie in ties}
@@ -84,7 +90,8 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
       if len(sharing[member.path]) > 1:
         _clear(tie, member, nonzero[member.path], live[tie.name])
         todo |= {other.name: other for other in sharing[member.path]}
-  keep = {tie: _evened(live[tie.name]) for tie in ties}
+  keep = {tie: _evened(live[tie.name], step) for tie, step in zip(
+      ties, multiples.steps(ties.ties, multiple))}
   for pair in _crossed(keep):
     # The other's turn is after this one, with ties inferred anew.
     other = max(pair, key=lambda tie: keep[tie].mean())
@@ -196,9 +203,13 @@ def _clear(tie: Tie, member: Member, nonzero: np.ndarray, live: np.ndarray
   there &= live.reshape(live.shape + (1,) * (there.ndim - live.ndim))
 
 
-def _evened(live: np.ndarray) -> np.ndarray:
-  """As many for every group as the fullest has, and no less than one."""
-  count = max(1, int(live.sum(-1).max()))
+def _evened(live: np.ndarray, step: int) -> np.ndarray:
+  """As many for every group as the fullest has, and no less than one.
+
+  That number is rounded up to a multiple of a step.
+  """
+  count = multiples.up(
+      max(1, int(live.sum(-1).max())), live.shape[-1], step)
   first = np.argsort(~live, axis=-1, kind='stable')[..., :count]
   keep = np.zeros_like(live)
   np.put_along_axis(keep, first, True, axis=-1)
