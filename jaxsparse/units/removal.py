@@ -12,7 +12,7 @@ constant to their readers, which is what `folding` is for.
 import collections
 import functools
 import itertools
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -138,10 +138,39 @@ def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
   ((2, 2), (2, 1))
   """
   ties = ties_lib.as_ties(ties)
-  chosen = {name: _checked(ties[name], k) for name, k in keep.items()}
-  chosen = {ties[name]: k for name, k in chosen.items() if not k.all()}
+  chosen, orders, left = plan(ties, keep)
   if not chosen:
     return tree
+  # Units within a group move before the groups that they are numbered by.
+  tree = reordering.reorder(
+      tree, sorted(orders.items(), key=lambda order: -len(order[0].along)),
+      shapes=ties.shapes)
+
+  def cut(owner, leaf):
+    for axis, at in left(owner, np.shape(leaf)):
+      leaf = reordering.take(leaf, at, axis)
+    return leaf
+  return reordering.map_members(cut, tree, chosen, ties.shapes)
+
+
+class Plan(NamedTuple):
+  """What `slim` does.
+
+  Attributes:
+    ties: those that lose units.
+    orders: for ties whose groups keep different units, the kept in front.
+    left: from a parameter's path and shape to the axes cut, and for each the
+      indices that stay, of the rank of the parameter.
+  """
+  ties: list[Tie]
+  orders: dict[Tie, np.ndarray]
+  left: Callable[[str, tuple[int, ...]], list[tuple[int, np.ndarray]]]
+
+
+def plan(ties: Ties, keep: Mapping[str, Any]) -> Plan:
+  """What removing units comes to. See `slim`, also for what it raises."""
+  chosen = {name: _checked(ties[name], k) for name, k in keep.items()}
+  chosen = {ties[name]: k for name, k in chosen.items() if not k.all()}
   for tie, other in _crossed(chosen):
     raise ValueError(
         f'Units of tie {tie.name!r} are groups of tie {other.name!r}, and the '
@@ -152,20 +181,9 @@ def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
   fronts = {tie: k if tie not in orders else np.take_along_axis(
       k, orders[tie], -1) for tie, k in chosen.items()}
   kept = {tie: k.reshape(-1, tie.size)[0] for tie, k in fronts.items()}
-  # Units within a group move before the groups that they are numbered by.
-  tree = reordering.reorder(
-      tree, sorted(orders.items(), key=lambda order: -len(order[0].along)),
-      shapes=ties.shapes)
-
-  @functools.cache  # A parameter and its moments lose alike.
-  def left(owner, shape):
-    return list(_left(owner, shape, kept))
-
-  def cut(owner, leaf):
-    for axis, at in left(owner, np.shape(leaf)):
-      leaf = reordering.take(leaf, at, axis)
-    return leaf
-  return reordering.map_members(cut, tree, list(chosen), ties.shapes)
+  # A parameter and its moments lose alike.
+  return Plan(list(chosen), orders, functools.cache(
+      lambda owner, shape: list(_left(owner, shape, kept))))
 
 
 def _nonzero(params: ArrayTree, ties: Ties) -> dict[str, np.ndarray]:
