@@ -74,7 +74,8 @@ def prune_units(groups: Groups, *, importance: Importance,
     normalize: whether a global rank divides importance by the 2-norm of the
       tie's. Mean magnitudes are compared as they are (`False`) in the paper.
     multiple: every tie keeps a multiple of so many units at any time, or all
-      that it has, see `keep_units`. The floor is rounded up.
+      that it has, see `keep_units`; heads any number, if the ties of their
+      dimensions are among the groups. The floor is rounded up.
     begin: the first update whose gradient counts, from 0; no unit dies before
       it has been made.
     schedule: the share of the final count or sparsity by step; all at once by

@@ -87,10 +87,10 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
       compete by importance over the 2-norm of their tie's; each keeps one at
       least.
     multiple: every tie keeps a multiple of so many units, or all that it has,
-      as those of no more than `multiple` units do. Numbers are rounded down,
-      and of what that frees ties get a multiple more that lost most by it; in
-      a global rank, those of the highest importance. Of heads give any number,
-      or their dimensions with them, which then are rounded instead.
+      as those of no more than `multiple` units do. Numbers are rounded down.
+      What that frees goes, `multiple` units at a time, to the ties that lost
+      most by it, or in a global rank to units of the highest importance. Of
+      heads leave it at 1.
 
   Returns:
     By name of tie, bool of `tie.shape`. Every group of `Tie.along` keeps

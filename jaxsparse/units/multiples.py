@@ -152,7 +152,7 @@ def share_by_rank(ranked: Sequence[jax.Array], total: jax.Array,
   """
   sizes, means, owners = [], [], []
   for i, (scores, least, step) in enumerate(zip(ranked, fewest, steps)):
-    n = len(scores)
+    n, scores = len(scores), scores.astype(jnp.float32)
     ends = [*range(step, n, step), n]
     starts = [0, *ends[:-1]]
     whole = n // step * step
