@@ -1,7 +1,7 @@
 """Widths that are multiples: how many units hardware likes a tie to keep.
 
 Vector units and matrix units work on 8, 16 or 128 numbers at once, so that a
-layer of 9 channels takes the time of 16. A number of units is rounded
+layer of 9 channels may take the time of 16. A number of units is rounded
 
   down to a multiple where units are chosen, so that others have the budget,
   up to one where dead units are cut, so that all that live stay.
