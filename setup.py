@@ -36,6 +36,7 @@ _TESTS = _EXPERIMENTS + [
     'equinox>=0.13',
     'hypothesis>=6.100',
     'jupytext>=1.16',
+    'keras>=3.15',
     'pytest>=8.0',
     'pytest-xdist>=3.5',
 ]

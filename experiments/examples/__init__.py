@@ -1,5 +1,8 @@
 """Training loops of a page each that prune while they train.
 
+The scripts `slim_*` prune whole hidden units, cut them out, make the model anew
+with what is left, and train on.
+
 A loop is yours: `sparsify` around the optimizer is the one line that prunes.
 The masks lie in the optimizer state, so a checkpoint of params and optimizer
 state has them, too.

@@ -353,7 +353,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
 
 def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           ties: Ties | Sequence[Tie], channel_sparsity: float = 0.4,
-          floor: float = 0.2, prune_skip: bool = False,
+          floor: float = 0.2, multiple: int = 1, prune_skip: bool = False,
           surplus: float = 0.05, every: int = 1000, end: int | None = None,
           prune_every: int = 1000, prune_end: int | None = None,
           seed: int = 0) -> Method:
@@ -375,6 +375,8 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       unstructured.
     floor: how much of its fair share of channels a layer keeps at least; the
       paper's beta, 0.2 for VGG-19 and on ImageNet, 0.5 for ResNet-50 on CIFAR.
+    multiple: every layer keeps a multiple of so many channels at any time, see
+      `units.prune_units`; the paper's is 1.
     prune_skip: whether channels of skip paths can die, too.
     surplus: the density above the budget at first.
     every: how often connections move, in steps.
@@ -411,7 +413,7 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     rule = units.prune_units(
         ties, importance=units.mean_magnitude(), sparsity=channel_sparsity,
         scope='global', normalize=False, floor=floor,
-        schedule=schedules.cubic(0, prune_end),
+        multiple=multiple, schedule=schedules.cubic(0, prune_end),
         when=schedules.every(prune_every, begin=prune_every, end=prune_end),
         within=rule, prune_skip=prune_skip)
   return Method(rule, flows.hard())

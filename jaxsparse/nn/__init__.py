@@ -1,4 +1,4 @@
-"""Packed 2:4 weights in Flax: models that exist, and layers that hold them.
+"""Flax: models on packed 2:4 weights, layers that hold them, smaller models.
 
 A pruned model runs on packed parameters as it is. Linen's parameters are
 outside of the model, so that calling it is what changes:
@@ -15,6 +15,8 @@ An NNX model holds them itself:
 `dot_general` is `lax.dot_general` with a packed right side; where a model takes
 a `dot_general=`, `training_dot_general` is the product of 2:4 training.
 
+`slim_model` cuts dead units out of an NNX model, arrays and widths.
+
 On a mesh whose axes are the compiler's, kernels cannot be partitioned; there
 give `implementation='xla'`, or write the layer by
 `jaxsparse.packed.sharded_matmul`.
@@ -29,8 +31,9 @@ from jaxsparse.nn.linen import accept_packed
 from jaxsparse.nn.linen import Dense
 from jaxsparse.nn.nnx import Linear
 from jaxsparse.nn.nnx import pack_model
+from jaxsparse.nn.slimming import slim_model
 
 __all__ = [
     'accept_packed', 'Dense', 'dot_general', 'Linear', 'pack_model',
-    'training_dot_general',
+    'slim_model', 'training_dot_general',
 ]

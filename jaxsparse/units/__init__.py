@@ -9,6 +9,7 @@ removes units.
 
 from jaxsparse.units._prune_units import prune_units
 from jaxsparse.units._prune_units import UnitState
+from jaxsparse.units._sizes import sizes
 from jaxsparse.units.checking import check_ties
 from jaxsparse.units.choice import heads
 from jaxsparse.units.choice import keep_units
@@ -40,6 +41,6 @@ __all__ = [
     'find_permutation', 'find_permutations', 'fold_constants', 'Folded',
     'Groups', 'heads', 'Importance', 'infer_ties', 'keep_units',
     'mean_magnitude', 'Member', 'neurons', 'permute', 'prox_group_lasso',
-    'prune_units', 'root_mean_square', 'saliency', 'sensitivity', 'slim',
-    'Tie', 'Ties', 'unit_saliency', 'UnitState',
+    'prune_units', 'root_mean_square', 'saliency', 'sensitivity', 'sizes',
+    'slim', 'Tie', 'Ties', 'unit_saliency', 'UnitState',
 ]

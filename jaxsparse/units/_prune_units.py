@@ -1,6 +1,6 @@
 """`prune_units`: whole groups of weights die while training goes on."""
 
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
 from jaxsparse.units import groups as groups_lib
+from jaxsparse.units import multiples
 from jaxsparse.units import per_unit
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.choice import Budget
@@ -40,8 +41,8 @@ class UnitState(base.Around, _Fields):
 def prune_units(groups: Groups, *, importance: Importance,
                 count: int | None = None, sparsity: float | None = None,
                 threshold: float | None = None, scope: str = 'layer',
-                floor: float = 0., normalize: bool = True, begin: int = 0,
-                schedule: schedules.Schedule | None = None,
+                floor: float = 0., normalize: bool = True, multiple: int = 1,
+                begin: int = 0, schedule: schedules.Schedule | None = None,
                 when: schedules.When | None = None,
                 within: rules.Rule | None = None, prune_skip: bool = False
                 ) -> rules.Rule:
@@ -72,6 +73,9 @@ def prune_units(groups: Groups, *, importance: Importance,
       sparsity) * n` of them, rounded down.
     normalize: whether a global rank divides importance by the 2-norm of the
       tie's. Mean magnitudes are compared as they are (`False`) in the paper.
+    multiple: every tie keeps a multiple of so many units at any time, or all
+      that it has, see `keep_units`; heads any number, if the ties of their
+      dimensions are among the groups. The floor is rounded up.
     begin: the first update whose gradient counts, from 0; no unit dies before
       it has been made.
     schedule: the share of the final count or sparsity by step; all at once by
@@ -88,8 +92,9 @@ def prune_units(groups: Groups, *, importance: Importance,
 
   Raises:
     ValueError: unless exactly one of count, sparsity and threshold is given, or
-      if a number is out of range; from `init` if groups do not fit, no tie has
-      units that can die, or the importance does not suit the groups.
+      if a number is out of range, or with a threshold a multiple is given; from
+      `init` if groups do not fit, no tie has units that can die, or more than
+      `multiple` of them, or the importance does not suit the groups.
 
   References:
     With `mean_magnitude` and `within`: Yin et al., `Dynamic Sparsity Is
@@ -112,13 +117,23 @@ def prune_units(groups: Groups, *, importance: Importance,
   budget = Budget(count, sparsity, scope, floor, normalize)
   if threshold is None:
     budget.check()
-  elif (count, sparsity, scope, floor) != (None, None, 'layer', 0.):
+  elif (count, sparsity, scope, floor, multiple) != (
+      None, None, 'layer', 0., 1):
     raise ValueError(
         f'threshold={threshold} alone decides how many groups die, got '
-        f'count={count}, sparsity={sparsity}, scope={scope!r}, floor={floor} '
-        'beside it. Leave these out.')
+        f'count={count}, sparsity={sparsity}, scope={scope!r}, floor={floor}, '
+        f'multiple={multiple} beside it. Leave these out; multiples are kept '
+        'by alive(params, ties, multiple=8).')
+  multiples.check(multiple)
   schedule = schedule or schedules.one_shot()
   when = when or schedules.every(1)
+
+  def steps(found):
+    if isinstance(groups, Mapping):
+      return [multiple] * len(found)
+    ties = ties_lib.as_ties(groups).ties
+    by_name = dict(zip([t.name for t in ties], multiples.steps(ties, multiple)))
+    return [by_name[family.name] for family in found]
 
   def families(params, masks):
     if within is None:
@@ -135,7 +150,7 @@ def prune_units(groups: Groups, *, importance: Importance,
       inner = base.RuleState(jnp.zeros((), jnp.int32), groups_lib.masks(
           list(zip(found, groups_lib.parted(alive, found))), params), ())
     if found and threshold is None:
-      budget.check_sizes([family.shape[-1] for family in found])
+      budget.check_sizes([family.shape[-1] for family in found], steps(found))
     score = importance(found)  # Groups that it does not suit are told now.
     return UnitState(inner, score.init(params), alive)
 
@@ -161,7 +176,7 @@ def prune_units(groups: Groups, *, importance: Importance,
         kept = budget.keep([
             jnp.where(a, jnp.maximum(scopes.finite(x), 0.), -1.)
             for a, x in zip(groups_lib.parted(state.alive, found), scores)],
-                           schedule(step))
+                           schedule(step), steps=steps(found))
       return state.alive & groups_lib.joined(kept, bool)
 
     def inside(alive):

@@ -11,7 +11,7 @@ masks.
 """
 
 import difflib
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Collection, Mapping, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxsparse import patterns
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.remade import Remade
+from jaxsparse.units import multiples
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
@@ -46,7 +47,9 @@ def heads(ties: Ties | Sequence[Tie]) -> Ties:
   """
   ties = ties_lib.as_ties(ties)
   own = [t for t in ties if not (t.kept or '').startswith('reduce')]
-  return _some(ties, own, lambda within, holding: holding and not within)
+  within, _ = multiples.nested(ties.ties)
+  _, holding = multiples.nested(ties.ties, own)
+  return _removable(ties, holding - within)
 
 
 def neurons(ties: Ties | Sequence[Tie]) -> Ties:
@@ -62,31 +65,21 @@ def neurons(ties: Ties | Sequence[Tie]) -> Ties:
     Some of the ties.
   """
   ties = ties_lib.as_ties(ties)
-  return _some(ties, ties, lambda within, holding: not holding and not within)
+  within, holding = multiples.nested(ties.ties)
+  return _removable(ties, {tie.name for tie in ties} - within - holding)
 
 
-def _some(ties: Ties, inside: Iterable[Tie],
-          wanted: Callable[[bool, bool], bool]) -> Ties:
-  """Ties to choose from, by whether units are within units or hold others.
-
-  Only ties of `inside` count as being within others.
-  """
-  # Where units are that can be told apart, so the layers of a scan are none.
-  places = {(m.path, m.axis, m.stride) for tie in ties if tie.free
-            for m in tie.members}
-  inner = {tie.name: {(m.path, *place) for m in tie.members
-                      for place in m.along} & places for tie in ties}
-  held = set().union(*(inner[tie.name] for tie in inside))
+def _removable(ties: Ties, names: Collection[str]) -> Ties:
+  """The ties of these names whose units may be removed."""
   return Ties(tuple(
-      tie for tie in ties if not (tie.fixed or tie.kept or tie.read)
-      and wanted(bool(inner[tie.name]), any(
-          (m.path, m.axis, m.stride) in held for m in tie.members))),
-              ties.shapes)
+      tie for tie in ties if tie.name in names
+      and not (tie.fixed or tie.kept or tie.read)), ties.shapes)
 
 
 def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
                count: int | None = None, sparsity: float | None = None,
-               scope: str = 'layer') -> dict[str, np.ndarray]:
+               scope: str = 'layer', multiple: int = 1
+               ) -> dict[str, np.ndarray]:
   """Which units to keep, for `slim`: those of the highest importance.
 
   Args:
@@ -97,6 +90,11 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
     scope: 'layer': every tie loses its own share. 'global': units of all ties
       compete by importance over the 2-norm of their tie's; each keeps one at
       least.
+    multiple: every tie keeps a multiple of so many units, or all that it has,
+      as those of no more than `multiple` units do. Numbers are rounded down.
+      What that frees goes, `multiple` units at a time, to the ties that lost
+      most by it, or in a global rank to units of the highest importance. Of
+      heads leave it at 1.
 
   Returns:
     By name of tie, bool of `tie.shape`. Every group of `Tie.along` keeps
@@ -105,7 +103,8 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
   Raises:
     ValueError: if neither or both of count and sparsity are given, there are no
       ties, units of one may not be removed, or its importance is missing, not
-      finite or of another shape.
+      finite or of another shape; if count is no multiple, or no tie has more
+      units than one.
 
   >>> from jaxsparse.units.ties import Member, Tie
   >>> tie = Tie(3, (Member('out', 0),), name='hidden')
@@ -115,15 +114,17 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
   ties = tuple(ties_lib.as_ties(ties))
   budget = Budget(count, sparsity, scope)
   budget.check()
+  multiples.check(multiple)
   scores = _of_ties(importance, ties)
-  budget.check_sizes([tie.size for tie in ties])
+  steps = multiples.steps(ties, multiple)
+  budget.check_sizes([tie.size for tie in ties], steps)
   for tie, score in zip(ties, scores):
     if not np.isfinite(score).all():
       raise ValueError(
           f'Importance of tie {tie.name!r} is not finite, so it ranks nothing. '
           'Look for the batch whose gradients are not.')
   return {tie.name: np.asarray(k)
-          for tie, k in zip(ties, budget.keep(scores))}
+          for tie, k in zip(ties, budget.keep(scores, steps=steps))}
 
 
 def _of_ties(importance: Mapping[str, Any], ties: Sequence[Tie]
@@ -192,16 +193,28 @@ class Budget(NamedTuple):
           f'a global rank, in [0, 1], got floor={self.floor} and scope='
           f"{scope!r}. Write e.g. scope='global', floor=0.2.")
 
-  def check_sizes(self, sizes: Sequence[int]) -> None:
-    """Raises a `ValueError` if a count takes nothing away from these sizes."""
+  def check_sizes(self, sizes: Sequence[int], steps: Sequence[int] = ()
+                  ) -> None:
+    """Raises a `ValueError` if nothing can be taken away from these sizes."""
     if self.count is not None and self.count >= max(sizes):
       raise ValueError(
           f'count={self.count} takes nothing away: it is how many units a tie '
           f'keeps, and these have {sorted({*sizes})}. Write e.g. '
           f'count={max(max(sizes) // 2, 1)}.')
+    if steps and max(steps) > 1 and all(n <= k for n, k in zip(sizes, steps)):
+      raise ValueError(
+          f'Multiples of {sorted({*steps})} units take nothing away: ties have '
+          f'{sorted({*sizes})} units, and each keeps a multiple. Write e.g. '
+          f'multiple={max(max(sizes) // 2, 1)}.')
+    for size, step in zip(sizes, steps):
+      if self.count is not None and self.count < size and self.count % step:
+        raise ValueError(
+            f'count={self.count} is no multiple of the {step} units that '
+            f'multiple says. Write e.g. count={-(-self.count // step) * step}.')
 
   def keep(self, scores: Sequence[jax.Array],
-           progress: jax.typing.ArrayLike = 1.) -> list[jax.Array]:
+           progress: jax.typing.ArrayLike = 1., *,
+           steps: Sequence[int] | None = None) -> list[jax.Array]:
     """The units that stay: bool of the shape of each tie's scores.
 
     Args:
@@ -209,25 +222,33 @@ class Budget(NamedTuple):
         many each.
       progress: the share of the way from all units to the budget; may be
         traced.
+      steps: of how many units each tie keeps a multiple; of 1 by default. On
+        the way, too, numbers are rounded down.
 
     Returns:
       Those of the highest scores; ties go to the lower index.
     """
     sizes = [x.shape[-1] for x in scores]
+    steps = steps or [1] * len(sizes)
     if self.scope == 'global':
-      kept = self._shared(scores, sizes, progress)
+      kept = self._shared(scores, sizes, steps, progress)
     else:
-      kept = [selection.on_the_way(n, self._final(n), progress) for n in sizes]
+      kept = [_stepped(selection.on_the_way(n, final, progress), final, n, step)
+              for n, final, step in zip(
+                  sizes, self._finals(sizes, steps), steps)]
     return [selection.select(x.reshape(-1, n), _ROWS, k).reshape(x.shape)
             for x, n, k in zip(scores, sizes, kept)]
 
-  def _final(self, size: int) -> int:
+  def _finals(self, sizes: Sequence[int], steps: Sequence[int]) -> list[int]:
     if self.count is not None:
-      return min(size, self.count)
-    return max(1, selection.final_count(size, self.sparsity or 0.))
+      return [min(n, self.count) for n in sizes]
+    return multiples.share(
+        [max(1, selection.final_count(n, self.sparsity or 0.)) for n in sizes],
+        sizes, steps)
 
   def _shared(self, scores: Sequence[jax.Array], sizes: Sequence[int],
-              progress: jax.typing.ArrayLike) -> list[selection.Kept]:
+              steps: Sequence[int], progress: jax.typing.ArrayLike
+              ) -> list[selection.Kept]:
     """How many units each tie keeps in one rank of all."""
     # One number a rank: the mean of those that have it in every group.
     ranked = [jnp.sort(x.reshape(-1, n), axis=-1)[:, ::-1].mean(0)
@@ -239,10 +260,30 @@ class Budget(NamedTuple):
     final = selection.final_count(total, sparsity)
     # 0.07 * 100 is 7, although the float is a little less.
     share = (1 - sparsity) * self.floor
-    fewest = counts.exactly_each(
-        [max(1, int(share * n + 1e-6)) for n in sizes])
+    fewest = [max(1, int(share * n + 1e-6)) for n in sizes]
+    together = selection.on_the_way(total, final, progress)
+    if max(steps) > 1:
+      return [_kept(k) for k in multiples.share_by_rank(
+          ranked, _number(together), fewest, steps)]
     kept = distributions.keep_together(
-        Remade(lambda: ranked),
-        selection.on_the_way(total, final, progress).count, fewest,
+        Remade(lambda: ranked), together.count, counts.exactly_each(fewest),
         counts.exactly_each(sizes), (False,) * len(sizes))
     return [selection.Kept(k.count) for k in kept]
+
+
+def _stepped(kept: selection.Kept, final: int, size: int, step: int
+             ) -> selection.Kept:
+  """On the way to a final number, rounded down to a multiple of a step."""
+  return kept if step == 1 else _kept(multiples.down_on_the_way(
+      _number(kept), final, size, step))
+
+
+def _number(kept: selection.Kept) -> jax.Array:
+  """As int32, which numbers of units are within."""
+  return (kept.count.hi << 16 | kept.count.lo).astype(jnp.int32)
+
+
+def _kept(number: jax.Array) -> selection.Kept:
+  """The inverse of `_number`."""
+  n = number.astype(jnp.uint32)
+  return selection.Kept(counts.Count(n >> 16, n & 0xFFFF))

@@ -12,12 +12,13 @@ constant to their readers, which is what `folding` is for.
 import collections
 import functools
 import itertools
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.units import multiples
 from jaxsparse.units import reordering
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Member
@@ -27,7 +28,7 @@ from jaxsparse.units.ties import Ties
 Shapes = Mapping[str, Sequence[int]]
 
 
-def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
+def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
           ) -> dict[str, np.ndarray]:
   """Finds the units that have an effect, for `slim`.
 
@@ -49,12 +50,16 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
     params: the parameters from which `ties` were inferred, pruned, as from
       `sparse_params` or `apply_masks`.
     ties: from `infer_ties`, or by hand.
+    multiple: every tie keeps a multiple of so many units, the first dead ones,
+      too, or all that it has. Of heads it keeps any number if ties of their
+      dimensions are among these, and a multiple of the dimensions.
 
   Returns:
     By name of tie, bool of `tie.shape`: True where the unit has to stay.
 
   Raises:
-    ValueError: if ties do not fit the parameters.
+    ValueError: if ties do not fit the parameters, or multiple is no whole
+      number of at least 1.
 
   >>> from jaxsparse.units.ties import Member, Tie
   >>> tie = Tie(3, (Member('in', 1, role='makes'),
@@ -64,6 +69,7 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
   {'hidden': array([ True, False,  True])}
   """
   ties = ties_lib.as_ties(ties)
+  multiples.check(multiple)
   nonzero = _nonzero(params, ties)
   shapes = {path: x.shape for path, x in nonzero.items()}
   live = {tie.name: np.ones(tie.shape, bool) for tie in ties}
@@ -84,7 +90,8 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie]
       if len(sharing[member.path]) > 1:
         _clear(tie, member, nonzero[member.path], live[tie.name])
         todo |= {other.name: other for other in sharing[member.path]}
-  keep = {tie: _evened(live[tie.name]) for tie in ties}
+  keep = {tie: _evened(live[tie.name], step) for tie, step in zip(
+      ties, multiples.steps(ties.ties, multiple))}
   for pair in _crossed(keep):
     # The other's turn is after this one, with ties inferred anew.
     other = max(pair, key=lambda tie: keep[tie].mean())
@@ -131,10 +138,39 @@ def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
   ((2, 2), (2, 1))
   """
   ties = ties_lib.as_ties(ties)
-  chosen = {name: _checked(ties[name], k) for name, k in keep.items()}
-  chosen = {ties[name]: k for name, k in chosen.items() if not k.all()}
+  chosen, orders, left = plan(ties, keep)
   if not chosen:
     return tree
+  # Units within a group move before the groups that they are numbered by.
+  tree = reordering.reorder(
+      tree, sorted(orders.items(), key=lambda order: -len(order[0].along)),
+      shapes=ties.shapes)
+
+  def cut(owner, leaf):
+    for axis, at in left(owner, np.shape(leaf)):
+      leaf = reordering.take(leaf, at, axis)
+    return leaf
+  return reordering.map_members(cut, tree, chosen, ties.shapes)
+
+
+class Plan(NamedTuple):
+  """What `slim` does.
+
+  Attributes:
+    ties: those that lose units.
+    orders: for ties whose groups keep different units, the kept in front.
+    left: from a parameter's path and shape to the axes cut, and for each the
+      indices that stay, of the rank of the parameter.
+  """
+  ties: list[Tie]
+  orders: dict[Tie, np.ndarray]
+  left: Callable[[str, tuple[int, ...]], list[tuple[int, np.ndarray]]]
+
+
+def plan(ties: Ties, keep: Mapping[str, Any]) -> Plan:
+  """What removing units comes to. See `slim`, also for what it raises."""
+  chosen = {name: _checked(ties[name], k) for name, k in keep.items()}
+  chosen = {ties[name]: k for name, k in chosen.items() if not k.all()}
   for tie, other in _crossed(chosen):
     raise ValueError(
         f'Units of tie {tie.name!r} are groups of tie {other.name!r}, and the '
@@ -145,20 +181,9 @@ def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
   fronts = {tie: k if tie not in orders else np.take_along_axis(
       k, orders[tie], -1) for tie, k in chosen.items()}
   kept = {tie: k.reshape(-1, tie.size)[0] for tie, k in fronts.items()}
-  # Units within a group move before the groups that they are numbered by.
-  tree = reordering.reorder(
-      tree, sorted(orders.items(), key=lambda order: -len(order[0].along)),
-      shapes=ties.shapes)
-
-  @functools.cache  # A parameter and its moments lose alike.
-  def left(owner, shape):
-    return list(_left(owner, shape, kept))
-
-  def cut(owner, leaf):
-    for axis, at in left(owner, np.shape(leaf)):
-      leaf = reordering.take(leaf, at, axis)
-    return leaf
-  return reordering.map_members(cut, tree, list(chosen), ties.shapes)
+  # A parameter and its moments lose alike.
+  return Plan(list(chosen), orders, functools.cache(
+      lambda owner, shape: list(_left(owner, shape, kept))))
 
 
 def _nonzero(params: ArrayTree, ties: Ties) -> dict[str, np.ndarray]:
@@ -196,9 +221,13 @@ def _clear(tie: Tie, member: Member, nonzero: np.ndarray, live: np.ndarray
   there &= live.reshape(live.shape + (1,) * (there.ndim - live.ndim))
 
 
-def _evened(live: np.ndarray) -> np.ndarray:
-  """As many for every group as the fullest has, and no less than one."""
-  count = max(1, int(live.sum(-1).max()))
+def _evened(live: np.ndarray, step: int) -> np.ndarray:
+  """As many for every group as the fullest has, and no less than one.
+
+  That number is rounded up to a multiple of a step.
+  """
+  count = multiples.up(
+      max(1, int(live.sum(-1).max())), live.shape[-1], step)
   first = np.argsort(~live, axis=-1, kind='stable')[..., :count]
   keep = np.zeros_like(live)
   np.put_along_axis(keep, first, True, axis=-1)

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.usefixtures('launched')
 
 _FOLDER = commands.ROOT / 'experiments' / 'examples'
 _EXAMPLES = sorted(
-    path.stem for path in _FOLDER.glob('*.py') if path.stem != '__init__')
+    path.stem for path in _FOLDER.glob('*.py')
+    if path.stem != '__init__' and not path.stem.startswith('slim_'))
 
 
 @pytest.fixture(name='example', params=_EXAMPLES)

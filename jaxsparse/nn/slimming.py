@@ -1,0 +1,211 @@
+"""NNX models without dead units: smaller arrays, and widths that say so."""
+
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+from flax import nnx
+import numpy as np
+
+from jaxsparse._utils import trees
+from jaxsparse.units import removal
+from jaxsparse.units import slim
+from jaxsparse.units import Tie
+from jaxsparse.units import Ties
+from jaxsparse.units.ties import as_ties
+
+# From a module whose arrays are cut to the attributes that it needs.
+Widths = Callable[[Any], Mapping[str, Any]]
+
+
+def slim_model(model: nnx.Module, ties: Ties | Sequence[Tie],
+               keep: Mapping[str, Any], *,
+               widths: Mapping[type[nnx.Module], Widths] | None = None
+               ) -> nnx.Module:
+  """The NNX model without some of its hidden units, ready to use and to train.
+
+  Arrays are cut as by `jaxsparse.slim`, and attributes tell the new widths:
+  `in_features`, `out_features`, `num_features`, `num_heads`, `kernel_shape` and
+  the like. Known are `Linear`, `LinearGeneral`, `Einsum`, `Conv`,
+  `ConvTranspose`, `Embed`, `BatchNorm`, `LayerNorm`, `RMSNorm`, `GroupNorm`,
+  `MultiHeadAttention`, `LoRA`, the cells of recurrent networks, and subclasses.
+
+  An optimizer is made anew for it, or `slim` cuts its state. Attention forgets
+  what it has cached; `init_cache` makes room again.
+
+  Args:
+    model: a pruned model; it is not changed.
+    ties: from `infer_ties`, for all of `nnx.state(model)`.
+    keep: by name of tie, bool of `tie.shape`: False where a unit goes, such as
+      from `alive` or `keep_units`.
+    widths: for modules of your own that hold arrays, or know widths of what is
+      in them: by type, a function of the module, its arrays and all in it cut
+      already, that returns the attributes to set, `{}` if there are none.
+
+  Returns:
+    A model that shares all other arrays with this one.
+
+  Raises:
+    ValueError: as of `slim`, or if a module whose arrays are cut is of a type
+      that is not known; path and type are named.
+
+  >>> import jax
+  >>> import numpy as np
+  >>> from jaxsparse.units import Member
+  >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu,
+  ...                        nnx.Linear(8, 2, rngs=nnx.Rngs(1)))
+  >>> tie = Tie(8, (Member('layers/0/kernel', 1), Member('layers/0/bias', 0),
+  ...               Member('layers/2/kernel', 0)), name='hidden')
+  >>> small = slim_model(model, [tie], {'hidden': np.arange(8) < 5})
+  >>> small.layers[0].out_features, small(jax.numpy.ones((1, 4))).shape
+  (5, (1, 2))
+  """
+  ties = as_ties(ties)
+  small = nnx.clone(model)
+  nnx.update(small, slim(nnx.state(model), ties, keep))
+  left = removal.plan(ties, keep).left
+  known = {**_WIDTHS, **(widths or {})}
+  told: set[str] = set()
+  # From the inside out, so that a module may read what is in it.
+  for path, old, new in _modules(model, small):
+    cut = _cut(path, old, new)
+    read = next((known[kind] for kind in type(new).__mro__ if kind in known),
+                None)
+    if read is None:
+      if cut - told and not isinstance(new, (nnx.List, nnx.Dict)):
+        raise ValueError(_unknown(path, new, min(cut - told)))
+      continue
+    told |= cut
+    if cut and isinstance(new, nnx.Conv):
+      new.feature_group_count = _groups(_joined(*path, 'kernel'), old, left)
+    for name, value in read(new).items() if cut else ():
+      setattr(new, name, value)
+  return small
+
+
+def _modules(*models: nnx.Module) -> Iterator[tuple[Any, ...]]:
+  """Paths of modules, and the modules there of models of the same graph."""
+  for nodes in zip(*map(nnx.iter_graph, models), strict=True):
+    if isinstance(nodes[0][1], nnx.Module):
+      yield nodes[0][0], *(node for _, node in nodes)
+
+
+def _joined(*keys: Any) -> str:
+  return '/'.join(map(str, keys))
+
+
+def _cut(path: tuple[Any, ...], old: nnx.Module, new: nnx.Module) -> set[str]:
+  """The paths of arrays of a module, and of all in it, with another shape."""
+  shapes = lambda module: {name: getattr(x, 'shape', ()) for name, x in
+                           trees.align(nnx.state(module))}
+  after = shapes(new)
+  return {_joined(*path, name) for name, shape in shapes(old).items()
+          if after.get(name, shape) != shape}  # A cache may be dropped.
+
+
+def _groups(kernel: str, old: nnx.Conv, left: Any) -> int:
+  """How many groups a convolution still has outputs of."""
+  shape, groups = old.kernel.shape, old.feature_group_count
+  for axis, at in left(kernel, shape):
+    if axis == len(shape) - 1:
+      return np.unique(at.reshape(-1) // (shape[-1] // groups)).size
+  return groups
+
+
+def _unknown(path: tuple[Any, ...], module: nnx.Module, array: str) -> str:
+  kind, where = type(module).__name__, _joined(*path) or 'The model'
+  return (
+      f'{where} is a {kind}, and units go from {array}; '
+      f'slim_model does not know which attributes of a {kind} tell widths. '
+      f'Write e.g. slim_model(..., widths={{{kind}: lambda module: {{}}}}) if '
+      "none do, or return them: {'features': module.kernel.shape[-1]}.")
+
+
+def _linear(layer: nnx.Linear) -> dict[str, Any]:
+  inputs, outputs = layer.kernel.shape
+  return {'in_features': inputs, 'out_features': outputs}
+
+
+def _linear_general(layer: nnx.LinearGeneral) -> dict[str, Any]:
+  batch, inputs = len(layer.batch_axis), len(layer.in_features)
+  shape = layer.kernel.shape
+  return {'batch_axis': type(layer.batch_axis)(zip(layer.batch_axis, shape)),
+          'in_features': shape[batch:batch + inputs],
+          'out_features': shape[batch + inputs:]}
+
+
+def _einsum(layer: nnx.Einsum) -> dict[str, Any]:
+  return {'kernel_shape': layer.kernel.shape,
+          'bias_shape': None if layer.bias is None else layer.bias.shape}
+
+
+def _conv(layer: nnx.Conv) -> dict[str, Any]:
+  *_, inputs, outputs = layer.kernel.shape
+  return {'kernel_shape': layer.kernel.shape, 'out_features': outputs,
+          'in_features': inputs * layer.feature_group_count}
+
+
+def _conv_transpose(layer: nnx.ConvTranspose) -> dict[str, Any]:
+  *_, inputs, outputs = layer.kernel.shape
+  if layer.transpose_kernel:
+    inputs, outputs = outputs, inputs
+  return {'kernel_shape': layer.kernel.shape, 'in_features': inputs,
+          'out_features': outputs}
+
+
+def _embed(layer: nnx.Embed) -> dict[str, Any]:
+  rows, features = layer.embedding.shape
+  return {'num_embeddings': rows, 'features': features}
+
+
+def _norm(layer: Any) -> dict[str, Any]:
+  arrays = (getattr(layer, name, None) for name in ('scale', 'bias', 'mean'))
+  features, = next(x.shape for x in arrays if x is not None)
+  return {'num_features': features}
+
+
+def _group_norm(layer: nnx.GroupNorm) -> dict[str, Any]:
+  found = _norm(layer)  # Groups go as a whole.
+  return {**found, 'num_groups': found['num_features'] // layer.group_size}
+
+
+def _attention(layer: nnx.MultiHeadAttention) -> dict[str, Any]:
+  inputs, heads, dims = layer.query.kernel.shape
+  inputs_kv, heads_kv, _ = layer.key.kernel.shape
+  of_values = layer.value.kernel.shape[-1]
+  if of_values != dims and layer.attention_fn is nnx.dot_product_attention:
+    raise ValueError(
+        f'Heads would have {dims} dimensions of queries and {of_values} of '
+        'values, and jax.nn.dot_product_attention needs equally many. Leave '
+        "the tie of the values' dimensions out of `keep`, or give the model "
+        'another attention_fn.')
+  return {
+      'in_features': inputs, 'num_heads': heads, 'head_dim': dims,
+      'qkv_features': heads * dims, 'in_kv_features': inputs_kv,
+      'num_kv_heads': heads_kv, 'out_features': layer.out.kernel.shape[-1],
+      **dict.fromkeys(('cached_key', 'cached_value', 'cache_index'),
+                      nnx.data(None))}
+
+
+def _lora(layer: nnx.LoRA) -> dict[str, Any]:
+  return {'in_features': layer.lora_a.shape[0],
+          'out_features': layer.lora_b.shape[-1]}
+
+
+def _cell(cell: Any) -> dict[str, Any]:
+  return {'in_features': cell.dense_i.in_features,
+          'hidden_features': cell.dense_h.in_features}
+
+
+def _lstm(cell: nnx.LSTMCell) -> dict[str, Any]:
+  return {'in_features': cell.ii.in_features,
+          'hidden_features': cell.hi.in_features}
+
+
+_WIDTHS: Mapping[type[nnx.Module], Widths] = {
+    nnx.Linear: _linear, nnx.LinearGeneral: _linear_general,
+    nnx.Einsum: _einsum, nnx.Conv: _conv, nnx.ConvTranspose: _conv_transpose,
+    nnx.Embed: _embed, nnx.BatchNorm: _norm, nnx.LayerNorm: _norm,
+    nnx.RMSNorm: _norm, nnx.GroupNorm: _group_norm,
+    nnx.MultiHeadAttention: _attention, nnx.LoRA: _lora,
+    nnx.LSTMCell: _lstm, nnx.OptimizedLSTMCell: _cell, nnx.GRUCell: _cell,
+    nnx.SimpleCell: _cell,
+}
