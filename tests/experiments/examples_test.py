@@ -47,14 +47,16 @@ def test_example_is_one_page(example):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', _EXAMPLES)
-def test_example_prints_what_its_docstring_says(name):
-  module = importlib.import_module(f'experiments.examples.{name}')
-  _, text = inspect.getdoc(module).split('$ python -m ')
+def test_example_prints_what_its_docstring_says(example, capsys):
+  _, text = inspect.getdoc(example).split('$ python -m ')
   command, accuracy, *table = (line.strip() for line in text.splitlines())
-  assert command == f'experiments.examples.{name}'
-  shown, errors = commands.python(command).communicate()
-  assert not errors
+  assert command == example.__name__
+  if command.endswith('nnx_optimizer'):  # One of them as it says.
+    shown, errors = commands.python(command).communicate()
+    assert not errors
+  else:
+    example.main(steps=300)
+    shown = capsys.readouterr().out
   measured, *lines = shown.splitlines()
   assert [line.strip() for line in lines] == table
   said, found = (float(re.search(r'([\d.]+)%', line)[1])

@@ -56,14 +56,13 @@ def test_example_is_one_page(example):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', _EXAMPLES)
-def test_example_prints_what_its_docstring_says(name):
-  module = importlib.import_module(f'experiments.examples.{name}')
-  command, said = inspect.getdoc(module).split('$ python -m ')[1].split('\n', 1)
-  assert command == f'experiments.examples.{name}'
-  shown, errors = commands.python(command).communicate()
-  assert not errors
-  (*accuracies, before, after), found = _read(said), _read(shown)
+def test_example_prints_what_its_docstring_says(example, capsys):
+  command, said = inspect.getdoc(example).split(
+      '$ python -m ')[1].split('\n', 1)
+  assert command == example.__name__
+  example.main()
+  (*accuracies, before, after), found = _read(said), _read(
+      capsys.readouterr().out)
   assert found[0] == pytest.approx(accuracies[0], abs=1.5)
   assert found[1] == before
   # Which layer has them may depend on rounding, and how many there are not.
