@@ -38,9 +38,8 @@ class Numbers(NamedTuple):
   outputs: tuple[tuple[int, ...], ...]
 
 
-def numbers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Numbers:
-  """What `fn(params, *inputs)`, which is traced and not run, computes with."""
-  closed, _ = _jaxprs.trace(fn, params, *inputs)
+def numbers(closed: core.ClosedJaxpr) -> Numbers:
+  """What a function computes with."""
   return Numbers(tuple(_used(closed)),
                  tuple(tuple(x.shape) for x in closed.out_avals))
 
@@ -48,7 +47,8 @@ def numbers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Numbers:
 def changed(before: Numbers, after: Numbers) -> str | None:
   """How the numbers of a function with fewer units are others, or `None`.
 
-  >>> few, many = (numbers(lambda w: w.mean(), np.ones(n)) for n in (4, 8))
+  >>> few, many = (numbers(jax.make_jaxpr(jnp.mean)(np.ones(n)))
+  ...              for n in (4, 8))
   >>> changed(many, few), changed(many, many)
   ('div by 8, which becomes 4', None)
   """

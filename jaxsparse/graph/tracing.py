@@ -29,6 +29,7 @@ from jaxsparse.graph._arrays import Value
 from jaxsparse.graph._relations import Relations
 from jaxsparse.graph.axes import Axis
 
+trace = _jaxprs.trace
 
 class Product(NamedTuple):
   """A parameter met data: its axes that vanished, and those of the result."""
@@ -68,7 +69,11 @@ class Reading(NamedTuple):
 
 def read(f: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Reading:
   """Reads `f(params, *inputs)`, which is traced and not run."""
-  closed, paths = _jaxprs.trace(f, params, *inputs)
+  return read_jaxpr(*trace(f, params, *inputs))
+
+
+def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str]) -> Reading:
+  """Reads what `trace` returned."""
   reader = _Reader(paths)
   values = [reader.parameter(path, v.aval)
             for path, v in zip(paths, closed.jaxpr.invars)]

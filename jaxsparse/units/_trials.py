@@ -10,10 +10,11 @@ something are run without units that nothing reads.
 
 import collections
 import dataclasses
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import trees
@@ -24,6 +25,7 @@ from jaxsparse.units import checking
 from jaxsparse.units import removal
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Tie
+from jaxsparse.units.ties import Ties
 
 Kind = tuple[Tie, ...]  # Alike: the units of all of them may go, or of none.
 
@@ -37,32 +39,29 @@ class _Fails(NamedTuple):
 _Verdict = str | None | _Fails
 
 
-def tried(fn: Callable[..., Any], params: ArrayTree,
-          ties: Mapping[Tie, str | None], *inputs: Any, run: bool
-          ) -> tuple[Tie, ...]:
+def tried(ties: Mapping[Tie, str | None], trial: 'Trial') -> tuple[Tie, ...]:
   """Finds out of which ties units may be removed.
 
   Args:
-    fn: the function, jitted.
-    params: its parameters, or their shapes.
     ties: all ties, and for each a number that may come from how many units
       there are, if there is one.
-    *inputs: the other arguments.
-    run: whether the function may be run.
+    trial: of their function.
 
   Returns:
     The ties, with `kept` and `untried`.
   """
-  shapes = {path: tuple(np.shape(w)) for path, w in trees.align(params)}
   kinds, stuck = collections.defaultdict(list), {}
   for tie, number in ties.items():
-    if why := removal.why_not(tie, shapes):
+    if why := removal.why_not(tie, trial.shapes):
       stuck[tie] = why
     elif tie.size > 1:
       kinds[tie.shape, number].append(tie)
-  trial = _Trial(fn, params, inputs, [*ties], run)
-  found = {tie: verdict for kind, verdict in trial.verdicts(
-      [tuple(kind) for kind in kinds.values()]).items() for tie in kind}
+  found = {}
+  # A number is a reason to look at a kind by itself.
+  for some in ([key for key in kinds if key[1] is None],
+               *([key] for key in kinds if key[1] is not None)):
+    verdicts = trial.verdicts([tuple(kinds[key]) for key in some])
+    found |= {tie: v for kind, v in verdicts.items() for tie in kind}
 
   def told(tie, number):
     if tie.fixed or tie.kept:
@@ -74,19 +73,26 @@ def tried(fn: Callable[..., Any], params: ArrayTree,
   return tuple(told(*row) for row in ties.items())
 
 
-class _Trial:
-  """A function, and what it computes with as it is."""
+class Trial:
+  """A function, which is tried without units of some ties.
+
+  Attributes:
+    shapes: of its parameters, by path.
+  """
 
   def __init__(self, fn: Callable[..., Any], params: ArrayTree,
-               inputs: tuple[Any, ...], ties: Sequence[Tie], run: bool):
-    self._fn, self._inputs, self._run = fn, inputs, run
-    self._params, self._ties = params, ties
-    self._shapes = jax.eval_shape(lambda: params) if run else params
-    self._before = constants.numbers(fn, self._shapes, *inputs)
+               inputs: tuple[Any, ...], ties: Ties,
+               traced: tuple[Any, list[str]],
+               run: Callable[..., Any] | None):
+    """Of a function, what `tracing.trace` said of it, and it jitted, to run."""
+    self._fn, self._params, self._inputs = fn, params, inputs
+    self._ties, self._run = ties, run
+    self._before = constants.numbers(traced[0])
+    self.shapes = {path: tuple(shape) for path, shape in ties.shapes.items()}
 
   def verdicts(self, kinds: Sequence[Kind]) -> dict[Kind, _Verdict]:
     """What becomes of the function without units of each kind."""
-    found = self._halved(kinds, 1)
+    found = self._halved(kinds)
     for kind, verdict in found.items():
       size, = {tie.size for tie in kind}
       gone = 1
@@ -94,40 +100,39 @@ class _Trial:
         # Groups of channels, say, that are so many whatever there is in them.
         other, gone = self._traced([kind], size // 2), size // 2
         if not isinstance(other, _Fails) and self._run:
-          verdict = self._compared(kind, gone, other or (
+          verdict = self._compared(self._run, kind, gone, other or (
               'what it computes with half of them'))
         elif isinstance(other, str):
           verdict = other
       elif isinstance(verdict, str) and self._run:
-        verdict = self._compared(kind, gone, verdict)
+        verdict = self._compared(self._run, kind, gone, verdict)
       found[kind] = verdict
     return found
 
-  def _halved(self, kinds: Sequence[Kind], gone: int) -> dict[Kind, _Verdict]:
+  def _halved(self, kinds: Sequence[Kind]) -> dict[Kind, _Verdict]:
     """The verdict on each kind; together, as long as nothing is found."""
-    verdict = self._traced(kinds, gone) if kinds else None
+    verdict = self._traced(kinds, 1) if kinds else None
     if verdict is None or len(kinds) == 1:
       return dict.fromkeys(kinds, verdict)
     half = len(kinds) // 2
-    return (self._halved(kinds[:half], gone)
-            | self._halved(kinds[half:], gone))
+    return self._halved(kinds[:half]) | self._halved(kinds[half:])
 
   def _traced(self, kinds: Sequence[Kind], gone: int) -> _Verdict:
     """How the function's numbers change without the first units."""
-    ties = [tie for kind in kinds for tie in kind]
+    ties = {tie for kind in kinds for tie in kind}
     try:
       with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        smaller = jax.eval_shape(
-            lambda params: _without(params, ties, gone), self._shapes)
-        after = constants.numbers(self._fn, smaller, *self._inputs)
-        units = tracing.read(self._fn, smaller, *self._inputs).sizes()
+        traced = tracing.trace(
+            self._fn, self._smaller(ties, gone), *self._inputs)
     # What is left is not rectangular, or whatever a function says of sizes that
     # it was not made for.
     except Exception as error:
       return _Fails(type(error).__name__)
-    if changed := constants.changed(self._before, after):
+    if changed := constants.changed(
+        self._before, constants.numbers(traced[0])):
       return changed
+    units = tracing.read_jaxpr(*traced).sizes()
     expected = collections.Counter(
         (m.path, m.axis, tie.size - gone * (tie in ties))
         for tie in self._ties for m in tie.members)
@@ -135,19 +140,32 @@ class _Trial:
     missed = (units - expected) + (expected - units)
     return 'sizes of its own' if any(n > 1 for _, _, n in missed) else None
 
-  def _compared(self, kind: Kind, gone: int, changed: str) -> _Verdict:
+  def _smaller(self, ties: Iterable[Tie], gone: int) -> ArrayTree:
+    """The shapes of parameters without the first units of ties."""
+    left = removal.plan(self._ties, _keep(ties, gone)).left
+
+    def smaller(path, w):
+      shape = list(self.shapes[path])
+      for axis, at in left(path, self.shapes[path]):
+        shape[axis] = at.size
+      return jax.ShapeDtypeStruct(shape, jnp.result_type(w))
+    return trees.map_with_path(smaller, self._params)
+
+  def _compared(self, run: Callable[..., Any], kind: Kind, gone: int,
+                changed: str) -> _Verdict:
     """Whether the outputs are others, too, without units that nothing reads."""
     rng = np.random.default_rng(0)
     # Far from where all logits are alike, so that their scale matters.
     moved = jax.tree.map(
         lambda w: checking.nearby(w, rng, by=3.), self._params)
     unread = _unread(moved, kind, gone)
-    precision = constants.precision(self._fn, self._shapes, *self._inputs)
+    precision = constants.precision(self._fn, self._params, *self._inputs)
     try:
       with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        before, after = (checking.outputs(self._fn, p, *self._inputs) for p in (
-            unread, _without(unread, kind, gone)))
+        smaller = removal.slim(unread, self._ties, _keep(kind, gone))
+        before, after = (checking.outputs(run, p, *self._inputs)
+                         for p in (unread, smaller))
     except Exception as error:  # As above.
       return _Fails(type(error).__name__)
     same = (precision < 1e-5 and all(np.isfinite(x).all() for x in before)
@@ -155,11 +173,10 @@ class _Trial:
     return None if same else changed
 
 
-def _without(params: ArrayTree, ties: Sequence[Tie], gone: int) -> ArrayTree:
-  """Parameters without the first units of some ties."""
-  keep = {tie.name: np.broadcast_to(np.arange(tie.size) >= gone, tie.shape)
+def _keep(ties: Iterable[Tie], gone: int) -> dict[str, np.ndarray]:
+  """All but the first units of some ties, as `slim` takes it."""
+  return {tie.name: np.broadcast_to(np.arange(tie.size) >= gone, tie.shape)
           for tie in ties}
-  return removal.slim(params, ties, keep)
 
 
 def _unread(params: ArrayTree, ties: Sequence[Tie], gone: int) -> ArrayTree:

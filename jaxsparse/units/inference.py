@@ -81,7 +81,8 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   8      -      no: an input of the function   no      fc1/kernel[*]
   4      -      no: an output of the function  no      fc2/kernel[:, *]
   """
-  read = tracing.read(fn, params, *inputs)
+  traced = tracing.trace(fn, params, *inputs)
+  read = tracing.read_jaxpr(*traced)
   found = dict(_ties(read, _others(read, fn, params, *inputs)))
   concrete = all(isinstance(x, (jax.Array, np.ndarray, np.generic, float, int))
                  and not isinstance(x, jax.core.Tracer)
@@ -89,8 +90,9 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   run = jax.jit(fn)
   if check and concrete:
     checking.check(run, params, Ties(tuple(found), read.shapes), *inputs)
-  return Ties(_trials.tried(run, params, found, *inputs,
-                            run=check and concrete), read.shapes)
+  trial = _trials.Trial(fn, params, inputs, Ties(tuple(found), read.shapes),
+                        traced, run if check and concrete else None)
+  return Ties(_trials.tried(found, trial), read.shapes)
 
 
 def _ties(read: tracing.Reading, others: Mapping[tuple, str | None]

@@ -181,9 +181,13 @@ def plan(ties: Ties, keep: Mapping[str, Any]) -> Plan:
   fronts = {tie: k if tie not in orders else np.take_along_axis(
       k, orders[tie], -1) for tie, k in chosen.items()}
   kept = {tie: k.reshape(-1, tie.size)[0] for tie, k in fronts.items()}
+  places = collections.defaultdict(lambda: collections.defaultdict(list))
+  for tie in kept:
+    for path, axis, members in _by_axis(tie):
+      places[path][axis] += [(tie, member) for member in members]
   # A parameter and its moments lose alike.
   return Plan(list(chosen), orders, functools.cache(
-      lambda owner, shape: list(_left(owner, shape, kept))))
+      lambda owner, shape: list(_left(owner, shape, places[owner], kept))))
 
 
 def _nonzero(params: ArrayTree, ties: Ties) -> dict[str, np.ndarray]:
@@ -303,14 +307,13 @@ def _checked(tie: Tie, keep: Any) -> np.ndarray:
   return keep
 
 
-def _left(owner: str, shape: tuple[int, ...], kept: Mapping[Tie, np.ndarray]
-          ) -> Iterator[tuple[int, np.ndarray]]:
-  """For `take`: the indices of a parameter that stay, of each axis cut."""
-  places = collections.defaultdict(list)
-  for tie in kept:
-    for path, axis, members in _by_axis(tie):
-      if path == owner:
-        places[axis] += [(tie, member) for member in members]
+def _left(owner: str, shape: tuple[int, ...],
+          places: Mapping[int, Sequence[tuple[Tie, Member]]],
+          kept: Mapping[Tie, np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+  """For `take`: the indices of a parameter that stay, of each axis cut.
+
+  `places` has what may lose units along each axis.
+  """
   gone = {axis: _removed(axis, shape, there, kept)
           for axis, there in places.items()}
   others = lambda axis: tuple(i for i in range(len(shape)) if i != axis)

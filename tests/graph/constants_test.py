@@ -9,7 +9,8 @@ from jaxsparse.graph import constants
 
 
 def _of(f, n=4, dtype=jnp.float32):
-  return constants.numbers(f, jax.ShapeDtypeStruct((n,), dtype))
+  return constants.numbers(
+      jax.make_jaxpr(f)(jax.ShapeDtypeStruct((n,), dtype)))
 
 
 def test_the_same_function_has_the_same_numbers_at_any_size():
