@@ -58,20 +58,23 @@ def from_groups(values: jax.Array, bits: jax.Array
       words.reshape(*leading, columns // 64, g // 32, _groups.TILE), jnp.int32)
 
 
-def to_groups(values: jax.Array, positions: jax.Array, n: int
-              ) -> tuple[jax.Array, jax.Array]:
-  """The inverse of `from_groups`, for a weight of N columns."""
+def from_values(values: jax.Array, n: int) -> jax.Array:
+  """The inverse of `to_values`, for a weight of N columns."""
   *leading, columns, half_k = values.shape
-  g = half_k // 2
-  values = values.reshape(*leading, columns, g, 2)[..., :n, :, :]
-  values = jnp.moveaxis(values.swapaxes(-3, -2), -1, -3)
+  values = values.reshape(*leading, columns, half_k // 2, 2)[..., :n, :, :]
+  return jnp.moveaxis(values.swapaxes(-3, -2), -1, -3)
+
+
+def to_bits(positions: jax.Array, n: int) -> jax.Array:
+  """The bits of groups, for a weight of N columns."""
+  *leading, blocks, tiles, _ = positions.shape
   words = lax.bitcast_convert_type(positions, jnp.uint32).reshape(
-      *leading, columns // 64, g // 32, 4, 8, 4, 2)
+      *leading, blocks, tiles, 4, 8, 4, 2)
   lead = tuple(range(len(leading)))
   words = words.transpose(*lead, *(len(lead) + a for a in (0, 2, 3, 1, 5, 4)))
   fours = lambda half: jnp.stack(
       [(words >> (16 * half + 4 * i)) & np.uint32(15) for i in range(4)], -1)
   # [block, w, g, tile, step, c, four] -> [block, w, half, g, ...]
   code = jnp.stack([fours(0), fours(1)], len(leading) + 2)
-  code = code.reshape(*leading, columns, g)[..., :n, :].mT
-  return values, (np.uint32(1) << (code & 3)) | (np.uint32(1) << (code >> 2))
+  code = code.reshape(*leading, 64 * blocks, 32 * tiles)[..., :n, :].mT
+  return (np.uint32(1) << (code & 3)) | (np.uint32(1) << (code >> 2))

@@ -275,6 +275,20 @@ def places(packed: Packed24) -> jax.Array:
   return _occupancy(packed.positions)
 
 
+def without_values(packed: Packed24) -> Packed24:
+  """What lies beside the values, which are `None`."""
+  nothing: Any = None
+  return dataclasses.replace(packed, values=nothing)
+
+
+def bits_of(packed: Packed24) -> jax.Array:
+  """The same of any layout; values are not read."""
+  if packed.layout == 'planar':
+    return places(packed)
+  return _hopper_layout.to_bits(
+      packed.positions, math.prod(packed.features))
+
+
 def with_layout(packed: Packed24, layout: str) -> Packed24:
   """The same weight in the layout that a kernel reads; made once, at load.
 
@@ -308,9 +322,9 @@ def with_layout(packed: Packed24, layout: str) -> Packed24:
     values, positions = _hopper_layout.from_groups(
         packed.values, places(packed))
   else:
-    values, bits = _hopper_layout.to_groups(
-        packed.values, packed.positions, math.prod(packed.features))
-    positions = _words(bits)
+    values = _hopper_layout.from_values(
+        packed.values, math.prod(packed.features))
+    positions = _words(bits_of(packed))
   other = packed.transposed
   return dataclasses.replace(
       packed, values=values, positions=positions, layout=layout,

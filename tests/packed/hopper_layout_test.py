@@ -103,7 +103,8 @@ def test_groups_there_and_back_are_the_same(n):
     occupancy = _groups.largest_two(key)
     values = _groups.gather(w, occupancy)
     made = _hopper_layout.from_groups(values, occupancy)
-    return ((values, occupancy), _hopper_layout.to_groups(*made, n),
+    return ((values, occupancy), (_hopper_layout.from_values(made[0], n),
+                                  _hopper_layout.to_bits(made[1], n)),
             (made[0], _hopper_layout.to_values(values)))
   w = normal(512, n, dtype=jnp.bfloat16)
   given, back, (made, values) = there_and_back(w, normal(512, n, seed=1))
