@@ -1,12 +1,12 @@
 """Hopper's layout of packed 2:4 weights: arrays from groups, and back.
 
-It is in the order in which `wgmma.mma_async.sp` reads its operands. `values`
-are `[N', K'/2]`, N padded to 128: a row for each column of the weight.
-`positions` are `[N'/64, K'/128, 256]`, int32. For a 64 x 64 part of the
-transposed weight, thread `32 * w + 4 * g + c` has one word, the groups of rows
-`16 * w + g` (low half) and `16 * w + g + 8` from column `16 * c` on, four bits
-each: the index of the first kept entry, then of the second. A block of 256
-words has two such parts, a thread's words side by side.
+It is in the order in which `wgmma.mma_async.sp` reads its operands. K is padded
+to whole tiles, K'. `values` are `[N', K'/2]`, N padded to 128: a row for each
+column of the weight. `positions` are `[N'/64, K'/128, 256]`, int32. For a 64 x
+64 part of the transposed weight, thread `32 * w + 4 * g + c` has one word, the
+groups of rows `16 * w + g` (low half) and `16 * w + g + 8` from column `16 * c`
+on, four bits each: the index of the first kept entry, then of the second. A
+block of 256 words has two such parts, a thread's words side by side.
 
 The planar layout is told in `layout24`; the bits of groups, between the two, in
 `_groups`.
@@ -36,7 +36,10 @@ def to_values(values: jax.Array) -> jax.Array:
 
 def from_groups(values: jax.Array, bits: jax.Array
                 ) -> tuple[jax.Array, jax.Array]:
-  """Values and positions of `[..., 2, G, N]` entries and `[..., G, N]` bits."""
+  """Values and positions of `[..., 2, G, N]` entries and `[..., G, N]` bits.
+
+  Of whole tiles.
+  """
   g, n = values.shape[-2:]
   values = to_values(values)
   *leading, columns, _ = values.shape

@@ -23,7 +23,6 @@ def dense(x: jax.Array, matrix: jax.Array, dtype: Any) -> jax.Array:
 
 def matmul(x: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
   """`x @ w`, `[..., K] -> [..., N]`."""
-  w = layout24.with_layout(w, 'planar')
   return dense(x, layout24.matrix_of(w), dtype)
 
 

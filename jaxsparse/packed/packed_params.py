@@ -10,7 +10,6 @@ from jaxsparse import patterns
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.packed import _dispatch
-from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
 from jaxsparse.packed import layout24
 from jaxsparse.patterns import Pattern
@@ -21,8 +20,9 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
                 ) -> ArrayTree:
   """Packs all weights that are 2:4 and get smaller by it.
 
-  Padding makes weights with few inputs larger (K counts in tiles of 256), and
-  these stay as they are, pruned.
+  Weights that packing makes no smaller stay as they are, pruned: those of fewer
+  than 4 inputs (float32), 8 (bfloat16) or 12 (int8), and, where kernels read
+  tiles of 256, those that this padding makes larger.
 
   Args:
     params: any pytree of parameters. Inside `jit`, where they cannot be looked
@@ -33,9 +33,9 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
       matrices packed along axis -2, where the mask is 2:4 there, else along
       -1. Which axes attention, convolutions or stacked layers contract a mask
       cannot tell; that takes rules.
-    layout: 'planar', or 'hopper' for weights that an H100 or H200 is to read,
-      bfloat16 and float16, others staying planar; `None` is what this machine
-      reads. Checkpoints for any machine are planar.
+    layout: 'planar', 'tiled' for TPUs, or 'hopper' for weights that an H100 or
+      H200 is to read, bfloat16 and float16, others staying planar; `None` is
+      what this machine reads. Checkpoints for any machine are planar.
     transposed: as of `pack`; then both forms are to take less than two weights.
 
   Returns:
@@ -54,7 +54,7 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
   >>> type(packed['mlp']['kernel']).__name__, packed['mlp']['bias'].shape
   ('Packed24', (8,))
   """
-  wanted = layout or ('planar' if _dispatch.missing('gpu') else 'hopper')
+  wanted = layout or _layout_here()
   layout24.check_layout(wanted)
   if trees.nodes(params, layout24.Packed24):
     raise ValueError(
@@ -81,7 +81,7 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
           'params, opt_state) after training, or at once by '
           'jaxsparse.apply_masks(params, jaxsparse.prune(rules).init(params)'
           '.masks).') from error
-    if made.dtype in _hopper_layout.DTYPES:
+    if wanted != 'hopper' or made.dtype in _hopper_layout.DTYPES:
       made = layout24.with_layout(made, wanted)
     if made.nbytes >= w.nbytes * (1 + transposed):
       return w
@@ -92,8 +92,7 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
   if not packed:
     raise ValueError(
         'pack_params found no weight to pack: none is 2:4 by its '
-        f'{"rule" if by_rules else "mask"} and, as inputs count in tiles of '
-        f'{_groups.TILE}, gets smaller. Got parameters '
+        f'{"rule" if by_rules else "mask"} and gets smaller. Got parameters '
         f"{trees.paths(params)}. Prune with {{'.*/kernel': jaxsparse.nm(2, 4)}}"
         ', and give the masks or these rules.')
   if layout and all(w.layout != layout for w in packed):
@@ -112,6 +111,13 @@ def unpack_params(params: ArrayTree) -> ArrayTree:
   is_packed = lambda node: isinstance(node, layout24.Packed24)
   return jax.tree.map(lambda node: layout24.unpack(node) if is_packed(node)
                       else node, params, is_leaf=is_packed)
+
+
+def _layout_here() -> str:
+  """What this machine's kernel reads, or XLA."""
+  if not _dispatch.missing('gpu'):
+    return 'hopper'
+  return 'planar' if _dispatch.missing('tpu') else 'tiled'
 
 
 def _are_rules(tree: Any) -> bool:

@@ -163,4 +163,4 @@ def value_gradient(dy: jax.Array, x: jax.Array, w: Packed24, dtype: Any
   like = jax.ShapeDtypeStruct((x.shape[-1], dy.shape[-1]), dtype)
   matrix = _xla.weight_gradient(dy.astype(x.dtype), x, like)
   values = _groups.gather(matrix, layout24.bits_of(w))
-  return values if w.layout == 'planar' else _hopper_layout.to_values(values)
+  return _hopper_layout.to_values(values) if w.layout == 'hopper' else values

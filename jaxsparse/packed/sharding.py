@@ -57,7 +57,7 @@ def partition_specs(w: Packed24, *, columns: str | None = None,
   """
   layout24.check_packed(w)
   _mesh.check_one_way(columns, rows)
-  if w.layout == 'planar':  # [2, K'/4, N], [K'/32, N]
+  if w.layout != 'hopper':  # [2, K'/4, N], [K'/32, N]
     values, positions = (None, rows, columns), (rows, columns)
   else:  # [N', K'/2], [N'/64, K'/128, 256]
     values, positions = (columns, rows), (columns, rows, None)

@@ -65,6 +65,10 @@ def test_hopper_arrays_are_in_the_order_of_the_instruction(shape, dtype):
 def test_layouts_there_and_back_change_nothing(shape):
   w = prune(normal(*shape, dtype=jnp.bfloat16))
   planar = layout24.pack(w)
+  tiled = with_layout(planar, 'tiled')
+  assert_same(with_layout(tiled, 'planar'), planar)
+  assert_same(with_layout(tiled, 'hopper'), with_layout(planar, 'hopper'))
+  assert_same(with_layout(with_layout(planar, 'hopper'), 'tiled'), tiled)
   hopper = with_layout(planar, 'hopper')
   assert hopper.layout == 'hopper' and hopper.shape == shape
   assert layout24.with_layout(planar, 'planar') is planar
