@@ -15,7 +15,7 @@ Three conventions hold everywhere:
 import collections
 import difflib
 import re
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -122,6 +122,16 @@ def nested_like(params: PyTree, masks: PyTree) -> PyTree:
           else masks)
 
 
+def few(names: Sequence[str]) -> str:
+  """At most three names for a message, and how many more there are.
+
+  >>> few(['a', 'b']), few(['a', 'b', 'c', 'd', 'e'])
+  ('a, b', 'a, b, c and 2 more')
+  """
+  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+  return ', '.join(names[:3]) + more
+
+
 def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
   """The value of the first rule whose regex fully matches each leaf's path.
 
@@ -157,7 +167,8 @@ def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
       raise ValueError(
           f'Rule {regex!r} matches no parameter, so it would do nothing. A '
           "regex must match the whole path, parts joined with '/'. "
-          f'Paths near it: {near or names[:5]}; all paths: {names}.')
+          f'Paths near it: {few(near)}; ' * bool(near)
+          + f'all are {few(names)}.')
 
   def lookup(path: str, _):
     for regex, pattern in compiled.items():

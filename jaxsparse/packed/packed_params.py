@@ -16,8 +16,8 @@ from jaxsparse.patterns import Pattern
 
 
 def pack_params(params: ArrayTree, masks_or_rules: Any, *,
-                layout: str | None = None, transposed: bool = False
-                ) -> ArrayTree:
+                layout: str | None = None, transposed: bool = False,
+                dense: Mapping[str, str] | None = None) -> ArrayTree:
   """Packs all weights that are 2:4 and get smaller by it.
 
   Weights that packing makes no smaller stay as they are, pruned: those of fewer
@@ -37,14 +37,17 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
       H200 is to read, bfloat16 and float16, others staying planar; `None` is
       what this machine reads. Checkpoints for any machine are planar.
     transposed: as of `pack`; then both forms are to take less than two weights.
+    dense: why a weight is to stay dense, though pruned, by its path: what
+      `nn.unreadable` returns of a model whose layers cannot read all of them.
 
   Returns:
     The same tree with `Packed24` where there were weights; `unpack_params` is
     the inverse. Linen and NNX models run on it through `jaxsparse.nn`.
 
   Raises:
-    ValueError: if nothing was packed, or nothing in Hopper's layout that was to
-      be, or a weight whose rule says so is not 2:4; its path is named.
+    ValueError: if nothing was packed, with the reasons, or nothing in Hopper's
+      layout that was to be, or a weight whose rule says so is not 2:4; its path
+      is named.
 
   >>> import jaxsparse
   >>> params = {'mlp': {'kernel': jnp.ones((512, 8)), 'bias': jnp.ones(8)}}
@@ -68,10 +71,13 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
     masks = trees.nested_like(params, masks_or_rules)
     params = flows.apply_masks(params, masks)
     axes = trees.map_masked(lambda _, mask: _axis_of_mask(mask), params, masks)
-  packed = []
+  packed, kept = [], {}
 
   def leaf(path, w, axis):
     if axis is None:
+      return w
+    if dense and path in dense:
+      kept[path] = dense[path]
       return w
     try:
       made = layout24.pack(w, axis=axis, transposed=transposed)
@@ -84,17 +90,20 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
     if wanted != 'hopper' or made.dtype in _hopper_layout.DTYPES:
       made = layout24.with_layout(made, wanted)
     if made.nbytes >= w.nbytes * (1 + transposed):
+      kept[path] = 'it would get no smaller'
       return w
     packed.append(made)
     return made
 
   result = trees.map_with_path(leaf, params, axes)
   if not packed:
+    what = 'rule' if by_rules else 'mask'
+    why = ('; '.join(map(': '.join, [*kept.items()][:3]))
+           + f' and {len(kept) - 3} more' * (len(kept) > 3) if kept else
+           f'none of {trees.few(trees.paths(params))} is 2:4 by its {what}')
     raise ValueError(
-        'pack_params found no weight to pack: none is 2:4 by its '
-        f'{"rule" if by_rules else "mask"} and gets smaller. Got parameters '
-        f"{trees.paths(params)}. Prune with {{'.*/kernel': jaxsparse.nm(2, 4)}}"
-        ', and give the masks or these rules.')
+        f'pack_params found no weight to pack: {why}. Prune with '
+        "{'.*/kernel': jaxsparse.nm(2, 4)}, and give the masks or these rules.")
   if layout and all(w.layout != layout for w in packed):
     raise ValueError(
         f'layout={layout!r} holds bfloat16 and float16, got weights of '
