@@ -8,8 +8,8 @@ groups of rows `16 * w + g` (low half) and `16 * w + g + 8` from column `16 * c`
 on, four bits each: the index of the first kept entry, then of the second. A
 block of 256 words has two such parts, a thread's words side by side.
 
-The planar layout is told in `layout24`; the bits of groups, between the two, in
-`_groups`.
+The planar layout is told in `_planar_layout`; the bits of groups, between the
+two, in `_groups`.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Packed 2:4 weights: nothing is lost, and every bit is where the docs say.
 
 The oracle reads the planar layout in numpy, word by word, from the words of
-`layout24`'s docstring alone.
+`_planar_layout`'s docstring alone.
 """
 
 import math
