@@ -75,8 +75,8 @@ def windows(data, starts):
 # %% [markdown]
 # ## A transformer
 #
-# 256 wide, because inputs count in tiles of 256: a narrower weight would be
-# padded, and gain nothing. The parameters are bfloat16, as models are served.
+# 256 wide, because kernels read tiles of 256 inputs: for these a narrower
+# weight would be padded. The parameters are bfloat16, as models are served.
 
 # %%
 WIDTH, HEADS, DEPTH = 256, 4, 2

@@ -15,7 +15,7 @@ Three conventions hold everywhere:
 import collections
 import difflib
 import re
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -96,8 +96,8 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
   if not same:
     raise ValueError(
         f'`{name}` must have the structure of the parameters, with a bool '
-        'array or None at every parameter. Got parameters '
-        f'{paths(params)} and {name} {paths(masks)}. Write e.g. '
+        f'array or None at every parameter. Got {_differing(params, masks)} '
+        f'in parameters and {_differing(masks, params)} in {name}. Write e.g. '
         '`masks = jaxsparse.get_masks(opt_state)`.')
   for path, w, m in rows:
     if not is_dense(m) and np.shape(m) != np.shape(w):
@@ -105,6 +105,12 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
           f'{path}: a mask has the shape of its parameter, {np.shape(w)}, got '
           f'{np.shape(m)}. Write e.g. '
           '`masks = jaxsparse.get_masks(opt_state)`.')
+
+
+def _differing(tree: PyTree, other: PyTree) -> str:
+  """Some paths of a tree, those first that the other does not have."""
+  theirs = set(paths(other))
+  return few(sorted(paths(tree), key=theirs.__contains__)) or 'nothing'
 
 
 def nested_like(params: PyTree, masks: PyTree) -> PyTree:
@@ -120,6 +126,16 @@ def nested_like(params: PyTree, masks: PyTree) -> PyTree:
   named = jax.tree.unflatten(other, [0] * len(leaves))
   return (structure.unflatten(leaves) if paths(named) == paths(params)
           else masks)
+
+
+def few(names: Sequence[str]) -> str:
+  """At most three names for a message, and how many more there are.
+
+  >>> few(['a', 'b']), few(['a', 'b', 'c', 'd', 'e'])
+  ('a, b', 'a, b, c and 2 more')
+  """
+  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+  return ', '.join(names[:3]) + more
 
 
 def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
@@ -157,7 +173,7 @@ def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
       raise ValueError(
           f'Rule {regex!r} matches no parameter, so it would do nothing. A '
           "regex must match the whole path, parts joined with '/'. "
-          f'Paths near it: {near or names[:5]}; all paths: {names}.')
+          f'Paths near it: {few(near) or "none"}; all are {few(names)}.')
 
   def lookup(path: str, _):
     for regex, pattern in compiled.items():

@@ -11,6 +11,10 @@ An NNX model holds them itself:
     model = nn.pack_model(model, rules)
     y = model(x)
 
+Layers that cannot read packed weights, such as convolutions, keep dense ones:
+`pack_model` sees to that, and for Linen `pack_params(..., dense=unreadable(
+model.apply, {'params': params}, x))`.
+
 `Dense` (Linen) and `Linear` (NNX) are Flax's layers, packed from the start.
 `dot_general` is `lax.dot_general` with a packed right side; where a model takes
 a `dot_general=`, `training_dot_general` is the product of 2:4 training.
@@ -31,9 +35,10 @@ from jaxsparse.nn.linen import accept_packed
 from jaxsparse.nn.linen import Dense
 from jaxsparse.nn.nnx import Linear
 from jaxsparse.nn.nnx import pack_model
+from jaxsparse.nn.readers import unreadable
 from jaxsparse.nn.slimming import slim_model
 
 __all__ = [
     'accept_packed', 'Dense', 'dot_general', 'Linear', 'pack_model',
-    'slim_model', 'training_dot_general',
+    'slim_model', 'training_dot_general', 'unreadable',
 ]

@@ -10,6 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse import packed
+from jaxsparse._utils import tables
 from jaxsparse.packed import Implementation
 from jaxsparse.packed import Packed24
 
@@ -146,13 +147,16 @@ def dense(layer: Any, x: jax.Array, kernel: Packed24, bias: jax.Array | None,
   return y + bias.reshape(*bias.shape[:n], *ones, *bias.shape[n:])
 
 
-def unreadable(path: Sequence[Any], layer: Any, readers: str) -> ValueError:
-  """The error of a packed weight where no layer reads it."""
-  name = '/'.join(map(str, path))
-  return ValueError(
-      f'{name} is packed, but {type(layer).__name__} cannot read it. The '
-      f"kernels of {readers} may be packed, attention's among them. Keep this "
-      f"weight dense by a rule before the others, {{'{name}': None}}.")
+class Unreadable(dict[str, str]):
+  """What `unreadable` returns: why, by path; `print` it."""
+
+  def __str__(self) -> str:
+    return tables.table([('stays dense', 'since')], list(self.items()))
+
+
+def cannot(layer: str, readers: str) -> str:
+  """Why a layer cannot read a weight."""
+  return f'{layer} is none of {readers}'
 
 
 def _dot_of(layer: Any, implementation: Implementation) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from flax import errors
 from flax import linen
 import jax
 
+from jaxsparse._utils import trees
 from jaxsparse.nn import dots
 from jaxsparse.packed import Implementation
 from jaxsparse.packed import pack
@@ -67,7 +68,8 @@ def accept_packed(
 
   Raises:
     ValueError: when called, if the packed weight is that of a layer that is
-      neither, a convolution or an embedding; it is named.
+      neither, a convolution or an embedding; it is named. `pack_params(...,
+      dense=unreadable(f, variables, x))` leaves these dense.
 
   >>> from jaxsparse import pack_params
   >>> from jaxsparse import patterns
@@ -99,6 +101,7 @@ def accept_packed(
   return run
 
 
+_READERS = 'Dense and DenseGeneral'
 # A subclass of them may do more, and comes here by `super().__call__`.
 _CALLS = tuple(cast(Any, layer.__call__).__wrapped__
                for layer in (linen.Dense, linen.DenseGeneral))
@@ -138,11 +141,49 @@ def _packed_init(init: Callable[..., Any]) -> Callable[..., Packed24]:
   return packed_init
 
 
+def unreadable(f: Callable[..., Any], variables: Any, *inputs: Any,
+               **options: Any) -> dots.Unreadable:
+  """The parameters that no layer can read packed, and why.
+
+  The function is traced, and a layer reads its kernel if it is a `Dense` or
+  `DenseGeneral`, or a subclass that calls these.
+  """
+  readable, kinds = set(), {}
+
+  def interceptor(next_fun, args, kwargs, context):
+    layer = context.module
+    # A lifted layer is called in the place of the one that holds it, first.
+    kinds.setdefault(layer.path, type(layer).__name__)
+    if context.orig_method.func in _CALLS:
+      readable.add((*layer.path, 'kernel'))
+    return next_fun(*args, **kwargs)
+
+  def run(variables, *inputs):
+    with linen.intercept_methods(interceptor):
+      return f(variables, *inputs, **options)
+  jax.eval_shape(run, variables, *inputs)
+  why = dots.Unreadable()
+
+  def leaf(path, w):
+    parts = tuple(path.split('/'))
+    if len(w.shape) > 1 and parts not in readable:
+      kind = kinds.get(parts[:-1])
+      why[path] = ('no layer holds it' if kind is None else
+                   f'it is no kernel of {kind}' if (*parts[:-1], 'kernel')
+                   in readable else dots.cannot(kind, _READERS))
+  trees.map_with_path(leaf, linen.meta.unbox(variables['params']))
+  return why
+
+
 def _explain(layer: linen.Module, error: Exception) -> None:
   """Raises if the layer holds a packed weight, which it cannot read."""
   held = layer.variables.get('params', {})
   names = [name for name in held
            if isinstance(_variable(layer, name), Packed24)]
   if names:
-    raise dots.unreadable(
-        (*layer.path, names[0]), layer, 'Dense and DenseGeneral') from error
+    name = '/'.join((*layer.path, names[0]))
+    raise ValueError(
+        f'{name} is packed, but {dots.cannot(type(layer).__name__, _READERS)}, '
+        'whose kernels may be, attention\'s among them. Keep what no layer can '
+        'read dense: pack_params(params, rules, dense=nn.unreadable('
+        "model.apply, {'params': params}, x)).") from error

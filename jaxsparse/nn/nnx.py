@@ -62,7 +62,8 @@ def pack_model(model: nnx.Module, masks_or_rules: Any, *,
                implementation: Implementation = None) -> nnx.Module:
   """The same NNX model with packed kernels in its dense layers.
 
-  That of `Linear`, `LinearGeneral` (hence attention) and subclasses. Paths of
+  That of `Linear`, `LinearGeneral` (hence attention) and subclasses. Weights of
+  other layers stay dense, pruned as they are; `unreadable` says which. Paths of
   modules and of parameters stay what they were, so that `nnx.jit`,
   `nnx.split`, `nnx.merge` and `nnx.update` work as before, the latter with
   what `pack_params(nnx.state(model, nnx.Param), rules)` returns, too. Under
@@ -79,8 +80,8 @@ def pack_model(model: nnx.Module, masks_or_rules: Any, *,
     A model that shares all other arrays with this one.
 
   Raises:
-    ValueError: as of `pack_params`, and if a layer that is to be packed is
-      another, a convolution or an embedding; it is named.
+    ValueError: as of `pack_params`; if no layer can read what is to be packed,
+      these are named.
 
   >>> from jaxsparse import patterns
   >>> model = nnx.Linear(512, 8, kernel_init=nnx.initializers.zeros,
@@ -91,26 +92,52 @@ def pack_model(model: nnx.Module, masks_or_rules: Any, *,
   """
   params = pack_params(
       nnx.state(model, nnx.Param), masks_or_rules, layout=layout,
-      transposed=transposed)
+      transposed=transposed, dense=unreadable(model))
   model = nnx.clone(model)
   nnx.update(model, params)
-  for path, layer in list(nnx.iter_graph(model)):
+  for _, layer in list(nnx.iter_graph(model)):
     if not isinstance(layer, nnx.Module):
       continue
-    held = [name for name, variable in vars(layer).items()
-            if isinstance(variable, nnx.Variable)
-            and isinstance(_value(variable), Packed24)]
-    if held:
-      kind = _class_of(type(layer))
-      if kind is None or held != ['kernel']:
-        name = min(held, key='kernel'.__eq__)  # Another, if there is one.
-        raise dots.unreadable(
-            (*path, name), layer, 'Linear and LinearGeneral')
+    kernel = vars(layer).get('kernel')
+    kind = _class_of(type(layer))
+    if kind and isinstance(kernel, nnx.Variable) and isinstance(
+        _value(kernel), Packed24):
       # Only what is called changes: variables, references to the layer and its
       # place stay.
       object.__setattr__(layer, '__class__', kind)
       cast(Any, layer).implementation = _static(implementation)
   return model
+
+
+def unreadable(model: nnx.Module) -> dots.Unreadable:
+  """The parameters that no layer of a model can read packed, and why.
+
+  A layer reads its kernel if it is a `Linear` or `LinearGeneral`, or one of a
+  subclass; a parameter that several layers hold is read by all of them.
+  """
+  nodes = list(nnx.iter_graph(model))
+  holders: dict[int, list[tuple[Any, str]]] = {}
+  for _, layer in nodes:
+    if isinstance(layer, nnx.Module):
+      for name, variable in vars(layer).items():
+        if isinstance(variable, nnx.Variable):
+          holders.setdefault(id(variable), []).append((layer, name))
+  why = dots.Unreadable()
+  for path, variable in nodes:
+    if isinstance(variable, nnx.Param) and getattr(
+        _value(variable), 'ndim', 0) > 1:
+      reasons = [_why_not(*holder) for holder in holders.get(
+          id(variable), [(model, str(path[-1]))])]
+      if any(reasons):
+        why['/'.join(map(str, path))] = next(filter(None, reasons))
+  return why
+
+
+def _why_not(layer: nnx.Module, name: str) -> str | None:
+  kind = type(layer).__name__
+  if _class_of(type(layer)) is None:
+    return dots.cannot(kind, 'Linear and LinearGeneral')
+  return None if name == 'kernel' else f'it is no kernel of {kind}'
 
 
 def _call(layer: Linear | _LinearGeneral, dense: Callable[..., jax.Array],

@@ -7,6 +7,7 @@ as for the dense product of one token, so there a condensed weight saves memory
 alone.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxsparse._utils import numerics
 from jaxsparse.packed import _operands
+from jaxsparse.packed import _trilinear
 from jaxsparse.packed.condensed import Condensed
 from jaxsparse.packed.condensed import uncondense
 
@@ -51,40 +53,48 @@ def _folded(x: jax.Array, w: Condensed, dtype: Any) -> jax.Array:
   # Tokens come last: what is gathered are contiguous rows of them. The input
   # that padding reads is made here, and what is sent back to it is dropped.
   rows = jnp.pad(rows.T, ((0, 1), (0, 0)))
-  y = _product(rows, w.values.astype(x.dtype), w.indices, dtype)
+  values = w.values.astype(x.dtype)
+  form = _Form(dtype, *(
+      jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (rows, values)))
+  y = _trilinear.derivative(
+      form, _trilinear.DY, rows, values, w.indices)
   return y.T.reshape(*x.shape[:-1], *w.features)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _product(x: jax.Array, values: jax.Array, indices: jax.Array, dtype: Any
-             ) -> jax.Array:
-  """`[K + 1, B] -> [N, B]`.
+@dataclasses.dataclass(frozen=True)
+class _Form(_trilinear.Form):
+  """The products of `[K + 1, B]`, values and `[N, B]`; `rest` are indices.
 
   The gradients need neither what was gathered nor the dense weight in memory,
   and on CPUs half of the time of those that jax would make of this.
+
+  Attributes:
+    dtype: that of the result.
+    x: the shape and dtype of the inputs.
+    values: those of the values.
   """
-  cpu = _by_entries if indices.shape == values.shape else _in_parts
-  return lax.platform_dependent(
-      x, values, indices, cpu=functools.partial(cpu, dtype=dtype),
-      default=functools.partial(_at_once, dtype=dtype))
+  dtype: Any
+  x: Any
+  values: Any
 
+  def y(self, x: jax.Array, w: jax.Array, rest: jax.Array) -> jax.Array:
+    return self._run(
+        _by_entries, _in_parts, _at_once, x, w, rest, dtype=self.dtype)
 
-def _forward(x, values, indices, dtype):
-  return _product(x, values, indices, dtype), (x, values, indices)
+  def dx(self, w: jax.Array, dy: jax.Array, rest: jax.Array) -> jax.Array:
+    return self._run(_by_entries_dx, _in_parts_dx, _at_once_dx, w,
+                     dy.astype(self.x.dtype), rest, like=self.x)
 
+  def dw(self, x: jax.Array, dy: jax.Array, rest: jax.Array) -> jax.Array:
+    return self._run(_by_entries_dw, _in_parts_dw, _at_once_dw, x,
+                     dy.astype(self.x.dtype), rest, like=self.values)
 
-def _backward(dtype, saved, dy):
-  if not jnp.issubdtype(dtype, jnp.floating):
-    return None, None, None
-  x, values, indices = saved
-  cpu = (_by_entries_back if indices.shape == values.shape
-         else _in_parts_back)
-  dx, dvalues = lax.platform_dependent(
-      x, values, indices, dy.astype(x.dtype), cpu=cpu, default=_at_once_back)
-  return dx, dvalues, None
-
-
-_product.defvjp(_forward, _backward)
+  def _run(self, by_entries, in_parts, at_once, *operands, **options):
+    is_fan_in = operands[-1].ndim == len(self.values.shape)
+    return lax.platform_dependent(
+        *operands,
+        cpu=functools.partial(by_entries if is_fan_in else in_parts, **options),
+        default=functools.partial(at_once, **options))
 
 
 def _gather(x: jax.Array, indices: jax.Array) -> jax.Array:
@@ -120,20 +130,30 @@ def _in_parts(x: jax.Array, values: jax.Array, indices: jax.Array, *,
   return y.swapaxes(0, 1).reshape(j * s, tokens)
 
 
-def _in_parts_back(x: jax.Array, values: jax.Array, indices: jax.Array,
-                   dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-  dtype = numerics.at_least_float32(x.dtype)
-  dy = dy.reshape(*values.shape[::2], x.shape[1])
-  parts, pick = _parts(indices, x.shape[1] * x.dtype.itemsize)
+def _in_parts_dx(values: jax.Array, dy: jax.Array, indices: jax.Array, *,
+                 like: Any) -> jax.Array:
+  dtype = numerics.at_least_float32(like.dtype)
+  dy = dy.reshape(*values.shape[::2], dy.shape[1])
+  parts, pick = _parts(indices, dy.shape[2] * like.dtype.itemsize)
 
   def step(dx, t):
-    here, d = pick(indices, t), pick(dy, t)
-    dvalues = _einsum('jfb,jsb->jfs', _gather(x, here), d, dtype)
-    gathered = _einsum('jfs,jsb->jfb', pick(values, t), d, dtype)
-    return _scatter(dx, here, gathered), dvalues
-  dx, dvalues = lax.scan(step, jnp.zeros(x.shape, dtype), jnp.arange(parts))
-  return (dx.astype(x.dtype), dvalues.swapaxes(0, 1).reshape(
-      values.shape).astype(values.dtype))
+    gathered = _einsum('jfs,jsb->jfb', pick(values, t), pick(dy, t), dtype)
+    return _scatter(dx, pick(indices, t), gathered), None
+  dx, _ = lax.scan(step, jnp.zeros(like.shape, dtype), jnp.arange(parts))
+  return dx.astype(like.dtype)
+
+
+def _in_parts_dw(x: jax.Array, dy: jax.Array, indices: jax.Array, *, like: Any
+                 ) -> jax.Array:
+  dtype = numerics.at_least_float32(x.dtype)
+  dy = dy.reshape(*like.shape[::2], dy.shape[1])
+  parts, pick = _parts(indices, x.shape[1] * x.dtype.itemsize)
+
+  def step(t):
+    return _einsum('jfb,jsb->jfs', _gather(x, pick(indices, t)), pick(dy, t),
+                   dtype)
+  dvalues = lax.map(step, jnp.arange(parts))
+  return dvalues.swapaxes(0, 1).reshape(like.shape).astype(like.dtype)
 
 
 def _parts(indices: jax.Array, nbytes: int) -> tuple[int, Any]:
@@ -172,18 +192,24 @@ def _by_entries(x: jax.Array, values: jax.Array, indices: jax.Array, *,
   return add(y, step * loops, rest)
 
 
-def _by_entries_back(x: jax.Array, values: jax.Array, indices: jax.Array,
-                     dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-  dtype = numerics.at_least_float32(x.dtype)
+def _by_entries_dx(values: jax.Array, dy: jax.Array, indices: jax.Array, *,
+                   like: Any) -> jax.Array:
+  dtype = numerics.at_least_float32(like.dtype)
   dy = dy.astype(dtype)
 
   def step(dx, entry):
     value, index = entry
-    dvalues = (_gather(x, index).astype(dtype) * dy).sum(-1)
-    return _scatter(dx, index, value[:, None].astype(dtype) * dy), dvalues
-  dx, dvalues = lax.scan(
-      step, jnp.zeros(x.shape, dtype), (values, indices))
-  return dx.astype(x.dtype), dvalues.astype(values.dtype)
+    return _scatter(dx, index, value[:, None].astype(dtype) * dy), None
+  dx, _ = lax.scan(step, jnp.zeros(like.shape, dtype), (values, indices))
+  return dx.astype(like.dtype)
+
+
+def _by_entries_dw(x: jax.Array, dy: jax.Array, indices: jax.Array, *,
+                   like: Any) -> jax.Array:
+  dtype = numerics.at_least_float32(x.dtype)
+  dy = dy.astype(dtype)
+  return lax.map(lambda index: (_gather(x, index).astype(dtype) * dy).sum(-1),
+                 indices).astype(like.dtype)
 
 
 def _at_once(x: jax.Array, values: jax.Array, indices: jax.Array, *,
@@ -205,11 +231,25 @@ def _at_once(x: jax.Array, values: jax.Array, indices: jax.Array, *,
   return y.reshape(*w.features, x.shape[1])
 
 
-def _at_once_back(x: jax.Array, values: jax.Array, indices: jax.Array,
-                  dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _at_once_dx(values: jax.Array, dy: jax.Array, indices: jax.Array, *,
+                like: Any) -> jax.Array:
+  dtype = numerics.at_least_float32(like.dtype)
+  # What is sent back to an input is summed in that dtype.
+  return _pulled_back(
+      lambda x: _at_once(x, values, indices, dtype=dtype),
+      jnp.zeros(like.shape, dtype), dy.astype(dtype)).astype(like.dtype)
+
+
+def _at_once_dw(x: jax.Array, dy: jax.Array, indices: jax.Array, *, like: Any
+                ) -> jax.Array:
   dtype = numerics.at_least_float32(x.dtype)
-  _, back = jax.vjp(  # What is sent back to an input is summed in that dtype.
-      lambda x, values: _at_once(x, values, indices, dtype=dtype),
-      x.astype(dtype), values)
-  dx, dvalues = back(dy.astype(dtype))
-  return dx.astype(x.dtype), dvalues
+  return _pulled_back(
+      lambda values: _at_once(x.astype(dtype), values, indices, dtype=dtype),
+      jnp.zeros(like.shape, like.dtype), dy.astype(dtype))
+
+
+def _pulled_back(f: Any, at: jax.Array, dy: jax.Array) -> jax.Array:
+  """The gradient of a linear function; where it is taken does not matter."""
+  _, back = jax.vjp(f, at)
+  dx, = back(dy)
+  return dx

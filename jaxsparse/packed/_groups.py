@@ -1,9 +1,9 @@
 """Groups of four along K: which two are kept, and the way there and back.
 
-A weight is a matrix `w[..., K, N]` here, padded with zeros to K', whole tiles
-of rows, and `G = K' / 4`. Four bits, uint32, for each group tell which of its
-rows are kept, bit j for row j; where a layout puts these bits is its own
-concern.
+A weight is a matrix `w[..., K, N]` here, padded with zeros to whole groups, of
+which there are G. Four bits, uint32, for each group tell which of its rows are
+kept, bit j for row j; where a layout puts these bits, and how many groups of
+nothing it adds, is its own concern.
 """
 
 import math
@@ -14,7 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-TILE = 256  # Rows of K in a tile.
+TILE = 256  # Rows of K in a tile, as kernels read them.
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -31,11 +31,17 @@ def padded(x: jax.Array, axis: int, size: int) -> jax.Array:
   return jnp.pad(x, widths)
 
 
-def split_groups(matrix: jax.Array) -> jax.Array:
-  """`[..., K, N] -> [..., G, 4, N]`, padded with zeros."""
-  k = round_up(matrix.shape[-2], TILE)
-  whole = _in_tiles(padded(matrix, matrix.ndim - 2, k))
-  return whole.reshape(*whole.shape[:-2], k // 4, 4, whole.shape[-1])
+def count(rows: int, multiple: int = 4) -> int:
+  """The number of groups that rows take, padded to a multiple of rows."""
+  return round_up(rows, multiple) // 4
+
+
+def split_groups(matrix: jax.Array, groups: int | None = None) -> jax.Array:
+  """`[..., K, N] -> [..., G, 4, N]`, padded with zeros; the least G of all."""
+  if groups is None:
+    groups = count(matrix.shape[-2])
+  whole = _in_tiles(padded(matrix, matrix.ndim - 2, 4 * groups))
+  return whole.reshape(*whole.shape[:-2], groups, 4, whole.shape[-1])
 
 
 def _in_tiles(matrix: jax.Array) -> jax.Array:
@@ -48,7 +54,7 @@ def _in_tiles(matrix: jax.Array) -> jax.Array:
     return matrix
   *leading, rows, columns = sharding.spec
   devices = math.prod(sharding.mesh.shape[a] for a in jax.tree.leaves(rows))
-  if matrix.shape[-2] // TILE % devices == 0:
+  if matrix.shape[-2] % (TILE * devices) == 0:
     return matrix
   return jax.sharding.reshard(
       matrix, jax.sharding.PartitionSpec(*leading, None, columns))
@@ -104,7 +110,7 @@ def _(primals, tangents):
 
 def gather(matrix: jax.Array, bits: jax.Array) -> jax.Array:
   """The entries of `[..., K, N]` at the kept places, `[..., 2, G, N]`."""
-  groups = split_groups(matrix)
+  groups = split_groups(matrix, bits.shape[-2])
   return _pair(bits, [groups[..., i, :] for i in range(4)])
 
 
@@ -123,7 +129,7 @@ def _pair(bits: jax.Array, four: Sequence[jax.Array]) -> jax.Array:
 
 @jax.custom_jvp
 def spread(values: jax.Array, bits: jax.Array) -> jax.Array:
-  """The inverse of `keep`: `[..., 2, G, N] -> [..., K', N]`."""
+  """The inverse of `keep`: `[..., 2, G, N] -> [..., 4 * G, N]`."""
   return lax.bitcast_convert_type(_four(_as_bits(values), bits), values.dtype)
 
 

@@ -1,15 +1,15 @@
 """Hopper's layout of packed 2:4 weights: arrays from groups, and back.
 
-It is in the order in which `wgmma.mma_async.sp` reads its operands. `values`
-are `[N', K'/2]`, N padded to 128: a row for each column of the weight.
-`positions` are `[N'/64, K'/128, 256]`, int32. For a 64 x 64 part of the
-transposed weight, thread `32 * w + 4 * g + c` has one word, the groups of rows
-`16 * w + g` (low half) and `16 * w + g + 8` from column `16 * c` on, four bits
-each: the index of the first kept entry, then of the second. A block of 256
-words has two such parts, a thread's words side by side.
+It is in the order in which `wgmma.mma_async.sp` reads its operands. K is padded
+to whole tiles, K'. `values` are `[N', K'/2]`, N padded to 128: a row for each
+column of the weight. `positions` are `[N'/64, K'/128, 256]`, int32. For a 64 x
+64 part of the transposed weight, thread `32 * w + 4 * g + c` has one word, the
+groups of rows `16 * w + g` (low half) and `16 * w + g + 8` from column `16 * c`
+on, four bits each: the index of the first kept entry, then of the second. A
+block of 256 words has two such parts, a thread's words side by side.
 
-The planar layout is told in `layout24`; the bits of groups, between the two, in
-`_groups`.
+The planar layout is told in `_planar_layout`; the bits of groups, between the
+two, in `_groups`.
 """
 
 from typing import Any
@@ -36,7 +36,10 @@ def to_values(values: jax.Array) -> jax.Array:
 
 def from_groups(values: jax.Array, bits: jax.Array
                 ) -> tuple[jax.Array, jax.Array]:
-  """Values and positions of `[..., 2, G, N]` entries and `[..., G, N]` bits."""
+  """Values and positions of `[..., 2, G, N]` entries and `[..., G, N]` bits.
+
+  Of whole tiles.
+  """
   g, n = values.shape[-2:]
   values = to_values(values)
   *leading, columns, _ = values.shape
@@ -58,20 +61,23 @@ def from_groups(values: jax.Array, bits: jax.Array
       words.reshape(*leading, columns // 64, g // 32, _groups.TILE), jnp.int32)
 
 
-def to_groups(values: jax.Array, positions: jax.Array, n: int
-              ) -> tuple[jax.Array, jax.Array]:
-  """The inverse of `from_groups`, for a weight of N columns."""
+def from_values(values: jax.Array, n: int) -> jax.Array:
+  """The inverse of `to_values`, for a weight of N columns."""
   *leading, columns, half_k = values.shape
-  g = half_k // 2
-  values = values.reshape(*leading, columns, g, 2)[..., :n, :, :]
-  values = jnp.moveaxis(values.swapaxes(-3, -2), -1, -3)
+  values = values.reshape(*leading, columns, half_k // 2, 2)[..., :n, :, :]
+  return jnp.moveaxis(values.swapaxes(-3, -2), -1, -3)
+
+
+def to_bits(positions: jax.Array, n: int) -> jax.Array:
+  """The bits of groups, for a weight of N columns."""
+  *leading, blocks, tiles, _ = positions.shape
   words = lax.bitcast_convert_type(positions, jnp.uint32).reshape(
-      *leading, columns // 64, g // 32, 4, 8, 4, 2)
+      *leading, blocks, tiles, 4, 8, 4, 2)
   lead = tuple(range(len(leading)))
   words = words.transpose(*lead, *(len(lead) + a for a in (0, 2, 3, 1, 5, 4)))
   fours = lambda half: jnp.stack(
       [(words >> (16 * half + 4 * i)) & np.uint32(15) for i in range(4)], -1)
   # [block, w, g, tile, step, c, four] -> [block, w, half, g, ...]
   code = jnp.stack([fours(0), fours(1)], len(leading) + 2)
-  code = code.reshape(*leading, columns, g)[..., :n, :].mT
-  return values, (np.uint32(1) << (code & 3)) | (np.uint32(1) << (code >> 2))
+  code = code.reshape(*leading, 64 * blocks, 32 * tiles)[..., :n, :].mT
+  return (np.uint32(1) << (code & 3)) | (np.uint32(1) << (code >> 2))

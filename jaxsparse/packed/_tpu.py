@@ -1,4 +1,4 @@
-"""Products by the kernels for TPUs: the weight is planar, K in whole tiles."""
+"""Products by the kernels for TPUs: the weight is tiled."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ def missing() -> str | None:
 @_operands.folded
 def matmul(x: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
   """`x @ w`, `[..., K] -> [..., N]`."""
-  w = layout24.with_layout(w, 'planar')
+  w = layout24.with_layout(w, 'tiled')
   x = _groups.padded(x, 1, 4 * w.values.shape[-2])
   return tpu.matmul(x, w.values, w.positions, out_dtype=dtype)
 
@@ -30,6 +30,6 @@ def matmul(x: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
 @_operands.folded
 def matmul_transposed(dy: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
   """`dy @ w.T`, `[..., N] -> [..., K]`."""
-  w = layout24.with_layout(w, 'planar')
+  w = layout24.with_layout(w, 'tiled')
   dx = tpu.matmul_transposed(dy, w.values, w.positions, out_dtype=dtype)
   return dx[:, :math.prod(w.contracted)]

@@ -23,16 +23,15 @@ def dense(x: jax.Array, matrix: jax.Array, dtype: Any) -> jax.Array:
 
 def matmul(x: jax.Array, w: Packed24, dtype: Any) -> jax.Array:
   """`x @ w`, `[..., K] -> [..., N]`."""
-  w = layout24.with_layout(w, 'planar')
   return dense(x, layout24.matrix_of(w), dtype)
 
 
-def transposed(product: Callable[..., jax.Array], x: jax.Array
+def transposed(product: Callable[..., jax.Array], x: Any
                ) -> Callable[..., jax.Array]:
-  """`dy @ w.T` of a product that is linear in `x`, in the shape of `x`."""
+  """`dy @ w.T` of a product that is linear in `x`; this is the type of `x`."""
   def run(dy: jax.Array, w: Any, dtype: Any) -> jax.Array:
     return _transpose(
-        lambda x: product(x, w, dy.dtype), x.astype(dtype), dy)
+        lambda x: product(x, w, dy.dtype), x.update(dtype=dtype), dy)
   return run
 
 

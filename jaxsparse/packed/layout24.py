@@ -1,21 +1,23 @@
 """Packed 2:4 weights: the two kept entries of every four, and where they were.
 
-A weight is read as a matrix `w[K, N]` whose groups of four run along K, the
-contraction axis, which is padded with zeros to `K'`, a multiple of 256. The
-same class holds it in one of two layouts:
+A weight is read as a matrix `w[K, N]` whose G groups of four run along K, the
+contraction axis; in the last one zeros may stand for rows that are not there.
+The same class holds it in one of three layouts:
 
-| layout | `values` | `positions`, int32 |
-|---|---|---|
-| `'planar'` | `[2, K'/4, N]` | `[K'/32, N]` |
-| `'hopper'` | `[N', K'/2]`, N padded to 128 | `[N'/64, K'/128, 256]` |
+| layout | `values` | `positions`, int32 | kernel |
+|---|---|---|---|
+| `'planar'` | `[2, G, N]` | `[G/8, N]`, rounded up | |
+| `'tiled'` | `[2, K'/4, N]` | `[K'/32, N]` | TPU |
+| `'hopper'` | `[N', K'/2]`, N padded to 128 | `[N'/64, K'/128, 256]` | Hopper |
 
-*Planar* is what `pack` returns, what XLA and the TPU kernel read, and what
-belongs in a checkpoint. Its positions are four bits a group, bit j for its row
-j, of which two are set. A tile of 256 rows has 64 groups in 8 words: group
-`2 * (8 * s + r) + h` is in word r, from bit `16 * h + 4 * s` on. So
-`words >> 4 * s` for s = 0..3, one under the other, have the bits of
-neighbouring groups in the two halves of a word, as a TPU's registers have
-neighbouring rows of bfloat16.
+XLA reads all of them. Kernels read whole tiles of 256 rows, so that *tiled* and
+*Hopper* pad K to `K'`, a multiple of 256, with groups of zeros. `matmul` takes
+any layout and makes the one that its kernel reads, at every call; `with_layout`
+makes it once, at load.
+
+*Planar* is what `pack` returns, the smallest, and what belongs in a checkpoint.
+Where K is a multiple of 256, planar and tiled arrays are the same. Positions
+are told in `_planar_layout`.
 
 *Hopper* is what H100 and H200 read, in the order of their instruction; it is
 told in `_hopper_layout`.
@@ -26,20 +28,18 @@ import math
 from typing import Any
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
+from jaxsparse.packed import _planar_layout
 from jaxsparse.packed._compressed import Compressed
 
-_LAYOUTS = ('planar', 'hopper')
+_LAYOUTS = ('planar', 'tiled', 'hopper')
 # Those whose two zeros are where those of other floats are.
 _BYTES = (jnp.int8, jnp.float8_e4m3fn, jnp.float8_e5m2)
-# From which bit of a word on the group of s and h is, as told above.
-_SHIFTS = np.array(
-    [[16 * h + 4 * s for h in range(2)] for s in range(4)], np.uint32)
+_FIRST_TWO = 0b0011  # What a group of zeros keeps.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Packed24(Compressed):
     contracted: the sizes of the axes that a product sums over.
     features: the sizes of the others, but for leading axes.
     contracted_last: whether the weight is `[..., out, in]`.
-    layout: 'planar' or 'hopper'.
+    layout: 'planar', 'tiled' or 'hopper'.
   """
   values: jax.Array
   positions: jax.Array
@@ -69,7 +69,7 @@ class Packed24(Compressed):
   @property
   def shape(self) -> tuple[int, ...]:
     """The shape of the weight that `unpack` returns."""
-    leading = self.values.shape[:-3 if self.layout == 'planar' else -2]
+    leading = self.values.shape[:-2 if self.layout == 'hopper' else -3]
     return leading + (self.features + self.contracted if self.contracted_last
                       else self.contracted + self.features)
 
@@ -98,9 +98,11 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
   """Packs a 2:4 weight: of every four along an axis, two and their places.
 
   `unpack(pack(w))` is `w` bit for bit, but that -0.0 becomes 0.0. Takes
-  `K/2 * N` values and half a byte for every group: 1.125 bytes for a weight of
-  bfloat16 (0.5625 of 2), 2.125 for float32, 0.625 for int8. K counts as padded
-  to a multiple of 256. Both are differentiable.
+  `K/2 * N` values, K counted in groups of 4, and four bytes for every 8 groups
+  that have begun, 32 inputs: 1.125 bytes for a weight of bfloat16 (0.5625 of
+  2), 2.125 for float32, 0.625 for int8. The smallest multiples of four whose
+  weights get smaller are K = 4 for float32 (0.75 of the bytes), 8 for bfloat16
+  (0.75) and 12 for int8 (0.83). Both are differentiable.
 
   Args:
     w: `[..., K, N]` of floats (8-bit ones: float8_e4m3fn and float8_e5m2) or
@@ -221,27 +223,7 @@ def _check(w: jax.Array, axis: int | tuple[int, ...],
 def _pack(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   """`[..., K, N] -> values [..., 2, G, N], positions [..., G / 8, N]`."""
   bits = _groups.largest_two(matrix)
-  return _groups.keep(matrix, bits), _words(bits)
-
-
-def _words(bits: jax.Array) -> jax.Array:
-  """`[..., G, N]` with four bits each `-> [..., G / 8, N]`, as told above."""
-  *leading, groups, n = bits.shape
-  tiles = bits.reshape(*leading, groups // 64, 4, 8, 2, n)
-  words: Any = sum(
-      tiles[..., s, :, h, :] << _SHIFTS[s, h]
-              for s in range(4) for h in range(2))
-  return lax.bitcast_convert_type(
-      words.reshape(*leading, groups // 8, n), jnp.int32)
-
-
-def _occupancy(words: jax.Array) -> jax.Array:
-  """The inverse of `_words`."""
-  *leading, rows, n = words.shape
-  tiles = lax.bitcast_convert_type(words, jnp.uint32).reshape(
-      *leading, rows // 8, 1, 8, 1, n)
-  shifts = _SHIFTS.reshape((1,) * len(leading) + (1, 4, 1, 2, 1))
-  return ((tiles >> shifts) & np.uint32(15)).reshape(*leading, 8 * rows, n)
+  return _groups.keep(matrix, bits), _planar_layout.to_words(bits)
 
 
 def unpack(packed: Packed24) -> jax.Array:
@@ -257,7 +239,6 @@ def unpack(packed: Packed24) -> jax.Array:
   Array([[0., 0., 0., 5.]], dtype=float32)
   """
   check_packed(packed)
-  packed = with_layout(packed, 'planar')
   matrix = matrix_of(packed)
   if packed.contracted_last:
     matrix = matrix.mT
@@ -265,14 +246,37 @@ def unpack(packed: Packed24) -> jax.Array:
 
 
 def matrix_of(packed: Packed24) -> jax.Array:
-  """The weight as `[..., K, N]`, from the planar layout."""
-  whole = _groups.spread(packed.values, places(packed))
+  """The weight as `[..., K, N]`."""
+  whole = _groups.spread(_values_of(packed), bits_of(packed))
   return whole[..., :math.prod(packed.contracted), :]
 
 
-def places(packed: Packed24) -> jax.Array:
-  """Four bits for every group, uint32 `[..., K'/4, N]`, of a planar weight."""
-  return _occupancy(packed.positions)
+def _values_of(packed: Packed24) -> jax.Array:
+  """The kept entries of every group, `[..., 2, G, N]`; G as of the layout."""
+  if packed.layout != 'hopper':
+    return packed.values
+  return _hopper_layout.from_values(packed.values, math.prod(packed.features))
+
+
+def bits_of(packed: Packed24) -> jax.Array:
+  """Four bits for every group, uint32 `[..., G, N]`; values are not read."""
+  if packed.layout == 'hopper':
+    return _hopper_layout.to_bits(
+        packed.positions, math.prod(packed.features))
+  return _planar_layout.to_bits(
+      packed.positions, _count(packed, packed.layout))
+
+
+def _count(packed: Packed24, layout: str) -> int:
+  """How many groups a layout has."""
+  return _groups.count(math.prod(packed.contracted),
+                       4 if layout == 'planar' else _groups.TILE)
+
+
+def without_values(packed: Packed24) -> Packed24:
+  """What lies beside the values, which are `None`."""
+  nothing: Any = None
+  return dataclasses.replace(packed, values=nothing)
 
 
 def with_layout(packed: Packed24, layout: str) -> Packed24:
@@ -283,7 +287,7 @@ def with_layout(packed: Packed24, layout: str) -> Packed24:
 
   Args:
     packed: a weight.
-    layout: 'planar' for XLA and TPU, 'hopper' for H100 and H200.
+    layout: 'planar' for XLA, 'tiled' for TPU, 'hopper' for H100 and H200.
 
   Returns:
     A `Packed24`; going there and back changes nothing.
@@ -293,8 +297,9 @@ def with_layout(packed: Packed24, layout: str) -> Packed24:
       sparse tensor cores read bfloat16 and float16 here.
 
   >>> packed = pack(jnp.zeros((64, 32), jnp.bfloat16))
-  >>> with_layout(packed, 'hopper').values.shape
-  (128, 128)
+  >>> [with_layout(packed, layout).values.shape
+  ...  for layout in ('planar', 'tiled', 'hopper')]
+  [(2, 16, 32), (2, 64, 32), (128, 128)]
   """
   check_packed(packed)
   check_layout(layout)
@@ -304,17 +309,28 @@ def with_layout(packed: Packed24, layout: str) -> Packed24:
     raise ValueError(
         "layout='hopper' holds bfloat16 and float16, got "
         f'{packed.dtype}. Pack w.astype(jnp.bfloat16), or stay planar.')
+  count, other = _count(packed, layout), packed.transposed
+  packed = dataclasses.replace(
+      packed, transposed=other and with_layout(other, layout))
+  if 'hopper' not in (layout, packed.layout) and count == _count(
+      packed, packed.layout):
+    return dataclasses.replace(packed, layout=layout)
+  values, bits = (
+      _resized(a, count, fill)
+      for a, fill in ((_values_of(packed), 0), (bits_of(packed), _FIRST_TWO)))
   if layout == 'hopper':
-    values, positions = _hopper_layout.from_groups(
-        packed.values, places(packed))
+    values, positions = _hopper_layout.from_groups(values, bits)
   else:
-    values, bits = _hopper_layout.to_groups(
-        packed.values, packed.positions, math.prod(packed.features))
-    positions = _words(bits)
-  other = packed.transposed
+    positions = _planar_layout.to_words(bits)
   return dataclasses.replace(
-      packed, values=values, positions=positions, layout=layout,
-      transposed=other if other is None else with_layout(other, layout))
+      packed, values=values, positions=positions, layout=layout)
+
+
+def _resized(a: jax.Array, groups: int, fill: int) -> jax.Array:
+  """`[..., G, N]` with so many groups, of which the last are padding."""
+  a = a[..., :groups, :]
+  widths = [(0, 0)] * (a.ndim - 2) + [(0, groups - a.shape[-2]), (0, 0)]
+  return jnp.pad(a, widths, constant_values=np.array(fill, a.dtype))
 
 
 def check_packed(w: Packed24) -> None:

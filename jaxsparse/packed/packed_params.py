@@ -10,19 +10,19 @@ from jaxsparse import patterns
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.packed import _dispatch
-from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
 from jaxsparse.packed import layout24
 from jaxsparse.patterns import Pattern
 
 
 def pack_params(params: ArrayTree, masks_or_rules: Any, *,
-                layout: str | None = None, transposed: bool = False
-                ) -> ArrayTree:
+                layout: str | None = None, transposed: bool = False,
+                dense: Mapping[str, str] | None = None) -> ArrayTree:
   """Packs all weights that are 2:4 and get smaller by it.
 
-  Padding makes weights with few inputs larger (K counts in tiles of 256), and
-  these stay as they are, pruned.
+  Weights that packing makes no smaller stay as they are, pruned: those of fewer
+  than 4 inputs (float32), 8 (bfloat16) or 12 (int8), and, where kernels read
+  tiles of 256, those that this padding makes larger.
 
   Args:
     params: any pytree of parameters. Inside `jit`, where they cannot be looked
@@ -33,18 +33,21 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
       matrices packed along axis -2, where the mask is 2:4 there, else along
       -1. Which axes attention, convolutions or stacked layers contract a mask
       cannot tell; that takes rules.
-    layout: 'planar', or 'hopper' for weights that an H100 or H200 is to read,
-      bfloat16 and float16, others staying planar; `None` is what this machine
-      reads. Checkpoints for any machine are planar.
+    layout: 'planar', 'tiled' for TPUs, or 'hopper' for weights that an H100 or
+      H200 is to read, bfloat16 and float16, others staying planar; `None` is
+      what this machine reads. Checkpoints for any machine are planar.
     transposed: as of `pack`; then both forms are to take less than two weights.
+    dense: why a weight is to stay dense, though pruned, by its path: what
+      `nn.unreadable` returns of a model whose layers cannot read all of them.
 
   Returns:
     The same tree with `Packed24` where there were weights; `unpack_params` is
     the inverse. Linen and NNX models run on it through `jaxsparse.nn`.
 
   Raises:
-    ValueError: if nothing was packed, or nothing in Hopper's layout that was to
-      be, or a weight whose rule says so is not 2:4; its path is named.
+    ValueError: if nothing was packed, with the reasons, or nothing in Hopper's
+      layout that was to be, or a weight whose rule says so is not 2:4; its path
+      is named.
 
   >>> import jaxsparse
   >>> params = {'mlp': {'kernel': jnp.ones((512, 8)), 'bias': jnp.ones(8)}}
@@ -54,7 +57,7 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
   >>> type(packed['mlp']['kernel']).__name__, packed['mlp']['bias'].shape
   ('Packed24', (8,))
   """
-  wanted = layout or ('planar' if _dispatch.missing('gpu') else 'hopper')
+  wanted = layout or _layout_here()
   layout24.check_layout(wanted)
   if trees.nodes(params, layout24.Packed24):
     raise ValueError(
@@ -68,10 +71,13 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
     masks = trees.nested_like(params, masks_or_rules)
     params = flows.apply_masks(params, masks)
     axes = trees.map_masked(lambda _, mask: _axis_of_mask(mask), params, masks)
-  packed = []
+  packed, kept = [], {}
 
   def leaf(path, w, axis):
     if axis is None:
+      return w
+    if dense and path in dense:
+      kept[path] = dense[path]
       return w
     try:
       made = layout24.pack(w, axis=axis, transposed=transposed)
@@ -81,21 +87,23 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
           'params, opt_state) after training, or at once by '
           'jaxsparse.apply_masks(params, jaxsparse.prune(rules).init(params)'
           '.masks).') from error
-    if made.dtype in _hopper_layout.DTYPES:
+    if wanted != 'hopper' or made.dtype in _hopper_layout.DTYPES:
       made = layout24.with_layout(made, wanted)
     if made.nbytes >= w.nbytes * (1 + transposed):
+      kept[path] = 'it would get no smaller'
       return w
     packed.append(made)
     return made
 
   result = trees.map_with_path(leaf, params, axes)
   if not packed:
+    what = 'rule' if by_rules else 'mask'
+    why = ('; '.join(map(': '.join, [*kept.items()][:3]))
+           + f' and {len(kept) - 3} more' * (len(kept) > 3) if kept else
+           f'none of {trees.few(trees.paths(params))} is 2:4 by its {what}')
     raise ValueError(
-        'pack_params found no weight to pack: none is 2:4 by its '
-        f'{"rule" if by_rules else "mask"} and, as inputs count in tiles of '
-        f'{_groups.TILE}, gets smaller. Got parameters '
-        f"{trees.paths(params)}. Prune with {{'.*/kernel': jaxsparse.nm(2, 4)}}"
-        ', and give the masks or these rules.')
+        f'pack_params found no weight to pack: {why}. Prune with '
+        "{'.*/kernel': jaxsparse.nm(2, 4)}, and give the masks or these rules.")
   if layout and all(w.layout != layout for w in packed):
     raise ValueError(
         f'layout={layout!r} holds bfloat16 and float16, got weights of '
@@ -112,6 +120,13 @@ def unpack_params(params: ArrayTree) -> ArrayTree:
   is_packed = lambda node: isinstance(node, layout24.Packed24)
   return jax.tree.map(lambda node: layout24.unpack(node) if is_packed(node)
                       else node, params, is_leaf=is_packed)
+
+
+def _layout_here() -> str:
+  """What this machine's kernel reads, or XLA."""
+  if not _dispatch.missing('gpu'):
+    return 'hopper'
+  return 'planar' if _dispatch.missing('tpu') else 'tiled'
 
 
 def _are_rules(tree: Any) -> bool:

@@ -5,13 +5,11 @@ Condensed weights go through the same function; XLA does these alone.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsparse.packed import _condensed_products
 from jaxsparse.packed import _dispatch
@@ -20,6 +18,7 @@ from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
 from jaxsparse.packed import _operands
 from jaxsparse.packed import _tpu
+from jaxsparse.packed import _trilinear
 from jaxsparse.packed import _xla
 from jaxsparse.packed import layout24
 from jaxsparse.packed._dispatch import Implementation
@@ -40,23 +39,28 @@ def matmul(x: jax.Array, w: Packed24 | Condensed, *,
 
     y[..., n] = sum_k x[..., k] * w[k, n],   summed in float32
 
-  Differentiable in reverse mode: the gradient to `x` is `dy @ w.T`, made by a
-  kernel on TPU, on GPU where `w.transposed` is there, and by XLA elsewhere; the
-  gradient to the kept values, `w.values`, is `x.T @ dy` where they are. Both
-  take `dy` in the dtype of the operands. Positions have none, so that one takes
-  the gradient with respect to values:
+  Differentiable in every mode and order (`grad`, `jvp`, `linearize`, Hessians).
+  The tangent is two more of these products,
+
+    dy = dx @ w + x @ dw,
+
+  the gradient to `x` is `dy @ w.T`, made by a kernel on TPU, on GPU where
+  `w.transposed` is there, and by XLA elsewhere; the gradient to the kept
+  values, `w.values`, is `x.T @ dy` where they are. Both take `dy` in the dtype
+  of the operands. Positions have none, so that one takes derivatives with
+  respect to values:
 
     jax.grad(lambda v: loss(dataclasses.replace(w, values=v)))(w.values)
 
-  `w.transposed` gets none either: who trains values packs without it, who
-  trains the weight itself wants `training_matmul`.
+  `w.transposed` gets none either, and its tangent is not read: who trains
+  values packs without it, who trains the weight itself wants `training_matmul`.
 
   Of a condensed weight inputs are gathered and multiplied with what was kept,
 
     y[..., S * j + s] = sum_f x[..., indices[j, f]] * values[j, f, s]
 
-  by XLA on every platform, gradients to the inputs and values included (in
-  reverse mode); the compiler can shard it over block columns.
+  by XLA on every platform, derivatives included; the compiler can shard it over
+  block columns.
 
   Args:
     x: `[..., K]`; where the weight has several contracted axes, as attention's
@@ -89,6 +93,9 @@ def matmul(x: jax.Array, w: Packed24 | Condensed, *,
   Array([[3., 7.]], dtype=float32)
   >>> matmul(jnp.array([[1., 1., 1., 1.]]), condense(w, w != 0, block=1))
   Array([[3., 7.]], dtype=float32)
+  >>> x = jnp.ones((1, 4))
+  >>> jax.jvp(lambda x: matmul(x, pack(w)), (x,), (2 * x,))[1]
+  Array([[ 6., 14.]], dtype=float32)
   """
   _operands.check_operands(x, w)
   dtype = _operands.result_dtype(x, w.values, preferred_element_type)
@@ -100,33 +107,47 @@ def matmul(x: jax.Array, w: Packed24 | Condensed, *,
   if isinstance(w, Condensed):
     y = _dispatch.run(names, _CONDENSED, x, w, dtype)
   else:
-    y = _product(x, w, names, dtype)
+    form = _Form(names, dtype, jax.typeof(x), w.dtype)
+    y = _trilinear.derivative(
+        form, _trilinear.DY, x, w.values, layout24.without_values(w))
   return y.reshape(*leading, *w.features)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _product(x: jax.Array, w: Packed24, names: tuple[str, ...] | None,
-             dtype: Any) -> jax.Array:
-  return _dispatch.run(names, _PRODUCTS, x, w, dtype)
+@dataclasses.dataclass(frozen=True)
+class _Form(_trilinear.Form):
+  """The products of `x`, `w.values` and `dy`; `rest` is `w` without values.
+
+  Attributes:
+    names: as `_dispatch.run` takes them.
+    dtype: that of the result.
+    x: the type of `x`.
+    values: the dtype of the values.
+  """
+  names: tuple[str, ...] | None
+  dtype: Any
+  x: Any
+  values: Any
+
+  def y(self, x: jax.Array, w: jax.Array, rest: Any) -> jax.Array:
+    return _dispatch.run(
+        self.names, _PRODUCTS, x, dataclasses.replace(rest, values=w),
+        self.dtype)
+
+  def dx(self, w: jax.Array, dy: jax.Array, rest: Any) -> jax.Array:
+    return input_gradient(
+        dy, self.x, dataclasses.replace(rest, values=w), self.names,
+        self.x.dtype)
+
+  def dw(self, x: jax.Array, dy: jax.Array, rest: Any) -> jax.Array:
+    return value_gradient(dy, x, rest, self.values)
 
 
-def _product_forward(x, w, names, dtype):
-  return _product(x, w, names, dtype), (x, w)
-
-
-def _product_backward(names, dtype, saved, dy):
-  del dtype
-  x, w = saved
-  return (input_gradient(dy, x, w, names, x.dtype),
-          with_gradient(w, value_gradient(dy, x, w, w.dtype)))
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-def input_gradient(dy: jax.Array, x: jax.Array, w: Packed24,
+def input_gradient(dy: jax.Array, x: Any, w: Packed24,
                    names: tuple[str, ...] | None, dtype: Any) -> jax.Array:
-  """`dy @ w.T` in the shape of `x`, by a kernel where there is one."""
+  """`dy @ w.T` in the shape of `x`, by a kernel where there is one.
+
+  Of `x` the type is read alone.
+  """
   by_xla = {'xla': _xla.transposed(_xla.matmul, x)}
   # What has a kernel forward may have none backward.
   return _dispatch.run(names and (*names, 'xla'), _TRANSPOSED | by_xla,
@@ -135,29 +156,11 @@ def input_gradient(dy: jax.Array, x: jax.Array, w: Packed24,
 
 def value_gradient(dy: jax.Array, x: jax.Array, w: Packed24, dtype: Any
                    ) -> jax.Array:
-  """`x.T @ dy` at the kept places, in the shape of `w.values`.
+  """`x.T @ dy` at the kept places, in the shape of values of that dtype.
 
-  Integers have none, and get zeros.
+  Those of `w` are not read, and may be `None`.
   """
-  if not jnp.issubdtype(dtype, jnp.floating):
-    return jnp.zeros_like(w.values)
   like = jax.ShapeDtypeStruct((x.shape[-1], dy.shape[-1]), dtype)
   matrix = _xla.weight_gradient(dy.astype(x.dtype), x, like)
-  values = _groups.gather(
-      matrix, layout24.places(layout24.with_layout(w, 'planar')))
-  return values if w.layout == 'planar' else _hopper_layout.to_values(values)
-
-
-def _no_gradient(x: jax.Array) -> Any:
-  """What stands for the gradient to an array that has none."""
-  if jnp.issubdtype(x.dtype, jnp.floating):
-    return jnp.zeros_like(x)
-  return np.zeros(x.shape, jax.dtypes.float0)
-
-
-def with_gradient(w: Packed24, values: jax.Array) -> Packed24:
-  """The gradient to a weight, given that to its values if they are floats."""
-  nothing = jax.tree.map(_no_gradient, w)
-  if not jnp.issubdtype(w.dtype, jnp.floating):
-    return nothing
-  return dataclasses.replace(nothing, values=values)
+  values = _groups.gather(matrix, layout24.bits_of(w))
+  return _hopper_layout.to_values(values) if w.layout == 'hopper' else values

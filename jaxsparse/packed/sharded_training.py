@@ -1,6 +1,6 @@
 """The product of 2:4 training on many devices: each packs its part."""
 
-import functools
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _mesh
 from jaxsparse.packed import _operands
+from jaxsparse.packed import _trilinear
 from jaxsparse.packed import _xla
 from jaxsparse.packed import training_product
 from jaxsparse.packed._dispatch import Implementation
@@ -71,7 +72,9 @@ def sharded_training_matmul(
                _operands.result_dtype(x, w, preferred_element_type))
   dtype = jnp.result_type(x, w)
   x, w = layout.reshard((x.astype(dtype), w.astype(dtype)), plan.specs)
-  return _sharded(x, w, plan)
+  return _trilinear.derivative(
+      _Form(plan, dtype), _trilinear.DY, x, w,
+      None)
 
 
 class _Plan(NamedTuple):
@@ -87,33 +90,46 @@ class _Plan(NamedTuple):
         self.layout.rows, self.layout.columns)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _sharded(x: jax.Array, w: jax.Array, plan: _Plan) -> jax.Array:
-  def local(x, w):
-    return plan.layout.sum_outputs(
-        lambda dtype: training_product.product(x, w, plan.names, dtype),
-        plan.dtype)
-  return plan.layout.on_parts(local, plan.specs, plan.layout.outputs)(x, w)
+@dataclasses.dataclass(frozen=True)
+class _Form(_trilinear.Form):
+  """The products of `x`, `w` and `dy`.
 
+  Attributes:
+    plan: how they are made.
+    dtype: that of `x` and `w`.
+  """
+  plan: _Plan
+  dtype: Any
 
-def _forward(x, w, plan):
-  return _sharded(x, w, plan), (x, w)
+  def y(self, x: jax.Array, w: jax.Array, rest: None) -> jax.Array:
+    layout = self.plan.layout
 
+    def local(x, w):
+      return layout.sum_outputs(
+          lambda dtype: training_product.product(
+              x, w, self.plan.names, dtype), self.plan.dtype)
+    return layout.on_parts(local, self.plan.specs, layout.outputs)(x, w)
 
-def _backward(plan, saved, dy):
-  layout = plan.layout
+  def dx(self, w: jax.Array, dy: jax.Array, rest: None) -> jax.Array:
+    layout, (inputs, weights) = self.plan.layout, self.plan.specs
 
-  def local(x, w, dy):
-    dy = dy.astype(x.dtype)
-    return (
-        layout.sum_inputs(
-            lambda dtype: training_product.input_gradient(
-                dy, x, w, plan.names, dtype), x.dtype),
-        layout.sum_weights(
-            lambda dtype: _xla.weight_gradient(dy, x, w.astype(dtype)),
-            w.dtype))
-  return layout.on_parts(local, (*plan.specs, layout.outputs), plan.specs)(
-      *saved, dy)
+    def local(w, dy):
+      x = jax.core.ShapedArray((*dy.shape[:-1], w.shape[0]), self.dtype)
+      return layout.sum_inputs(
+          lambda dtype: training_product.input_gradient(
+              dy.astype(self.dtype), x, w, self.plan.names, dtype), self.dtype)
+    return layout.on_parts(local, (weights, layout.outputs), inputs)(w, dy)
 
+  def dw(self, x: jax.Array, dy: jax.Array, rest: None) -> jax.Array:
+    layout, (inputs, weights) = self.plan.layout, self.plan.specs
 
-_sharded.defvjp(_forward, _backward)
+    def local(x, dy):
+      shape = (x.shape[-1], dy.shape[-1])
+      return layout.sum_weights(
+          lambda dtype: _xla.weight_gradient(
+              dy.astype(self.dtype), x, jax.ShapeDtypeStruct(shape, dtype)),
+          self.dtype)
+    return layout.on_parts(local, (inputs, layout.outputs), weights)(x, dy)
+
+  def of_change(self) -> '_Form':
+    return dataclasses.replace(self, plan=self.plan._replace(names=('xla',)))

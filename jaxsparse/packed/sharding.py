@@ -7,7 +7,6 @@ gradients, too: what is sent is what is written.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
 from jaxsparse.packed import _mesh
 from jaxsparse.packed import _operands
+from jaxsparse.packed import _trilinear
 from jaxsparse.packed import layout24
 from jaxsparse.packed import products
 from jaxsparse.packed._dispatch import Implementation
@@ -57,11 +57,11 @@ def partition_specs(w: Packed24, *, columns: str | None = None,
   """
   layout24.check_packed(w)
   _mesh.check_one_way(columns, rows)
-  if w.layout == 'planar':  # [2, K'/4, N], [K'/32, N]
+  if w.layout != 'hopper':  # [2, K'/4, N], [K'/32, N]
     values, positions = (None, rows, columns), (rows, columns)
   else:  # [N', K'/2], [N'/64, K'/128, 256]
     values, positions = (columns, rows), (columns, rows, None)
-  leading = (None,) * (w.values.ndim - len(values))
+  leading = (None,) * (w.positions.ndim - len(positions))
   other = w.transposed
   specs: dict[str, Any] = dict(
       values=PartitionSpec(*leading, *values),
@@ -111,7 +111,9 @@ def sharded_matmul(
       _operands.result_dtype(x, w.values, preferred_element_type))
   x = x.astype(jnp.result_type(x, w.values))
   x, w = layout.reshard((x, w), plan.specs(w))
-  return _sharded(x, w, plan)
+  return _trilinear.derivative(
+      _Form(plan, jax.typeof(x).dtype, w.dtype), _trilinear.DY, x, w.values,
+      layout24.without_values(w))
 
 
 class _Plan(NamedTuple):
@@ -141,45 +143,63 @@ class _Sizes(NamedTuple):
             other, contracted=self.features, features=self.contracted))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _sharded(x: jax.Array, w: Packed24, plan: _Plan) -> jax.Array:
-  def local(x, w):
-    return plan.layout.sum_outputs(
-        lambda dtype: products.matmul(
-            x, plan.part.of(w), implementation=plan.names,
-            preferred_element_type=dtype), plan.dtype)
-  return plan.layout.on_parts(
-      local, plan.specs(w), plan.layout.outputs)(x, w)
+@dataclasses.dataclass(frozen=True)
+class _Form(_trilinear.Form):
+  """The products of `x`, `w.values` and `dy`; `rest` is `w` without values.
+
+  Attributes:
+    plan: how they are made.
+    x: the dtype of `x`.
+    values: that of the values.
+  """
+  plan: _Plan
+  x: Any
+  values: Any
+
+  def y(self, x: jax.Array, w: jax.Array, rest: Any) -> jax.Array:
+    plan, whole = self.plan, dataclasses.replace(rest, values=w)
+
+    def local(x, w):
+      return plan.layout.sum_outputs(
+          lambda dtype: products.matmul(
+              x, plan.part.of(w), implementation=plan.names,
+              preferred_element_type=dtype), plan.dtype)
+    return plan.layout.on_parts(
+        local, plan.specs(whole), plan.layout.outputs)(x, whole)
+
+  def dx(self, w: jax.Array, dy: jax.Array, rest: Any) -> jax.Array:
+    plan, whole = self.plan, dataclasses.replace(rest, values=w)
+
+    def local(w, dy):
+      w = plan.part.of(w)
+      dy = _flat(dy, w.features)
+      x = jax.core.ShapedArray(
+          (*dy.shape[:-1], math.prod(w.contracted)), self.x)
+      dx = plan.layout.sum_inputs(
+          lambda dtype: products.input_gradient(
+              dy, x, w, plan.names, dtype), self.x)
+      return dx.reshape(*dy.shape[:-1], *w.contracted)
+    inputs, specs = plan.specs(whole)
+    return plan.layout.on_parts(
+        local, (specs, plan.layout.outputs), inputs)(whole, dy)
+
+  def dw(self, x: jax.Array, dy: jax.Array, rest: Any) -> jax.Array:
+    plan = self.plan
+
+    def local(x, dy, rest):
+      w = plan.part.of(rest)
+      x, dy = _flat(x, w.contracted), _flat(dy, w.features)
+      return plan.layout.sum_weights(
+          lambda dtype: products.value_gradient(dy, x, w, dtype), self.values)
+    inputs, specs = plan.specs(rest)
+    return plan.layout.on_parts(
+        local, (inputs, plan.layout.outputs, layout24.without_values(specs)),
+        specs.values)(x, dy, rest)
 
 
-def _forward(x, w, plan):
-  return _sharded(x, w, plan), (x, w)
-
-
-def _backward(plan, saved, dy):
-  layout = plan.layout
-
-  def local(x, w, dy):
-    w = plan.part.of(w)
-    flat = lambda a, axes: a.reshape(
-        *a.shape[:a.ndim - len(axes)], math.prod(axes))
-    inputs, dy = flat(x, w.contracted), flat(dy, w.features)
-    dx = layout.sum_inputs(
-        lambda dtype: products.input_gradient(
-            dy, inputs, w, plan.names, dtype), x.dtype)
-    values = layout.sum_weights(
-        lambda dtype: products.value_gradient(dy, inputs, w, dtype), w.dtype)
-    return dx.reshape(x.shape), values
-
-  x, w = saved
-  specs = plan.specs(w)
-  dx, values = layout.on_parts(
-      local, (*specs, layout.outputs), (layout.inputs, specs[1].values))(
-          x, w, dy)
-  return dx, products.with_gradient(w, values)
-
-
-_sharded.defvjp(_forward, _backward)
+def _flat(a: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """With these last axes in one."""
+  return a.reshape(*a.shape[:a.ndim - len(axes)], math.prod(axes))
 
 
 def _part_of(w: Packed24, layout: _mesh.Layout) -> _Sizes:

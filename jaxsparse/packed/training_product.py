@@ -1,6 +1,6 @@
 """The product of 2:4 training: a dense weight, packed anew in every step."""
 
-import functools
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _gpu
 from jaxsparse.packed import _operands
+from jaxsparse.packed import _trilinear
 from jaxsparse.packed import _xla
 from jaxsparse.packed import layout24
 from jaxsparse.packed._dispatch import Implementation
@@ -29,10 +30,11 @@ def training_matmul(
   `w` is the sparse point, `sparse_params(params, opt_state)`, with the masks of
   `nm(2, 4, transposable=True)`: 2:4 along both axes, so that the sparse tensor
   cores of a Hopper GPU do both products. It is packed anew in every step. The
-  gradient to `w` is the dense one, for pruned weights, too, as every
-  flow here expects it. TPUs have no sparse units and XLA knows of none: there
-  all three products are dense. On a mesh whose axes are the compiler's a
-  kernel cannot be partitioned: there write `sharded_training_matmul`, or
+  gradient to `w` is the dense one, for pruned weights, too, as every flow here
+  expects it; so is a tangent of the weight, `x @ dw`, while that of `x` is
+  packed, `dx @ w`. TPUs have no sparse units and XLA knows of none: there all
+  three products are dense. On a mesh whose axes are the compiler's a kernel
+  cannot be partitioned: there write `sharded_training_matmul`, or
   implementation='xla'.
 
   Args:
@@ -69,9 +71,11 @@ def training_matmul(
         'Prune by jaxsparse.nm(2, 4, transposable=True) and pass '
         'jaxsparse.sparse_params(params, opt_state), or write x @ w.')
   dtype = jnp.result_type(x, w)
-  return product(
-      x.astype(dtype), w.astype(dtype), _dispatch.names_of(implementation),
-      _operands.result_dtype(x, w, preferred_element_type))
+  out = _operands.result_dtype(x, w, preferred_element_type)
+  x, w = x.astype(dtype), w.astype(dtype)
+  form = _Form(
+      _dispatch.names_of(implementation), out, jax.typeof(x), jax.typeof(w))
+  return _trilinear.derivative(form, _trilinear.DY, x, w, None)
 
 
 def check_operands(name: str, x: jax.Array, w: jax.Array) -> None:
@@ -90,30 +94,47 @@ def check_operands(name: str, x: jax.Array, w: jax.Array) -> None:
         f'{w.shape}. Stacked weights go through jax.vmap or jax.lax.scan.')
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@dataclasses.dataclass(frozen=True)
+class _Form(_trilinear.Form):
+  """The products of `x`, `w` and `dy`.
+
+  Attributes:
+    names: as `_dispatch.run` takes them.
+    dtype: that of the result.
+    x: the type of `x`.
+    w: that of `w`.
+  """
+  names: tuple[str, ...] | None
+  dtype: Any
+  x: Any
+  w: Any
+
+  def y(self, x: jax.Array, w: jax.Array, rest: None) -> jax.Array:
+    return product(x, w, self.names, self.dtype)
+
+  def dx(self, w: jax.Array, dy: jax.Array, rest: None) -> jax.Array:
+    return input_gradient(
+        dy.astype(self.x.dtype), self.x, w, self.names, self.x.dtype)
+
+  def dw(self, x: jax.Array, dy: jax.Array, rest: None) -> jax.Array:
+    return _xla.weight_gradient(dy.astype(x.dtype), x, self.w)
+
+  def of_change(self) -> '_Form':
+    # A change of the weight is dense, as its gradient is: packed it would lose
+    # entries.
+    return dataclasses.replace(self, names=('xla',))
+
+
 def product(x: jax.Array, w: jax.Array, names: tuple[str, ...] | None,
             dtype: Any) -> jax.Array:
   """`x @ w`, of operands of one dtype and names as `_dispatch.run` takes."""
   return _dispatch.run(names, _PRODUCTS, x, w, dtype)
 
 
-def _forward(x, w, names, dtype):
-  return product(x, w, names, dtype), (x, w)
-
-
-def input_gradient(dy: jax.Array, x: jax.Array, w: jax.Array,
+def input_gradient(dy: jax.Array, x: Any, w: jax.Array,
                    names: tuple[str, ...] | None, dtype: Any) -> jax.Array:
-  """`dy @ w.T`, in the shape of `x`."""
+  """`dy @ w.T`, in the shape of `x`, of which the type is read alone."""
   by_xla = {'xla': _xla.transposed(
       lambda x, wt, dtype: _xla.dense(x, wt.mT, dtype), x)}
   return _dispatch.run(names, _PRODUCTS | by_xla, dy, w.mT, dtype)
 
-
-def _backward(names, dtype, saved, dy):
-  x, w = saved
-  dy = dy.astype(x.dtype)
-  dx = input_gradient(dy, x, w, names, x.dtype)
-  return dx, _xla.weight_gradient(dy, x, w)
-
-
-product.defvjp(_forward, _backward)

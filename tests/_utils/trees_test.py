@@ -145,13 +145,14 @@ def test_a_rule_that_only_loses_is_used():
       'scale': 1}
 
 
-def test_an_unused_rule_is_an_error_that_lists_paths():
+def test_an_unused_rule_is_an_error_that_shows_some_paths_and_counts_others():
+  tree = _TREE | {f'layer{i}': 0. for i in range(40)}
   with pytest.raises(ValueError) as error:
-    trees.match_rules({'.*/kernel': 1, 'mpl/kernel': 2}, _TREE)
+    trees.match_rules({'.*/kernel': 1, 'mpl/kernel': 2}, tree)
   text = str(error.value)
   assert "'mpl/kernel'" in text and 'matches no parameter' in text
-  for path in trees.paths(_TREE):
-    assert path in text
+  assert 'near it: mlp/kernel' in text and 'layer39' not in text
+  assert f'and {len(trees.paths(tree)) - 3} more' in text and '\n' not in text
 
 
 @pytest.mark.parametrize('regex', ['(', '*', '[a', '(?P<x>', 3, None])
@@ -204,9 +205,20 @@ def test_another_structure_is_an_error_that_names_both(params, masks):
     trees.same_structure(params, masks, 'spares')
   text = str(error.value)
   assert '`spares`' in text
-  assert str(trees.paths(params)) in text and str(trees.paths(masks)) in text
+  for tree in (params, masks):
+    assert all(path in text for path in trees.paths(tree) or ['nothing'])
   with pytest.raises(ValueError, match='`masks` must have the structure'):
     trees.map_masked(lambda w, m: w, params, masks)
+
+
+def test_of_many_paths_those_that_differ_are_shown():
+  params = {f'layer{i:02}': 0. for i in range(40)}
+  masks = dict.fromkeys(params, True) | {'other': True}
+  del masks['layer30']
+  with pytest.raises(ValueError, match=(
+      'Got layer30, layer00, layer01 and 37 more in parameters and other, '
+      'layer00, layer01 and 37 more in masks')):
+    trees.same_structure(params, masks)
 
 
 @pytest.mark.parametrize('mask, dense', [

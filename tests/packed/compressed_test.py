@@ -14,6 +14,7 @@ from tests._lib.packed import two_way
 _MAKE = {
     'planar': pack,
     'both ways': lambda w: pack(w, transposed=True),
+    'tiled': lambda w: with_layout(pack(w), 'tiled'),
     'hopper': lambda w: with_layout(pack(w), 'hopper'),
     'blocks': lambda w: condense(w, np.ones(w.shape, bool), block=2),
     'fan-in': lambda w: condense(w, w != 0, block=1)}

@@ -35,19 +35,23 @@ _MOVES = re.compile(
 
 # Every form, whatever the platform: CPUs have the first two, others the last.
 _FORMS = {
-    'in parts': (products._in_parts, products._in_parts_back),
-    'by entries': (products._by_entries, products._by_entries_back),
-    'at once': (products._at_once, products._at_once_back)}
+    'in parts': (products._in_parts, products._in_parts_dx,
+                 products._in_parts_dw),
+    'by entries': (products._by_entries, products._by_entries_dx,
+                   products._by_entries_dw),
+    'at once': (products._at_once, products._at_once_dx,
+                products._at_once_dw)}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def run(form, x, c, dy, nbytes=0):
   """A form's product and gradients; to padding, too."""
   del nbytes  # But what was traced with other ones is not the same.
-  forward, back = _FORMS[form]
+  forward, back_to_x, back_to_w = _FORMS[form]
   rows = jnp.pad(x.T, ((0, 1), (0, 0)))
   y = forward(rows, c.values, c.indices, dtype=jnp.float32)
-  dx, dv = back(rows, c.values, c.indices, dy.T)
+  dx = back_to_x(c.values, dy.T, c.indices, like=rows)
+  dv = back_to_w(rows, dy.T, c.indices, like=c.values)
   return y.T, dx[:-1].T, dv
 
 

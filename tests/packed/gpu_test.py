@@ -31,6 +31,10 @@ def kernels_of(program):
   return program.count('custom_call @mosaic_gpu')
 
 
+def dots_of(program):
+  return program.count('stablehlo.dot_general')
+
+
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='refused there')
 def test_programs_for_hopper_gpus_have_the_kernel_both_ways():
   w = with_layout(
@@ -46,6 +50,30 @@ def test_programs_for_hopper_gpus_have_the_kernel_both_ways():
       training_matmul, x, w)[1](training_matmul(x, w)), x, dense)) == 2
   # Float32 is not served, and XLA goes on.
   assert not kernels_of(for_cuda(matmul, normal(8, 512), pack(two_way(512, 8))))
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='refused there')
+def test_kernels_make_the_tangents_too():
+  w = with_layout(pack(two_way(512, 256, dtype=jnp.bfloat16)), 'hopper')
+  x = normal(8, 512, dtype=jnp.bfloat16)
+  tangents = for_cuda(
+      lambda x, v, dx, dv: jax.jvp(lambda x, v: matmul(x, with_values(w, v)),
+                                   (x, v), (dx, dv)),
+      x, w.values, x, w.values)
+  assert kernels_of(tangents) and not dots_of(tangents)
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='refused there')
+def test_a_change_of_a_training_weight_is_not_packed():
+  # A kernel would drop what is not 2:4 of it.
+  x = normal(8, 512, dtype=jnp.bfloat16)
+  w = two_way(512, 256, dtype=jnp.bfloat16)
+  of_x = for_cuda(lambda x, w, dx: jax.jvp(
+      lambda x: training_matmul(x, w), (x,), (dx,)), x, w, x)
+  of_w = for_cuda(lambda x, w, dw: jax.jvp(
+      lambda w: training_matmul(x, w), (w,), (dw,)), x, w, w)
+  assert kernels_of(of_x) and not dots_of(of_x)
+  assert (kernels_of(of_w), dots_of(of_w)) == (1, 1)
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='refused there')

@@ -17,11 +17,14 @@ from tests._lib.packed import unpack
 
 def test_groups_are_split_and_padded_with_zeros():
   matrix = normal(2, 7, 3)
-  groups = _groups.split_groups(matrix)
-  assert groups.shape == (2, _groups.TILE // 4, 4, 3)
-  np.testing.assert_array_equal(groups[:, 0], matrix[:, :4])
-  np.testing.assert_array_equal(groups[:, 1, :3], matrix[:, 4:])
-  assert not groups[:, 1, 3].any() and not groups[:, 2:].any()
+  for count in (2, 64):
+    groups = _groups.split_groups(matrix, count)
+    assert groups.shape == (2, count, 4, 3)
+    np.testing.assert_array_equal(groups[:, 0], matrix[:, :4])
+    np.testing.assert_array_equal(groups[:, 1, :3], matrix[:, 4:])
+    assert not groups[:, 1, 3].any() and not groups[:, 2:].any()
+  assert _groups.split_groups(matrix).shape[1] == _groups.count(7) == 2
+  assert _groups.count(7, _groups.TILE) == 64
 
 
 @pytest.mark.parametrize('n, multiple, expected', [
@@ -105,5 +108,5 @@ def test_gather_takes_the_entries_where_kept_ones_are():
   ones = dataclasses.replace(packed, values=jnp.ones_like(packed.values))
   kept = np.asarray(unpack(ones)) == 1
   picked = dataclasses.replace(
-      packed, values=_groups.gather(dense, layout24.places(packed)))
+      packed, values=_groups.gather(dense, layout24.bits_of(packed)))
   np.testing.assert_array_equal(unpack(picked), np.where(kept, dense, 0))

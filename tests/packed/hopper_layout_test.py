@@ -65,6 +65,10 @@ def test_hopper_arrays_are_in_the_order_of_the_instruction(shape, dtype):
 def test_layouts_there_and_back_change_nothing(shape):
   w = prune(normal(*shape, dtype=jnp.bfloat16))
   planar = layout24.pack(w)
+  tiled = with_layout(planar, 'tiled')
+  assert_same(with_layout(tiled, 'planar'), planar)
+  assert_same(with_layout(tiled, 'hopper'), with_layout(planar, 'hopper'))
+  assert_same(with_layout(with_layout(planar, 'hopper'), 'tiled'), tiled)
   hopper = with_layout(planar, 'hopper')
   assert hopper.layout == 'hopper' and hopper.shape == shape
   assert layout24.with_layout(planar, 'planar') is planar
@@ -103,7 +107,8 @@ def test_groups_there_and_back_are_the_same(n):
     occupancy = _groups.largest_two(key)
     values = _groups.gather(w, occupancy)
     made = _hopper_layout.from_groups(values, occupancy)
-    return ((values, occupancy), _hopper_layout.to_groups(*made, n),
+    return ((values, occupancy), (_hopper_layout.from_values(made[0], n),
+                                  _hopper_layout.to_bits(made[1], n)),
             (made[0], _hopper_layout.to_values(values)))
   w = normal(512, n, dtype=jnp.bfloat16)
   given, back, (made, values) = there_and_back(w, normal(512, n, seed=1))

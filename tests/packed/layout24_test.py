@@ -1,7 +1,7 @@
 """Packed 2:4 weights: nothing is lost, and every bit is where the docs say.
 
 The oracle reads the planar layout in numpy, word by word, from the words of
-`layout24`'s docstring alone.
+`_planar_layout`'s docstring alone.
 """
 
 import math
@@ -29,24 +29,27 @@ from tests._lib.packed import with_layout
 
 _DTYPES = ['float32', 'bfloat16', 'float16', 'int8', 'float8_e4m3fn',
            'float8_e5m2']
-_SHAPES = [(1, 1), (7, 2), (260, 3)]
+_SHAPES = [(1, 1), (7, 2), (260, 3), (300, 2)]
 
 
 def read_planar(packed):
-  """`[K', N]` from one planar weight; every group must have two bits."""
+  """`[4 * G, N]` of a planar or tiled weight; every group has two bits."""
   values = np.asarray(packed.values)
   words = np.asarray(packed.positions).view(np.uint32)
   two, groups, n = values.shape
-  assert (two, groups % 64) == (2, 0)
-  assert words.shape == (groups // 8, n)
+  assert two == 2 and words.shape == (-(-groups // 8), n)
   w = np.zeros((4 * groups, n), values.dtype)
-  for tile in range(groups // 64):
+  for tile in range(-(-groups // 64)):
+    size = min(8, len(words) - 8 * tile)
     for s in range(4):
-      for r in range(8):
+      for r in range(size):
         for h in range(2):
-          group = 64 * tile + 2 * (8 * s + r) + h
+          group = 64 * tile + 2 * (size * s + r) + h
           for column in range(n):
             word = int(words[8 * tile + r, column])
+            if group >= groups:
+              assert not word >> (16 * h + 4 * s) & 15
+              continue
             four = word >> (16 * h + 4 * s) & 15
             rows = [j for j in range(4) if four >> j & 1]
             assert len(rows) == 2
@@ -117,14 +120,15 @@ def test_other_dtypes_are_refused_by_name(dtype):
 
 @settings(max_examples=15, deadline=None)
 @given(weights())
-def test_planar_arrays_are_as_documented(w):
-  packed = layout24.pack(w)
-  dense = read_planar(packed)
-  k = -(-w.shape[0] // 256) * 256
-  assert (packed.layout, dense.shape) == ('planar', (k, w.shape[1]))
-  assert packed.positions.dtype == np.int32
-  np.testing.assert_array_equal(bits(dense[:len(w)]), bits(w))
-  assert not bits(dense[len(w):]).any()
+def test_planar_and_tiled_arrays_are_as_documented(w):
+  for layout, tile in (('planar', 4), ('tiled', 256)):
+    packed = with_layout(layout24.pack(w), layout)
+    dense = read_planar(packed)
+    k = -(-w.shape[0] // tile) * tile
+    assert (packed.layout, dense.shape) == (layout, (k, w.shape[1]))
+    assert packed.positions.dtype == np.int32
+    np.testing.assert_array_equal(bits(dense[:len(w)]), bits(w))
+    assert not bits(dense[len(w):]).any()
 
 
 @pytest.mark.parametrize('shape', [
@@ -157,8 +161,9 @@ def test_every_form_of_axis(shape, axis, contracted, features):
   assert packed.shape == shape and packed.ndim == len(shape)
   np.testing.assert_array_equal(unpack(packed), w)
   leading = packed.values.shape[:-3]
-  assert packed.values.shape[-3:] == (2, 64, math.prod(features))
-  assert packed.positions.shape == (*leading, 8, math.prod(features))
+  groups = -(-math.prod(contracted) // 4)
+  assert packed.values.shape[-3:] == (2, groups, math.prod(features))
+  assert packed.positions.shape == (*leading, 1, math.prod(features))
   assert math.prod(leading + contracted + features) == w.size
 
 
@@ -194,9 +199,29 @@ def test_bytes(dtype, ratio):
     assert packed.nbytes == ratio * dense
     assert packed.nbytes == sum(
         np.asarray(x).nbytes for x in jax.tree.leaves(packed))
-  # K counts as padded to 256.
-  assert layout24.pack(jnp.zeros((4, 8), dtype)).nbytes == (
-      ratio * 256 * 8 * jnp.dtype(dtype).itemsize)
+  # A kernel's K counts as padded to 256.
+  assert with_layout(layout24.pack(jnp.zeros((4, 8), dtype)), 'tiled'
+                     ).nbytes == ratio * 256 * 8 * jnp.dtype(dtype).itemsize
+
+
+def test_whole_tiles_are_planar_and_tiled_alike():
+  packed = layout24.pack(two_way(512, 256), transposed=True)
+  tiled = layout24.with_layout(packed, 'tiled')
+  assert tiled.layout == tiled.transposed.layout == 'tiled'
+  # No array is made.
+  assert all(a is b for a, b in zip(
+      jax.tree.leaves(packed), jax.tree.leaves(tiled), strict=True))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'int8'])
+@pytest.mark.parametrize('k', [4, 8, 12, 16, 64, 100, 128, 256, 300])
+def test_bytes_are_half_of_the_values_and_two_bits_for_each(k, dtype):
+  size = jnp.dtype(dtype).itemsize
+  packed = layout24.pack(jnp.zeros((k, 8), dtype))
+  # Positions come in words for 32 inputs.
+  assert packed.nbytes == 8 * (k // 2 * size + 4 * -(-k // 32))
+  least = {'float32': 4, 'bfloat16': 8, 'int8': 12}[dtype]
+  assert (packed.nbytes < 8 * k * size) == (k >= least)
 
 
 @pytest.mark.parametrize('shape, axis, at, named', [

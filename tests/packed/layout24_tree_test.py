@@ -35,7 +35,7 @@ def test_vmap_over_leading_axes_is_the_same_as_packing_them_together():
   assert shapes == [(3, 12, 5)]
 
 
-@pytest.mark.parametrize('layout', ['planar', 'hopper'])
+@pytest.mark.parametrize('layout', ['planar', 'tiled', 'hopper'])
 def test_scan_takes_layers_off(layout):
   w = prune(normal(3, 8, 4, dtype=jnp.bfloat16))
   packed = with_layout(layout24.pack(w), layout)
@@ -45,7 +45,7 @@ def test_scan_takes_layers_off(layout):
   np.testing.assert_array_equal(bits(layers), bits(w))
 
 
-@pytest.mark.parametrize('layout', ['planar', 'hopper'])
+@pytest.mark.parametrize('layout', ['planar', 'tiled', 'hopper'])
 def test_jit_sees_two_arrays_and_the_rest_is_static(layout):
   packed = with_layout(
       layout24.pack(prune(normal(8, 3, dtype=jnp.bfloat16))), layout)
@@ -94,10 +94,10 @@ def test_weights_of_numpy_are_packed_and_numpy_arrays_unpacked():
   np.testing.assert_array_equal(bits(unpack(host)), bits(w))
 
 
-@pytest.mark.parametrize('layout', ['planar', 'hopper'])
+@pytest.mark.parametrize('layout', ['planar', 'tiled', 'hopper'])
 def test_orbax_brings_it_back(layout, tmp_path):
   packed = with_layout(layout24.pack(
-      two_way(2, 8, 4, dtype=jnp.bfloat16), transposed=True), layout)
+      two_way(2, 100, 12, dtype=jnp.bfloat16), transposed=True), layout)
   tree = {'layer': {'kernel': packed, 'bias': jnp.ones(4)}}
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(tmp_path / 'state', tree)

@@ -198,15 +198,16 @@ def test_one_array_is_a_tree():
   np.testing.assert_array_equal(unpack_params(packed), w)
 
 
-def test_weights_that_would_get_larger_stay_pruned():
-  # Of 128 rows in bfloat16 a packed weight has 1.125 of the bytes.
-  params = {k: jnp.ones((k, 8), jnp.bfloat16)
-            for k in (128, 256, 260)}
-  params = {str(k): w for k, w in params.items()}
+@pytest.mark.parametrize('layout, smaller', [
+    ('planar', ['128', '256', '260', '8']), ('tiled', ['256'])])
+def test_weights_that_would_get_larger_stay_pruned(layout, smaller):
+  # Of 128 rows in bfloat16 a tiled weight has 1.125 of the bytes.
+  params = {str(k): jnp.ones((k, 8), jnp.bfloat16)
+            for k in (4, 8, 128, 256, 260)}
   masks = {k: pruned(*w.shape) != 0 for k, w in params.items()}
-  packed = pack_params(params, masks)
-  assert packed_paths(packed) == ['256']
-  for k in ('128', '260'):
+  packed = pack_params(params, masks, layout=layout)
+  assert packed_paths(packed) == smaller
+  for k in set(params) - set(smaller):
     np.testing.assert_array_equal(np.float32(packed[k]), np.where(
         masks[k], np.float32(params[k]), 0))
   for k, w in packed.items():
@@ -258,8 +259,10 @@ def test_the_layout_is_what_the_machine_reads(monkeypatch):
   params = {'kernel': pruned(512, 128).astype(jnp.bfloat16)}
   rules = {'kernel': jaxsparse.nm(2, 4)}
   assert pack_params(params, rules)['kernel'].layout == 'planar'
-  monkeypatch.setattr(_dispatch, 'missing', lambda _: None)
-  assert pack_params(params, rules)['kernel'].layout == 'hopper'
+  for here, layout in (('tpu', 'tiled'), ('gpu', 'hopper')):
+    monkeypatch.setattr(
+        _dispatch, 'missing', lambda name, here=here: name != here or None)
+    assert pack_params(params, rules)['kernel'].layout == layout
 
 
 def test_a_layout_that_no_weight_can_have_is_an_error():
@@ -292,7 +295,7 @@ def test_what_is_not_24_is_named():
     (jaxsparse.nm(2, 4), 'get_masks|nm'),
 ], ids=str)
 def test_nothing_to_pack_is_an_error(how, told):
-  params = {**mlp(), 'small': pruned(64, 4)}
+  params = {**mlp(), 'small': pruned(2, 4)}
   with pytest.raises(ValueError, match=told):
     pack_params(params, how)
 

@@ -47,7 +47,24 @@ def test_the_product_is_that_of_the_dense_weight(shape, leading, dtype, seed):
   assert_near(y, np.matmul(*wide(x, w)))
 
 
-@pytest.mark.parametrize('layout', ['planar', 'hopper'])
+@pytest.mark.parametrize('layout', ['planar', 'tiled', 'hopper'])
+@pytest.mark.parametrize('k', [4, 8, 16, 64, 100, 128, 256, 300])
+def test_however_few_inputs_there_are_products_are_dense_ones(k, layout):
+  w = with_layout(pack(two_way(k, 6, dtype=jnp.bfloat16)), layout)
+  x, dy = (jnp.asarray(normal(3, n, seed=n, dtype=jnp.bfloat16))
+           for n in (k, 6))
+
+  def run(x, v):
+    y, back = jax.vjp(lambda x, v: matmul(x, with_values(w, v)), x, v)
+    return y, *back(dy)
+  y, dx, dv = jax.jit(run)(x, w.values)
+  assert_near(y, np.matmul(*wide(x, unpack(w))))
+  for made, expected in zip((dx, unpack(with_values(w, dv))),
+                            gradients(x, w, dy)):
+    assert_near(made, expected)
+
+
+@pytest.mark.parametrize('layout', ['planar', 'tiled', 'hopper'])
 @pytest.mark.parametrize('shape, axis, spec', [
     ((12, 3, 4), -3, 'btd,dhk->bthk'),
     ((3, 4, 12), (-3, -2), 'bthk,hkd->btd'),
@@ -100,7 +117,7 @@ def test_float8_serves_too(dtype):
 @pytest.mark.parametrize('transposed', [False, True])
 @pytest.mark.parametrize('dtype, layout', [
     ('float32', 'planar'), ('bfloat16', 'planar'), ('bfloat16', 'hopper'),
-    ('float16', 'hopper')])
+    ('float16', 'hopper'), ('float32', 'tiled')])
 def test_gradients_to_x_and_to_kept_values_are_dense_ones(
     dtype, layout, transposed):
   w = with_layout(

@@ -107,7 +107,7 @@ def test_a_sharded_weight_is_the_same_weight(kind, how, options):
   assert_same(jax.device_get(sharded), jax.device_get(w))
   for x, part in zip(jax.tree.leaves(w), jax.tree.leaves(sharded)):
     assert part.addressable_shards[0].data.size == x.size // 2
-  if w.layout == 'planar':
+  if w.layout != 'hopper':
     with jax.set_mesh(mesh):
       np.testing.assert_array_equal(np.float32(unpack(sharded)),
                                     np.float32(unpack(w)))
@@ -139,6 +139,30 @@ def test_products_and_gradients_are_those_of_one_device(kind, how, options):
   assert_near(unpack(with_values(w, jax.device_get(dv))), expected[1],
               tolerance)
   assert dv.sharding.is_equivalent_to(sharded.values.sharding, dv.ndim)
+
+
+@_KINDS
+@_BOTH
+def test_tangents_and_hessians_are_those_of_one_device(kind, how):
+  w, mesh = weight(), mesh_of(kind, 2, 2)
+  sharded = shard(w, mesh, **{how: 'model'})
+  x = tokens(mesh, P('data', None, 'model' if how == 'rows' else None))
+  dx, v, dv = 2 * x, sharded.values, 3 * sharded.values
+  product = lambda x, v: sharded_matmul(
+      x, with_values(sharded, v), mesh=mesh, batch='data', **{how: 'model'})
+  loss = lambda x, v: (product(x, v)**2).sum()
+
+  def run(x, v, dx, dv):
+    return (jax.jvp(product, (x, v), (dx, dv))[1],
+            *jax.jvp(jax.grad(loss, (0, 1)), (x, v), (dx, dv))[1])
+  dy, hx, hv = compiled(run, x, v, dx, dv)(x, v, dx, dv)
+  # With dx = 2 x and dw = 3 w everything is a multiple of the first gradients.
+  y = np.matmul(*wide(x, unpack(w)))
+  assert_near(dy, 5 * y)
+  to_x, to_w = gradients(x, w, 2 * y)
+  assert_near(hx, (5 + 3) * to_x)
+  assert_near(unpack(with_values(w, jax.device_get(hv))), (5 + 2) * to_w)
+  assert hv.sharding.is_equivalent_to(v.sharding, v.ndim)
 
 
 @_KINDS

@@ -10,10 +10,11 @@ from jaxsparse.packed.products import matmul
 from tests._lib.packed import exported
 from tests._lib.packed import normal
 from tests._lib.packed import prune
+from tests._lib.packed import with_values
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
-def test_programs_for_tpu_have_the_kernel_forward_and_backward(dtype):
+def test_programs_for_tpu_have_the_kernel_in_every_mode(dtype):
   w = pack(prune(normal(512, 256, dtype=jnp.dtype(dtype))))
   x = jnp.ones((8, 512), dtype)
   forward = exported(matmul, x, w, platforms=['tpu']).mlir_module()
@@ -21,6 +22,11 @@ def test_programs_for_tpu_have_the_kernel_forward_and_backward(dtype):
   back = exported(lambda x, w: jax.vjp(matmul, x, w)[1](
       jnp.ones((8, 256), dtype))[0], x, w, platforms=['tpu']).mlir_module()
   assert 'tpu_custom_call' in back
+  tangents = exported(lambda x, v, dx, dv: jax.jvp(
+      lambda x, v: matmul(x, with_values(w, v)), (x, v), (dx, dv)),
+      x, w.values, x, w.values, platforms=['tpu']).mlir_module()
+  assert 'tpu_custom_call' in tangents
+  assert 'stablehlo.dot_general' not in tangents
 
 
 def test_programs_for_other_platforms_have_no_kernel_of_this_one():

@@ -58,7 +58,7 @@ def test_float32_weights_have_float32_products(dtype):
 def test_transposed_products_are_those_of_the_transposed_weight(dtype):
   w = pack(prune(normal(8, 4)))
   x, dy = jnp.zeros((3, 8), dtype), normal(3, 4, seed=1)
-  dx = _xla.transposed(_xla.matmul, x)(
+  dx = _xla.transposed(_xla.matmul, jax.typeof(x))(
       jnp.asarray(dy, dtype), w.astype(dtype), jnp.dtype(jnp.float32))
   assert dx.dtype == jnp.float32
   dense = np.float64(unpack(w.astype(dtype)))

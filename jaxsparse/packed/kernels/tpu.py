@@ -1,4 +1,4 @@
-"""Products with planar packed 2:4 weights on TPU, as Pallas kernels.
+"""Products with tiled packed 2:4 weights on TPU, as Pallas kernels.
 
 TPUs have no sparse matrix units. What is gained is the reading: a weight
 of bfloat16 takes 0.5625 of its bytes, and where a product waits for its
@@ -11,8 +11,8 @@ in the same way, by XLA:
 
 so that nothing is gathered or interleaved next to the weight. The bits of
 `positions` are laid out such that a shift and a bitcast put each group's under
-its values (see `jaxsparse.packed.layout24`). The product and that with the
-transposed weight are one file, since they decompress alike.
+its values (see `jaxsparse.packed._planar_layout`). The product and that with
+the transposed weight are one file, since they decompress alike.
 """
 
 import functools

@@ -30,7 +30,7 @@ def _sparse(rng, k, n):
 
 
 def _pack(w):
-  """The planar format, group by group, as `layout24` tells it."""
+  """The planar format, group by group, as `_planar_layout` tells it."""
   k, n = w.shape
   values = np.zeros((2, k // 4, n), w.dtype)
   words = np.zeros((k // 32, n), np.uint32)
