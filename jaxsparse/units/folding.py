@@ -28,6 +28,10 @@ from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
+# Of other kernels, so that a unit that a ReLU cuts off by accident in one of
+# them is not taken for a constant.
+_DRAWS = 16
+
 
 class Folded(NamedTuple):
   """What `fold_constants` returns; `print` it for a table.
@@ -55,9 +59,10 @@ def fold_constants(fn: Callable[..., Any], params: ArrayTree,
                    ties: Ties | Sequence[Tie], *inputs: Any) -> Folded:
   """Moves what units without weights give into their readers' biases.
 
-  Such a unit has zeros in all members with the role 'makes', but a bias, norm
-  or running average that is not zero. If it is one number `c` wherever it is
-  read, for these inputs and for others like them, then
+  Such a unit has zeros in all members with the role 'makes', or something after
+  them, such as the scale of a batch norm, is zero, so that they do not matter;
+  but a bias, norm or running average is not zero. If it is one number `c`
+  wherever it is read, for these inputs and for others like them, then
 
     b + sum over u of W[:, u] c[u]
 
@@ -105,11 +110,18 @@ def fold_constants(fn: Callable[..., Any], params: ArrayTree,
   rng = np.random.default_rng(0)
   others = [_other(x, rng) for x in jax.tree.leaves(inputs)]
   others = jax.tree.unflatten(jax.tree.structure(inputs), others)
+  makers = {m.path for tie in ties for m in _members(tie, 'makes')}
   folded = {}
   while True:  # What was read from constants alone may be one now.
     now = jax.tree.unflatten(jax.tree.structure(params), list(arrays.values()))
     seen = [look(now, *given) for given in (inputs, others)]
-    reasons = {tie: _reasons(tie, arrays, readers, seen) for tie in ties}
+    # What does not depend on the kernels that make it is a constant, too.
+    moved = [look(trees.map_with_path(
+        lambda path, w: _random(w, rng) if path in makers else w, now), *given)
+             for given in [inputs, others] * (_DRAWS // 2)
+             if any(_scaled_away(tie, arrays) is not None for tie in ties)]
+    reasons = {tie: _reasons(tie, arrays, readers, seen, moved)
+               for tie in ties}
     fit = {tie: np.array([u for u, why in found.items() if not why], int)
            for tie, found in reasons.items()}
     if not any(map(len, fit.values())):
@@ -152,6 +164,15 @@ def _other(x: Any, rng: np.random.Generator) -> Any:
   return by.astype(x.dtype)
 
 
+def _random(w: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Another kernel of about the scale of this one."""
+  if not jnp.issubdtype(w.dtype, jnp.floating):
+    return w
+  x = w.astype(np.float32)
+  scale = np.sqrt(np.square(x).mean()) if x.size else 0.
+  return (rng.normal(size=w.shape) * (scale or 1.)).astype(w.dtype)
+
+
 def _like(new: np.ndarray, old: Any) -> Any:
   if np.array_equal(new, np.asarray(old), equal_nan=True):
     return old
@@ -160,32 +181,66 @@ def _like(new: np.ndarray, old: Any) -> Any:
 
 
 def _reasons(tie: Tie, arrays: Mapping[str, np.ndarray], readers: Readers,
-             seen: Sequence[Mapping[str, Seen]]) -> dict[int, str]:
-  """Why units that give a constant cannot be folded; '' for those that can."""
+             seen: Sequence[Mapping[str, Seen]],
+             moved: Sequence[Mapping[str, Seen]]) -> dict[int, str]:
+  """Why units that give a constant cannot be folded; '' for those that can.
+
+  `moved` is what readers see if other kernels make the units.
+  """
   makers, members = (_members(tie, role) for role in ('makes', 'reads'))
   if not makers or not members:
     return {}
-  need = np.flatnonzero(_any(tie, members, arrays) & ~_any(
-      tie, makers, arrays))
+  made = _any(tie, makers, arrays)
+  whys = [_why_not(m, readers[m.path]) for m in members]
+  away = _scaled_away(tie, arrays)
+  if away is not None and not any(whys):
+    made &= ~(away & _independent(tie, members, readers, [*seen, *moved]))
+  need = np.flatnonzero(_any(tie, members, arrays) & ~made)
   why = (f'read by {tie.read}' if tie.read
          else f'each along {tie.along}' if tie.along
-         else next(filter(None, (_why_not(m, readers[m.path])
-                                 for m in members)), ''))
+         else next(filter(None, whys), ''))
   if why or not len(need):
     return dict.fromkeys(need.tolist(), why)
   found = dict.fromkeys(need.tolist(), '')
   for member in members:
     reader = cast(Reader, readers[member.path])  # Or `why` would say it.
-    first, second = (_of_units(tie, member, reader, s[member.path])
-                     for s in seen)
-    alike = (first.first == second.first) & first.same & second.same
-    alike = alike.reshape(tie.size, -1).all(1)
+    alike = _alike(tie, member, reader, seen)
+    first = _of_units(tie, member, reader, seen[0][member.path])
     zero = (first.first == 0).reshape(tie.size, -1).all(1)
     for u in need.tolist():
       found[u] = found[u] or _why_not_unit(
           member, reader, bool(alike[u]), bool(zero[u]),
           arrays[member.path].shape)
   return found
+
+
+def _scaled_away(tie: Tie, arrays: Mapping[str, np.ndarray]
+                 ) -> np.ndarray | None:
+  """Which units may be so: something beside their kernels is zero."""
+  beside = _members(tie, 'beside')
+  if tie.along or not beside:
+    return None
+  found = np.any([~_any(tie, [m], arrays) for m in beside], axis=0)
+  return found if (found & _any(tie, _members(tie, 'makes'), arrays)
+                   ).any() else None
+
+
+def _independent(tie: Tie, members: Sequence[Member], readers: Readers,
+                 seen: Sequence[Mapping[str, Seen]]) -> np.ndarray:
+  """Whether all that reads a unit sees one number, whatever kernels make it."""
+  return np.all([_alike(tie, m, cast(Reader, readers[m.path]), seen)
+                 for m in members], axis=0)
+
+
+def _alike(tie: Tie, member: Member, reader: Reader,
+           seen: Sequence[Mapping[str, Seen]]) -> np.ndarray:
+  """Whether a reader sees one number of each unit, each time the same."""
+  first, *others = (_of_units(tie, member, reader, s[member.path])
+                    for s in seen)
+  alike = first.same
+  for other in others:
+    alike = alike & other.same & (first.first == other.first)
+  return alike.reshape(tie.size, -1).all(1)
 
 
 def _any(tie: Tie, members: Sequence[Member],

@@ -246,3 +246,41 @@ def test_ties_of_other_parameters_are_refused():
   tie = Tie(7, (Member('w9', 1, role='makes'), Member('w2', 0, role='reads')))
   with pytest.raises(ValueError, match="Ties have 'w9'"):
     fold_constants(mlp(jnp.tanh), perceptron(), [tie], data(3, 4))
+
+
+def _scaled():
+  def fn(p, x):
+    for i in '12':
+      h = (x @ p[f'w{i}'] - p[f'mean{i}'][None]) * jax.lax.rsqrt(
+          p[f'var{i}'] + 1e-3)[None]
+      x = jax.nn.relu(h * p[f'scale{i}'][None] + p[f'bias{i}'][None])
+    return x @ p['out'] + p['out_bias'][None]
+  shapes = {f'{name}{i}': (n,) for i, n in (('1', 7), ('2', 6))
+            for name in ('mean', 'var', 'scale', 'bias')}
+  params = weights({'w1': (4, 7), 'w2': (7, 6), 'out': (6, 3), 'out_bias': (3,),
+                    **shapes})
+  return fn, {name: jnp.abs(w) if 'var' in name else w
+              for name, w in params.items()}
+
+
+@pytest.mark.parametrize('bias', [0., 1.])
+def test_units_of_zero_scale_are_constants_whatever_their_kernels_hold(bias):
+  fn, params = _scaled()
+  params['bias1'] = params['bias1'].at[jnp.array([0, 3])].set(bias)
+  found, live = folded_as_is(fn, params, data(16, 4), dead={
+      'scale1': [0, 3], 'scale2': [5]})
+  assert {name: at.tolist() for name, at in found.folded.items()} == {
+      'bias1[*]': [0, 3], 'bias2[*]': [5]}
+  assert live['bias1[*]'] == 5 and live['bias2[*]'] == 5
+
+
+def test_what_these_inputs_do_not_switch_on_is_no_constant():
+  """Nor where biases are zero, as those of a fresh network are."""
+  fn = mlp(jax.nn.relu)
+  params = {name: jnp.zeros_like(w) if w.ndim == 1 else w
+            for name, w in perceptron().items()}
+  x = data(1, 4)
+  ties = infer_ties(fn, params, x, check=False)
+  assert (jax.nn.relu(x @ params['w1']) == 0.).any()
+  found = fold_constants(fn, params, ties, x)
+  assert not found.folded and not found.left
