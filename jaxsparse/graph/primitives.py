@@ -94,12 +94,12 @@ def _reduction(kind: str):
   return wire
 
 
-def _along(parameter: str):
+def _along(parameter: str, kind: str = 'other'):
   """Primitives that are not elementwise along one axis, or some."""
   def wire(eqn):
     axes = eqn.params[parameter]
     axes = axes if isinstance(axes, (tuple, list)) else [axes]
-    passed = _spread(eqn, 'other')
+    passed = _spread(eqn, kind)
     return passed._replace(
         fixed=[(i, axis) for i in range(len(eqn.invars)) for axis in axes])
   return wire
@@ -268,10 +268,12 @@ _WIRINGS = {
        for name in ('max', 'min', 'prod', 'and', 'or', 'xor')},
     'argmax': _reduction('reduce'),
     'argmin': _reduction('reduce'),
-    **{f'cum{name}': _along('axis')
-       for name in ('sum', 'prod', 'max', 'min', 'logsumexp')},
+    'cumsum': _along('axis', 'sum'),
+    **{f'cum{name}': _along('axis', 'reduce')
+       for name in ('prod', 'max', 'min')},
+    'cumlogsumexp': _along('axis'),
     'sort': _along('dimension'),
-    'rev': _along('dimensions'),
+    'rev': _along('dimensions', 'move'),
     'top_k': _top_k,
     'iota': _iota,
     'dot_general': _dot_general,

@@ -310,20 +310,31 @@ class _Reader:
           source.axes[axis] for wires in wired
           if not isinstance(wires, primitives.New)
           for j, axis in wires if j == i))
+
+    def multiplied(i, source):
+      # Batch axes are no outputs, the groups of a convolution are.
+      free = [w for w in row if not isinstance(w, primitives.New)
+              and (len(w) == 1 or wiring.window)]
+      product = Product(
+          through(i, source, wiring.gone), through(i, source, free),
+          through(i, source, [(wire,) for wire in wiring.window]))
+      if product not in self.products[source.path]:
+        self.products[source.path].append(product)
     if any(v.is_data for v in values):
       for i, source in params:
         if wiring.kind == 'product':
-          # Batch axes are no outputs, the groups of a convolution are.
-          free = [w for w in row if not isinstance(w, primitives.New)
-                  and (len(w) == 1 or wiring.window)]
-          product = Product(
-              through(i, source, wiring.gone), through(i, source, free),
-              through(i, source, [(wire,) for wire in wiring.window]))
-          if product not in self.products[source.path]:
-            self.products[source.path].append(product)
+          multiplied(i, source)
         else:
           self._note(source, name)
       return None
+    if wiring.kind == 'product' and wiring.gone and len(
+        {s.path for _, s in params}) > 1 and values[0].sources:
+      # Learned queries are what their projection, on the right, reads.
+      for i, source in params:
+        if i and any(len(w) == 1 and w[0][0] == i for w in row
+                     if not isinstance(w, primitives.New)):
+          multiplied(i, source)
+      params = [(i, s) for i, s in params if not i]
     largest = max((s.size for _, s in params), default=0)
     return _arrays.united(
         s._replace(axes=tuple(through(i, s, [wires]) for wires in row))

@@ -102,6 +102,16 @@ def test_weights_that_only_meet_each_other_are_none():
   assert not any(kernel.is_kernel for kernel in kernels.values())
 
 
+def test_a_projection_of_learned_queries_contracts_what_it_shares_with_them():
+  def pooled(p, x):
+    q, k = p['queries'] @ p['q'], x @ p['k']
+    return jax.nn.softmax(q @ k.T) @ (x @ p['v'])
+  kernels = kernels_of(pooled, {
+      'queries': (3, 8), 'q': (8, 6), 'k': (4, 6), 'v': (4, 2)}, data(N, 4))
+  for name in 'qkv':
+    assert (kernels[name].contracted, kernels[name].outputs) == ((0,), (1,))
+
+
 def test_what_is_not_used_is_none():
   kernels = kernels_of(lambda p, x: x @ p['w'], {
       'w': (8, 4), 'unused': (8, 4)}, data(N, 8))

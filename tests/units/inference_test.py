@@ -159,12 +159,23 @@ def test_what_reads_units_without_a_kernel_is_told():
   assert jaxsparse.infer_ties(mlp, params(), X).free[0].read is None
 
 
-def test_kernels_made_of_parameters_alone_are_no_known_readers():
+def test_of_kernels_made_of_two_the_first_is_the_reader():
   def merged(p, x):
     return jax.nn.relu(x @ p['fc1']) @ (p['down'] @ p['up'])
+
+  def turned(p, x):
+    return jax.nn.relu(x @ p['fc1']) @ (p['up'].T @ p['down'].T).T
   shapes = {'fc1': (4, 6), 'down': (6, 2), 'up': (2, 8)}
   p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
   hidden, = jaxsparse.infer_ties(merged, p, X).of('fc1', 1)
+  assert hidden.read is None and hidden.kept is None
+  assert {m.path: m.role for m in hidden.members} == {
+      'fc1': 'makes', 'down': 'reads'}
+  rank, = jaxsparse.infer_ties(merged, p, X).of('up', 0)
+  assert {m.path: m.role for m in rank.members} == {
+      'down': 'beside', 'up': 'reads'}
+  # The other way round it is not known, so that all has to be zero.
+  hidden, = jaxsparse.infer_ties(turned, p, X).of('fc1', 1)
   assert hidden.read == 'dot_general over it' and hidden.kept is None
 
 

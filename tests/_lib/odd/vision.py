@@ -133,3 +133,20 @@ def highway(p, x):
 def maxout(p, x):
   h = (x @ p['in']).reshape(N, 4, 3).max(-1)
   return h @ p['out']
+
+
+@odd({'l': (D, 40), 'a': (4, 4, 8, 10), 'b': (8,), 'c': (3, 3, 8, 2)}, (N, D),
+     found=['a:3 l:1', 'a:2 b:0 c:2'])
+def transposed_convolution_of_a_view(p, x):
+  h = jax.nn.relu(x @ p['l']).reshape(x.shape[0], 2, 2, -1)
+  h = lax.conv_transpose(h, p['a'], (2, 2), 'SAME', transpose_kernel=True,
+                         dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  h = jax.nn.relu(h + over(p['b'], h))
+  return lax.conv_general_dilated(h, p['c'], (1, 1), 'VALID',
+                                  dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+@odd({'in': (D, 6), 'out': (6, 3)}, (N, T, D), found='in:1 out:0')
+def running_sums_and_maxima(p, x):
+  h = x @ p['in']
+  return (jnp.cumsum(h, 1) + lax.cummax(h, 1) + jnp.flip(h, 1)) @ p['out']
