@@ -201,6 +201,14 @@ def moved(value: Value, axis: int, to: int) -> Value:
           s._replace(axes=pick(s.axes)) for s in value.sources))
 
 
+def with_first(value: Value, axis: Axis) -> Value:
+  """An array with an axis in front that tells arrays like it apart."""
+  return Value(
+      (axis.size, *value.shape), (axis if axis.size > 1 else None, *value.axes),
+      (False, *value.zero), sources=None if value.is_data else tuple(
+          s._replace(axes=(frozenset(), *s.axes)) for s in value.sources or ()))
+
+
 def without_first(value: Value) -> Value:
   """What a loop over its first axis sees of an array."""
   return value._replace(

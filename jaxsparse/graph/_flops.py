@@ -263,8 +263,7 @@ def _repeats(eqn: Any) -> int:
   if name == 'pallas_call':
     sizes = has['grid_mapping'].grid
   if name == 'shard_map':
-    axes = has.get('newly_manual_axes', has.get('manual_axes'))
-    sizes = [has['mesh'].shape[axis] for axis in axes]
+    sizes = [has['mesh'].shape[axis] for axis in _jaxprs.manual_axes(eqn)]
   if name == 'while' or not all(hasattr(n, '__index__') for n in sizes):
     raise ValueError(
         f'Got products in a {name} whose length is known only when it runs, '

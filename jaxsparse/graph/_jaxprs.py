@@ -57,6 +57,13 @@ def _without_prints(effects: Any) -> Any:
   return {e for e in effects if 'Debug' not in type(e).__name__}
 
 
+def manual_axes(eqn: Any) -> list[str]:
+  """The mesh axes that a `shard_map` makes manual, in the mesh's order."""
+  has = eqn.params
+  new = has.get('newly_manual_axes', has.get('manual_axes'))
+  return [name for name in has['mesh'].axis_names if name in new]
+
+
 class ScanSizes(NamedTuple):
   """How many operands of a scan are constants, and how many are carried.
 

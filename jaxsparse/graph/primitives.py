@@ -303,10 +303,13 @@ def is_known(name: str) -> bool:
   return name in _WIRINGS
 
 
-# What cuts and joins axes, and control flow: `tracing` follows them itself.
+# What cuts and joins axes, control flow, and what devices do together:
+# `tracing` follows them itself.
 FOLLOWED_ELSEWHERE = (
     'cond', 'scan', 'while', 'reshape', 'concatenate', 'stack', 'unstack',
-    'pad', 'tile', 'split', 'slice', 'dynamic_slice', 'conv_general_dilated')
+    'pad', 'tile', 'split', 'slice', 'dynamic_slice', 'conv_general_dilated',
+    'shard_map', 'psum', 'psum2', 'psum_invariant', 'pmax', 'pmin', 'ppermute',
+    'all_gather', 'all_gather_invariant', 'reduce_scatter', 'axis_index')
 
 
 def unknown(eqn: Any) -> Wiring:

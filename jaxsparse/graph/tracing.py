@@ -21,6 +21,7 @@ import numpy as np
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _arrays
 from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import _shards
 from jaxsparse.graph import axes as axes_lib
 from jaxsparse.graph import primitives
 from jaxsparse.graph import registry
@@ -98,6 +99,7 @@ class _Reader:
     self.products: dict[str, list[Product]] = {path: [] for path in paths}
     self.others: dict[str, list[str]] = {path: [] for path in paths}
     self._ambient: list[Axis] = []
+    self._mesh: dict[str, Axis] = {}
     self._same = functools.partial(_arrays.same, self.relations)
     self._cut = functools.partial(_arrays.cut, self.relations)
     self._blocked = functools.partial(_arrays.blocked, self.relations)
@@ -181,12 +183,66 @@ class _Reader:
       ys[:] = results[carries:]
       return results[:carries]
     carry = self._loop(step, values[constants:end])
-    first = layers if length > 1 else None
-    stacked = [Value((length, *y.shape), (first, *y.axes),
-                     (False, *y.zero), sources=None if y.is_data else tuple(
-                         s._replace(axes=(frozenset(), *s.axes))
-                         for s in y.sources or ())) for y in ys]
-    return carry + stacked
+    return carry + [_arrays.with_first(y, layers) for y in ys]
+
+  def _shard_map(self, eqn: Any, values: list[Value]) -> list[Value]:
+    has, outer = eqn.params, self._mesh
+    sizes = has['mesh'].shape
+    new = {name: Axis(sizes[name], fixed='shard_map')
+           for name in _jaxprs.manual_axes(eqn) if sizes[name] > 1}
+    self._mesh = outer | new
+    self._ambient += new.values()
+    local = [_shards.of_device(self.relations, v, spec, self._mesh)
+             for v, spec in zip(values, has['in_specs'])]
+    results = self.closed(has['jaxpr'], local)
+    whole = [_shards.of_all(self.relations, v, spec, self._mesh)
+             for v, spec in zip(results, has['out_specs'])]
+    self._mesh, self._ambient = outer, self._ambient[:-len(new) or None]
+    return whole
+
+  def _over_devices(self, value: Value, names: Any) -> list[Axis]:
+    """The mesh axes of a collective: all devices share the order of units."""
+    mesh = [self._mesh[name] for name in _shards.names_of(names)
+            if name in self._mesh]
+    self.relations.note((*value.axes, *(
+        axis for axis in self._ambient if axis not in mesh)))
+    return mesh
+
+  def _psum(self, eqn: Any, values: list[Value]) -> list[Value]:
+    for value in values:
+      self._over_devices(value, eqn.params['axes'])
+    return [v._replace(number=None) for v in values]
+
+  def _ppermute(self, eqn: Any, values: list[Value]) -> list[Value]:
+    self._over_devices(values[0], eqn.params['axis_name'])
+    return values
+
+  def _axis_index(self, eqn: Any, values: list[Value]) -> list[Value]:
+    del values
+    return [_arrays.opaque(eqn.outvars[0].aval, 'axis_index', ())]
+
+  def _all_gather(self, eqn: Any, values: list[Value]) -> list[Value]:
+    has, (value,) = eqn.params, values
+    mesh = [self._mesh[name] for name in _shards.names_of(has['axis_name'])
+            if name in self._mesh]
+    for axis in reversed(mesh):
+      value = _shards.gathered(
+          self.relations, value, has['all_gather_dimension'], axis,
+          tiled=has['tiled'])
+    if value.shape != eqn.outvars[0].aval.shape:  # Several new axes are one.
+      return [self._reshaped(value, eqn.outvars[0].aval.shape)]
+    return [value]
+
+  def _reduce_scatter(self, eqn: Any, values: list[Value]) -> list[Value]:
+    has, (value,) = eqn.params, values
+    axes = self._over_devices(value, has['axis_name'])
+    if len(axes) > 1 and not has['tiled']:
+      return self.wired(eqn, values, primitives.unknown(eqn))
+    for axis in axes:
+      value = _shards.scattered(
+          self.relations, value, has['scatter_dimension'], axis,
+          tiled=has['tiled'])
+    return [value._replace(number=None)]
 
   def _loop(self, step: Any, carry: list[Value]) -> list[Value]:
     """Runs a step until what is known of its carry holds before and after."""
@@ -461,8 +517,10 @@ class _Reader:
     return [self._reshaped(_arrays.moved(result, 0, out), shape)]
 
 
-# Each by the method of its name.
-_SPECIAL = {name: getattr(_Reader, f'_{name}')
+# Each by the method of its name, or by that of another.
+_ALIKE = dict.fromkeys(('psum2', 'psum_invariant', 'pmax', 'pmin'), 'psum') | {
+    'all_gather_invariant': 'all_gather'}
+_SPECIAL = {name: getattr(_Reader, f'_{_ALIKE.get(name, name)}')
             for name in primitives.FOLLOWED_ELSEWHERE}
 
 

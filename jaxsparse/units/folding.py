@@ -237,7 +237,7 @@ def _alike(tie: Tie, member: Member, reader: Reader,
   """Whether a reader sees one number of each unit, each time the same."""
   first, *others = (_of_units(tie, member, reader, s[member.path])
                     for s in seen)
-  alike = first.same
+  alike: Any = first.same
   for other in others:
     alike = alike & other.same & (first.first == other.first)
   return alike.reshape(tie.size, -1).all(1)
