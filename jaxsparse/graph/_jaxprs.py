@@ -29,14 +29,38 @@ def trace(f: Callable[..., Any], params: ArrayTree, *inputs: Any
   Dead code is left out, as it is when the function runs, and so are prints.
 
   Raises:
-    ValueError: if two parameters have one path.
+    ValueError: if the function cannot be traced so, or two parameters have one
+      path.
   """
-  closed = jax.make_jaxpr(f)(params, *inputs)
+  try:
+    closed = jax.make_jaxpr(f)(params, *inputs)
+  except Exception as error:  # Whatever a function of the user says.
+    name = getattr(f, '__name__', type(f).__name__)
+    raise ValueError(
+        f'{name}(params, *inputs) cannot be traced with inputs '
+        f'{_told(inputs)}: {type(error).__name__}: {_first_line(error)}. Give '
+        'the params and inputs that it takes, arrays or shapes, and a function '
+        'that returns arrays; what else it needs, such as a key or '
+        '`train=False`, is given by `lambda params, x: f(params, x, ...)`.'
+    ) from error
   paths = trees.own_paths(params)
   silent = _silent(closed.jaxpr)
   alive, _ = partial_eval.dce_jaxpr(
       silent, [True] * len(silent.outvars), instantiate=True)
   return core.ClosedJaxpr(alive, closed.consts), paths
+
+
+def _first_line(error: Exception) -> str:
+  line = str(error).strip().partition('\n')[0].strip()
+  return (line if len(line) < 160 else f'{line[:156]} ...').rstrip('.')
+
+
+def _told(inputs: Any) -> str:
+  def told(x):
+    return (f'{x.dtype}{list(x.shape)}' if hasattr(x, 'dtype') else
+            type(x).__name__)
+  text = ', '.join(map(told, jax.tree.leaves(inputs))) or 'none'
+  return text if len(text) < 200 else f'{text[:196]} ...'
 
 
 def _silent(jaxpr: Any) -> Any:

@@ -128,7 +128,7 @@ class Trial:
     # What is left is not rectangular, or whatever a function says of sizes that
     # it was not made for.
     except Exception as error:
-      return _Fails(type(error).__name__)
+      return _Fails(_said(error.__cause__ or error))
     if changed := constants.changed(
         self._before, constants.numbers(traced[0])):
       return changed
@@ -167,10 +167,17 @@ class Trial:
         before, after = (checking.outputs(run, p, *self._inputs)
                          for p in (unread, smaller))
     except Exception as error:  # As above.
-      return _Fails(type(error).__name__)
+      return _Fails(_said(error))
     same = (precision < 1e-5 and all(np.isfinite(x).all() for x in before)
             and checking.distance(before, after) <= 100 * precision)
     return None if same else changed
+
+
+def _said(error: BaseException) -> str:
+  """What an error says first, for the table of ties."""
+  line = str(error).strip().partition('\n')[0]
+  line = line if len(line) < 72 else f'{line[:68]} ...'
+  return f'{type(error).__name__}: {line}'
 
 
 def _keep(ties: Iterable[Tie], gone: int) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ JAX function; `permute` and all that removes units stand on them.
 """
 
 import collections
+import dataclasses
 import math
 from typing import Any, Callable, Iterator, Mapping
 
@@ -83,7 +84,8 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   """
   traced = tracing.trace(fn, params, *inputs)
   read = tracing.read_jaxpr(*traced)
-  found = dict(_ties(read, _others(read, fn, params, *inputs)))
+  found = _with_hidden_averages(
+      dict(_ties(read, _others(read, fn, params, *inputs))), read.shapes)
   concrete = all(isinstance(x, (jax.Array, np.ndarray, np.generic, float, int))
                  and not isinstance(x, jax.core.Tracer)
                  for x in jax.tree.leaves((params, inputs)))
@@ -120,6 +122,31 @@ def _ties(read: tracing.Reading, others: Mapping[tuple, str | None]
               leaf.fixed, leaf.kept, read=None if leaf.fixed or leaf.kept
               else next(filter(None, why), None)), leaf.number
   yield from ((tie, None) for tie in cut)
+
+
+def _with_hidden_averages(ties: dict[Tie, str | None],
+                          shapes: Mapping[str, tuple[int, ...]]
+                          ) -> dict[Tie, str | None]:
+  """Ties with Haiku's `hidden`, which an evaluation does not use.
+
+  An `average` is its `hidden` without a bias towards zero, so the two move
+  together.
+  """
+  twins = {path: f'{parent}/hidden' for path in shapes
+           for parent, _, name in [path.rpartition('/')] if name == 'average'
+           and shapes.get(f'{parent}/hidden') == shapes[path]}
+  hidden = {*twins.values()}
+  # Those that the function uses have ties of their own.
+  unused = {m.path for tie in ties for m in tie.members[:1]
+            if m.path in hidden and len(tie.members) == 1 and tie.free}
+
+  def joined(tie):
+    more = [m._replace(path=twins[m.path], role='beside') for m in tie.members
+            if twins.get(m.path) in unused]
+    return dataclasses.replace(
+        tie, members=(*tie.members, *more)) if more else tie
+  return {joined(tie): number for tie, number in ties.items()
+          if {m.path for m in tie.members} - unused}
 
 
 def _role(read: tracing.Reading, path: str, axis: int) -> str:

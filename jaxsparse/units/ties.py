@@ -211,9 +211,11 @@ class Ties:
                for i, member in enumerate(tie.members)]
     text = tables.table(
         [('units', 'along', 'permute', 'remove', 'members')], rows)
-    untried = dict.fromkeys(t.untried for t in self if t.untried)
-    return text if not untried else (
-        f"{text}\nnot tried: with smaller arrays it gives {', '.join(untried)}")
+    untried = [*dict.fromkeys(t.untried for t in self if t.untried)]
+    if not untried:
+      return text
+    more = f' (and {len(untried) - 1} more)' * (len(untried) > 1)
+    return f'{text}\nnot tried: with smaller arrays, {untried[0]}{more}'
 
 
 def as_ties(ties: Any) -> Ties:

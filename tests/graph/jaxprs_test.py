@@ -107,3 +107,25 @@ def test_effects_other_than_prints_stay():
     return ref[...]
   closed, _ = _jaxprs.trace(fn, {'w1': PARAMS['w1']}, X)
   assert any(e.primitive.name == 'dot_general' for e in closed.jaxpr.eqns)
+
+
+_TAKES = {'w': jnp.ones((4, 3))}
+
+
+@pytest.mark.parametrize('fn, inputs, told', [
+    (lambda p, x: x @ p['w'], [jnp.ones((2, 5))],
+     r'inputs float32\[2, 5\]: TypeError: dot_general requires'),
+    (lambda p, x: x @ p['w'], [], 'inputs none: TypeError: .* missing 1'),
+    (lambda p, x: x @ p['W'], [jnp.ones((2, 4))], "KeyError: 'W'"),
+    (lambda p, x: 'text', [jnp.ones(2)], 'not a valid JAX type'),
+    (lambda p, x: float(x.sum()), [jnp.ones(2)], 'ConcretizationTypeError')])
+@pytest.mark.parametrize('read', [
+    jaxsparse.infer_ties, jaxsparse.flops,
+    lambda *args: jaxsparse.kernel_patterns(
+        *args, pattern=jaxsparse.nm(2, 4))])
+def test_what_cannot_be_traced_is_told_with_what_to_give(
+    read, fn, inputs, told):
+  with pytest.raises(ValueError, match=f'(?s)cannot be traced with .*{told}'
+                     '.*Give the params and inputs that it takes') as raised:
+    read(fn, _TAKES, *inputs)
+  assert raised.value.__cause__ is not None

@@ -1,5 +1,6 @@
 """Ties of the zoo's models, and the check of ties."""
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,3 +189,27 @@ def test_what_has_a_kernel_for_every_unit_is_no_reader_of_it():
   p = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
   hidden, = jaxsparse.infer_ties(each, p, X[None]).of('in', 1)
   assert hidden.read == 'reduce_sum over it' and hidden.kept is None
+
+
+def test_hidden_averages_of_haiku_move_with_those_that_are_used():
+  def net(x, train):
+    norm = hk.BatchNorm(True, True, 0.9)
+    return hk.Linear(3)(jax.nn.relu(norm(hk.Linear(8)(x), is_training=train)))
+  f = hk.without_apply_rng(hk.transform_with_state(net))
+  x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+  with jax.numpy_dtype_promotion('standard'):
+    with jax.numpy_rank_promotion('allow'):
+      weights, state = f.init(jax.random.key(0), x, True)
+      _, state = f.apply(weights, state, x, True)
+      both = {'params': weights, 'state': state}
+      ties = jaxsparse.infer_ties(
+          lambda both, x: f.apply(both['params'], both['state'], x, False)[0],
+          both, x)
+  tie, = ties.of('params/linear_1/w', 1)
+  moved = jaxsparse.permute(both, ties, {tie.name: np.arange(8)[::-1]})
+  smaller = jaxsparse.slim(both, ties, {tie.name: np.arange(8) < 5})
+  for name in ('mean_ema', 'var_ema'):
+    for changed, size in ((moved, 8), (smaller, 5)):
+      ema = changed['state'][f'batch_norm/~/{name}']
+      assert ema['hidden'].shape == ema['average'].shape == (1, size)
+      np.testing.assert_allclose(ema['hidden'] / 0.1, ema['average'], rtol=1e-4)

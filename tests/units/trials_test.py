@@ -134,10 +134,10 @@ def test_what_does_not_take_smaller_arrays_is_not_tried():
   params = MLP().init(jax.random.key(0), x)
   ties = jaxsparse.infer_ties(MLP().apply, params, x)
   tie, = ties.of('params/Dense_0/kernel', 1)
-  assert tie.kept is None and tie.untried == 'ScopeParamShapeError'
+  assert tie.kept is None
+  assert tie.untried.startswith('ScopeParamShapeError: ')
   assert 'yes, not tried' in str(ties)
-  assert str(ties).endswith(
-      'not tried: with smaller arrays it gives ScopeParamShapeError')
+  assert '\nnot tried: with smaller arrays, ScopeParamShapeError' in str(ties)
   small = jaxsparse.slim(params, ties, {tie.name: np.arange(16) < 8})
   assert small['params']['Dense_0']['kernel'].shape == (4, 8)
   assert small['params']['Dense_1']['kernel'].shape == (8, 3)
