@@ -40,7 +40,7 @@ def heads(ties: Ties | Sequence[Tie]) -> Ties:
   group norm, which sums over all that is within them, are no heads.
 
   Args:
-    ties: from `infer_ties`, of float32 params: see there for 8 heads of 64.
+    ties: from `infer_ties`.
 
   Returns:
     Some of the ties.
