@@ -18,6 +18,12 @@ class Source(NamedTuple):
   axes: tuple[frozenset[int], ...]
 
 
+class Named(NamedTuple):
+  """Whole numbers that are indices of an axis, or such with something added."""
+  axis: Axis
+  exact: bool = True
+
+
 class Value(NamedTuple):
   """What is known of an array.
 
@@ -29,6 +35,8 @@ class Value(NamedTuple):
     number: what all elements are, if that is known.
     sums: how many elements were added up, over which axes.
     sources: the parameters that it was made of alone, or `None`: data.
+    named: the units whose indices its elements are.
+    counts: the axis along which it is 0, 1, 2, ...
   """
   shape: tuple[int, ...]
   axes: tuple[Axis | None, ...]
@@ -36,6 +44,8 @@ class Value(NamedTuple):
   number: float | None = None
   sums: tuple[tuple[int, tuple[Axis, ...]], ...] = ()
   sources: tuple[Source, ...] | None = ()
+  named: Named | None = None
+  counts: int | None = None
 
   @property
   def is_data(self) -> bool:

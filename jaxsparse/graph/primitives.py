@@ -86,11 +86,9 @@ def _reduction(kind: str):
   def wire(eqn):
     gone = eqn.params['axes']
     rank = len(eqn.invars[0].aval.shape)
-    index = eqn.primitive.name in ('argmax', 'argmin')
     return Wiring(
         [[((0, axis),) for axis in range(rank) if axis not in gone]],
-        [((0, axis),) for axis in gone],
-        [(0, axis) for axis in gone if index], kind)
+        [((0, axis),) for axis in gone], (), kind)
   return wire
 
 
@@ -108,7 +106,7 @@ def _along(parameter: str, kind: str = 'other'):
 def _top_k(eqn: Any) -> Wiring:
   last = len(eqn.invars[0].aval.shape) - 1
   row = [((0, axis),) for axis in range(last)] + [New(uniform=False)]
-  return Wiring([row] * len(eqn.outvars), fixed=[(0, last)])
+  return Wiring([row] * len(eqn.outvars), [((0, last),)], kind='reduce')
 
 
 def _iota(eqn: Any) -> Wiring:

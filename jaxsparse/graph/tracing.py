@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _arrays
+from jaxsparse.graph import _indices
 from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import _shards
 from jaxsparse.graph import axes as axes_lib
@@ -81,7 +82,9 @@ def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str]) -> Reading:
   given = dict(zip(paths, values))
   values += [_arrays.opaque(v.aval, 'an input of the function')
              for v in closed.jaxpr.invars[len(paths):]]
-  for value in reader.closed(closed, values):
+  results = reader.closed(closed, values)
+  _indices.lose(results, 'an output of the function')
+  for value in results:
     for axis in filter(None, value.axes):
       axes_lib.fix(axis, 'an output of the function')
   reader.relations.settle()
@@ -140,16 +143,29 @@ class _Reader:
     name = eqn.primitive.name
     if name in _jaxprs.CALLS:
       return self.closed(eqn.params[_jaxprs.CALLS[name]], values)
+    return _indices.equation(self, eqn, values, registry.wiring(eqn))
+
+  def plain(self, eqn: Any, values: list[Value], wiring: primitives.Wiring
+            ) -> list[Value]:
+    """The results of an equation, whatever its operands index."""
+    name = eqn.primitive.name
+    values = [v._replace(named=None, counts=None) for v in values]
     if name in _SPECIAL:
       results = _SPECIAL[name](self, eqn, values)
     else:
-      results = self.wired(eqn, values, registry.wiring(eqn))
+      results = self.wired(eqn, values, wiring)
     for result in results:
       self.relations.note((*result.axes, *self._ambient))
     return results
 
+  def _called(self, closed: Any, values: list[Value]) -> list[Value]:
+    """The results of a jaxpr that control flow calls."""
+    results = self.closed(closed, values)
+    _indices.lose(results, 'control flow')
+    return [v._replace(named=None, counts=None) for v in results]
+
   def _cond(self, eqn: Any, values: list[Value]) -> list[Value]:
-    branches = [self.closed(branch, values[1:])
+    branches = [self._called(branch, values[1:])
                 for branch in eqn.params['branches']]
     results = [self._joined(list(same)) for same in zip(*branches)]
     return [r._replace(sources=None) if values[0].is_data else r
@@ -159,8 +175,9 @@ class _Reader:
     tests, bodies = eqn.params['cond_nconsts'], eqn.params['body_nconsts']
     start = tests + bodies
     def step(carry):
-      self.closed(eqn.params['cond_jaxpr'], values[:tests] + carry)
-      return self.closed(eqn.params['body_jaxpr'], values[tests:start] + carry)
+      self._called(eqn.params['cond_jaxpr'], values[:tests] + carry)
+      return self._called(
+          eqn.params['body_jaxpr'], values[tests:start] + carry)
     return self._loop(step, values[start:])
 
   def _scan(self, eqn: Any, values: list[Value]) -> list[Value]:
@@ -177,7 +194,7 @@ class _Reader:
       self._ambient.append(layers)
       for value in slices:
         self.relations.note((*value.axes, *self._ambient))
-      results = self.closed(
+      results = self._called(
           eqn.params['jaxpr'], values[:constants] + carry + slices)
       self._ambient.pop()
       ys[:] = results[carries:]
@@ -194,7 +211,7 @@ class _Reader:
     self._ambient += new.values()
     local = [_shards.of_device(self.relations, v, spec, self._mesh)
              for v, spec in zip(values, has['in_specs'])]
-    results = self.closed(has['jaxpr'], local)
+    results = self._called(has['jaxpr'], local)
     whole = [_shards.of_all(self.relations, v, spec, self._mesh)
              for v, spec in zip(results, has['out_specs'])]
     self._mesh, self._ambient = outer, self._ambient[:-len(new) or None]
@@ -296,7 +313,7 @@ class _Reader:
     if wiring.kind == 'map':
       number = primitives.evaluate(eqn, [v.number for v in values])
       self._scaled(name, values)
-    elif wiring.kind == 'move' and len(values) == 1:
+    elif len(values) == 1 and (wiring.kind == 'move' or name in _OF_ONE_KIND):
       number = values[0].number
     sums = tuple({s for v in values for s in v.sums})
     if wiring.kind in ('sum', 'product'):
@@ -522,6 +539,10 @@ _ALIKE = dict.fromkeys(('psum2', 'psum_invariant', 'pmax', 'pmin'), 'psum') | {
     'all_gather_invariant': 'all_gather'}
 _SPECIAL = {name: getattr(_Reader, f'_{_ALIKE.get(name, name)}')
             for name in primitives.FOLLOWED_ELSEWHERE}
+
+
+# Of equal numbers they return that number.
+_OF_ONE_KIND = {'reduce_max', 'reduce_min', 'reduce_and', 'reduce_or'}
 
 
 class _Shaped(NamedTuple):

@@ -11,6 +11,7 @@ from jaxsparse.units._prune_units import prune_units
 from jaxsparse.units._prune_units import UnitState
 from jaxsparse.units._sizes import sizes
 from jaxsparse.units.checking import check_ties
+from jaxsparse.units.choice import experts
 from jaxsparse.units.choice import heads
 from jaxsparse.units.choice import keep_units
 from jaxsparse.units.choice import neurons
@@ -37,7 +38,7 @@ from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
 __all__ = [
-    'add_group_lasso', 'alive', 'check_ties', 'Elsewhere',
+    'add_group_lasso', 'alive', 'check_ties', 'Elsewhere', 'experts',
     'find_permutation', 'find_permutations', 'fold_constants', 'Folded',
     'Groups', 'heads', 'Importance', 'infer_ties', 'keep_units',
     'mean_magnitude', 'Member', 'neurons', 'permute', 'prox_group_lasso',

@@ -10,6 +10,7 @@ makes a smaller dense network; `prune_units` does the same while training, with
 masks.
 """
 
+import dataclasses
 import difflib
 from typing import Any, Collection, Mapping, NamedTuple, Sequence
 
@@ -67,6 +68,44 @@ def neurons(ties: Ties | Sequence[Tie]) -> Ties:
   ties = ties_lib.as_ties(ties)
   within, holding = multiples.nested(ties.ties)
   return _removable(ties, {tie.name for tie in ties} - within - holding)
+
+
+def experts(ties: Ties | Sequence[Tie]) -> Ties:
+  """The ties whose units are experts, as ones that may be removed.
+
+  Experts are units of a router, which makes a number for each, that have a
+  kernel each: an axis of a stacked kernel that its products neither sum over
+  nor give. A router's softmax or `top_k` is over all experts, so that
+  `infer_ties` keeps them; without some, the others share what is left, which is
+  the function that pruning experts is about. Its biases and corrections of
+  scores go along.
+
+  Args:
+    ties: from `infer_ties`.
+
+  Returns:
+    Some of the ties, with `kept` and `read` taken back.
+
+  >>> import jax
+  >>> import numpy as np
+  >>> from jaxsparse import infer_ties
+  >>> def mixture(params, x):
+  ...   shares = jax.nn.softmax(x @ params['router'])
+  ...   return jax.numpy.einsum('td,edf,te->tf', x, params['experts'], shares)
+  >>> params = {'router': np.ones((4, 8)), 'experts': np.ones((8, 4, 3))}
+  >>> tie, = experts(infer_ties(mixture, params, np.ones((2, 4)), check=False))
+  >>> tie.name, tie.size
+  ('experts[*]', 8)
+  """
+  ties = ties_lib.as_ties(ties)
+
+  def routed(tie):
+    roles = {(m.role, len(ties.shapes.get(m.path, ()))) for m in tie.members}
+    return any(role == 'beside' and rank > 2 for role, rank in roles) and any(
+        role == 'makes' and rank > 1 for role, rank in roles)
+  return Ties(tuple(
+      dataclasses.replace(tie, kept=None, read=None) for tie in ties
+      if tie.free and not tie.along and routed(tie)), ties.shapes)
 
 
 def _removable(ties: Ties, names: Collection[str]) -> Ties:

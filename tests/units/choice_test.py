@@ -1,13 +1,19 @@
 """Which units to keep: by rank within ties, among all of them, and floors."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsparse import infer_ties
+from jaxsparse import slim
+from jaxsparse.units import experts
 from jaxsparse.units import keep_units
+from jaxsparse.units import neurons
 from jaxsparse.units.choice import Budget
 from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
+from tests._lib.zoo_case import weights
 
 
 def _tie():
@@ -81,3 +87,40 @@ def test_errors_say_what_to_write():
     keep_units({}, [], count=1)
   with pytest.raises(ValueError, match="scope='global', floor=0.2"):
     Budget(sparsity=0.5, floor=0.2).check()
+
+
+def _mixture(p, x):
+  """The best two of the experts, with a correction of the scores."""
+  logits = x @ p['router'] + p['bias'][None]
+  _, which = jax.lax.top_k(logits + p['correction'][None], 2)
+  gates = jax.nn.softmax(jnp.take_along_axis(logits, which, -1))
+  h = jax.nn.relu(jnp.einsum('td,edh->teh', x, p['up']))
+  y = jnp.einsum('teh,eho->teo', h, p['down'])
+  taken = jax.nn.one_hot(which, p['router'].shape[1])
+  return jnp.einsum('tk,tke,teo->to', gates, taken, y)
+
+
+def test_experts_go_and_the_others_do_what_they_did():
+  p = weights({'router': (4, 5), 'bias': (5,), 'correction': (5,),
+               'up': (5, 4, 6), 'down': (5, 6, 3)})
+  x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+  ties = infer_ties(_mixture, p, x)
+  tie, = experts(ties)
+  assert {m.path for m in tie.members} == set(p) and tie.size == 5
+  assert ties[tie.name].kept and not neurons(ties).of('up', 0)
+  keep = np.array([True, False, True, True, False])
+  # Never chosen, which is what it is not to be there.
+  without = p | {'bias': jnp.where(keep, p['bias'], -1e9)}
+  small = slim(p, experts(ties), {tie.name: keep})
+  assert small['up'].shape == (3, 4, 6) and small['router'].shape == (4, 3)
+  np.testing.assert_allclose(
+      _mixture(small, x), _mixture(without, x), rtol=1e-5, atol=1e-6)
+  assert np.abs(_mixture(small, x) - _mixture(p, x)).max() > 1e-2
+
+
+def test_what_has_no_router_has_no_experts():
+  def grouped(p, x):
+    h = jnp.einsum('tgd,gdh->tgh', x, p['up'])
+    return jnp.einsum('tgh,gho->to', jnp.tanh(h), p['down'])
+  p = weights({'up': (5, 4, 6), 'down': (5, 6, 3)})
+  assert not experts(infer_ties(grouped, p, np.ones((2, 5, 4), 'f4'))).ties

@@ -2,7 +2,7 @@
 
 Every model is a function of parameters and inputs whose widths come from the
 parameters' shapes, so that units can be taken out of it. The modules are the
-table: 272 functions of a few lines each, by subject.
+table: 279 functions of a few lines each, by subject.
 """
 
 from tests._lib.odd import attention

@@ -224,3 +224,68 @@ def rotary_as_complex_numbers(p, x):
     return jnp.concatenate([y.real, y.imag], -1)
   q, k, v = (heads(p, x, i) for i in 'qkv')
   return out(p, attend(rotate(q), rotate(k), v))
+
+
+_ROUTED = {'router': (D, 4), 'up': (4, D, 6), 'down': (4, 6, 3)}
+_OF_EXPERTS = 'router:1 up:0 down:0'
+
+
+def _experts(p, x):
+  h = jax.nn.relu(jnp.einsum('nd,edh->neh', x, p['up']))
+  return jnp.einsum('neh,ehk->nek', h, p['down'])
+
+
+@odd(_ROUTED, (N, D), found=[_OF_EXPERTS, 'up:2 down:1'])
+def experts_by_one_hot(p, x):
+  gates, which = jax.lax.top_k(jax.nn.softmax(x @ p['router']), 2)
+  taken = jax.nn.one_hot(which, p['router'].shape[1])
+  return jnp.einsum('nk,nke,neo->no', gates, taken, _experts(p, x))
+
+
+@odd({**_ROUTED, 'bias': (4,), 'correction': (4,)}, (N, D),
+     found=[f'{_OF_EXPERTS} bias:0 correction:0', 'up:2 down:1'])
+def experts_with_a_correction_of_scores(p, x):
+  logits = x @ p['router']
+  scores = jax.nn.sigmoid(logits + over(p['bias'], logits))
+  _, which = jax.lax.top_k(scores + over(p['correction'], scores), 2)
+  gates = jnp.take_along_axis(scores, which, -1)
+  gates = gates / jnp.broadcast_to(gates.sum(-1, keepdims=True), gates.shape)
+  taken = jax.nn.one_hot(which, p['router'].shape[1])
+  return jnp.einsum('nk,nke,neo->no', gates, taken, _experts(p, x))
+
+
+@odd(_ROUTED, (N, D), found=[_OF_EXPERTS, 'up:2 down:1'])
+def the_best_expert_alone(p, x):
+  which = jnp.argmax(x @ p['router'], -1)
+  return jnp.einsum('ne,neo->no', jax.nn.one_hot(which, 4), _experts(p, x))
+
+
+@odd(_ROUTED, (N, D), found='up:2 down:1', never='router:1')
+def experts_whose_number_is_read(p, x):
+  gates, which = jax.lax.top_k(jax.nn.softmax(x @ p['router']), 2)
+  taken = jax.nn.one_hot(which, 4)
+  y = jnp.einsum('nk,nke,neo->no', gates, taken, _experts(p, x))
+  return y + which.astype(jnp.float32).sum(-1, keepdims=True) * jnp.ones((1, 3))
+
+
+@odd(_ROUTED, (N, D), found='up:2 down:1', never='router:1')
+def experts_of_another_order(p, x):
+  which = jnp.argmax(x @ p['router'], -1)
+  return jnp.einsum('ne,neo->no', jax.nn.one_hot(3 - which, 4), _experts(p, x))
+
+
+@odd(_ROUTED, (N, D), found='up:2 down:1', never='router:1')
+def experts_chosen_in_a_loop(p, x):
+  def best(_, row):
+    return 0, jnp.argmax(row)
+  which = jax.lax.scan(best, 0, x @ p['router'])[1]
+  y = _experts(p, x)
+  return y[jnp.arange(y.shape[0]), which]
+
+
+@odd(_ROUTED, (N, D), found='up:2 down:1', never='router:1')
+def experts_sorted_by_their_number(p, x):
+  _, which = jax.lax.top_k(x @ p['router'], 2)
+  which = jnp.sort(which, -1)
+  taken = jax.nn.one_hot(which, 4) * jnp.array([1., 2.])[None, :, None]
+  return jnp.einsum('nke,neo->no', taken, _experts(p, x))

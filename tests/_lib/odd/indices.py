@@ -64,13 +64,13 @@ def weights_from_a_code_book(p, x):
 
 
 @odd({'in': (D, 7), 'keys': (7, 6), 'book': (6, 3)}, (N, D),
-     could=['keys:1 book:0'], found='in:1 keys:0')
+     found=['keys:1 book:0', 'in:1 keys:0'])
 def nearest_of_a_code_book(p, x):
   near = jnp.argmax(jnp.tanh(x @ p['in']) @ p['keys'], -1)
   return p['book'][near]
 
 
-@odd({'in': (D, 7), 'b': (7,), 'out': (7, 3)}, (N, D), could=[TIE])
+@odd({'in': (D, 7), 'b': (7,), 'out': (7, 3)}, (N, D), found=[TIE])
 def one_hot_of_the_best(p, x):
   best = jnp.argmax(hidden(p, x), -1)
   return jax.nn.one_hot(best, p['b'].shape[0]) @ p['out']
