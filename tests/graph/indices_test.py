@@ -45,7 +45,7 @@ def test_looking_up_the_same_units_fixes_nothing(use):
         p['out'], [(0, 1), (0, 0)]), 'eq'),
     (lambda i, p: jnp.where(i < 3, 1., 2.), 'lt'),
     (lambda i, p: jnp.ones((8, 2))[i], 'gather'),
-    (lambda i, p: lax.map(lambda j: j, i) * 2, 'scan'),
+    (lambda i, p: lax.map(lambda j: j * 2, i), 'scan'),
     (lambda i, p: jnp.concatenate([i, i]), 'concatenate'),
     (lambda i, p: (i[:, None] == i[None]).sum(), 'eq'),
     (lambda i, p: p['out'][jnp.where(p['out'][0, 0] > 0, i, i + 1)],

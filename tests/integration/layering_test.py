@@ -19,7 +19,7 @@ import jaxsparse
 _ROOT = pathlib.Path(__file__).parents[2]
 _LIBRARY = _ROOT / 'jaxsparse'
 _STANDARD = {'collections', 'copy', 'dataclasses', 'difflib', 'functools',
-             'itertools', 'math', 're', 'typing', 'warnings'}
+             'itertools', 'math', 'operator', 're', 'typing', 'warnings'}
 # Words after `jaxsparse.` that are no names: suffixes of files, a bad import.
 _ELSEWHERE = {'egg'}
 # Imported inside of the functions that need it.
