@@ -112,7 +112,13 @@ class Trial:
   def _halved(self, kinds: Sequence[Kind]) -> dict[Kind, _Verdict]:
     """The verdict on each kind; together, as long as nothing is found."""
     verdict = self._traced(kinds, 1) if kinds else None
-    if verdict is None or len(kinds) == 1:
+    if len(kinds) == 1:
+      kind, = kinds
+      # Of one size by accident, if the first is another case.
+      if verdict is None or len(kind) == 1 or self._traced([kind[:1]], 1):
+        return {kind: verdict}
+      kinds = kind[:1], kind[1:]
+    elif verdict is None:
       return dict.fromkeys(kinds, verdict)
     half = len(kinds) // 2
     return self._halved(kinds[:half]) | self._halved(kinds[half:])

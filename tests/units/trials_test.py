@@ -170,3 +170,14 @@ def test_a_function_that_is_fine_is_traced_once_more_and_not_compiled_again():
   run = jax.jit(apply)
   jaxsparse.infer_ties(run, p, np.ones((2, 8), np.float32))
   assert len(traced) <= 5
+
+
+def test_ties_of_one_size_are_told_apart():
+  def apply(p, x):
+    x = jax.nn.relu(x @ p['a'])
+    x = jax.nn.relu(x @ p['b'])
+    return x * (32 / x.shape[-1]) @ p['c']
+  p = weights({'a': (4, 16), 'b': (16, 16), 'c': (16, 3)})
+  ties = jaxsparse.infer_ties(apply, p, np.ones((2, 4), np.float32))
+  (first,), (second,) = ties.of('a', 1), ties.of('c', 0)
+  assert first.kept is None and 'which becomes' in second.kept
