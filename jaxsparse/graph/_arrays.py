@@ -1,6 +1,6 @@
 """What is known of an array, and how cutting and joining its axes change it."""
 
-from typing import Any, Iterable, NamedTuple, Sequence
+from typing import Any, Iterable, NamedTuple, Protocol, Sequence
 
 import jax
 import numpy as np
@@ -50,6 +50,35 @@ class Value(NamedTuple):
   @property
   def is_data(self) -> bool:
     return self.sources is None
+
+
+class Reader(Protocol):
+  """What primitives that are read in their own way need of `tracing`'s reader.
+
+  Attributes:
+    relations: of all axes.
+    ambient: the axes that loops, and devices of a mesh, took off arrays.
+    mesh: of those, by name, the axes of a mesh.
+  """
+  relations: Relations
+  ambient: list[Axis]
+  mesh: dict[str, Axis]
+
+  def plain(self, eqn: Any, values: list[Value], wiring: Any) -> list[Value]:
+    """The results of an equation, whatever its operands index."""
+    ...
+
+  def wired(self, eqn: Any, values: list[Value], wiring: Any) -> list[Value]:
+    """The results of a primitive, by its wiring."""
+    ...
+
+  def called(self, closed: Any, values: list[Value]) -> list[Value]:
+    """The results of a jaxpr that control flow calls."""
+    ...
+
+  def note(self, source: Source, name: str) -> None:
+    """Notes that data met a parameter, other than in a product."""
+    ...
 
 
 def opaque(aval: Any, why: str, sources: Any = None) -> Value:

@@ -8,14 +8,14 @@ with indices fixes the units.
 """
 
 import operator
-from typing import Any, Protocol
+from typing import Any
 
 from jaxsparse.graph import _arrays
 from jaxsparse.graph import axes as axes_lib
 from jaxsparse.graph import primitives
 from jaxsparse.graph._arrays import Named
+from jaxsparse.graph._arrays import Reader
 from jaxsparse.graph._arrays import Value
-from jaxsparse.graph._relations import Relations
 from jaxsparse.graph.primitives import Wiring
 
 # Their first operand is what they return, in another shape or place.
@@ -23,16 +23,6 @@ _PASS = {'reshape', 'slice', 'split', 'unstack', 'squeeze', 'transpose',
          'broadcast_in_dim', 'convert_element_type', 'copy', 'copy_p', 'name',
          'stop_gradient', 'sharding_constraint', 'reduce_precision', 'pvary',
          'reshard'}
-
-
-class Reader(Protocol):
-  """What of `tracing`'s reader is needed."""
-  relations: Relations
-
-  def plain(self, eqn: Any, values: list[Value], wiring: Wiring
-            ) -> list[Value]:
-    """The results of an equation, whatever its operands index."""
-    ...
 
 
 def equation(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring

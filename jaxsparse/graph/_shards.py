@@ -8,6 +8,9 @@ is a product, mesh axis times what a device has, as a reshape would make it.
 from typing import Any, Mapping, Sequence
 
 from jaxsparse.graph import _arrays
+from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import primitives
+from jaxsparse.graph._arrays import Reader
 from jaxsparse.graph._arrays import Value
 from jaxsparse.graph._relations import Relations
 from jaxsparse.graph.axes import Axis
@@ -83,3 +86,78 @@ def scattered(relations: Relations, value: Value, axis: int, devices: Axis, *,
     return _parted(relations, value, axis, devices)
   _arrays.same(relations, [value.axes[axis], devices])
   return _arrays.without_first(_arrays.moved(value, axis, 0))
+
+
+def _shard_map(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
+  has, outer = eqn.params, reader.mesh
+  sizes = has['mesh'].shape
+  new = {name: Axis(sizes[name], fixed='shard_map')
+         for name in _jaxprs.manual_axes(eqn) if sizes[name] > 1}
+  reader.mesh = outer | new
+  reader.ambient += new.values()
+  results = reader.called(has['jaxpr'], [
+      of_device(reader.relations, value, spec, reader.mesh)
+      for value, spec in zip(values, has['in_specs'])])
+  whole = [of_all(reader.relations, value, spec, reader.mesh)
+           for value, spec in zip(results, has['out_specs'])]
+  reader.mesh, reader.ambient = outer, reader.ambient[:-len(new) or None]
+  return whole
+
+
+def _devices(reader: Reader, names: Any) -> list[Axis]:
+  """The mesh axes of a collective that have more than one device."""
+  return [reader.mesh[n] for n in names_of(names) if n in reader.mesh]
+
+
+def _alike(reader: Reader, value: Value, names: Any) -> list[Axis]:
+  """Says that units have one order on all devices of a collective."""
+  mesh = _devices(reader, names)
+  reader.relations.note((*value.axes, *(
+      axis for axis in reader.ambient if axis not in mesh)))
+  return mesh
+
+
+def _psum(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
+  for value in values:
+    _alike(reader, value, eqn.params['axes'])
+  return [value._replace(number=None) for value in values]
+
+
+def _ppermute(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
+  _alike(reader, values[0], eqn.params['axis_name'])
+  return values
+
+
+def _axis_index(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
+  del reader, values
+  return [_arrays.opaque(eqn.outvars[0].aval, 'axis_index', ())]
+
+
+def _all_gather(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
+  has, (value,) = eqn.params, values
+  for axis in reversed(_devices(reader, has['axis_name'])):
+    value = gathered(reader.relations, value, has['all_gather_dimension'], axis,
+                     tiled=has['tiled'])
+  shape = eqn.outvars[0].aval.shape
+  if value.shape != shape:  # Several new axes are one.
+    return [_arrays.reshaped(reader.relations, value, shape)]
+  return [value]
+
+
+def _reduce_scatter(reader: Reader, eqn: Any, values: list[Value]
+                    ) -> list[Value]:
+  has, (value,) = eqn.params, values
+  axes = _alike(reader, value, has['axis_name'])
+  if len(axes) > 1 and not has['tiled']:
+    return reader.wired(eqn, values, primitives.unknown(eqn))
+  for axis in axes:
+    value = scattered(reader.relations, value, has['scatter_dimension'], axis,
+                      tiled=has['tiled'])
+  return [value._replace(number=None)]
+
+
+FOLLOWED = {
+    'shard_map': _shard_map, 'ppermute': _ppermute, 'axis_index': _axis_index,
+    'reduce_scatter': _reduce_scatter,
+    **dict.fromkeys(('all_gather', 'all_gather_invariant'), _all_gather),
+    **dict.fromkeys(('psum', 'psum2', 'psum_invariant', 'pmax', 'pmin'), _psum)}

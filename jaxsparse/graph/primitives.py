@@ -302,7 +302,7 @@ def is_known(name: str) -> bool:
 
 
 # What cuts and joins axes, control flow, and what devices do together:
-# `tracing` follows them itself.
+# `tracing` follows them itself; a test says when it does not.
 FOLLOWED_ELSEWHERE = (
     'cond', 'scan', 'while', 'reshape', 'concatenate', 'stack', 'unstack',
     'pad', 'tile', 'split', 'slice', 'dynamic_slice', 'conv_general_dilated',

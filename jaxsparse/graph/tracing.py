@@ -4,8 +4,8 @@
 function. Axes that meet are unified (`_relations`), an axis that a primitive
 does not treat alike at every index is fixed with the primitive's name; so are
 axes of inputs, outputs and constants. `units.inference` and `kernel_axes` draw
-conclusions from it. The file is long because control flow and the primitives
-that cut and join axes work on one state.
+conclusions from it. Primitives that cut and join axes (`_cutting`), work across
+devices (`_shards`) or make indices of units (`_indices`) are read elsewhere.
 """
 
 import collections
@@ -14,12 +14,12 @@ import functools
 import math
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
-import jax
 from jax.extend import core
 import numpy as np
 
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _arrays
+from jaxsparse.graph import _cutting
 from jaxsparse.graph import _indices
 from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import _shards
@@ -101,12 +101,9 @@ class _Reader:
     self.relations = Relations()
     self.products: dict[str, list[Product]] = {path: [] for path in paths}
     self.others: dict[str, list[str]] = {path: [] for path in paths}
-    self._ambient: list[Axis] = []
-    self._mesh: dict[str, Axis] = {}
+    self.ambient: list[Axis] = []
+    self.mesh: dict[str, Axis] = {}
     self._same = functools.partial(_arrays.same, self.relations)
-    self._cut = functools.partial(_arrays.cut, self.relations)
-    self._blocked = functools.partial(_arrays.blocked, self.relations)
-    self._reshaped = functools.partial(_arrays.reshaped, self.relations)
 
   def parameter(self, path: str, aval: Any) -> Value:
     shape = tuple(aval.shape)
@@ -155,17 +152,17 @@ class _Reader:
     else:
       results = self.wired(eqn, values, wiring)
     for result in results:
-      self.relations.note((*result.axes, *self._ambient))
+      self.relations.note((*result.axes, *self.ambient))
     return results
 
-  def _called(self, closed: Any, values: list[Value]) -> list[Value]:
+  def called(self, closed: Any, values: list[Value]) -> list[Value]:
     """The results of a jaxpr that control flow calls."""
     results = self.closed(closed, values)
     _indices.lose(results, 'control flow')
     return [v._replace(named=None, counts=None) for v in results]
 
   def _cond(self, eqn: Any, values: list[Value]) -> list[Value]:
-    branches = [self._called(branch, values[1:])
+    branches = [self.called(branch, values[1:])
                 for branch in eqn.params['branches']]
     results = [self._joined(list(same)) for same in zip(*branches)]
     return [r._replace(sources=None) if values[0].is_data else r
@@ -175,8 +172,8 @@ class _Reader:
     tests, bodies = eqn.params['cond_nconsts'], eqn.params['body_nconsts']
     start = tests + bodies
     def step(carry):
-      self._called(eqn.params['cond_jaxpr'], values[:tests] + carry)
-      return self._called(
+      self.called(eqn.params['cond_jaxpr'], values[:tests] + carry)
+      return self.called(
           eqn.params['body_jaxpr'], values[tests:start] + carry)
     return self._loop(step, values[start:])
 
@@ -191,82 +188,23 @@ class _Reader:
     ys = []
 
     def step(carry):
-      self._ambient.append(layers)
+      self.ambient.append(layers)
       for value in slices:
-        self.relations.note((*value.axes, *self._ambient))
-      results = self._called(
+        self.relations.note((*value.axes, *self.ambient))
+      results = self.called(
           eqn.params['jaxpr'], values[:constants] + carry + slices)
-      self._ambient.pop()
+      self.ambient.pop()
       ys[:] = results[carries:]
       return results[:carries]
     carry = self._loop(step, values[constants:end])
     return carry + [_arrays.with_first(y, layers) for y in ys]
-
-  def _shard_map(self, eqn: Any, values: list[Value]) -> list[Value]:
-    has, outer = eqn.params, self._mesh
-    sizes = has['mesh'].shape
-    new = {name: Axis(sizes[name], fixed='shard_map')
-           for name in _jaxprs.manual_axes(eqn) if sizes[name] > 1}
-    self._mesh = outer | new
-    self._ambient += new.values()
-    local = [_shards.of_device(self.relations, v, spec, self._mesh)
-             for v, spec in zip(values, has['in_specs'])]
-    results = self._called(has['jaxpr'], local)
-    whole = [_shards.of_all(self.relations, v, spec, self._mesh)
-             for v, spec in zip(results, has['out_specs'])]
-    self._mesh, self._ambient = outer, self._ambient[:-len(new) or None]
-    return whole
-
-  def _over_devices(self, value: Value, names: Any) -> list[Axis]:
-    """The mesh axes of a collective: all devices share the order of units."""
-    mesh = [self._mesh[name] for name in _shards.names_of(names)
-            if name in self._mesh]
-    self.relations.note((*value.axes, *(
-        axis for axis in self._ambient if axis not in mesh)))
-    return mesh
-
-  def _psum(self, eqn: Any, values: list[Value]) -> list[Value]:
-    for value in values:
-      self._over_devices(value, eqn.params['axes'])
-    return [v._replace(number=None) for v in values]
-
-  def _ppermute(self, eqn: Any, values: list[Value]) -> list[Value]:
-    self._over_devices(values[0], eqn.params['axis_name'])
-    return values
-
-  def _axis_index(self, eqn: Any, values: list[Value]) -> list[Value]:
-    del values
-    return [_arrays.opaque(eqn.outvars[0].aval, 'axis_index', ())]
-
-  def _all_gather(self, eqn: Any, values: list[Value]) -> list[Value]:
-    has, (value,) = eqn.params, values
-    mesh = [self._mesh[name] for name in _shards.names_of(has['axis_name'])
-            if name in self._mesh]
-    for axis in reversed(mesh):
-      value = _shards.gathered(
-          self.relations, value, has['all_gather_dimension'], axis,
-          tiled=has['tiled'])
-    if value.shape != eqn.outvars[0].aval.shape:  # Several new axes are one.
-      return [self._reshaped(value, eqn.outvars[0].aval.shape)]
-    return [value]
-
-  def _reduce_scatter(self, eqn: Any, values: list[Value]) -> list[Value]:
-    has, (value,) = eqn.params, values
-    axes = self._over_devices(value, has['axis_name'])
-    if len(axes) > 1 and not has['tiled']:
-      return self.wired(eqn, values, primitives.unknown(eqn))
-    for axis in axes:
-      value = _shards.scattered(
-          self.relations, value, has['scatter_dimension'], axis,
-          tiled=has['tiled'])
-    return [value._replace(number=None)]
 
   def _loop(self, step: Any, carry: list[Value]) -> list[Value]:
     """Runs a step until what is known of its carry holds before and after."""
     while True:
       before = copy.deepcopy((self.products, self.others))
       for value in carry:
-        self.relations.note((*value.axes, *self._ambient))
+        self.relations.note((*value.axes, *self.ambient))
       new = [self._joined([a, b]) for a, b in zip(carry, step(carry))]
       if [_state(v) for v in new] == [_state(v) for v in carry]:
         return new
@@ -303,12 +241,12 @@ class _Reader:
     for i, value in enumerate(values):
       self.relations.note((*(axis for k, axis in enumerate(value.axes)
                         if (i, k) in passed and (i, k) not in wiring.fixed),
-                      *self._ambient))
+                      *self.ambient))
     if wiring.kind == 'product':
       # Where both operands have an axis, but not as one, all indices meet.
       batch = [wires[0] for row in wiring.outputs for wires in row
                if not isinstance(wires, primitives.New) and len(wires) > 1]
-      self.relations.note((*gone, *at(batch), *self._ambient))
+      self.relations.note((*gone, *at(batch), *self.ambient))
     number = None
     if wiring.kind == 'map':
       number = primitives.evaluate(eqn, [v.number for v in values])
@@ -398,7 +336,7 @@ class _Reader:
         if wiring.kind == 'product':
           multiplied(i, source)
         else:
-          self._note(source, name)
+          self.note(source, name)
       return None
     if wiring.kind == 'product' and wiring.gone and len(
         {s.path for _, s in params}) > 1 and values[0].sources:
@@ -413,140 +351,17 @@ class _Reader:
         s._replace(axes=tuple(through(i, s, [wires]) for wires in row))
         for i, s in params if s.size == largest)
 
-  # Primitives that cut and join axes.
-
-  def _reshape(self, eqn: Any, values: list[Value]) -> list[Value]:
-    value, shape = values[0], eqn.outvars[0].aval.shape
-    if eqn.params.get('dimensions') is not None:
-      return self.wired(eqn, values, primitives.unknown(eqn))
-    return [self._reshaped(value, shape)]
-
-  def _concatenate(self, eqn: Any, values: list[Value]) -> list[Value]:
-    return [self._concatenated(values, eqn.params['dimension'])]
-
-  def _concatenated(self, values: list[Value], along: int) -> Value:
-    if any(v.is_data for v in values):
-      for source in (s for v in values for s in v.sources or ()):
-        self._note(source, 'concatenate')
-    return _arrays.concatenated(self.relations, values, along)
-
-  def _note(self, source: Source, name: str) -> None:
+  def note(self, source: Source, name: str) -> None:
     """Notes that data met a parameter, other than in a product."""
     if name not in self.others[source.path]:
       self.others[source.path].append(name)
 
-  def _stack(self, eqn: Any, values: list[Value]) -> list[Value]:
-    axis = eqn.params['axis']
-    return [self._concatenated([self._reshaped(v, (
-        *v.shape[:axis], 1, *v.shape[axis:])) for v in values], axis)]
 
-  def _pad(self, eqn: Any, values: list[Value]) -> list[Value]:
-    value, by = values
-    for axis, (low, high, inner) in enumerate(eqn.params['padding_config']):
-      if low < 0 or high < 0 or inner:
-        value = self._blocked(value, axis, eqn.outvars[0].aval.shape[axis],
-                              'pad')
-        continue
-      ends = []
-      for n in (low, high):
-        shape = value.shape[:axis] + (n,) + value.shape[axis + 1:]
-        ends.append(by._replace(shape=shape, axes=(None,) * len(shape),
-                                zero=(by.number == 0,) * len(shape)))
-      value = self._concatenated([ends[0], value, ends[1]], axis)
-    return [value]
-
-  def _tile(self, eqn: Any, values: list[Value]) -> list[Value]:
-    value, = values
-    for axis, times in enumerate(eqn.params['reps']):
-      value = self._concatenated([value] * times, axis)
-    return [value]
-
-  def _slice(self, eqn: Any, values: list[Value]) -> list[Value]:
-    value, has = values[0], eqn.params
-    strides = has['strides'] or (1,) * len(value.shape)
-    for axis, (start, stop, stride) in enumerate(zip(
-        has['start_indices'], has['limit_indices'], strides)):
-      size = value.shape[axis]
-      if stride == 1:
-        value = self._cut(value, axis, start, stop)
-      elif size % stride or len(range(start, stop, stride)) * stride != size:
-        value = self._blocked(
-            value, axis, len(range(start, stop, stride)), 'slice')
-      else:  # An index of the minor one of two axes.
-        head, tail = value.shape[:axis], value.shape[axis + 1:]
-        value = self._reshaped(
-            value, (*head, size // stride, stride, *tail))
-        value = self._cut(value, axis + 1, start % stride, start % stride + 1)
-        value = self._reshaped(value, (*head, size // stride, *tail))
-    return [value]
-
-  def _split(self, eqn: Any, values: list[Value]) -> list[Value]:
-    axis, start, results = eqn.params['axis'], 0, []
-    for size in map(int, eqn.params['sizes']):
-      results.append(self._cut(values[0], axis, start, start + size))
-      start += size
-    return results
-
-  def _unstack(self, eqn: Any, values: list[Value]) -> list[Value]:
-    value, axis = values[0], eqn.params['axis']
-    shape = value.shape[:axis] + value.shape[axis + 1:]
-    return [self._reshaped(self._cut(value, axis, i, i + 1), shape)
-            for i in range(value.shape[axis])]
-
-  def _dynamic_slice(self, eqn: Any, values: list[Value]) -> list[Value]:
-    value, *starts = values
-    for axis, (size, start) in enumerate(zip(
-        eqn.params['slice_sizes'], starts)):
-      room = value.shape[axis] - size
-      if not room:
-        continue
-      if start.number is None:
-        value = self._blocked(value, axis, size, 'dynamic_slice')
-      else:
-        begin = min(max(int(start.number), 0), room)
-        value = self._cut(value, axis, begin, begin + size)
-    return [value]
-
-  def _conv_general_dilated(self, eqn: Any, values: list[Value]
-                            ) -> list[Value]:
-    wiring, groups = primitives.wiring(eqn), eqn.params['feature_group_count']
-    if groups == 1 or eqn.params['batch_group_count'] > 1:
-      return self.wired(eqn, values, wiring)
-    spec = eqn.params['dimension_numbers']
-    places = spec.lhs_spec[1], spec.rhs_spec[0]
-    # Groups become axes of their own, the first, and join the result's last.
-    cut = [_arrays.moved(self._reshaped(v, (
-        *v.shape[:place], groups, v.shape[place] // groups,
-        *v.shape[place + 1:])), place, 0) for v, place in zip(values, places)]
-    later = lambda wires: tuple((i, axis + 1) for i, axis in wires)
-    out = spec.out_spec[1]
-    row = [wires if isinstance(wires, primitives.New) else later(wires)
-           for wires in wiring.outputs[0]]
-    grouped = wiring._replace(
-        outputs=[[((0, 0), (1, 0)), *row]],
-        gone=[later(wires) for wires in wiring.gone],
-        fixed=later(wiring.fixed), window=later(wiring.window))
-    shape = eqn.outvars[0].aval.shape
-    inner = (groups, *shape[:out], shape[out] // groups, *shape[out + 1:])
-    shaped = eqn.replace(outvars=[_Shaped(jax.ShapeDtypeStruct(
-        inner, eqn.outvars[0].aval.dtype))])
-    result, = self.wired(shaped, cut, grouped)
-    return [self._reshaped(_arrays.moved(result, 0, out), shape)]
-
-
-# Each by the method of its name, or by that of another.
-_ALIKE = dict.fromkeys(('psum2', 'psum_invariant', 'pmax', 'pmin'), 'psum') | {
-    'all_gather_invariant': 'all_gather'}
-_SPECIAL = {name: getattr(_Reader, f'_{_ALIKE.get(name, name)}')
-            for name in primitives.FOLLOWED_ELSEWHERE}
-
+_SPECIAL = {'cond': _Reader._cond, 'while': _Reader._while,
+            'scan': _Reader._scan, **_cutting.FOLLOWED, **_shards.FOLLOWED}
 
 # Of equal numbers they return that number.
 _OF_ONE_KIND = {'reduce_max', 'reduce_min', 'reduce_and', 'reduce_or'}
-
-
-class _Shaped(NamedTuple):
-  aval: Any
 
 
 def _state(value: Value) -> Any:
