@@ -1,4 +1,4 @@
-"""Factors are those of linear algebra, and wrong arguments say what is right."""
+"""Factors are those of linear algebra; wrong arguments say what is right."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What all methods share: the order of their errors, and devices they run on."""
+"""What the methods share: the order of their errors, and devices."""
 
 import re
 
@@ -33,7 +33,8 @@ def wanda(w, h, pattern):
 
 def refitted(w, h, pattern):
   v, mask = calibration.admm(w, h, pattern)
-  return calibration.refit(w, h, mask, start=v), mask
+  return calibration.refit(
+      w, h, mask, start=v, steps=100, tolerance=1e-6), mask
 
 
 _METHODS = [magnitude, wanda, calibration.sparsegpt, calibration.admm, refitted]

@@ -1,4 +1,4 @@
-"""SparseGPT is the published algorithm, in numpy, with counts that are exact."""
+"""SparseGPT is the published algorithm in numpy, with exact counts."""
 
 import jax
 import jax.numpy as jnp
