@@ -4,7 +4,8 @@
 
 Prunes a `size` x `size` matrix. Every row is the median of runs in turns in one
 process, relative to one Cholesky factorization and one inverse of a matrix of
-the same size in JAX, which any method with second-order statistics begins with.
+the same size in JAX, which any method with second-order statistics begins with
+(ALPS with eigenvectors).
 The goal for SparseGPT is 6 of these at 4096.
 """
 
@@ -24,6 +25,7 @@ _SIZE = flags.DEFINE_integer('size', 1024, 'Inputs, and outputs.',
                              lower_bound=16)
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'Of each function.',
                                 lower_bound=1)
+_SKIP = flags.DEFINE_list('skip', [], 'Rows to leave out, such as alps.')
 _GOAL = 6.
 
 
@@ -64,6 +66,7 @@ def functions() -> dict[str, Any]:
       'sparsegpt, 2:4': functools.partial(
           calibration.sparsegpt, pattern=jaxsparse.nm(2, 4)),
       'admm, 20 steps': functools.partial(calibration.admm, pattern=half),
+      'alps': functools.partial(calibration.alps, pattern=half),
       'wanda and refit, 10 steps': refit,
   }
 
@@ -73,7 +76,9 @@ def main(argv: list[str]) -> None:
   print(f'{timing.describe()}\n')
   w, h = problem(_SIZE.value)
   compiling, compiled = {}, {}
-  for name, f in functions().items():
+  chosen = {name: f for name, f in functions().items()
+            if name not in _SKIP.value}
+  for name, f in chosen.items():
     compiling[name], made = timing.compiled(f, w, h)
     compiled[name] = functools.partial(made, w, h)
   times = timing.interleaved(compiled, _REPEATS.value)

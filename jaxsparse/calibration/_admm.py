@@ -56,8 +56,9 @@ def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
   References:
     Boža, `Fast and Effective Weight Update for Pruned Large Language Models
     <https://arxiv.org/abs/2401.02938>`_, 2024, with its penalty of 1. Released
-    code keeps the highest 2 of 4 in every turn and ramps the rest of a matrix;
-    here each group keeps its own share of the way.
+    code prunes all at once where a matrix competes, as `ramp=1` does here; of
+    2:4 it keeps the highest 2 of 4 in every turn and ramps the rest, where here
+    each group keeps its own share of the way.
 
   >>> from jaxsparse import unstructured
   >>> w = jnp.array([[5.], [20.], [10.]])

@@ -158,6 +158,15 @@ def to_unit_diagonal(h: jax.Array) -> tuple[jax.Array, jax.Array]:
   return h * inverse[:, None] * inverse[None], norms
 
 
+def damped(h: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
+  """`h` in float32, with `damping` of the mean diagonal; dead inputs stay 0."""
+  h = h.astype(jnp.float32)
+  live = living(h)
+  h = jnp.where(live[:, None] & live[None], h, 0.)
+  mean = jnp.diagonal(h).sum() / jnp.maximum(live.sum(), 1).astype(h.dtype)
+  return h + jnp.diag(jnp.where(live, damping * mean, 0.))
+
+
 def inverse_factor(h: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
   """The upper triangular U with `U^T U = (h + damping * mean(diag h) I)^-1`.
 
@@ -169,11 +178,8 @@ def inverse_factor(h: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
     U in float32, with rows and columns of the unit matrix for dead inputs; NaN
     where the matrix is not positive definite.
   """
-  h = h.astype(jnp.float32)
-  live = living(h)
-  h = jnp.where(live[:, None] & live[None], h, 0.)
-  mean = jnp.diagonal(h).sum() / jnp.maximum(live.sum(), 1).astype(h.dtype)
-  h += jnp.diag(jnp.where(live, damping * mean, 1.))
+  h = damped(h, damping)
+  h += jnp.diag(jnp.where(living(h), 0., 1.))
   lower = jnp.linalg.cholesky(h[::-1, ::-1])
   return jax.scipy.linalg.solve_triangular(
       lower, jnp.eye(len(h), dtype=h.dtype), lower=True)[::-1, ::-1]

@@ -94,12 +94,13 @@ def refit(w: jax.Array, h: jax.Array, mask: jax.Array, *,
         f'A mask is bool, True where kept, got {mask.dtype}. Write mask != 0.')
   if start is not None:
     _common.check_weights(start)
-  return _refit(w, h, mask, w if start is None else start, steps, tolerance)
+  return fit(w, h, mask, w if start is None else start, steps, tolerance)
 
 
 @jax.jit
-def _refit(w: jax.Array, h: jax.Array, mask: jax.Array, start: jax.Array,
-           steps: int | jax.Array, tolerance: float | jax.Array) -> jax.Array:
+def fit(w: jax.Array, h: jax.Array, mask: jax.Array, start: jax.Array,
+        steps: int | jax.Array, tolerance: float | jax.Array) -> jax.Array:
+  """`refit` without its checks."""
   h, norms = _common.to_unit_diagonal(h)
   target, first = (jnp.where(kept, x.astype(jnp.float32) * norms[:, None], 0.)
                    for x, kept in ((w, True), (start, mask)))

@@ -17,6 +17,7 @@ _METHODS = {
         w, jnp.diagonal(h), p, s),
     'sparsegpt': calibration.sparsegpt,
     'admm': calibration.admm,
+    'alps': calibration.alps,
 }
 
 
@@ -77,7 +78,8 @@ def test_wrong_arguments_say_what_is_right(method):
     f(w, h[:7, :7], _HALF)
 
 
-@pytest.mark.parametrize('f', [calibration.sparsegpt, calibration.admm])
+@pytest.mark.parametrize('f', [
+    calibration.sparsegpt, calibration.admm, calibration.alps])
 def test_wrong_options_say_what_is_right(f):
   w, h = lib.problem(inputs=8, out=4)
   with pytest.raises(ValueError, match=r'\(8, 8\).*h = x.T @ x'):
