@@ -76,7 +76,7 @@ def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
   pattern = _common.along_inputs(pattern, w.shape)
   pruned, mask = _admm(w, h, _common.kept(pattern, w.shape, sparsity), damping,
                        steps, min(ramp, steps), pattern=pattern)
-  _common.check_factor(pruned, h, damping)
+  _common.check_factor(pruned, damping)
   return pruned, mask
 
 

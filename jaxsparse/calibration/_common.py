@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, Callable
 
 import jax
 from jax import lax
@@ -18,9 +18,15 @@ from jaxsparse.patterns import Pattern
 product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
-def concrete(*arrays: Any) -> bool:
-  """Whether values can be looked at, which `jit` and `vmap` do not allow."""
-  return not any(isinstance(x, jax.core.Tracer) for x in arrays)
+def shows(test: Callable[[jax.Array], jax.Array], *arrays: Any) -> bool:
+  """Whether any array passes a test, as far as values can be looked at.
+
+  Traced ones, those of `jit` and `vmap`, cannot.
+  """
+  if any(isinstance(x, jax.core.Tracer) for x in arrays):
+    return False
+  with jax.ensure_compile_time_eval():  # Around us may be a trace of others.
+    return any(bool(jnp.any(test(jnp.asarray(x)))) for x in arrays)
 
 
 def check_arrays(w: jax.Array, h: jax.Array, *same: jax.Array) -> None:
@@ -44,6 +50,9 @@ def check_weights(w: jax.Array) -> None:
     raise ValueError(
         f'Weights are a matrix [in, out], got the shape {w.shape}. For stacked '
         'layers write jax.vmap(method)(w, h); else reshape to [in, out].')
+  if not w.size:
+    raise ValueError(
+        f'Weights of shape {w.shape} have nothing to prune. Leave them dense.')
   if not jnp.issubdtype(w.dtype, jnp.floating):
     raise ValueError(
         f'Weights must be floating, got {w.dtype}. Write e.g. '
@@ -56,15 +65,15 @@ def check_numbers(statistic: jax.Array, name: str) -> None:
     raise ValueError(
         f'{name} must be floating, got {statistic.dtype}. Write '
         f'{name}.astype(jnp.float32).')
-  if concrete(statistic) and not jnp.isfinite(statistic).all():
+  if shows(lambda x: ~jnp.isfinite(x), statistic):
     raise ValueError(
         f'{name} has entries that are NaN or infinite. Sum it in float32, over '
         'batches whose activations are finite: x = x.astype(jnp.float32).')
 
 
-def check_factor(w: jax.Array, h: jax.Array, damping: Any) -> None:
+def check_factor(w: jax.Array, damping: Any) -> None:
   """Raises if a factorization of `h` failed and left NaN in the weights `w`."""
-  if concrete(w, h) and jnp.isnan(w).any():
+  if shows(jnp.isnan, w):
     more = max(10 * float(damping), .01)
     raise ValueError(
         f'h is not positive definite with damping={float(damping):g}, or the '
@@ -73,7 +82,7 @@ def check_factor(w: jax.Array, h: jax.Array, damping: Any) -> None:
 
 
 def check_damping(damping: Any) -> None:
-  if concrete(damping) and not damping >= 0:
+  if shows(lambda x: ~(x >= 0), damping):
     raise ValueError(
         'damping is a fraction of the mean diagonal of h and must be at least '
         f'0, got {damping}. Write e.g. damping=0.01.')

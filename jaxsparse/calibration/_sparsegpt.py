@@ -88,7 +88,7 @@ def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
   kept = _common.kept(pattern, w.shape, sparsity)
   pruned, mask = _sparsegpt(w, h, kept, damping, pattern=pattern, sizes=sizes,
                             compete=compete)
-  _common.check_factor(pruned, h, damping)
+  _common.check_factor(pruned, damping)
   return pruned, mask
 
 

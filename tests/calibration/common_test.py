@@ -67,6 +67,7 @@ def test_wrong_arguments_say_what_is_right(method):
       'no sparsity of its own.*0.5': (w, h, jaxsparse.unstructured()),
       r'must lie in \[0, 1\], got 50.*write 0.5': (w, h, _HALF, 50),
       'matrix .in, out.*jax.vmap': (w[None], h, _HALF),
+      'nothing to prune': (w[:, :0], h, _HALF),
       'must be floating, got int32.*astype': (w.astype(int), h, _HALF),
       'NaN or infinite': (w, h.at[0, 0].set(jnp.nan), _HALF),
       'must be floating, got int32': (w, h.astype(int), _HALF),
@@ -89,6 +90,17 @@ def test_wrong_options_say_what_is_right(f):
   option = {'block': 0} if f is calibration.sparsegpt else {'steps': 0}
   with pytest.raises(ValueError, match='got.*0.*Write e.g.'):
     f(w, h, _HALF, **option)
+
+
+@pytest.mark.parametrize('method', ['sparsegpt', 'admm', 'alps'])
+def test_statistics_may_be_known_where_weights_are_traced(method):
+  w, h = lib.problem(inputs=8, out=4)
+  f = jax.jit(lambda w: _METHODS[method](w, h, _HALF))
+  expected = _METHODS[method](w, h, _HALF)
+  same(jax.tree.leaves(f(w)), jax.tree.leaves(expected))
+  bad = h.at[0, 0].set(jnp.nan)
+  with pytest.raises(ValueError, match='NaN or infinite'):
+    jax.jit(lambda w: _METHODS[method](w, bad, _HALF))(w)
 
 
 @pytest.mark.parametrize('f', [calibration.sparsegpt, calibration.admm])
