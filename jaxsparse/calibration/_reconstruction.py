@@ -108,7 +108,8 @@ def fit(w: jax.Array, h: jax.Array, mask: jax.Array, start: jax.Array,
   slope = _common.product(h, target - first)
   before = along((target - first) * slope)
   zero = jnp.where(mask, _common.product(h, target), 0.)
-  limit = tolerance**2 * along(zero**2)
+  # Beyond rounding, steps go on to shrink a gradient that is no longer true.
+  limit = jnp.maximum(tolerance, jnp.finfo(h.dtype).eps)**2 * along(zero**2)
   # Directions that no input has look curved by what rounding leaves of them.
   flat = len(h) * jnp.finfo(h.dtype).eps
 
