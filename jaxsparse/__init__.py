@@ -26,6 +26,7 @@ line, for `sparsify(optimizer, method)`. In the train step one line is new,
 * `masks`: one mask from one array (`select`), and tables (`summary`);
 * `graph`: kernels and FLOPs, read off the function itself;
 * `units`: hidden units, reordered (`permute`), pruned and removed (`slim`);
+* `calibration`: trained weights pruned at once, by what their inputs were;
 * `packed`: 2:4 and condensed weights, and their products; `jaxsparse.nn`,
   imported by hand because it needs Flax, has them as layers;
 * `training`: measurements (`observe`) and hooks for loops of other libraries;
@@ -34,6 +35,7 @@ line, for `sparsify(optimizer, method)`. In the train step one line is new,
 True means kept, `None` means dense, `sparsity` is the fraction pruned.
 """
 
+from jaxsparse import calibration
 from jaxsparse import distributions
 from jaxsparse import flows
 from jaxsparse import graph

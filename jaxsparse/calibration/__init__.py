@@ -1,0 +1,20 @@
+"""One-shot pruning of trained weights, one matrix at a time.
+
+A matrix `[in, out]` and a statistic of its inputs over calibration data, their
+squares or `h`, the sum of `x x^T`, give a mask (`wanda`), or a mask and weights
+that make up for what it prunes (`sparsegpt`, `admm`, `alps`). `refit` finds the
+best weights under any mask, and `reconstruction_error` says how far outputs are
+off. All functions are pure, of arrays: `jax.vmap` takes them over layers and
+experts, and outputs may be sharded over devices.
+"""
+
+from jaxsparse.calibration._admm import admm
+from jaxsparse.calibration._alps import alps
+from jaxsparse.calibration._reconstruction import reconstruction_error
+from jaxsparse.calibration._reconstruction import refit
+from jaxsparse.calibration._sparsegpt import sparsegpt
+from jaxsparse.calibration._wanda import wanda
+
+__all__ = [
+    'admm', 'alps', 'reconstruction_error', 'refit', 'sparsegpt', 'wanda',
+]

@@ -1,0 +1,229 @@
+"""SparseGPT: inputs are pruned in turn, and later ones make up for it."""
+
+import functools
+from typing import Any, Callable, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from jaxsparse.calibration import _common
+from jaxsparse.masks import exact_counts as counts
+from jaxsparse.masks.selection import Kept
+from jaxsparse.patterns import Pattern
+
+_STEP = 16  # Inputs whose weights stay in a cache, where no groups say it.
+_Result = tuple[jax.Array, jax.Array, jax.Array]  # Weights, mask and errors.
+
+
+def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
+              sparsity: float | jax.Array | None = None, *,
+              damping: float | jax.Array = 0.01, block: int = 128,
+              compete: str = 'matrix') -> tuple[jax.Array, jax.Array]:
+  """Pruned weights and their mask; kept weights make up for pruned ones.
+
+    U^T U = (h + damping * mean(diag h) I)^-1,   U upper triangular
+    score[i, j] = (w[i, j] / U[i, i])^2
+    for each input i: e = pruned part of w[i] / U[i, i],   w[i:] -= U[i, i:]^T e
+
+  Inputs are pruned from the first to the last, and each score is taken when the
+  weights of all earlier inputs have been made up for: for N:M at each group,
+  and where all weights of the matrix or of an output compete, at each block of
+  inputs.
+
+  Each group keeps exactly `round((1 - sparsity) * size)`, ties go to the lower
+  index. Inputs that were always zero score zero; what a group keeps of them
+  stays as it is. All of it is computed in float32.
+
+  Args:
+    w: weights, `[in, out]`. Stacked layers and experts go through `jax.vmap`.
+    h: `[in, in]`, `x x^T` summed over inputs x. A scale does not matter.
+    pattern: whose units and groups run along inputs: `unstructured()`,
+      `nm(2, 4)`, `block((4, 1))`.
+    sparsity: the fraction pruned; `None` takes the pattern's own.
+    damping: what is added to the diagonal, as a fraction of its mean.
+    block: how many inputs are treated at once, made a multiple of N:M groups.
+    compete: how many a block keeps where all weights of the matrix or of an
+      output compete. 'matrix' (default): as many as it would if the mask were
+      chosen from the scores before anything is pruned. 'block': all keep the
+      same share, as published.
+
+  Returns:
+    The weights, in their dtype and zero where pruned, and a bool array of the
+    same shape, True where kept. Under `jit` and `vmap` kept weights are NaN
+    where `h` is not positive definite; elsewhere that is an error.
+
+  Raises:
+    ValueError: if shapes do not fit, weights are not floating, the pattern
+      spans outputs, the sparsity is missing, `h` has NaN or, with its damping,
+      is not positive definite.
+
+  References:
+    Frantar and Alistarh, `SparseGPT: Massive Language Models Can Be Accurately
+    Pruned in One-Shot <https://arxiv.org/abs/2301.00774>`_, 2023. Released code
+    prunes one weight more in each block, and all that tie with it; sets kept
+    weights of dead inputs to zero, and counts these inputs in the mean; and
+    factors the inverse of `h`, where here the factor is inverted. A fixed share
+    of every block, as published, does badly where norms of inputs grow along
+    the axis; it can then lose to Wanda, which changes no weight.
+
+  >>> from jaxsparse import unstructured
+  >>> w = jnp.array([[5.], [20.], [10.]])
+  >>> h = jnp.array([[2., 1., 0.], [1., 3., 1.], [0., 1., 2.]])
+  >>> v, mask = sparsegpt(w, h, unstructured(1 / 3), damping=0.)
+  >>> print(v[:, 0].round(), mask[:, 0])
+  [ 0. 22.  9.] [False  True  True]
+  """
+  _common.check_arrays(w, h)
+  _common.check_damping(damping)
+  if compete not in ('matrix', 'block'):
+    raise ValueError(
+        f"compete is 'matrix' or 'block', got {compete!r}. Write "
+        "compete='block' for the published share of every block.")
+  if type(block) is not int or block < 1:
+    raise ValueError(
+        f'block is a number of inputs, got {block!r}. Write e.g. block=128.')
+  pattern = _common.along_inputs(pattern, w.shape)
+  sizes = _sizes(pattern, w.shape, block)
+  kept = _common.kept(pattern, w.shape, sparsity)
+  pruned, mask = _sparsegpt(w, h, kept, damping, pattern=pattern, sizes=sizes,
+                            compete=compete)
+  _common.check_factor(pruned, damping)
+  return pruned, mask
+
+
+class _Sizes(NamedTuple):
+  """How many inputs are treated at once, and where masks are chosen.
+
+  Attributes:
+    block: a multiple of `step`; weights of later blocks wait for its end.
+    step: inputs of whole units, and of whole groups unless blocks choose.
+    blocks_choose: whether groups are the matrix, or an output of it. A block
+      then knows how many it keeps.
+  """
+  block: int
+  step: int
+  blocks_choose: bool
+
+
+def _sizes(pattern: Pattern, shape: tuple[int, ...], block: int) -> _Sizes:
+  unit = pattern.unit.tile(shape)[0]
+  group = unit * pattern.group_tile(shape)[0]
+  blocks_choose = _common.is_whole(pattern) or group == shape[0] > block
+  step = unit * max(_STEP // unit, 1) if blocks_choose else group
+  step = max(step, 1)
+  steps = min(block // step, -(-shape[0] // step))
+  return _Sizes(step * max(steps, 1), step, blocks_choose)
+
+
+def _shares(mask: jax.Array, unit: int, whole: bool) -> Kept:
+  """How many units of each block a mask `[blocks, inputs, out]` keeps.
+
+  In each output, if not in the whole block: their mean, rounded so that the sum
+  stays what it is.
+  """
+  found = counts.total(mask[:, ::unit], (1, 2))
+  found = counts.Count(found.hi.reshape(-1), found.lo.reshape(-1))
+  if whole:
+    return Kept(found)
+  out = mask.shape[2]
+  ends = (jnp.cumsum((found.hi << 16) + found.lo, dtype=jnp.uint32)
+          + jnp.uint32(out // 2)) // jnp.uint32(out)
+  return _differences(counts.Count(ends >> 16, ends & 0xFFFF))
+
+
+def _equal_shares(kept: Kept, sizes: _Sizes, inputs: int) -> Kept:
+  """How many each block keeps if all prune the same fraction."""
+  ends = [min(i + sizes.block, inputs) / inputs
+          for i in range(0, inputs, sizes.block)]
+  return _differences(counts.share_of(
+      jax.tree.map(lambda n: jnp.broadcast_to(n, len(ends)), kept.count),
+      jnp.array(ends, jnp.float32)))
+
+
+def _differences(ends: counts.Count) -> Kept:
+  """From running sums to what they are sums of."""
+  starts = jax.tree.map(lambda n: jnp.pad(n[:-1], (1, 0)), ends)
+  return Kept(counts.subtract(ends, starts))
+
+
+@functools.partial(jax.jit, static_argnames=('pattern', 'sizes', 'compete'))
+def _sparsegpt(w: jax.Array, h: jax.Array, kept: Kept,
+               damping: float | jax.Array, *, pattern: Pattern, sizes: _Sizes,
+               compete: str) -> tuple[jax.Array, jax.Array]:
+  inputs = len(w)
+  more = -inputs % sizes.block
+  blocks = (inputs + more) // sizes.block
+  fill = functools.partial(jnp.pad, pad_width=((0, more), (0, 0)))
+  rows = w.astype(jnp.float32)
+  factor = _common.inverse_factor(h, damping)
+  scale = jnp.where(_common.living(h), 1 / jnp.diagonal(factor), 0.)
+
+  choice = None  # How many each block keeps, if it chooses.
+  whole = _common.is_whole(pattern)
+  of_blocks = pattern if whole else _common.within_outputs(pattern)
+  if sizes.blocks_choose and compete == 'matrix':
+    ahead = fill(_common.select(rows, scale, pattern, kept))
+    choice = _shares(ahead.reshape(blocks, sizes.block, -1),
+                     pattern.unit.tile(w.shape)[0], whole)
+  elif sizes.blocks_choose:
+    choice = _equal_shares(kept, sizes, inputs)
+
+  def of_step(rows, factor, scale, mask):
+    if mask is None:
+      mask = _common.select(rows, scale, pattern, kept)
+    return _one_by_one(rows, factor, mask)
+
+  def of_block(rows, factor, scale, choice):
+    mask = None
+    if choice is not None:
+      mask = _common.select(rows, scale, of_blocks, choice).reshape(
+          -1, sizes.step, rows.shape[1])
+    return _in_turn(of_step, rows, factor, scale.reshape(-1, sizes.step), mask)
+
+  # NaN is pruned first: what is filled up takes no place.
+  factor = jnp.pad(factor, (0, more)) + jnp.diag(jnp.pad(
+      jnp.zeros_like(scale), (0, more), constant_values=1.))
+  scale = jnp.pad(scale, (0, more), constant_values=jnp.nan)
+  pruned, mask, _ = _in_turn(
+      of_block, fill(rows), factor, scale.reshape(blocks, -1), choice)
+  return pruned[:inputs].astype(w.dtype), mask[:inputs]
+
+
+def _in_turn(treat: Callable[..., _Result], rows: jax.Array, factor: jax.Array,
+             *each: Any) -> _Result:
+  """Treats parts of the inputs, each after the errors of all before it.
+
+  Args:
+    treat: from the weights of a part, its square of the factor, and what is
+      said of it, to weights, mask and errors.
+    rows: weights, `[in, out]`.
+    factor: upper triangular, `[in, in]`.
+    *each: trees of arrays whose first axis counts parts; `None` is one, too.
+  """
+  parts = len(each[0])
+  size = len(rows) // parts
+
+  def one(errors, x):
+    i, part, more = x
+    columns = lax.dynamic_slice_in_dim(factor, i * size, size, axis=1)
+    own = lax.dynamic_slice_in_dim(columns, i * size, size)
+    part -= _common.product(columns.T, errors)  # Later errors are still 0.
+    part, mask, error = treat(part, own, *more)
+    return lax.dynamic_update_slice_in_dim(
+        errors, error, i * size, axis=0), (part, mask)
+
+  errors, (done, mask) = lax.scan(one, jnp.zeros_like(rows), (
+      jnp.arange(parts), rows.reshape(parts, size, -1), each))
+  return done.reshape(rows.shape), mask.reshape(rows.shape), errors
+
+
+def _one_by_one(rows: jax.Array, factor: jax.Array, mask: jax.Array) -> _Result:
+  """Prunes one input after the other; few enough to change all each time."""
+  def one(i, carry):
+    rows, errors = carry
+    error = jnp.where(mask[i], 0., rows[i]) / factor[i, i]
+    return rows - factor[i][:, None] * error[None], errors.at[i].set(error)
+  rows, errors = lax.fori_loop(
+      0, len(rows), one, (rows, jnp.zeros_like(rows)))
+  return jnp.where(mask, rows, 0.), mask, errors

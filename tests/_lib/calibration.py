@@ -1,0 +1,45 @@
+"""Weights and inputs for one-shot pruning, and its algorithms in numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def problem(seed=0, inputs=48, out=20, tokens=256, dead=(), mixed=False):
+  """Weights `[in, out]` and `h` of correlated inputs, whose norms grow.
+
+  With `mixed` these are in another order.
+  """
+  rng = np.random.default_rng(seed)
+  mix = rng.normal(size=(inputs, inputs // 4)) @ rng.normal(
+      size=(inputs // 4, inputs)) / inputs + np.eye(inputs) / 2
+  x = rng.normal(size=(tokens, inputs)) @ mix
+  norms = np.linspace(.2, 2, inputs)
+  x *= rng.permutation(norms) if mixed else norms
+  x[:, [*dead]] = 0
+  w = rng.normal(size=(inputs, out))
+  return jnp.asarray(w, jnp.float32), jnp.asarray(x.T @ x, jnp.float32)
+
+
+def exact(*arrays):
+  return [np.asarray(x, np.float64) for x in arrays]
+
+
+def highest(scores, count):
+  """The mask of the highest of a flat array; ties go to the lower index."""
+  mask = np.zeros(scores.size, bool)
+  mask[np.argsort(-scores.reshape(-1), kind='stable')[:count]] = True
+  return mask.reshape(scores.shape)
+
+
+def highest_of_groups(scores, count, group):
+  """The same for groups of inputs within each output."""
+  mask = np.zeros(scores.shape, bool)
+  for i in range(0, len(scores), group):
+    for j in range(scores.shape[1]):
+      mask[i:i + group, j] = highest(scores[i:i + group, j], count)
+  return mask
+
+
+def reconstruction_error(w, v, h):
+  w, v, h = exact(w, v, h)
+  return np.trace((w - v).T @ h @ (w - v)) / np.trace(w.T @ h @ w)
