@@ -50,7 +50,7 @@ def published(w, h, project, steps=300):
 @pytest.mark.parametrize('pattern, project', [
     (jaxsparse.unstructured(.6), lambda x: lib.highest(x, round(.4 * x.size))),
     (jaxsparse.nm(2, 4), lambda x: lib.highest_of_groups(x, 2, 4)),
-], ids=str)
+], ids=['unstructured', '2:4'])
 def test_the_mask_is_the_published_one(pattern, project):
   w, h = lib.problem()
   expected, did = published(w, h, project)
