@@ -91,7 +91,8 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
   >>> from jaxsparse import infer_ties
   >>> def mixture(params, x):
   ...   shares = jax.nn.softmax(x @ params['router'])
-  ...   return jax.numpy.einsum('td,edf,te->tf', x, params['experts'], shares)
+  ...   y = jax.numpy.einsum('td,edf->tef', x, params['experts'])
+  ...   return jax.numpy.einsum('te,tef->tf', shares, y)
   >>> params = {'router': np.ones((4, 8)), 'experts': np.ones((8, 4, 3))}
   >>> tie, = experts(infer_ties(mixture, params, np.ones((2, 4)), check=False))
   >>> tie.name, tie.size
