@@ -1,7 +1,8 @@
 """One-shot pruning of trained weights, one matrix at a time.
 
-A matrix `[in, out]` and a statistic of its inputs over calibration data, their
-squares or `h`, the sum of `x x^T`, give a mask (`wanda`), or a mask and weights
+`input_statistics` sums up what each kernel of any JAX function reads. A matrix
+`[in, out]` and a statistic of its inputs over calibration data, their squares
+or `h`, the sum of `x x^T`, give a mask (`wanda`), or a mask and weights
 that make up for what it prunes (`sparsegpt`, `admm`, `alps`). `refit` finds the
 best weights under any mask, and `reconstruction_error` says how far outputs are
 off. All functions are pure, of arrays: `jax.vmap` takes them over layers and
@@ -13,8 +14,11 @@ from jaxsparse.calibration._alps import alps
 from jaxsparse.calibration._reconstruction import reconstruction_error
 from jaxsparse.calibration._reconstruction import refit
 from jaxsparse.calibration._sparsegpt import sparsegpt
+from jaxsparse.calibration._statistics import input_statistics
+from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.calibration._wanda import wanda
 
 __all__ = [
-    'admm', 'alps', 'reconstruction_error', 'refit', 'sparsegpt', 'wanda',
+    'admm', 'alps', 'input_statistics', 'reconstruction_error', 'refit',
+    'sparsegpt', 'Statistic', 'wanda',
 ]

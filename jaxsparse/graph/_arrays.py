@@ -122,7 +122,7 @@ def reshaped(relations: Relations, value: Value, shape: tuple[int, ...]
   zero = [False] * len(shape)
   whose: list[Sequence[int]] = [()] * len(shape)
   # Of an array without elements nothing needs to be known.
-  for olds, news in _alike(value.shape, shape) if 0 not in shape else ():
+  for olds, news in alike(value.shape, shape) if 0 not in shape else ():
     there = [value.axes[i] for i in olds]
     if any(axis is not None for axis in there):
       parts = [axis or _constants(value.shape[i])
@@ -256,11 +256,11 @@ def without_first(value: Value) -> Value:
           s._replace(axes=s.axes[1:]) for s in value.sources))
 
 
-def _alike(old: tuple[int, ...], new: tuple[int, ...]
+def alike(old: tuple[int, ...], new: tuple[int, ...]
            ) -> list[tuple[list[int], list[int]]]:
   """The smallest groups of neighbouring axes that a reshape keeps apart.
 
-  >>> _alike((2, 3, 4), (6, 2, 2))
+  >>> alike((2, 3, 4), (6, 2, 2))
   [([0, 1], [0]), ([2], [1, 2])]
   """
   groups, i, j = [], 0, 0

@@ -151,7 +151,8 @@ def _walk(jaxpr: Any, consts: Sequence[Any], arrays: Sequence[_Array]
       results = _walk(getattr(inner, 'jaxpr', inner),
                       getattr(inner, 'consts', ()), operands)
     else:
-      results = _run(jaxpr, eqn, operands)
+      results = [*map(_Array, run_alone(
+          jaxpr, eqn, [x.value for x in operands]))]
       results[0].tag = _passed(eqn, operands[0].tag) if operands else None
       for i, operand in enumerate(operands):
         operand.uses.append(_Use(name, i, operands, results[0], eqn))
@@ -159,9 +160,9 @@ def _walk(jaxpr: Any, consts: Sequence[Any], arrays: Sequence[_Array]
   return [read(v) for v in jaxpr.outvars]
 
 
-def _run(jaxpr: Any, eqn: Any, operands: Sequence[_Array]) -> list[_Array]:
+def run_alone(jaxpr: Any, eqn: Any, operands: Sequence[Any]) -> list[Any]:
   """The results of one equation of a jaxpr."""
-  values = {v: x.value for v, x in zip(eqn.invars, operands)
+  values = {v: x for v, x in zip(eqn.invars, operands)
             if not isinstance(v, core.Literal)}
   # What binding a primitive takes changes with JAX; what a jaxpr is does not.
   alone = jaxpr.replace(
@@ -169,7 +170,7 @@ def _run(jaxpr: Any, eqn: Any, operands: Sequence[_Array]) -> list[_Array]:
       effects=eqn.effects,
       debug_info=jaxpr.debug_info._replace(arg_names=None, result_paths=None))
   run = core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))
-  return list(map(_Array, run(*values.values())))
+  return list(run(*values.values()))
 
 
 def _passed(eqn: Any, tag: _Tag | None) -> _Tag | None:
