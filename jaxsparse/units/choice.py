@@ -33,6 +33,10 @@ _ROWS = patterns.Pattern(
     'units of a tie', patterns.Tiling(rest=1), patterns.Tiling(((0, 1),)))
 
 
+# What a router does over all experts.
+_CHOOSING = 'reduce_max', 'top_k', 'argmax', 'gather'
+
+
 def heads(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are attention heads, and may be removed.
 
@@ -74,8 +78,9 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are experts, as ones that may be removed.
 
   Experts are units of a router, which makes a number for each, that have a
-  kernel each: an axis of a stacked kernel that its products neither sum over
-  nor give. A router's softmax or `top_k` is over all experts, so that
+  kernel each: an axis of a stacked kernel that its products do not sum over,
+  and that they do not give, either, unless the router has a softmax or chooses
+  among them. A router's softmax or `top_k` is over all experts, so that
   `infer_ties` keeps them; without some, the others share what is left, which is
   the function that pruning experts is about. Its biases and corrections of
   scores go along.
@@ -102,8 +107,12 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
 
   def routed(tie):
     roles = {(m.role, len(ties.shapes.get(m.path, ()))) for m in tie.members}
-    return any(role == 'beside' and rank > 2 for role, rank in roles) and any(
-        role == 'makes' and rank > 1 for role, rank in roles)
+    stacked = any(rank > 2 and role == 'beside' for role, rank in roles)
+    if (tie.kept or '').startswith(_CHOOSING):  # And the router is a matrix.
+      stacked |= ('makes', 2) in roles and any(
+          rank > 2 and role == 'makes' for role, rank in roles)
+    return stacked and any(
+        rank > 1 and role == 'makes' for role, rank in roles)
   return Ties(tuple(
       dataclasses.replace(tie, kept=None, read=None) for tie in ties
       if tie.free and not tie.along and routed(tie)), ties.shapes)
