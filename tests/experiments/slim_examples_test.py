@@ -41,6 +41,7 @@ def test_example_learns_gets_smaller_and_learns_again(example, capsys):
   assert kept - 8 < sum(after) <= kept
 
 
+@pytest.mark.slow
 def test_example_finds_out_if_other_units_are_cut(example, monkeypatch):
   alive = jaxsparse.alive
 

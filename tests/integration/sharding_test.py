@@ -156,6 +156,7 @@ def test_a_method_on_a_mesh_is_that_of_one_device(mesh, name):
   chex.assert_trees_all_close(got[0], expected[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _METHODS)
 def test_a_method_inside_of_shard_map_is_that_of_each_shard(name):
   """With params and states that vary over the axis, which is what jax checks.

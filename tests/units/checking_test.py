@@ -69,6 +69,7 @@ def _effect(run, case, tie):
   return np.abs(after - before).max() / np.abs(before).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('build', zoo.CASES, ids=lambda build: build.__name__)
 def test_a_wrong_tie_is_found_in_any_model(build):
   case = build()

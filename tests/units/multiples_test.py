@@ -65,6 +65,7 @@ def _by_rank(scores, total, fewest, steps):
     kept[-i] += size
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(_LAYERS, st.integers(0, 2**31), st.floats(0., 1.), st.floats(0., 1.))
 def test_blocks_compete_by_their_means(layers, seed, share, floor):
