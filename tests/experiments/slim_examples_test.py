@@ -9,7 +9,7 @@ import pytest
 import jaxsparse
 from tests._lib import commands
 
-pytestmark = pytest.mark.usefixtures('launched')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
 _FOLDER = commands.ROOT / 'experiments' / 'examples'
 _EXAMPLES = sorted(path.stem for path in _FOLDER.glob('slim_*.py'))
@@ -41,7 +41,6 @@ def test_example_learns_gets_smaller_and_learns_again(example, capsys):
   assert kept - 8 < sum(after) <= kept
 
 
-@pytest.mark.slow
 def test_example_finds_out_if_other_units_are_cut(example, monkeypatch):
   alive = jaxsparse.alive
 
@@ -56,7 +55,6 @@ def test_example_is_one_page(example):
   assert len(inspect.getsource(example).splitlines()) < 80
 
 
-@pytest.mark.slow
 def test_example_prints_what_its_docstring_says(example, capsys):
   command, said = inspect.getdoc(example).split(
       '$ python -m ')[1].split('\n', 1)

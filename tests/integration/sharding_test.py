@@ -137,6 +137,7 @@ def _expected(name):
   return _EXPECTED[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _METHODS)
 def test_a_method_on_a_mesh_is_that_of_one_device(mesh, name):
   """State as a jitted init returns it; no weight moves, nor does a mask."""
