@@ -9,7 +9,11 @@ import pytest
 import jaxsparse
 from tests._lib import commands
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
+pytestmark = [
+    pytest.mark.slow, pytest.mark.usefixtures('launched'),
+    # Of Keras, with newer releases of jax.
+    pytest.mark.filterwarnings(
+        'ignore:Explicitly requested dtype int64:UserWarning')]
 
 _FOLDER = commands.ROOT / 'experiments' / 'examples'
 _EXAMPLES = sorted(path.stem for path in _FOLDER.glob('slim_*.py'))
