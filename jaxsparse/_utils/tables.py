@@ -31,6 +31,16 @@ def table(*groups: Iterable[Sequence[str]], right: Collection[int] = ()) -> str:
   return f'\n{rule}\n'.join('\n'.join(map(line, block)) for block in blocks)
 
 
+def one_line(text: object, width: int) -> str:
+  """The first line of a text, cut off where it is wider than a message takes.
+
+  >>> one_line('no room\\nat all', 80), one_line('no room at all', 12)
+  ('no room', 'no room  ...')
+  """
+  line = str(text).strip().partition('\n')[0].strip()
+  return line if len(line) < width else f'{line[:width - 4]} ...'
+
+
 def shape_text(shape: Sequence[int]) -> str:
   """A shape in one word.
 

@@ -221,8 +221,7 @@ def _called(eqn: Any) -> list[core.Jaxpr]:
   if None in platforms:  # The default tells what others do their own way.
     settings = eqn.params['branches'][platforms.index(None)]
   return [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x
-          for x in jax.tree.leaves(settings)
-          if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
+          for x in _jaxprs.within(settings)]
 
 
 def _call(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Walked:

@@ -10,6 +10,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 
@@ -36,9 +37,10 @@ def trace(f: Callable[..., Any], params: ArrayTree, *inputs: Any
     closed = jax.make_jaxpr(f)(params, *inputs)
   except Exception as error:  # Whatever a function of the user says.
     name = getattr(f, '__name__', type(f).__name__)
+    said = tables.one_line(error, 160).rstrip('.')
     raise ValueError(
         f'{name}(params, *inputs) cannot be traced with inputs '
-        f'{_told(inputs)}: {type(error).__name__}: {_first_line(error)}. Give '
+        f'{_told(inputs)}: {type(error).__name__}: {said}. Give '
         'the params and inputs that it takes, arrays or shapes, and a function '
         'that returns arrays; what else it needs, such as a key or '
         '`train=False`, is given by `lambda params, x: f(params, x, ...)`.'
@@ -50,17 +52,12 @@ def trace(f: Callable[..., Any], params: ArrayTree, *inputs: Any
   return core.ClosedJaxpr(alive, closed.consts), paths
 
 
-def _first_line(error: Exception) -> str:
-  line = str(error).strip().partition('\n')[0].strip()
-  return (line if len(line) < 160 else f'{line[:156]} ...').rstrip('.')
-
-
 def _told(inputs: Any) -> str:
   def told(x):
     return (f'{x.dtype}{list(x.shape)}' if hasattr(x, 'dtype') else
             type(x).__name__)
-  text = ', '.join(map(told, jax.tree.leaves(inputs))) or 'none'
-  return text if len(text) < 200 else f'{text[:196]} ...'
+  return tables.one_line(
+      ', '.join(map(told, jax.tree.leaves(inputs))) or 'none', 200)
 
 
 def _silent(jaxpr: Any) -> Any:
@@ -79,6 +76,12 @@ def _silent(jaxpr: Any) -> Any:
 
 def _without_prints(effects: Any) -> Any:
   return {e for e in effects if 'Debug' not in type(e).__name__}
+
+
+def within(settings: Any) -> list[Any]:
+  """The jaxprs among the settings of an equation."""
+  return [x for x in jax.tree.leaves(settings)
+          if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
 
 
 def manual_axes(eqn: Any) -> list[str]:

@@ -5,7 +5,7 @@ is another one where there are fewer. So a function is traced twice, with arrays
 of two sizes, and what it multiplies with is compared.
 """
 
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 import jax
 from jax.extend import core
@@ -62,9 +62,8 @@ def changed(before: Numbers, after: Numbers) -> str | None:
   return ('what it computes' if len(before.used) != len(after.used) else None)
 
 
-def precision(fn: Callable[..., Any], params: ArrayTree, *inputs: Any) -> float:
+def precision(closed: core.ClosedJaxpr, params: ArrayTree) -> float:
   """The precision of the narrowest floats that a function computes with."""
-  closed, _ = _jaxprs.trace(fn, params, *inputs)
   types = {v.aval.dtype for jaxpr in _all(closed) for eqn in jaxpr.eqns
            for v in eqn.outvars if hasattr(v.aval, 'dtype')}
   types |= {jnp.result_type(w) for w in jax.tree.leaves(params)}
@@ -77,13 +76,8 @@ def _all(closed: Any) -> Iterator[core.Jaxpr]:
   jaxpr = getattr(closed, 'jaxpr', closed)
   yield jaxpr
   for eqn in jaxpr.eqns:
-    for inner in _inner(eqn):
+    for inner in _jaxprs.within(eqn.params):
       yield from _all(inner)
-
-
-def _inner(eqn: Any) -> list[Any]:
-  return [x for x in jax.tree.leaves(eqn.params)
-          if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
 
 
 def _used(closed: Any) -> Iterator[Used]:
@@ -96,7 +90,7 @@ def _used(closed: Any) -> Iterator[Used]:
       elif v in consts:
         yield Used(eqn.primitive.name, _told(consts[v]))
     yield Used(eqn.primitive.name, None)
-    for inner in _inner(eqn):
+    for inner in _jaxprs.within(eqn.params):
       yield from _used(inner)
 
 

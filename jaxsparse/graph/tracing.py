@@ -6,6 +6,7 @@ does not treat alike at every index is fixed with the primitive's name; so are
 axes of inputs, outputs and constants. `units.inference` and `kernel_axes` draw
 conclusions from it. Primitives that cut and join axes (`_cutting`), work across
 devices (`_shards`) or make indices of units (`_indices`) are read elsewhere.
+The file is long because control flow and all wirings work on one state.
 """
 
 import collections

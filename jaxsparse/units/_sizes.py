@@ -48,10 +48,8 @@ def sizes(ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
     raise ValueError(
         f'Ties do not know the shapes of parameters, such as {min(lost)}. '
         "Infer ties, or write e.g. Ties(ties, {'fc1/kernel': (784, 256)}).")
-  left, found = removal.plan(ties, keep).left, collections.defaultdict(dict)
+  plan, found = removal.plan(ties, keep), collections.defaultdict(dict)
   for path, shape in ties.shapes.items():
-    cut = {axis: at.size for axis, at in left(path, tuple(shape))}
     module, _, name = path.rpartition('/')
-    found[module][name] = tuple(
-        cut.get(axis, n) for axis, n in enumerate(shape))
+    found[module][name] = plan.shape(path, tuple(shape))
   return dict(found)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import constants
@@ -88,6 +89,7 @@ class Trial:
     self._fn, self._params, self._inputs = fn, params, inputs
     self._ties, self._run = ties, run
     self._before = constants.numbers(traced[0])
+    self._precision = constants.precision(traced[0], params)
     self.shapes = {path: tuple(shape) for path, shape in ties.shapes.items()}
 
   def verdicts(self, kinds: Sequence[Kind]) -> dict[Kind, _Verdict]:
@@ -140,22 +142,17 @@ class Trial:
       return changed
     units = tracing.read_jaxpr(*traced).sizes()
     expected = collections.Counter(
-        (m.path, m.axis, tie.size - gone * (tie in ties))
-        for tie in self._ties for m in tie.members)
+        (m.path, m.axis, size) for tie in self._ties
+        for size in [tie.size - gone * (tie in ties)] for m in tie.members)
     # A head of 2 that is reshaped to heads of 3 runs, with fewer heads.
     missed = (units - expected) + (expected - units)
     return 'sizes of its own' if any(n > 1 for _, _, n in missed) else None
 
   def _smaller(self, ties: Iterable[Tie], gone: int) -> ArrayTree:
     """The shapes of parameters without the first units of ties."""
-    left = removal.plan(self._ties, _keep(ties, gone)).left
-
-    def smaller(path, w):
-      shape = list(self.shapes[path])
-      for axis, at in left(path, self.shapes[path]):
-        shape[axis] = at.size
-      return jax.ShapeDtypeStruct(shape, jnp.result_type(w))
-    return trees.map_with_path(smaller, self._params)
+    plan = removal.plan(self._ties, _keep(ties, gone))
+    return trees.map_with_path(lambda path, w: jax.ShapeDtypeStruct(
+        plan.shape(path, self.shapes[path]), jnp.result_type(w)), self._params)
 
   def _compared(self, run: Callable[..., Any], kind: Kind, gone: int,
                 changed: str) -> _Verdict:
@@ -165,7 +162,6 @@ class Trial:
     moved = jax.tree.map(
         lambda w: checking.nearby(w, rng, by=3.), self._params)
     unread = _unread(moved, kind, gone)
-    precision = constants.precision(self._fn, self._params, *self._inputs)
     try:
       with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -174,16 +170,15 @@ class Trial:
                          for p in (unread, smaller))
     except Exception as error:  # As above.
       return _Fails(_said(error))
-    same = (precision < 1e-5 and all(np.isfinite(x).all() for x in before)
-            and checking.distance(before, after) <= 100 * precision)
+    same = (self._precision < 1e-5
+            and all(np.isfinite(x).all() for x in before)
+            and checking.distance(before, after) <= 100 * self._precision)
     return None if same else changed
 
 
 def _said(error: BaseException) -> str:
   """What an error says first, for the table of ties."""
-  line = str(error).strip().partition('\n')[0]
-  line = line if len(line) < 72 else f'{line[:68]} ...'
-  return f'{type(error).__name__}: {line}'
+  return f'{type(error).__name__}: {tables.one_line(error, 72)}'
 
 
 def _keep(ties: Iterable[Tie], gone: int) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import constants
+from jaxsparse.graph import tracing
 from jaxsparse.units import reordering
 from jaxsparse.units.ties import as_ties
 from jaxsparse.units.ties import Tie
@@ -46,8 +47,7 @@ def check_ties(fn: Callable[..., Any], params: ArrayTree,
     ValueError: if outputs differ by more than the square root of the precision
       of the narrowest type that the function computes in (3e-4 for float32),
       naming the tie; if a tie does not match the tree; if outputs are not
-      finite, all zero, or the same whatever the parameters are, so that nothing
-      could differ.
+      finite, or all zero, so that nothing could differ.
 
   >>> from jaxsparse.units import Member
   >>> params = {'in': np.eye(4), 'out': np.arange(4.)}
@@ -147,11 +147,13 @@ def _wide(run: Callable[..., Any], params: ArrayTree, inputs: tuple[Any, ...]
     dtype = jnp.result_type(x)
     narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
     return jnp.asarray(x).astype(jnp.float32) if narrow else x
-  wide = jax.tree.map(widened, (params, inputs))
+  def exact(params, inputs):
+    closed, _ = tracing.trace(run, params, *inputs)
+    return params, inputs, constants.precision(closed, params)
   try:
-    return *wide, constants.precision(run, wide[0], *wide[1])
+    return exact(*jax.tree.map(widened, (params, inputs)))
   except Exception:  # Whatever a function says of other types.
-    return params, inputs, constants.precision(run, params, *inputs)
+    return exact(params, inputs)
 
 
 def _elsewhere(run: Callable[..., Any], params: ArrayTree,

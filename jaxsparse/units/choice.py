@@ -52,8 +52,7 @@ def heads(ties: Ties | Sequence[Tie]) -> Ties:
   """
   ties = ties_lib.as_ties(ties)
   own = [t for t in ties if not (t.kept or '').startswith('reduce')]
-  within, _ = multiples.nested(ties.ties)
-  _, holding = multiples.nested(ties.ties, own)
+  within, holding = multiples.nested(ties.ties, own)
   return _removable(ties, holding - within)
 
 

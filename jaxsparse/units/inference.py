@@ -101,10 +101,10 @@ def _ties(read: tracing.Reading, others: Mapping[tuple, str | None]
           ) -> Iterator[tuple[Tie, str | None]]:
   """Ties, and for each a number that may come from how many units it has."""
   companies = read.relations.companies()
-  places = collections.defaultdict(list)
+  places, there = collections.defaultdict(list), set()
   for path, place in read.places():
     places[place.leaf].append((path, place))
-  there = {(path, place.axis) for path, place in read.places()}
+    there.add((path, place.axis))
   # An axis may have been sliced into single indices.
   cut = [Tie(axis.size, (Member(path, k, role=_role(read, path, k)),),
              fixed='slice')

@@ -36,7 +36,7 @@ def nested(ties: Sequence[Tie], inside: Iterable[Tie] | None = None
 
   Args:
     ties: all of them.
-    inside: those that count as being within others; `None`: all of them.
+    inside: others hold something only if it is of these; `None`: of all.
   """
   # Where units are that can be told apart, so the layers of a scan are none.
   places = {(m.path, m.axis, m.stride) for tie in ties if tie.free

@@ -166,6 +166,11 @@ class Plan(NamedTuple):
   orders: dict[Tie, np.ndarray]
   left: Callable[[str, tuple[int, ...]], list[tuple[int, np.ndarray]]]
 
+  def shape(self, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What the shape of a parameter becomes."""
+    cut = {axis: at.size for axis, at in self.left(path, shape)}
+    return tuple(cut.get(axis, n) for axis, n in enumerate(shape))
+
 
 def plan(ties: Ties, keep: Mapping[str, Any]) -> Plan:
   """What removing units comes to. See `slim`, also for what it raises."""

@@ -42,8 +42,8 @@ def test_the_precision_is_that_of_the_narrowest_floats():
   eps = lambda dtype: float(jnp.finfo(dtype).eps)
   f = lambda w, dtype: (w.astype(dtype) * dtype(2)).astype(jnp.float32)
   w = jnp.ones(3)
-  assert constants.precision(lambda w: w * 2., w) == eps(jnp.float32)
-  assert constants.precision(
-      lambda w: jax.jit(lambda v: f(v, jnp.bfloat16))(w), w) == eps(
-          jnp.bfloat16)
-  assert constants.precision(lambda w: w, jnp.arange(3)) == 0.
+  of = lambda f, w: constants.precision(jax.make_jaxpr(f)(w), w)
+  assert of(lambda w: w * 2., w) == eps(jnp.float32)
+  assert of(lambda w: jax.jit(lambda v: f(v, jnp.bfloat16))(w), w) == eps(
+      jnp.bfloat16)
+  assert of(lambda w: w, jnp.arange(3)) == 0.

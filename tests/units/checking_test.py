@@ -16,23 +16,12 @@ from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 from tests._lib import zoo
+from tests._lib.perceptron import HIDDEN
+from tests._lib.perceptron import mlp
+from tests._lib.perceptron import params
+from tests._lib.perceptron import X
 
-X = np.ones(4, np.float32)
-HIDDEN = Tie(6, (
-    Member('fc1', 1, role='makes'), Member('bias', 0, role='beside'),
-    Member('fc2', 0, role='reads')))
 LACKS = Tie(6, (Member('fc1', 1), Member('fc2', 0)), name='lacks')
-
-
-def params():
-  rng = np.random.default_rng(0)
-  shapes = {'fc1': (4, 6), 'bias': (6,), 'fc2': (6, 3)}
-  return {name: rng.normal(size=shape).astype(np.float32)
-          for name, shape in shapes.items()}
-
-
-def mlp(params, x):
-  return jax.nn.relu(x @ params['fc1'] + params['bias']) @ params['fc2']
 
 
 def test_a_missing_member_is_found_out_even_in_fresh_biases():

@@ -9,9 +9,11 @@ import pytest
 import jaxsparse
 from jaxsparse._utils import trees
 from jaxsparse.units.reordering import reorder
-from jaxsparse.units.ties import Member
-from jaxsparse.units.ties import Tie
 from tests._lib import zoo
+from tests._lib.perceptron import HIDDEN
+from tests._lib.perceptron import mlp
+from tests._lib.perceptron import params
+from tests._lib.perceptron import X
 
 RELATIVE = 1e-5  # Of the largest output, in float32.
 
@@ -63,21 +65,6 @@ def test_permuting_free_units_leaves_the_function(case_and_ties):
   assert np.abs(after - before).max() <= RELATIVE * np.abs(before).max()
 
 
-def params():
-  rng = np.random.default_rng(0)
-  shapes = {'fc1': (4, 6), 'bias': (6,), 'fc2': (6, 3)}
-  return {name: rng.normal(size=shape).astype(np.float32)
-          for name, shape in shapes.items()}
-
-
-def mlp(params, x):
-  return jax.nn.relu(x @ params['fc1'] + params['bias']) @ params['fc2']
-
-
-X = np.ones(4, np.float32)
-HIDDEN = Tie(6, (
-    Member('fc1', 1, role='makes'), Member('bias', 0, role='beside'),
-    Member('fc2', 0, role='reads')))
 
 
 def test_a_tie_by_hand_is_what_is_inferred():
