@@ -18,6 +18,17 @@ from jaxsparse.graph.segments import Leaf
 Batch = tuple[Any, ...]
 
 
+def batched(batches: Iterable[Any]) -> list[Batch]:
+  """Batches as tuples of arguments; raises if there are none."""
+  made = [b if isinstance(b, tuple) else (b,) for b in batches]
+  if not made:
+    raise ValueError(
+        'There are no batches. Give some hundred inputs to calibrate with, '
+        'such as [x] for fn(params, x); an iterator that was used up has none '
+        'left.')
+  return made
+
+
 class Stage(NamedTuple):
   """Kernels that are pruned together.
 
