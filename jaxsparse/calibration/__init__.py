@@ -24,9 +24,12 @@ from jaxsparse.calibration._sparsegpt import sparsegpt
 from jaxsparse.calibration._statistics import input_statistics
 from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.calibration._wanda import wanda
+from jaxsparse.calibration._windows import reconstruct
+from jaxsparse.calibration._windows import ReconstructState
 
 __all__ = [
     'activations', 'admm', 'alps', 'input_statistics', 'mean_activation',
-    'one_shot', 'OneShotState', 'owl', 'reconstruction_error', 'refit',
-    'sparsegpt', 'Statistic', 'unit_activations', 'wanda', 'wanda_score',
+    'one_shot', 'OneShotState', 'owl', 'reconstruct', 'ReconstructState',
+    'reconstruction_error', 'refit', 'sparsegpt', 'Statistic',
+    'unit_activations', 'wanda', 'wanda_score',
 ]

@@ -1,6 +1,6 @@
 """Whole models: their kernels are pruned in turn."""
 
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxsparse.calibration._layouts import Layout
 from jaxsparse.calibration._stages import Batch
 from jaxsparse.calibration._stages import batched
 from jaxsparse.calibration._stages import Data
+from jaxsparse.calibration._stages import Progress
 from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.graph import slices
 from jaxsparse.graph.segments import Leaf
@@ -44,7 +45,7 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
              refit: bool = False,
              weights: Callable[..., jax.Array] | None = None,
              sequential: bool = True,
-             progress: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
+             progress: Progress | None = None,
              state: OneShotState | None = None,
              save: Callable[[OneShotState], Any] | None = None
              ) -> tuple[ArrayTree, ArrayTree]:

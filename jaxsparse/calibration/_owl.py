@@ -1,6 +1,5 @@
 """OWL: layers with more outliers keep more."""
 
-import re
 from typing import Any, Callable, Iterable, Mapping
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.calibration import _blocks
 from jaxsparse.calibration import _one_shot
 from jaxsparse.calibration import _stages
 from jaxsparse.calibration._layouts import Layout
@@ -20,7 +20,7 @@ _STEPS = 60  # Of a bisection, down to the last bit.
 def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
         patterns: Pattern | Mapping[str, Pattern | None], sparsity: float, *,
         limit: float = 0.08, outlier: float = 5.,
-        block: str | Callable[[str], str] = r'(.*?\d+)(?:/.*)?',
+        block: _blocks.Block = _blocks.BEFORE_NUMBER,
         weights: Callable[..., jax.Array] | None = None) -> dict[str, Any]:
   """The sparsity of each layer by its outliers, for `one_shot`.
 
@@ -87,17 +87,12 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   found = {leaf.path: x for leaf, x in stage.look(params).items()}
   leaves = dict(trees.align(params))
 
-  def block_of(path, place):
-    name = block(path) if callable(block) else _named(block, path)
-    if name is None:
-      name = '' if place else path
-    return name, () if re.search(r'\d', name) else place[:1]
   scores: dict[Any, list[np.ndarray]] = {}
   places: dict[tuple[str, tuple[int, ...]], Any] = {}
   for path, task in tasks.items():
     mean = found[path].sum / jnp.maximum(found[path].count, 1)[..., None]
     for place, score in _scores(leaves[path], mean, task.layout):
-      places[path, place] = block_of(path, place)
+      places[path, place] = _blocks.name(block, path, place) or path
       scores.setdefault(places[path, place], []).append(score)
   fractions = {}
   for name, parts in scores.items():
@@ -120,11 +115,6 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     values = [pruned[path, place] for place in np.ndindex(*stack)]
     shares[path] = np.array(values).reshape(stack) if stack else values[0]
   return shares
-
-
-def _named(block: str, path: str) -> str | None:
-  match = re.fullmatch(block, path)
-  return match.group(1) if match and match.groups() else None
 
 
 def _size(layout: Layout) -> int:
