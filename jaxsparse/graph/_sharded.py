@@ -1,0 +1,255 @@
+"""`jax.shard_map` on a walk that computes: what a tap returns of all devices.
+
+A device sees a part of a kernel's data, and perhaps a part of the kernel. Along
+each axis of the mesh it is known whether devices differ in an array
+(`_known.Over`), and so is what becomes of what their taps return:
+
+  the kernel is     and data         what taps return is
+  ----------------  ---------------  -----------------------------------
+  whole             differ           added up
+  whole             are the same     that of one device
+  split, outputs    are the same     that of one device
+  split, experts                     put together, along that axis
+  split, inputs                      that of one, which has all the inputs
+
+A sum over inputs that devices share is complete after a `psum`. Only then is
+the product shown, with the inputs of all devices. What is none of these is not
+shown.
+"""
+
+import math
+from typing import Any, NamedTuple, Protocol, Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import _known
+from jaxsparse.graph import _loops
+from jaxsparse.graph import _products
+from jaxsparse.graph import _shards
+from jaxsparse.graph import _walk
+from jaxsparse.graph._known import DATA
+from jaxsparse.graph._known import Known
+from jaxsparse.graph._known import Over
+from jaxsparse.graph._known import Tag
+from jaxsparse.graph._products import Roles
+
+# After these, all devices along the axes of a mesh have the same.
+_ALIKE = {'psum', 'psum2', 'psum_invariant', 'pmax', 'pmin', 'all_gather',
+          'all_gather_invariant'}
+_SUMS = {'psum', 'psum2', 'psum_invariant', 'reduce_scatter'}
+# Of parts of a sum they make parts of the sum that they make.
+_LINEAR = {'add', 'add_any', 'broadcast_in_dim', 'convert_element_type', 'copy',
+           'copy_p', 'name', 'neg', 'pvary', 'reduce_precision', 'reduce_sum',
+           'reshape', 'sharding_constraint', 'squeeze', 'sub', 'transpose'}
+
+
+class Sum(NamedTuple):
+  """Of which taps the results are summed up, and how devices share them.
+
+  Attributes:
+    path: of the parameter.
+    added: the mesh axes along which devices' results are added up.
+    parts: axes of results along which they are put together, and the mesh axes.
+  """
+  path: str
+  added: tuple[str, ...] = ()
+  parts: tuple[tuple[int, tuple[str, ...]], ...] = ()
+
+  def stacked(self) -> 'Sum':
+    """Of results that a loop has put one after the other."""
+    return self._replace(parts=tuple((k + 1, rest) for k, rest in self.parts))
+
+
+class Open:
+  """A product whose sum over devices is not complete yet."""
+
+  def __init__(self, eqn: Any, i: int, given: Sequence[Known], roles: Roles,
+               shares: 'Shares'):
+    self.eqn, self.i, self.given = eqn, i, given
+    self.roles, self.shares = roles, shares
+
+
+class Shares(NamedTuple):
+  """How devices share a product.
+
+  Attributes:
+    sum: where results of the tap belong.
+    new: where results of the tap have an axis for devices, which have one
+      kernel each of those that are stacked.
+    gathered: axes of data that are split, and over which mesh axes.
+  """
+  sum: Sum
+  new: tuple[int, ...] = ()
+  gathered: tuple[tuple[int, tuple[str, ...]], ...] = ()
+
+
+class Walk(_loops.Walk, Protocol):
+  """What this needs of the walk of `taps`.
+
+  Attributes:
+    mesh: the axes of a `shard_map` that is around, of more than one device.
+    lost: paths of parameters with products that are not shown.
+    open: products whose sum over devices is not complete.
+  """
+  mesh: tuple[str, ...]
+  lost: set[str]
+  open: list[Open]
+
+  def show(self, eqn: Any, i: int, given: Sequence[Known], roles: Roles,
+           shares: Shares) -> None:
+    """Shows a product to the tap."""
+    ...
+
+
+def shares(walk: Walk, eqn: Any, i: int, given: Sequence[Known], roles: Roles
+           ) -> Shares | None:
+  """How devices share the product of operand `i`; `None` if it is not known."""
+  tag, kernel = given[i].tag, given[i].over
+  data = _known.joined(k.over for j, k in enumerate(given) if j != i)
+  added, gathered = [], []
+  whole = {*walk.mesh} - {name for _, names in tag.split for name in names}
+  if whole & (kernel.any | data.unsure):
+    return None
+  added = tuple(name for name in walk.mesh if name in whole & data.varies)
+  first = lambda k: tag.keys[k][0][0] if tag.keys[k] else math.inf
+  front = [(first(k), ()) for k in (*roles.experts, *roles.batch)]
+  there, new = {key[0] for row in tag.keys for key in row}, []
+  for axis, names in tag.split:
+    at = tag.major(axis)
+    if at in roles.contracted and not (
+        roles.experts and given[2].over.any & {*names}):
+      gathered.append((roles.contracted[at], names))
+    elif at is not None and at in (*roles.experts, *roles.batch):
+      front[(*roles.experts, *roles.batch).index(at)] = axis, names
+    elif axis not in there and data.varies >= {*names} and not (
+        data.unsure & {*names}):
+      front.append((axis, names))
+      new.append(axis)
+    elif data.any & {*names} or (axis in there and at not in roles.free):
+      return None
+  front.sort()
+  return Shares(
+      Sum(tag.path, added, tuple(
+          (k, names) for k, (_, names) in enumerate(front) if names)),
+      tuple(k for k, (axis, _) in enumerate(front) if axis in new),
+      tuple(gathered))
+
+
+def gather(data: Any, shares: Shares) -> Any:
+  """Data with the inputs of all devices."""
+  for axis, names in shares.gathered:
+    data = lax.all_gather(data, names, axis=axis, tiled=True)
+  return data
+
+
+def made(walk: Walk, eqn: Any, given: Sequence[Known], results: Sequence[Any],
+         tag: Any, parts: Sequence[Open]) -> list[Known]:
+  """What is known of an equation's results inside of a `shard_map`.
+
+  `parts` are products that the results are a device's part of.
+  """
+  name = eqn.primitive.name
+  partial = tuple((part, frozenset(
+      name for _, names in part.shares.gathered for name in names))
+                  for part in parts)
+  if name in _SUMS:
+    partial = _summed(walk, eqn, given)
+  elif name in _LINEAR and tag is DATA:
+    partial = tuple(part for known in given for part in known.partial)
+  over = _over(eqn, _known.joined(known.over for known in given))
+  return [Known(x, tag, over, partial) for x in results]
+
+
+def _names(eqn: Any) -> frozenset[str]:
+  """The mesh axes of a collective, or of those that an equation calls."""
+  has = eqn.params
+  names = {getattr(effect, 'name', None) for effect in eqn.effects}
+  names |= {*_shards.names_of(has.get('axis_name')),
+            *(_shards.names_of(has.get('axes')) if eqn.primitive.name in _ALIKE
+              else ())}
+  return frozenset(name for name in names if isinstance(name, str))
+
+
+def _over(eqn: Any, over: Over) -> Over:
+  """In which results devices differ, if they do in any operand as `over`."""
+  names, has = _names(eqn), eqn.params
+  if has.get('axis_index_groups') is None:
+    if eqn.primitive.name in _ALIKE:
+      return Over(over.varies - names, over.unsure - names)
+    if eqn.primitive.name == 'reduce_scatter':
+      return Over(over.varies | names, over.unsure - names)
+  return Over(over.varies, over.unsure | names)
+
+
+def _summed(walk: Walk, eqn: Any, given: Sequence[Known]
+            ) -> tuple[tuple[Open, frozenset[str]], ...]:
+  """Shows products that are complete now; the rest is left."""
+  left = []
+  if eqn.params.get('axis_index_groups') is not None:
+    return ()
+  for known in given:
+    for part, names in known.partial:
+      if missing := names - _names(eqn):
+        left.append((part, missing))
+      elif part in walk.open:
+        walk.open.remove(part)
+        walk.show(part.eqn, part.i, part.given, part.roles, part.shares)
+  return tuple(left)
+
+
+def shard_map(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
+  """Computes a `shard_map`, and adds up what the tap returns in it."""
+  has, names = eqn.params, _jaxprs.manual_axes(eqn)
+  inside = walk.inner()
+  inside.mesh = tuple(n for n in names if has['mesh'].shape[n] > 1)
+  inside.checked = frozenset(names if has['check_vma'] else ())
+  known = []
+  for (_, tag, *_), spec in zip(given, has['in_specs']):
+    parts = _known.parts(eqn, spec)
+    if isinstance(tag, Tag):
+      walk.lost |= {tag.path} if _known.of_device(tag, parts) is None else set()
+      tag = _known.of_device(tag, parts)
+    known.append(Known(None, tag, Over(frozenset().union(*parts.values()))))
+
+  def body(*values):
+    own = inside.inner()
+    own.open = []
+    results = _walk.walk(own, has['jaxpr'], [
+        k._replace(value=x) for k, x in zip(known, values)])
+    own.lost.update(part.given[part.i].tag.path for part in own.open)
+    devices = (1,) * len(names)
+    return [k.value for k in results], jax.tree.map(
+        lambda x: x.reshape(*devices, *x.shape), _loops.varied(own, own.found))
+  # Whatever is the same on all devices is stacked up, too: which it is, types
+  # do not say if they are not checked.
+  results, found = jax.jit(jax.shard_map(
+      body, mesh=has['mesh'], in_specs=tuple(has['in_specs']),
+      out_specs=(list(has['out_specs']), PartitionSpec(*names)),
+      axis_names={*names}, check_vma=has['check_vma']))(
+          *(k.value for k in given))
+  for key, tree in found.items():
+    walk.add({Sum(key.path): jax.tree.map(
+        lambda x, key=key: _of_all(walk, x, key, names), tree)})
+  return [Known(x, DATA) for x in results]
+
+
+def _of_all(walk: Walk, x: Any, key: Sum, mesh: Sequence[str]) -> Any:
+  """What taps return of all devices, from `[*mesh, ...]`."""
+  shared = {name for _, names in key.parts for name in names}
+  for axis in reversed(range(len(mesh))):
+    if mesh[axis] in key.added:
+      x = walk.join.reduce(x, axis=axis)
+    elif mesh[axis] not in shared:
+      x = lax.index_in_dim(x, 0, axis, keepdims=False)
+  left = [name for name in mesh if name in shared]
+  for at, names in reversed(key.parts):
+    first = len(left) - len(names) + at
+    x = jnp.moveaxis(x, [left.index(name) for name in names], [
+        first + k for k in range(len(names))])
+    x = x.reshape(*x.shape[:first], -1, *x.shape[first + len(names) + 1:])
+    left = [name for name in left if name not in names]
+  return x
