@@ -203,7 +203,9 @@ def _of_convolution(product: Product, kind: str) -> Statistic:
     total = lambda w: lax.conv_general_dilated(
         squares, w, dimension_numbers=spec, feature_group_count=groups,
         **settings).sum()
-    found = jax.grad(total)(jnp.zeros(shape, jnp.float32))
+    # In `shard_map` the gradient of what is the same everywhere is a sum.
+    found = jax.grad(total)(numerics.vary(
+        jnp.zeros(shape, jnp.float32), numerics.varies(data)))
     found = found.transpose(out, *order).reshape(groups, -1)
     return Statistic(found if groups > 1 else found[0], count)
   patches = lax.conv_general_dilated_patches(

@@ -147,6 +147,8 @@ def _reshaped(eqn: Any, tag: Tag, old: tuple[int, ...], new: tuple[int, ...]
 def _gathered(eqn: Any, tag: Tag) -> Tag | None:
   """The tag of what all devices have of a parameter, one after the other."""
   has, split = eqn.params, dict(tag.split)
+  if has['axis_size'] == 1:
+    return tag
   names = _shards.names_of(has['axis_name'])
   axis = next((k for k in split if tag.major(k) == has['all_gather_dimension']
                and split[k][-len(names):] == names), None)

@@ -161,10 +161,9 @@ class Walk:
           _products.Same(data), *product.key[1:], *shares.gathered))
     found = self.tap(product)
     if found is not None:
-      for axis in shares.new:
-        found = jax.tree.map(lambda x, axis=axis: jnp.expand_dims(x, axis),
-                             found)
-      self.add({shares.sum: found})
+      # Axes of devices that have one of several kernels each.
+      self.add({shares.sum: jax.tree.map(
+          lambda x: jnp.expand_dims(x, shares.new), found)})
 
 
 _CONTROL = {**_loops.CONTROL, 'shard_map': _sharded.shard_map}
