@@ -30,10 +30,13 @@ class Tag(NamedTuple):
   split: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
   @property
-  def axes(self) -> tuple[int | None, ...] | None:
-    """The parameter's axes, if each axis is one of them or is new."""
-    if any(len(row) > 1 or len(row[0]) > 1 for row in self.keys if row):
-      return None
+  def is_whole(self) -> bool:
+    """Whether no axis of the parameter was cut or joined."""
+    return all(len(row) == len(row[0]) == 1 for row in self.keys if row)
+
+  @property
+  def axes(self) -> tuple[int | None, ...]:
+    """The parameter's axes, of one that is whole; `None` for new ones."""
     return tuple(row[0][0] if row else None for row in self.keys)
 
   def major(self, axis: int) -> int | None:

@@ -1,8 +1,9 @@
-"""Products of a parameter with data, as what looks at data wants to see them."""
+"""Products of a parameter with data, as those who look at data see them."""
 
 from typing import Any, NamedTuple, Sequence
 
 import jax
+from jax import lax
 
 from jaxsparse.graph import _known
 from jaxsparse.graph._known import Tag
@@ -60,32 +61,43 @@ def roles(eqn: Any, i: int, tag: Tag) -> Roles | None:
     if i != 1 or list(ragged.rhs_group_dimensions) != [0] or numbers[1][0] or (
         list(ragged.lhs_ragged_dimensions) != [0]):
       return None
-  found = []
+  found: list[dict[int, int]] = []
   for axes in numbers:
     order = _known.ordered(tag, axes[i])
     if order is None:
       return None
     there = dict(zip(axes[i], axes[1 - i]))
     found.append({k: there[k] for k in order})
-  return Roles(*found, experts, tuple(
-      k for k in range(len(shape)) if k not in {*found[0], *found[1], *experts}
-  ))
+  met = {*found[0], *found[1], *experts}
+  return Roles(found[0], found[1], experts, tuple(
+      k for k in range(len(shape)) if k not in met))
 
 
-def product(eqn: Any, i: int, tag: Tag, values: Sequence[Any], roles: Roles
-            ) -> Product:
-  """The product of operand `i`; `values` are all operands."""
-  data = values[1 - i]
+def product(eqn: Any, i: int, tag: Tag, values: Sequence[Any], roles: Roles,
+            gathered: Sequence[tuple[int, tuple[str, ...]]] = ()) -> Product:
+  """A product as it is shown.
+
+  Args:
+    eqn: its equation.
+    i: which operand the parameter is.
+    tag: of that operand.
+    values: all operands.
+    roles: of its axes, as `roles` has them.
+    gathered: axes of data of which devices have a part, and the mesh axes.
+  """
+  data = whole = values[1 - i]
+  for axis, names in gathered:
+    whole = lax.all_gather(whole, names, axis=axis, tiled=True)
   if eqn.primitive.name == 'conv_general_dilated':
     return Product(tag.path, data, conv=(eqn, _window(eqn, tag)))
   inputs, shared = [*roles.contracted.values()], [*roles.batch.values()]
-  rest = [k for k in range(data.ndim) if k not in {*inputs, *shared}]
-  rows = data.transpose(*shared, *rest, *inputs)
+  rest = [k for k in range(whole.ndim) if k not in {*inputs, *shared}]
+  rows = whole.transpose(*shared, *rest, *inputs)
   rows = rows.reshape(*rows.shape[:len(shared) + len(rest)], -1)
   if roles.experts:
     return Product(tag.path, rows, groups=values[2])
   return Product(tag.path, rows, len(shared), (
-      Same(data), *inputs, None, *shared))
+      _Same(data), tuple(inputs), tuple(shared), tuple(gathered)))
 
 
 def _window(eqn: Any, tag: Tag) -> tuple[int, ...] | None:
@@ -94,14 +106,14 @@ def _window(eqn: Any, tag: Tag) -> tuple[int, ...] | None:
   return None if order is None else tuple(order)
 
 
-class Same:
+class _Same:
   """An array by its identity, as a key that keeps it alive."""
 
   def __init__(self, x: Any):
     self.x = x
 
   def __eq__(self, other: Any) -> bool:
-    return isinstance(other, Same) and self.x is other.x
+    return isinstance(other, _Same) and self.x is other.x
 
   def __hash__(self) -> int:
     return id(self.x)

@@ -17,8 +17,9 @@ the product shown, with the inputs of all devices. What is none of these is not
 shown.
 """
 
+import dataclasses
 import math
-from typing import Any, NamedTuple, Protocol, Sequence
+from typing import Any, cast, NamedTuple, Protocol, Sequence
 
 import jax
 from jax import lax
@@ -28,7 +29,6 @@ from jax.sharding import PartitionSpec
 from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import _known
 from jaxsparse.graph import _loops
-from jaxsparse.graph import _products
 from jaxsparse.graph import _shards
 from jaxsparse.graph import _walk
 from jaxsparse.graph._known import DATA
@@ -64,15 +64,6 @@ class Sum(NamedTuple):
     return self._replace(parts=tuple((k + 1, rest) for k, rest in self.parts))
 
 
-class Open:
-  """A product whose sum over devices is not complete yet."""
-
-  def __init__(self, eqn: Any, i: int, given: Sequence[Known], roles: Roles,
-               shares: 'Shares'):
-    self.eqn, self.i, self.given = eqn, i, given
-    self.roles, self.shares = roles, shares
-
-
 class Shares(NamedTuple):
   """How devices share a product.
 
@@ -87,6 +78,20 @@ class Shares(NamedTuple):
   gathered: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
 
+@dataclasses.dataclass(eq=False)
+class Met:
+  """A parameter that meets data, as operand `i` of an equation."""
+  eqn: Any
+  i: int
+  given: Sequence[Known]
+  roles: Roles
+  shares: Shares
+
+  @property
+  def tag(self) -> Tag:
+    return self.given[self.i].tag
+
+
 class Walk(_loops.Walk, Protocol):
   """What this needs of the walk of `taps`.
 
@@ -97,15 +102,14 @@ class Walk(_loops.Walk, Protocol):
   """
   mesh: tuple[str, ...]
   lost: set[str]
-  open: list[Open]
+  open: list[Met]
 
-  def show(self, eqn: Any, i: int, given: Sequence[Known], roles: Roles,
-           shares: Shares) -> None:
+  def show(self, met: Met) -> None:
     """Shows a product to the tap."""
     ...
 
 
-def shares(walk: Walk, eqn: Any, i: int, given: Sequence[Known], roles: Roles
+def shares(walk: Walk, i: int, given: Sequence[Known], roles: Roles
            ) -> Shares | None:
   """How devices share the product of operand `i`; `None` if it is not known."""
   tag, kernel = given[i].tag, given[i].over
@@ -139,15 +143,8 @@ def shares(walk: Walk, eqn: Any, i: int, given: Sequence[Known], roles: Roles
       tuple(gathered))
 
 
-def gather(data: Any, shares: Shares) -> Any:
-  """Data with the inputs of all devices."""
-  for axis, names in shares.gathered:
-    data = lax.all_gather(data, names, axis=axis, tiled=True)
-  return data
-
-
 def made(walk: Walk, eqn: Any, given: Sequence[Known], results: Sequence[Any],
-         tag: Any, parts: Sequence[Open]) -> list[Known]:
+         tag: Any, parts: Sequence[Met]) -> list[Known]:
   """What is known of an equation's results inside of a `shard_map`.
 
   `parts` are products that the results are a device's part of.
@@ -186,7 +183,7 @@ def _over(eqn: Any, over: Over) -> Over:
 
 
 def _summed(walk: Walk, eqn: Any, given: Sequence[Known]
-            ) -> tuple[tuple[Open, frozenset[str]], ...]:
+            ) -> tuple[tuple[Met, frozenset[str]], ...]:
   """Shows products that are complete now; the rest is left."""
   left = []
   if eqn.params.get('axis_index_groups') is not None:
@@ -197,14 +194,14 @@ def _summed(walk: Walk, eqn: Any, given: Sequence[Known]
         left.append((part, missing))
       elif part in walk.open:
         walk.open.remove(part)
-        walk.show(part.eqn, part.i, part.given, part.roles, part.shares)
+        walk.show(part)
   return tuple(left)
 
 
 def shard_map(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
   """Computes a `shard_map`, and adds up what the tap returns in it."""
   has, names = eqn.params, _jaxprs.manual_axes(eqn)
-  inside = walk.inner()
+  inside = cast(Walk, walk.inner())
   inside.mesh = tuple(n for n in names if has['mesh'].shape[n] > 1)
   inside.checked = frozenset(names if has['check_vma'] else ())
   known = []
@@ -216,11 +213,11 @@ def shard_map(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
     known.append(Known(None, tag, Over(frozenset().union(*parts.values()))))
 
   def body(*values):
-    own = inside.inner()
+    own = cast(Walk, inside.inner())
     own.open = []
     results = _walk.walk(own, has['jaxpr'], [
         k._replace(value=x) for k, x in zip(known, values)])
-    own.lost.update(part.given[part.i].tag.path for part in own.open)
+    own.lost.update(part.tag.path for part in own.open)
     devices = (1,) * len(names)
     return [k.value for k in results], jax.tree.map(
         lambda x: x.reshape(*devices, *x.shape), _loops.varied(own, own.found))

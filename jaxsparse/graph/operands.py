@@ -6,7 +6,7 @@ that is sliced, scaled or used twice has no `Reader`, but a reason.
 """
 
 import dataclasses
-from typing import Any, Callable, Collection, NamedTuple
+from typing import Any, Callable, cast, Collection, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,11 +102,8 @@ def find_readers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
         closed, [name if isinstance(readers.get(name), Reader) else None
                  for name in names], jax.tree.leaves((params, inputs)),
         tap=_least, join=jnp.minimum)
-    shapes = dict(zip(names, (v.aval.shape for v in closed.jaxpr.invars)))
-    return {path: Seen(*(
-        x.reshape([shapes[path][axis] for axis in readers[path].contracted])
-        for x in (least, least == -other)))
-            for path, (least, other) in found.items()}
+    return {path: _seen(given[path].aval.shape, readers[path], *least)
+            for path, least in found.items()}
   shown = jax.eval_shape(look, params, *inputs)
   readers.update({
       path: f'{path} meets no data, or not all that it meets is seen'
@@ -155,8 +152,7 @@ class _Uses:
       return _through_shards(self, eqn, values, results)
     if name in _KEEP and jnp.issubdtype(results[0].aval.dtype, jnp.floating):
       tag = _known.passed(eqn, [values[0].tag])
-      # As it is, and not cut or joined.
-      results[0].tag = tag if tag and tag.axes is not None else None
+      results[0].tag = tag if tag and tag.is_whole else None
     for i, operand in enumerate(values):
       operand.uses.append(
           _Use(name, i, values, results[0] if results else None, eqn))
@@ -202,10 +198,11 @@ def _reader(path: str, given: dict[str, _Array]) -> Reader | str:
   if found is None:
     return f'{path} has groups, or a batch of its own'
   kernel = use.operands[use.position]
-  if kernel.tag.split:
+  tag = cast(Tag, kernel.tag)  # Or the parameter would not end here.
+  if tag.split:
     return f'{path} is shared out among devices'
   contracted, window, outputs, padded = found
-  axes = kernel.tag.axes
+  axes = tag.axes
   if any(n > 1 and axis not in axes
          for axis, n in enumerate(given[path].aval.shape)) or any(
       axis is None and n > 1 for axis, n in zip(axes, kernel.aval.shape)):
@@ -252,6 +249,13 @@ def _least(product: taps.Product) -> tuple[jax.Array, jax.Array]:
         rows, eqn.params['dimension_numbers'].lhs_spec[1], -1)
   rows = rows.reshape(-1, rows.shape[-1])
   return rows.min(0), (-rows).min(0)
+
+
+def _seen(shape: tuple[int, ...], reader: Any, least: jax.Array,
+          negative: jax.Array) -> Seen:
+  """What a reader sees, of a kernel of this shape, from what `_least` gave."""
+  inputs = [shape[axis] for axis in reader.contracted]
+  return Seen(least.reshape(inputs), (least == -negative).reshape(inputs))
 
 
 def _vector(product: _Array, given: dict[str, _Array]) -> Vector | str:

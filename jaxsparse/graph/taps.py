@@ -25,9 +25,7 @@ from jaxsparse.graph._known import DATA
 from jaxsparse.graph._known import Known
 from jaxsparse.graph._known import Tag
 from jaxsparse.graph._products import Product
-from jaxsparse.graph._products import Roles
-from jaxsparse.graph._sharded import Open
-from jaxsparse.graph._sharded import Shares
+from jaxsparse.graph._sharded import Met
 from jaxsparse.graph._sharded import Sum
 
 # What it returns of experts that devices share out has their axis in front.
@@ -86,7 +84,7 @@ class Walk:
     self.lost: set[str] = set()
     self.mesh: tuple[str, ...] = ()
     self.checked: frozenset[str] = frozenset()
-    self.open: list[Open] = []
+    self.open: list[Met] = []
 
   @property
   def sums(self) -> Sums:
@@ -134,36 +132,33 @@ class Walk:
       return [Known(x, tag) for x in results]
     return _sharded.made(self, eqn, values, results, tag, parts)
 
-  def _look(self, eqn: Any, values: list[Known]) -> list[Open]:
+  def _look(self, eqn: Any, values: list[Known]) -> list[Met]:
     """Shows a product to the tap, or returns it, if it is not complete."""
     for i, known in enumerate(values[:2]):
-      if isinstance(known.tag, Tag) and values[1 - i].tag is DATA:
-        roles = _products.roles(eqn, i, known.tag)
-        shares = roles and _sharded.shares(self, eqn, i, values, roles)
-        if shares is None:
-          self.lost.add(known.tag.path)
-        elif shares.gathered:
-          self.open.append(Open(eqn, i, values, roles, shares))
-          return self.open[-1:]
-        else:
-          self.show(eqn, i, values, roles, shares)
+      if not isinstance(known.tag, Tag) or values[1 - i].tag is not DATA:
+        continue
+      roles = _products.roles(eqn, i, known.tag)
+      shares = None if roles is None else _sharded.shares(
+          self, i, values, roles)
+      if roles is None or shares is None:
+        self.lost.add(known.tag.path)
+        continue
+      met = Met(eqn, i, values, roles, shares)
+      if shares.gathered:
+        self.open.append(met)
+        return [met]
+      self.show(met)
     return []
 
-  def show(self, eqn: Any, i: int, values: Sequence[Known], roles: Roles,
-           shares: Shares) -> None:
-    """Shows the product of operand `i` to the tap."""
-    arrays = [known.value for known in values]
-    data = arrays[1 - i]
-    arrays[1 - i] = _sharded.gather(data, shares)
-    product = _products.product(eqn, i, values[i].tag, arrays, roles)
-    if shares.gathered and product.key:
-      product = product._replace(key=(
-          _products.Same(data), *product.key[1:], *shares.gathered))
-    found = self.tap(product)
+  def show(self, met: Met) -> None:
+    """Shows a product to the tap."""
+    found = self.tap(_products.product(
+        met.eqn, met.i, met.tag, [known.value for known in met.given],
+        met.roles, met.shares.gathered))
     if found is not None:
       # Axes of devices that have one of several kernels each.
-      self.add({shares.sum: jax.tree.map(
-          lambda x: jnp.expand_dims(x, shares.new), found)})
+      self.add({met.shares.sum: jax.tree.map(
+          lambda x: jnp.expand_dims(x, met.shares.new), found)})
 
 
 _CONTROL = {**_loops.CONTROL, 'shard_map': _sharded.shard_map}
