@@ -13,6 +13,7 @@ from jaxsparse.graph import _known
 from jaxsparse.graph import _walk
 from jaxsparse.graph._known import DATA
 from jaxsparse.graph._known import Known
+from jaxsparse.graph._known import Over
 from jaxsparse.graph._known import Tag
 
 
@@ -145,9 +146,15 @@ def _while(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
       lambda state: test([*values[:tests], *state[0]])[0][0], turn,
       (carry, _zeros(walk, shapes)))
   walk.add(sums)
-  # How many turns there are may differ.
-  over = _known.joined([*test.over, *body.over])
-  return [Known(x, DATA, over) for x in results]
+  return _decided(results, body.over, test.over)
+
+
+def _decided(results: Sequence[Any], overs: Sequence[Over],
+             deciding: Sequence[Over]) -> list[Known]:
+  """Results of what devices may run differently, if the last differ."""
+  other = Over(unsure=_known.joined(deciding).any)
+  return [Known(x, DATA, _known.joined([over, other]))
+          for x, over in zip(results, overs)]
 
 
 def _cond(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
@@ -165,8 +172,7 @@ def _cond(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
       index, [functools.partial(whole, b) for b in branches], values)
   walk.add(sums)
   overs = zip(*(branch.over for branch in branches))
-  return [Known(x, DATA, _known.joined([given[0].over, *over]))
-          for x, over in zip(results, overs)]
+  return _decided(results, [*map(_known.joined, overs)], [given[0].over])
 
 
 CONTROL = {'scan': _scan, 'while': _while, 'cond': _cond}

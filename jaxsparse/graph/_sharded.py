@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec
 from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import _known
 from jaxsparse.graph import _loops
+from jaxsparse.graph import _products
 from jaxsparse.graph import _shards
 from jaxsparse.graph import _walk
 from jaxsparse.graph._known import DATA
@@ -40,6 +41,7 @@ from jaxsparse.graph._products import Roles
 # After these, all devices along the axes of a mesh have the same.
 _ALIKE = {'psum', 'psum2', 'psum_invariant', 'pmax', 'pmin', 'all_gather',
           'all_gather_invariant'}
+_EACH = _ALIKE | {'optimization_barrier'}  # Operands have a result each.
 _SUMS = {'psum', 'psum2', 'psum_invariant', 'reduce_scatter'}
 # Of parts of a sum they make parts of the sum that they make.
 _LINEAR = {'add', 'add_any', 'broadcast_in_dim', 'convert_element_type', 'copy',
@@ -76,6 +78,11 @@ class Shares(NamedTuple):
   sum: Sum
   new: tuple[int, ...] = ()
   gathered: tuple[tuple[int, tuple[str, ...]], ...] = ()
+
+  @property
+  def split(self) -> frozenset[str]:
+    """The mesh axes over which the product is a part of a sum."""
+    return frozenset(name for _, names in self.gathered for name in names)
 
 
 @dataclasses.dataclass(eq=False)
@@ -147,28 +154,39 @@ def made(walk: Walk, eqn: Any, given: Sequence[Known], results: Sequence[Any],
          tag: Any, parts: Sequence[Met]) -> list[Known]:
   """What is known of an equation's results inside of a `shard_map`.
 
-  `parts` are products that the results are a device's part of.
+  Args:
+    walk: the walk.
+    eqn: the equation.
+    given: its operands.
+    results: its results.
+    tag: of the results.
+    parts: products that the results are a device's part of.
   """
   name = eqn.primitive.name
-  partial = tuple((part, frozenset(
-      name for _, names in part.shares.gathered for name in names))
-                  for part in parts)
+  partial = tuple((met, met.shares.split) for met in parts)
   if name in _SUMS:
     partial = _summed(walk, eqn, given)
   elif name in _LINEAR and tag is DATA:
     partial = tuple(part for known in given for part in known.partial)
-  over = _over(eqn, _known.joined(known.over for known in given))
-  return [Known(x, tag, over, partial) for x in results]
+  return [Known(x, tag, over, partial)
+          for x, over in zip(results, _overs(eqn, given, parts))]
 
 
-def _names(eqn: Any) -> frozenset[str]:
-  """The mesh axes of a collective, or of those that an equation calls."""
-  has = eqn.params
-  names = {getattr(effect, 'name', None) for effect in eqn.effects}
-  names |= {*_shards.names_of(has.get('axis_name')),
-            *(_shards.names_of(has.get('axes')) if eqn.primitive.name in _ALIKE
-              else ())}
-  return frozenset(name for name in names if isinstance(name, str))
+def _overs(eqn: Any, given: Sequence[Known], parts: Sequence[Met]
+           ) -> list[Over]:
+  """In which results devices differ."""
+  name, rows = eqn.primitive.name, [known.over for known in given]
+  if name in _EACH and len(given) == len(eqn.outvars):
+    return [_over(eqn, row) for row in rows]
+  over = _over(eqn, _known.joined(rows))
+  if name in _products.NAMES:
+    # Perhaps a part of a sum: of inputs, or with what is no whole parameter.
+    unsure = [met.shares.split for met in parts] + [
+        known.over.any for known in given if known.tag is None]
+    over = Over(over.varies, over.unsure.union(*unsure))
+  elif len(eqn.outvars) > 1 and len({*rows}) > 1:
+    over = Over(unsure=over.any)  # Which of them differ, nobody knows.
+  return [over] * len(eqn.outvars)
 
 
 def _over(eqn: Any, over: Over) -> Over:
@@ -180,6 +198,16 @@ def _over(eqn: Any, over: Over) -> Over:
     if eqn.primitive.name == 'reduce_scatter':
       return Over(over.varies | names, over.unsure - names)
   return Over(over.varies, over.unsure | names)
+
+
+def _names(eqn: Any) -> frozenset[str]:
+  """The mesh axes of a collective, or of those that an equation calls."""
+  has = eqn.params
+  names = [getattr(effect, 'name', None) for effect in eqn.effects]
+  names += _shards.names_of(has.get('axis_name'))
+  if eqn.primitive.name in _ALIKE:  # Types have axes in others, too.
+    names += _shards.names_of(has.get('axes'))
+  return frozenset(name for name in names if isinstance(name, str))
 
 
 def _summed(walk: Walk, eqn: Any, given: Sequence[Known]

@@ -120,10 +120,11 @@ class Walk:
                 ) -> list[Known]:
     """The results of an equation that is no call."""
     tags, name = [known.tag for known in values], eqn.primitive.name
-    if name in _CONTROL and any(isinstance(tag, Tag) for tag in tags):
-      if name != 'shard_map' or not self.mesh:
-        return _CONTROL[name](self, eqn, values)
-      self.lost.update(tag.path for tag in tags if isinstance(tag, Tag))
+    params = {tag.path for tag in tags if isinstance(tag, Tag)}
+    if name == 'shard_map' and self.mesh:
+      self.lost |= params
+    elif name in _CONTROL and (params or self.mesh and DATA in tags):
+      return _CONTROL[name](self, eqn, values)
     results = _jaxprs.run_alone(jaxpr, eqn, [known.value for known in values])
     tag = (DATA if any(tag is DATA for tag in tags)
            else _known.passed(eqn, tags))

@@ -219,6 +219,10 @@ def mixed(p, x):
     (P('m'), P('d', 'm'), lambda p, x: by_m((y := x @ p['w']) * y)),
     # Each part of the outputs has data of its own.
     (P(None, 'm'), P('m'), lambda p, x: x @ p['w']),
+    (P('m'), P('d', 'm'), lambda p, x: by_m(2. * (x @ p['w']))),
+    (P(), P('m'), lambda p, x: lax.cond(
+        x[0, 0] > 0, lambda: jnp.ones((8, 8)), lambda: jnp.zeros((8, 8)))
+     @ p['w']),
     # Nobody knows whether these are the same.
     (P(), P('m'), lambda p, x: lax.ppermute(
         x, 'm', [(0, 1), (1, 0)]) @ p['w']),
@@ -254,3 +258,41 @@ def test_what_a_shard_map_in_another_one_does_is_not_shown():
       out_specs=P('d'), axis_names={'d'})
   p = {'v': array(4, 4), 'w': array(4, 4)}
   assert set(sums(fn, p, array(16, 4))) == {'v'}
+
+
+def test_a_sum_that_is_complete_after_the_next_product_is_no_data(shard, mesh):
+  p, x = {**MLP, 'end': array(4, 3)}, array(8, 4)
+  delayed = lambda p, x: by_m(jnp.tanh(x @ p['up']) @ p['down'] @ p['end'])
+  found = sums(shard({**SPLIT, 'end': P()}, P('d'), P('d'))(delayed), p, x)
+  # A part of one device is all.
+  assert 'up' in found and 'end' not in found and 'down' not in found
+  del mesh
+
+
+def test_what_goes_along_with_data_is_not_counted_by_devices(shard):
+  """Each of several results, in a barrier, a sum over devices and in loops."""
+  p = {'w': array(4, 4), 'v': array(4, 4)}
+  x, same = array(8, 4), array(2, 4)
+
+  def fn(p, x, same, total):
+    x, same = total(x, same)
+    x, same = lax.optimization_barrier((x, same))
+    x, same = lax.fori_loop(0, 2, lambda i, xs: (
+        jnp.tanh(xs[0]), xs[1] + 1.), (x, same))
+    x, same = lax.scan(lambda xs, _: ((xs[0] * 2., xs[1]), None), (x, same),
+                       None, length=2)[0]
+    x, same = lax.cond(same[0, 0] > 0, lambda *xs: xs, lambda *xs: xs, x, same)
+    return x @ p['w'] + (same @ p['v']).sum()
+  sharded = shard(P(), P('d'), P(), P('d'))(functools.partial(
+      fn, total=lambda *xs: lax.pmax(xs, 'm')))
+  assert_same(sums(sharded, p, x, same), sums(
+      functools.partial(fn, total=lambda *xs: xs), p, x, same))
+
+
+def test_axes_of_a_mesh_that_are_not_manual_are_nobodys_business():
+  mesh = jax.make_mesh((2, 2), ('d', 'm'), axis_types=(
+      jax.sharding.AxisType.Auto,) * 2)
+  fn = jax.shard_map(mlp, mesh=mesh, in_specs=(P(), P('d')), out_specs=P('d'),
+                     axis_names={'d'})
+  x = array(8, 4)
+  assert_same(sums(fn, MLP, x), sums(mlp, MLP, x))
