@@ -35,6 +35,8 @@ from jaxsparse.graph._relations import Relations
 from jaxsparse.graph.axes import Axis
 
 trace = _jaxprs.trace
+CLOSED_OVER = '<closed over>'
+
 
 class Product(NamedTuple):
   """A parameter met data: its axes that vanished, and those of the result."""
@@ -77,9 +79,17 @@ def read(f: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Reading:
   return read_jaxpr(*trace(f, params, *inputs))
 
 
-def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str]) -> Reading:
-  """Reads what `trace` returned."""
-  reader = _Reader(paths)
+def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str], *,
+               opened: bool = False) -> Reading:
+  """Reads what `trace` returned.
+
+  Args:
+    closed: the jaxpr.
+    paths: of the parameters, its first operands.
+    opened: whether arrays closed over are read as if they were parameters, too,
+      whose paths begin with `CLOSED_OVER`.
+  """
+  reader = _Reader(paths, opened)
   values = [reader.parameter(path, v.aval)
             for path, v in zip(paths, closed.jaxpr.invars)]
   given = dict(zip(paths, values))
@@ -91,6 +101,8 @@ def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str]) -> Reading:
     for axis in filter(None, value.axes):
       axes_lib.fix(axis, 'an output of the function')
   reader.relations.settle()
+  given |= {f'{CLOSED_OVER}{i}': v for i, (_, v) in enumerate(
+      reader.closed_over.values())}
   return Reading(
       reader.relations, {path: v.axes for path, v in given.items()},
       {path: v.shape for path, v in given.items()},
@@ -100,7 +112,9 @@ def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str]) -> Reading:
 class _Reader:
   """The interpreter of axes; `ambient` are those that loops took off."""
 
-  def __init__(self, paths: list[str]):
+  def __init__(self, paths: list[str], opened: bool):
+    self.closed_over: dict[int, tuple[Any, Value]] = {}
+    self._opened = opened
     self.relations = Relations()
     self.products: dict[str, list[Product]] = {path: [] for path in paths}
     self.others: dict[str, list[str]] = {path: [] for path in paths}
@@ -122,6 +136,12 @@ class _Reader:
 
   def constant(self, x: Any, aval: Any) -> Value:
     """What is known of a literal, or of an array closed over."""
+    if self._opened and aval.shape:
+      if id(x) not in self.closed_over:
+        axes = self.parameter('', aval).axes
+        self.closed_over[id(x)] = x, Value(
+            aval.shape, axes, (False,) * len(axes))
+      return self.closed_over[id(x)][1]
     return _arrays.constant(
         x if isinstance(x, jax.Array) else np.asarray(x, aval.dtype))
 
