@@ -29,6 +29,11 @@ class Tag(NamedTuple):
   keys: tuple[tuple[Key, ...], ...]
   split: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
+  @classmethod
+  def of(cls, path: str, rank: int) -> 'Tag':
+    """Of a parameter as it is."""
+    return cls(path, tuple(((axis,),) for axis in range(rank)))
+
   @property
   def is_whole(self) -> bool:
     """Whether no axis of the parameter was cut or joined."""

@@ -121,21 +121,22 @@ def shares(walk: Walk, i: int, given: Sequence[Known], roles: Roles
   """How devices share the product of operand `i`; `None` if it is not known."""
   tag, kernel = given[i].tag, given[i].over
   data = _known.joined(k.over for j, k in enumerate(given) if j != i)
-  added, gathered = [], []
+  gathered = []
   whole = {*walk.mesh} - {name for _, names in tag.split for name in names}
   if whole & (kernel.any | data.unsure):
     return None
   added = tuple(name for name in walk.mesh if name in whole & data.varies)
-  first = lambda k: tag.keys[k][0][0] if tag.keys[k] else math.inf
-  front = [(first(k), ()) for k in (*roles.experts, *roles.batch)]
+  stack = (*roles.experts, *roles.batch)
+  front: list[Any] = [
+      (tag.keys[k][0][0] if tag.keys[k] else math.inf, ()) for k in stack]
   there, new = {key[0] for row in tag.keys for key in row}, []
   for axis, names in tag.split:
     at = tag.major(axis)
     if at in roles.contracted and not (
         roles.experts and given[2].over.any & {*names}):
       gathered.append((roles.contracted[at], names))
-    elif at is not None and at in (*roles.experts, *roles.batch):
-      front[(*roles.experts, *roles.batch).index(at)] = axis, names
+    elif at in stack:
+      front[stack.index(at)] = axis, names
     elif axis not in there and data.varies >= {*names} and not (
         data.unsure & {*names}):
       front.append((axis, names))
@@ -269,7 +270,9 @@ def _of_all(walk: Walk, x: Any, key: Sum, mesh: Sequence[str]) -> Any:
     if mesh[axis] in key.added:
       x = walk.join.reduce(x, axis=axis)
     elif mesh[axis] not in shared:
-      x = lax.index_in_dim(x, 0, axis, keepdims=False)
+      # One device's, as a sum: types of explicit meshes have no such slices.
+      first = lax.broadcasted_iota(jnp.int32, x.shape, axis) == 0
+      x = jnp.where(first, x, 0).sum(axis, dtype=x.dtype)
   left = [name for name in mesh if name in shared]
   for at, names in reversed(key.parts):
     first = len(left) - len(names) + at

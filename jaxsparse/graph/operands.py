@@ -89,8 +89,7 @@ def find_readers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   arrays = [_Array(v.aval) for v in closed.jaxpr.invars]
   for name, array in zip(names, arrays):
     if jnp.issubdtype(array.aval.dtype, jnp.floating):
-      array.tag = Tag(name, tuple(
-          ((axis,),) for axis in range(len(array.aval.shape))))
+      array.tag = Tag.of(name, len(array.aval.shape))
   given = dict(zip(names, arrays))
   for result in _walk.walk(_Uses(), closed, arrays):
     result.uses.append(_Use('an output', 0, []))

@@ -61,8 +61,7 @@ def run_jaxpr(closed: core.ClosedJaxpr, names: Sequence[str | None],
   """
   walk = Walk(tap, join)
   arrays = [jnp.asarray(x) for x in leaves]
-  tags = [DATA if name is None else Tag(
-      name, tuple(((axis,),) for axis in range(x.ndim)))
+  tags = [DATA if name is None else Tag.of(name, x.ndim)
           for name, x in zip(names, arrays)]
   tags += [DATA] * (len(arrays) - len(tags))
   _walk.walk(walk, closed, [*map(Known, arrays, tags)])

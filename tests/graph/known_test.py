@@ -23,8 +23,8 @@ class Tags:
     return [_known.passed(eqn, values)] * len(eqn.outvars)
 
 
-def tag(shape, split=()):
-  return Tag('w', tuple(((k,),) for k in range(len(shape))), split)
+def tag(shape):
+  return Tag.of('w', len(shape))
 
 
 def followed(f, shape):

@@ -71,7 +71,7 @@ def test_results_of_the_function_do_not_change():
   walk = taps.Walk(lambda product: None)
   eqn, = closed.jaxpr.eqns
   values, tags = zip(*((X, taps.DATA) if v is closed.jaxpr.invars[1] else (
-      W, taps.Tag('', tuple(((k,),) for k in range(3)))) for v in eqn.invars))
+      W, taps.Tag.of('', 3)) for v in eqn.invars))
   results, tags = walk.equation(closed.jaxpr, eqn, values, tags)
   for got, expected in zip(results, fn(W, X)):
     np.testing.assert_allclose(got, expected, rtol=1e-6)

@@ -14,7 +14,7 @@ from jaxsparse.graph._products import Roles
 def _of(f, x, w):
   """The last product of `f(x, w)`, which is its last equation, and a tag."""
   eqn, = jax.make_jaxpr(f)(x, w).jaxpr.eqns
-  return eqn, Tag('w', tuple(((k,),) for k in range(w.ndim)))
+  return eqn, Tag.of('w', w.ndim)
 
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)

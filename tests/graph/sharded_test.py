@@ -5,6 +5,7 @@ import functools
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
@@ -133,6 +134,14 @@ def test_experts_that_are_shared_out_are_put_together(shard, specs):
   weights, x = {'w': array(8, 4, 5), 'v': array(8, 5, 3)}, array(8, 12, 4)
   fn = shard(specs[0], specs[1], specs[1])(experts)
   assert_same(sums(fn, weights, x), sums(experts, weights, x))
+
+
+def test_experts_along_two_axes(shard, mesh):
+  n, m = mesh.shape['d'], mesh.shape['m']
+  w, x = array(2, n, 3, m, 2, 4, 5), array(2, n, 3, m, 2, 6, 4)
+  fn = lambda p, x: jnp.einsum('abcdetk,abcdekf->abcdetf', x, p)
+  spec = P(None, 'd', None, 'm')
+  assert_same(sums(shard(spec, spec, spec)(fn), w, x), sums(fn, w, x))
 
 
 def test_one_expert_for_each_device(shard, mesh):
@@ -296,3 +305,24 @@ def test_axes_of_a_mesh_that_are_not_manual_are_nobodys_business():
                      axis_names={'d'})
   x = array(8, 4)
   assert_same(sums(fn, MLP, x), sums(mlp, MLP, x))
+
+
+def test_meshes_with_types_of_shardings():
+  mesh = jax.make_mesh((2, 2), ('d', 'm'), axis_types=(
+      jax.sharding.AxisType.Explicit,) * 2)
+  p, x = {**MLP, 'w': array(4, 4, 5)}, array(8, 4)
+  specs = {**SPLIT, 'w': P('m')}
+
+  def fn(p, x, total):
+    y = mlp(p, x, total)
+    rows = jnp.broadcast_to(y[None], (len(p['w']), *y.shape))
+    return jnp.einsum('etd,edf->tef', rows, p['w'])
+  expected = sums(functools.partial(fn, total=lambda y: y), p, x)
+  with jax.set_mesh(mesh):
+    sharded = jax.shard_map(
+        functools.partial(fn, total=by_m), in_specs=(specs, P('d')),
+        out_specs=P('d', 'm'))
+    placed = jax.tree.map(
+        lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), (p, x),
+        (specs, P('d')))
+    assert_same(sums(sharded, *placed), expected)
