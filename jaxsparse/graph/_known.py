@@ -102,14 +102,23 @@ class Known(NamedTuple):
   Attributes:
     value: the array.
     tag: a `Tag`, `DATA` or `None`.
+    of: paths of parameters that it was made of alone, in another way than a
+      `Tag` follows.
     over: in which it differs among devices.
     partial: of products that it is a device's part of, and the mesh axes over
       which it has to be summed to be whole.
   """
   value: Any
   tag: Any = None
+  of: frozenset[str] = frozenset()
   over: Over = Over()
   partial: tuple[tuple[Any, frozenset[str]], ...] = ()
+
+
+def untold(known: Iterable[Known]) -> frozenset[str]:
+  """The parameters that arrays were made of, as something without a tag."""
+  return frozenset().union(*(
+      {x.tag.path} if isinstance(x.tag, Tag) else x.of for x in known))
 
 
 def passed(eqn: Any, tags: Sequence[Any]) -> Tag | None:

@@ -76,7 +76,8 @@ def _settled(walk: Walk, closed: Any, given: list[Known], carries: slice,
   """
   given = [*given]
   # What is carried may have met data in a turn before.
-  given[carries] = [Known(None, DATA, known.over) for known in given[carries]]
+  given[carries] = [Known(None, DATA, over=known.over)
+                    for known in given[carries]]
   while True:
     inner = _Inner(walk, closed, given)
     shapes = jax.eval_shape(lambda inner=inner: look(inner))
@@ -91,7 +92,7 @@ def _scan(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
   has, sizes = eqn.params, _jaxprs.ScanSizes.of(eqn)
   start, end = sizes.constants, sizes.constants + sizes.carries
   values = [known.value for known in given]
-  slices = [known._replace(tag=_slice(known.tag)) for known in given[end:]]
+  slices = [_slice(known) for known in given[end:]]
   apart = {known.tag.path for known in slices if isinstance(known.tag, Tag)}
   settings = {name: has[name] for name in ('length', 'reverse', 'unroll')}
 
@@ -114,16 +115,19 @@ def _scan(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
   (carry, sums), (ys, each) = lax.scan(
       step, (values[start:end], none), values[end:], **settings)
   walk.add({**sums, **{key.stacked(): x for key, x in each.items()}})
-  return [Known(x, DATA, over) for x, over in zip([*carry, *ys], inner.over)]
+  return [Known(x, DATA, over=over)
+          for x, over in zip([*carry, *ys], inner.over)]
 
 
-def _slice(tag: Any) -> Any:
-  """What a turn has of a parameter; nothing is known if devices share turns."""
+def _slice(known: Known) -> Known:
+  """What is known of an array in a turn; little if devices share turns."""
+  tag = known.tag
   if not isinstance(tag, Tag):
-    return tag
+    return known
   turns = {key[0] for key in tag.keys[0]}
-  return None if turns & {axis for axis, _ in tag.split} else tag._replace(
-      keys=tag.keys[1:])
+  if turns & {axis for axis, _ in tag.split}:
+    return known._replace(tag=None, of=_known.untold([known]))
+  return known._replace(tag=tag._replace(keys=tag.keys[1:]))
 
 
 def _while(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
@@ -153,7 +157,7 @@ def _decided(results: Sequence[Any], overs: Sequence[Over],
              deciding: Sequence[Over]) -> list[Known]:
   """Results of what devices may run differently, if the last differ."""
   other = Over(unsure=_known.joined(deciding).any)
-  return [Known(x, DATA, _known.joined([over, other]))
+  return [Known(x, DATA, over=_known.joined([over, other]))
           for x, over in zip(results, overs)]
 
 

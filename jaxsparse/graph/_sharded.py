@@ -151,26 +151,25 @@ def shares(walk: Walk, i: int, given: Sequence[Known], roles: Roles
       tuple(gathered))
 
 
-def made(walk: Walk, eqn: Any, given: Sequence[Known], results: Sequence[Any],
-         tag: Any, parts: Sequence[Met]) -> list[Known]:
+def made(walk: Walk, eqn: Any, given: Sequence[Known], results: list[Known],
+         parts: Sequence[Met]) -> list[Known]:
   """What is known of an equation's results inside of a `shard_map`.
 
   Args:
     walk: the walk.
     eqn: the equation.
     given: its operands.
-    results: its results.
-    tag: of the results.
+    results: its results, and what is known of them anywhere.
     parts: products that the results are a device's part of.
   """
   name = eqn.primitive.name
   partial = tuple((met, met.shares.split) for met in parts)
   if name in _SUMS:
     partial = _summed(walk, eqn, given)
-  elif name in _LINEAR and tag is DATA:
+  elif name in _LINEAR:
     partial = tuple(part for known in given for part in known.partial)
-  return [Known(x, tag, over, partial)
-          for x, over in zip(results, _overs(eqn, given, parts))]
+  return [known._replace(over=over, partial=partial)
+          for known, over in zip(results, _overs(eqn, given, parts))]
 
 
 def _overs(eqn: Any, given: Sequence[Known], parts: Sequence[Met]
@@ -234,12 +233,13 @@ def shard_map(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
   inside.mesh = tuple(n for n in names if has['mesh'].shape[n] > 1)
   inside.checked = frozenset(names if has['check_vma'] else ())
   known = []
-  for (_, tag, *_), spec in zip(given, has['in_specs']):
+  for whole, spec in zip(given, has['in_specs']):
     parts = _known.parts(eqn, spec)
-    if isinstance(tag, Tag):
-      walk.lost |= {tag.path} if _known.of_device(tag, parts) is None else set()
-      tag = _known.of_device(tag, parts)
-    known.append(Known(None, tag, Over(frozenset().union(*parts.values()))))
+    known.append(whole._replace(over=Over(frozenset().union(*parts.values()))))
+    if isinstance(whole.tag, Tag):
+      tag = _known.of_device(whole.tag, parts)
+      known[-1] = known[-1]._replace(
+          tag=tag, of=frozenset() if tag else _known.untold([whole]))
 
   def body(*values):
     own = cast(Walk, inside.inner())

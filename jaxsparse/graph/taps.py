@@ -73,7 +73,8 @@ class Walk:
 
   Attributes:
     found: what the tap returned on the way.
-    lost: paths of parameters that have a product that is not shown.
+    lost: paths of parameters with products that are not shown, of which sums
+      would not be those of all data.
     mesh, checked, open: of a `shard_map` around, as `_sharded` has it.
   """
 
@@ -124,18 +125,21 @@ class Walk:
       self.lost |= params
     elif name in _CONTROL and (params or self.mesh and DATA in tags):
       return _CONTROL[name](self, eqn, values)
-    results = _jaxprs.run_alone(jaxpr, eqn, [known.value for known in values])
-    tag = (DATA if any(tag is DATA for tag in tags)
-           else _known.passed(eqn, tags))
+    arrays = _jaxprs.run_alone(jaxpr, eqn, [known.value for known in values])
+    tag = DATA if DATA in tags else _known.passed(eqn, tags)
+    results = [Known(x, tag, _known.untold(values) if tag is None
+                     else frozenset()) for x in arrays]
     parts = self._look(eqn, values) if name in _products.NAMES else []
-    if not self.mesh:
-      return [Known(x, tag) for x in results]
-    return _sharded.made(self, eqn, values, results, tag, parts)
+    return _sharded.made(
+        self, eqn, values, results, parts) if self.mesh else results
 
   def _look(self, eqn: Any, values: list[Known]) -> list[Met]:
     """Shows a product to the tap, or returns it, if it is not complete."""
     for i, known in enumerate(values[:2]):
-      if not isinstance(known.tag, Tag) or values[1 - i].tag is not DATA:
+      if values[1 - i].tag is not DATA:
+        continue
+      if not isinstance(known.tag, Tag):
+        self.lost |= known.of
         continue
       roles = _products.roles(eqn, i, known.tag)
       shares = None if roles is None else _sharded.shares(

@@ -48,6 +48,20 @@ def test_what_is_no_product_of_a_whole_parameter_with_data_is_not_shown(fn):
   assert not found and not sums
 
 
+@pytest.mark.parametrize('other', [
+    lambda w: w[:, :2], lambda w: w @ w, lambda w: w[::-1] * 2.,
+    lambda w: jnp.cumsum(w, 0)])
+def test_a_sum_that_would_not_be_of_all_data_is_none(other):
+  p = {'v': np.ones((4, 4), np.float32), 'w': np.ones((4, 4), np.float32)}
+  sums, _ = _seen(lambda p, x: (
+      (x @ p['w']).sum() + (x @ other(p['w'])).sum() * (x @ p['v']).sum()), p,
+                  X)
+  assert set(sums) == {'v'}
+  sums, _ = _seen(lambda p, x: (
+      (x @ p['w']).sum() + other(p['w']).sum() * x), p, X)
+  assert set(sums) == {'w'}
+
+
 def test_none_is_left_out():
   fn = lambda p, x: x @ p['w']
   assert taps.run(fn, {'w': jnp.ones((4, 2))}, X, tap=lambda product: None) == (
