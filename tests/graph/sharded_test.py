@@ -108,6 +108,20 @@ def test_inputs_that_are_scattered_after_a_sum(shard):
       lambda p, x: jnp.tanh(mlp(p, x)) @ p['end'], p, x))
 
 
+def test_sequences_that_devices_share_between_layers(shard):
+  def layer(p, x, gather, scatter):
+    rows = gather(x / (1. + jnp.square(x).sum(-1, keepdims=True)))
+    return x @ p['own'] + scatter(jnp.tanh(rows @ p['up']) @ p['down'])
+  p, x = {**MLP, 'own': array(4, 4)}, array(16, 4)
+  fn = shard({**SPLIT, 'own': P()}, P(('d', 'm')), P(('d', 'm')))(
+      functools.partial(
+          layer, gather=lambda x: lax.all_gather(x, 'm', tiled=True),
+          scatter=lambda y: lax.psum_scatter(y, 'm', tiled=True)))
+  same = lambda x: x
+  assert_same(sums(fn, p, x), sums(
+      functools.partial(layer, gather=same, scatter=same), p, x))
+
+
 HEADS = {'v': array(8, 4, 2), 'o': array(4, 2, 8), 'mlp': array(8, 8)}
 
 
