@@ -74,7 +74,7 @@ def varying_as(tree: Any, made: Callable[[], Any]) -> Any:
   if not _in_shard_map():
     return tree
   axes = _varying(*jax.make_jaxpr(made)().out_avals)
-  return jax.tree.map(lambda x: _vary(x, axes), tree)
+  return jax.tree.map(lambda x: vary(x, axes), tree)
 
 
 def either(condition: jax.typing.ArrayLike, one: Callable[[], T],
@@ -90,7 +90,7 @@ def either(condition: jax.typing.ArrayLike, one: Callable[[], T],
 
     def alike(f):
       leaves, structure = jax.tree.flatten(f())
-      return structure.unflatten(map(_vary, leaves, axes))
+      return structure.unflatten(map(vary, leaves, axes))
     one, other = (functools.partial(alike, f) for f in (one, other))
   return jax.lax.cond(condition, one, other)
 
@@ -112,7 +112,8 @@ def _varying(*types: Any) -> frozenset[str]:
   return axes
 
 
-def _vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+  """The array as one that varies over mesh axes of a `jax.shard_map`."""
   missing = axes - varies(x)
   return jax.lax.pcast(x, tuple(missing), to='varying') if missing else x
 

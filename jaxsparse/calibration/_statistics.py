@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
-from jaxsparse.graph import infer_kernels
+from jaxsparse.graph import kernel_axes
 from jaxsparse.graph import taps
+from jaxsparse.graph import tracing
 from jaxsparse.graph.taps import Product
 
 _KINDS = ('norm', 'moment')
@@ -44,10 +45,12 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   The function is interpreted, and at each product of a parameter with data the
   data are summed up: matrix products with any contracted and batch axes,
   convolutions, ragged products of experts; in `jit`, `remat`, `cond`, `while`
-  and `scan`, where kernels that are stacked have a statistic for each layer. A
-  kernel that is read at several places has the sum of all its inputs, and
-  kernels that read the same data, such as q, k and v, share one computation.
-  The function's outputs are not computed further than statistics ask for.
+  and `scan`, where kernels that are stacked have a statistic for each layer. In
+  `shard_map` the statistics are those of whole kernels and all data, each once,
+  however devices share them. A kernel that is read at several places has the
+  sum of all its inputs, and kernels that read the same data, such as q, k and
+  v, share one computation. The function's outputs are not computed further than
+  statistics ask for.
 
   Statistics are raw sums in float32: add them over batches,
 
@@ -70,7 +73,9 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
 
   Raises:
     ValueError: if no kernel matches, or data of one that does are not seen, as
-      in `shard_map` and `pallas_call`; if weights do not fit the data.
+      in `pallas_call`, or after what devices of a `shard_map` exchange other
+      than by `psum`, `psum_scatter` and `all_gather`; if weights do not fit the
+      data.
 
   References:
     Sun et al., `A Simple and Effective Pruning Approach for Large Language
@@ -85,7 +90,8 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   """
   if kind not in _KINDS:
     raise ValueError(f"kind is 'norm' or 'moment', got {kind!r}.")
-  kernels = infer_kernels(fn, params, *inputs)
+  traced = tracing.trace(fn, params, *inputs)
+  kernels = kernel_axes.kernels_of(tracing.read_jaxpr(*traced))
   wanted = [path for path, kernel in kernels.items() if kernel.contracted
             and (which is None or re.fullmatch(which, path))]
   if not wanted:
@@ -94,12 +100,14 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
         f'No kernel is {which!r}; the function multiplies data with '
         f'{known[:5]}. Write a regular expression for whole paths, such as '
         "which='.*kernel'.")
-  found = taps.run(fn, params, *inputs, tap=tap(kind, weights, wanted))
+  found = taps.run_jaxpr(*traced, jax.tree.leaves((params, inputs)),
+                         tap=tap(kind, weights, wanted))
   if unseen := [path for path in wanted if path not in found]:
     why = (
         f'The inputs of {unseen[:5]} are not seen: the product is inside of a '
-        'primitive that is not interpreted, such as shard_map or pallas_call, '
-        'or with another parameter, or the kernel is cut or joined before it.')
+        'primitive that is not interpreted, such as pallas_call, or with '
+        'another parameter, or the kernel is cut or joined before it, or in a '
+        'shard_map it is not known which devices have the same data.')
     if which is not None or not found:
       raise ValueError(f'{why} Leave them out by `which`.')
     warnings.warn(why, stacklevel=2)
@@ -207,7 +215,9 @@ def _of_convolution(product: Product, kind: str) -> Statistic:
     total = lambda w: lax.conv_general_dilated(
         squares, w, dimension_numbers=spec, feature_group_count=groups,
         **settings).sum()
-    found = jax.grad(total)(jnp.zeros(shape, jnp.float32))
+    # In `shard_map` the gradient of what is the same everywhere is a sum.
+    found = jax.grad(total)(numerics.vary(
+        jnp.zeros(shape, jnp.float32), numerics.varies(data)))
     found = found.transpose(out, *order).reshape(groups, -1)
     return Statistic(found if groups > 1 else found[0], count)
   patches = lax.conv_general_dilated_patches(

@@ -1,6 +1,6 @@
 """Floating point operations: counted from the function that you run.
 
-`_walk` goes through a function's jaxpr and all it calls, and adds up products;
+On the walk through a function's jaxpr and all it calls products are added up;
 an `_Origin` says of every value on the way which parameter it comes from.
 """
 
@@ -10,13 +10,13 @@ import math
 from typing import Any, Callable, NamedTuple
 
 import jax
-from jax.extend import core
 import numpy as np
 
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import _walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,7 @@ def flops(f: Callable[..., Any], params: ArrayTree, *args: Any) -> Flops:
   """
   closed, paths = _jaxprs.trace(f, params, *args)
   named = paths + [None] * (len(closed.in_avals) - len(paths))
-  counts, _ = _walk(closed.jaxpr, list(map(_argument, closed.in_avals, named)))
+  counts, _ = _counted(closed, list(map(_argument, closed.in_avals, named)))
   return Flops({path: counts[path] for path in paths}, counts[None])
 
 
@@ -169,7 +169,7 @@ class _Origin(NamedTuple):
 _CONSTANT = _Origin(0, None)
 _DATA = _Origin(math.inf, None)
 # The cost of products by path, None for `other`, and where results come from.
-_Walked = tuple[collections.Counter[str | None], list[_Origin]]
+_Counted = tuple[collections.Counter[str | None], list[_Origin]]
 
 
 def _argument(aval: Any, path: str | None = None) -> _Origin:
@@ -185,34 +185,42 @@ def _join(*origins: _Origin) -> _Origin:
   return _Origin(size, paths.pop() if len(paths) == 1 else None)
 
 
-def _walk(jaxpr: core.Jaxpr, origins: list[_Origin]) -> _Walked:
+def _counted(closed: Any, origins: list[_Origin]) -> _Counted:
   """One run of a jaxpr whose inputs have these origins."""
-  known = dict(zip(jaxpr.invars, origins))
-  counts = collections.Counter()
+  counter = _Counter()
+  results = _walk.walk(counter, closed, origins)
+  return counter.counts, results
 
-  def read(v):
-    if not isinstance(v, core.Literal) and v in known:
-      return known[v]
-    # A number in the code is a constant, an array closed over may be data.
-    return _argument(v.aval) if v.aval.shape else _CONSTANT
 
-  for eqn in jaxpr.eqns:
+class _Counter:
+  """The interpreter of origins, which adds up products on the way."""
+
+  def __init__(self):
+    self.counts: collections.Counter[str | None] = collections.Counter()
+
+  def constant(self, x: Any, aval: Any) -> _Origin:
+    """A number in the code is a constant, an array closed over may be data."""
+    del x
+    return _argument(aval) if aval.shape else _CONSTANT
+
+  def primitive(self, jaxpr: Any, eqn: Any, values: list[_Origin]
+                ) -> list[_Origin]:
+    """Where the results of an equation come from that is no call."""
+    del jaxpr
     name, inner = eqn.primitive.name, _called(eqn)
-    operands = [read(v) for v in eqn.invars]
-    results = [_join(*operands)] * len(eqn.outvars)
     if name in _PRODUCTS:
-      weights = [o for o in operands[:2] if o != _DATA]
-      counts[_join(*weights).path] += _PRODUCTS[name](eqn)
-      results = [_DATA]
-    elif inner:
-      run = _scan if name == 'scan' else _call
-      called, results = run(eqn, inner, operands)
-      counts.update({p: n * _repeats(eqn) for p, n in called.items()})
-    known.update(zip(eqn.outvars, results))
-  return counts, [read(v) for v in jaxpr.outvars]
+      weights = [o for o in values[:2] if o != _DATA]
+      self.counts[_join(*weights).path] += _PRODUCTS[name](eqn)
+      return [_DATA]
+    if not inner:
+      return [_join(*values)] * len(eqn.outvars)
+    run = _scan if name == 'scan' else _call
+    called, results = run(eqn, inner, values)
+    self.counts.update({p: n * _repeats(eqn) for p, n in called.items()})
+    return results
 
 
-def _called(eqn: Any) -> list[core.Jaxpr]:
+def _called(eqn: Any) -> list[Any]:
   """The jaxprs in the settings of an equation; where several, one will run."""
   settings = list(eqn.params.values())
   if eqn.primitive.name == 'custom_linear_solve':  # The rest is derivatives'.
@@ -220,11 +228,10 @@ def _called(eqn: Any) -> list[core.Jaxpr]:
   platforms = eqn.params.get('branches_platforms') or ()
   if None in platforms:  # The default tells what others do their own way.
     settings = eqn.params['branches'][platforms.index(None)]
-  return [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x
-          for x in _jaxprs.within(settings)]
+  return _jaxprs.within(settings)
 
 
-def _call(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Walked:
+def _call(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Counted:
   """One run of what an equation calls, of several jaxprs the costliest."""
   name = eqn.primitive.name
   # All results of a cond depend on which branch its first operand takes.
@@ -234,20 +241,24 @@ def _call(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Walked:
   def bind(n):  # Inputs without operands are a kernel's outputs and scratch.
     more = n - len(given)
     return given + [_DATA] * more if more >= 0 else [_join(*given)] * n
-  totals, columns = zip(*(_walk(j, bind(len(j.invars))) for j in inner))
+  totals, columns = zip(*(_counted(j, bind(_inputs(j))) for j in inner))
   counts = max(totals, key=collections.Counter.total)
   if name == 'while' or {len(c) for c in columns} != {len(eqn.outvars)}:
     columns = [[_DATA if counts else _join(*operands)] * len(eqn.outvars)]
   return counts, [_join(*branch, *origins) for origins in zip(*columns)]
 
 
-def _scan(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Walked:
+def _inputs(closed: Any) -> int:
+  return len(getattr(closed, 'jaxpr', closed).invars)
+
+
+def _scan(eqn: Any, inner: list[Any], operands: list[_Origin]) -> _Counted:
   """One step of a scan, after as many as it takes for origins to settle."""
   constants, carries = _jaxprs.ScanSizes.of(eqn)
   end = constants + carries
   carry = operands[constants:end]
   while True:
-    counts, results = _walk(
+    counts, results = _counted(
         inner[0], operands[:constants] + carry + operands[end:])
     new = [_join(*pair) for pair in zip(carry, results)]
     if new == carry:

@@ -1,10 +1,9 @@
 """Jaxprs as those who read them want them: no dead code, one spelling.
 
-Three walks go through a function: axes (`tracing`), products and what they see
-(`operands`), and costs (`_flops`). This is what they know of jaxprs in common.
+What all who walk through a function (`_walk`) know of jaxprs in common.
 """
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 from jax.extend import core
@@ -14,12 +13,6 @@ from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 
-# Primitives that do no more than to call a jaxpr, and where they hold it.
-CALLS = {
-    'jit': 'jaxpr', 'pjit': 'jaxpr', 'checkpoint': 'jaxpr', 'remat2': 'jaxpr',
-    'closed_call': 'call_jaxpr', 'core_call': 'call_jaxpr',
-    'custom_jvp_call': 'call_jaxpr', 'custom_vjp_call': 'call_jaxpr',
-}
 _PRINTS = {'debug_print', 'debug_callback'}
 
 
@@ -82,6 +75,19 @@ def within(settings: Any) -> list[Any]:
   """The jaxprs among the settings of an equation."""
   return [x for x in jax.tree.leaves(settings)
           if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
+
+
+def run_alone(jaxpr: Any, eqn: Any, operands: Sequence[Any]) -> list[Any]:
+  """The results of one equation of a jaxpr."""
+  values = {v: x for v, x in zip(eqn.invars, operands)
+            if not isinstance(v, core.Literal)}
+  # What binding a primitive takes changes with JAX; what a jaxpr is does not.
+  alone = jaxpr.replace(
+      constvars=[], invars=[*values], outvars=eqn.outvars, eqns=[eqn],
+      effects=eqn.effects,
+      debug_info=jaxpr.debug_info._replace(arg_names=None, result_paths=None))
+  run = core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))
+  return list(run(*values.values()))
 
 
 def manual_axes(eqn: Any) -> list[str]:

@@ -10,12 +10,13 @@ from jax.extend import core
 import jax.numpy as jnp
 
 from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import _walk
 from jaxsparse.graph import taps
+from jaxsparse.graph._known import DATA
+from jaxsparse.graph._known import Known
+from jaxsparse.graph._known import Tag
 from jaxsparse.graph._programs import Leaf
-from jaxsparse.graph._programs import read_value
 from jaxsparse.graph._programs import Step
-from jaxsparse.graph.taps import DATA
-from jaxsparse.graph.taps import Tag
 
 
 class Line:
@@ -27,6 +28,7 @@ class Line:
     sizes: bytes of each array.
     consts: arrays closed over, by number.
     slices: of what is made of parameters alone, layers: of which array, where.
+    lost: leaves with products that are not seen.
   """
 
   def __init__(self, kernels: Collection[str]):
@@ -35,24 +37,31 @@ class Line:
     self.sizes: list[int] = []
     self.consts: dict[int, Any] = {}
     self.slices: dict[int, tuple[int, int]] = {}
-    self._values: list[Any] = []
+    self._known: list[Known] = []
     self._kernels = kernels
     self._seen: list[Leaf] = []
     self._walk = taps.Walk(lambda product: self._seen.append(product.path))
 
-  def add(self, value: Any, tag: Any) -> int:
+  @property
+  def lost(self) -> set[Leaf]:
+    return self._walk.lost
+
+  def add(self, known: Known) -> int:
     """A new array's number."""
-    self._values.append(value)
-    self.tags.append(tag)
-    self.sizes.append(math.prod(value.shape) * value.dtype.itemsize)
+    self._known.append(known)
+    self.tags.append(known.tag)
+    self.sizes.append(math.prod(known.value.shape) * known.value.dtype.itemsize)
     return len(self.tags) - 1
+
+  def _read(self, i: Any) -> Known:
+    return self._known[i] if isinstance(i, int) else Known(i.val)
 
   def inline(self, closed: Any, arrays: Sequence[Any]) -> list[Any]:
     """The results of a jaxpr of arrays."""
     jaxpr = getattr(closed, 'jaxpr', closed)
     known = dict(zip(jaxpr.invars, arrays))
     for v, const in zip(jaxpr.constvars, getattr(closed, 'consts', ())):
-      known[v] = self.add(jnp.asarray(const), None)
+      known[v] = self.add(Known(jnp.asarray(const)))
       self.consts[known[v]] = const
 
     def read(v):
@@ -65,8 +74,8 @@ class Line:
   def _equation(self, jaxpr: Any, eqn: Any, ins: list[Any]) -> list[Any]:
     name = eqn.primitive.name
     tags = [self.tags[i] if isinstance(i, int) else None for i in ins]
-    if name in _jaxprs.CALLS and any(isinstance(tag, Tag) for tag in tags):
-      return self.inline(eqn.params[_jaxprs.CALLS[name]], ins)
+    if name in _walk.CALLS and any(isinstance(tag, Tag) for tag in tags):
+      return self.inline(eqn.params[_walk.CALLS[name]], ins)
     if name == 'scan':
       sizes = _jaxprs.ScanSizes.of(eqn)
       start = sizes.constants + sizes.carries
@@ -74,9 +83,8 @@ class Line:
              for tag in tags[start:]):
         return self._layers(eqn, ins, *sizes)
     self._seen.clear()
-    results, found = self._walk.equation(
-        jaxpr, eqn, [read_value(self._values, i) for i in ins], tags)
-    outs = [self.add(x, tag) for x, tag in zip(results, found)]
+    outs = [*map(self.add, _walk.step(
+        self._walk, jaxpr, eqn, [*map(self._read, ins)]))]
     seen = tuple(dict.fromkeys(
         leaf for leaf in self._seen if leaf.path in self._kernels))
     self.steps.append(Step(tuple(ins), tuple(outs), jaxpr, eqn, seen))
@@ -97,22 +105,25 @@ class Line:
     return [*carry, *map(self._stacked, ys)]
 
   def _stacked(self, ys: list[Any]) -> Any:
-    given = [read_value(self._values, i) for i in ys]
+    given = [self._read(i).value for i in ys]
     return self.inline(
         jax.make_jaxpr(lambda *xs: jnp.stack(xs))(*given), ys)[0]
 
   def _layer(self, i: int, k: int) -> int:
     cut = functools.partial(lax.index_in_dim, index=k, keepdims=False)
-    tag = self.tags[i]
+    known = self._known[i]
+    tag, of = known.tag, known.of
     if tag is DATA:
-      return self.inline(jax.make_jaxpr(cut)(self._values[i]), [i])[0]
+      return self.inline(jax.make_jaxpr(cut)(known.value), [i])[0]
     if isinstance(tag, Tag):
       first, *rest = tag.keys
       axes = {key[0] for key in first}
       path, index = tag.path
       # A part of an axis is no layer: nobody can tell what of the kernel it is.
-      tag = Tag(Leaf(path, (*index, (axes.pop(), k))), tuple(rest)) if (
-          len(axes) == 1 and first == ((first[0][0],),)) else None
-    number = self.add(cut(self._values[i]), tag)
+      if len(axes) == 1 and first == ((first[0][0],),):
+        tag = Tag(Leaf(path, (*index, (axes.pop(), k))), tuple(rest))
+      else:
+        tag, of = None, frozenset({tag.path})
+    number = self.add(Known(cut(known.value), tag, of))
     self.slices[number] = i, k
     return number

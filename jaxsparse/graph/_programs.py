@@ -6,8 +6,9 @@ from jax.extend import core
 import numpy as np
 
 from jaxsparse.graph import _jaxprs
-from jaxsparse.graph import operands
+from jaxsparse.graph import _walk
 from jaxsparse.graph import taps
+from jaxsparse.graph._known import Known
 
 
 class Leaf(NamedTuple):
@@ -72,25 +73,19 @@ class Program:
     """What the program gives."""
     known = list(values)
     for step in self._steps:
-      known += operands.run_alone(
-          step.jaxpr, step.eqn, [read_value(known, i) for i in step.ins])
+      known += _jaxprs.run_alone(
+          step.jaxpr, step.eqn,
+          [known[i] if isinstance(i, int) else i.val for i in step.ins])
     return [known[i] for i in self._gives]
 
   def tapped(self, values: Sequence[Any], tap: taps.Tap) -> taps.Sums:
     """What a tap returns, summed by the number of the leaf in the tags."""
     walk = taps.Walk(tap)
-    known, tags = list(values), list(self._tags)
+    known = [*map(Known, values, self._tags)]
     for step in self._steps:
-      results, found = walk.equation(
-          step.jaxpr, step.eqn, [read_value(known, i) for i in step.ins],
-          [tags[i] if isinstance(i, int) else None for i in step.ins])
-      known, tags = known + list(results), tags + list(found)
+      known += _walk.step(walk, step.jaxpr, step.eqn, [
+          known[i] if isinstance(i, int) else Known(i.val) for i in step.ins])
     return walk.sums
-
-
-def read_value(known: Sequence[Any], i: Any) -> Any:
-  """An array by its number, or the constant that is there."""
-  return known[i] if isinstance(i, int) else i.val
 
 
 # What two programs must have in common.
@@ -118,8 +113,8 @@ class _Same:
 
 def _key_of(eqn: Any) -> Hashable:
   name, has = eqn.primitive.name, eqn.params
-  if name in _jaxprs.CALLS:  # The rest is names, layouts, derivatives.
-    return name, _key_of_setting(has[_jaxprs.CALLS[name]])
+  if name in _walk.CALLS:  # The rest is names, layouts, derivatives.
+    return name, _key_of_setting(has[_walk.CALLS[name]])
   return eqn.primitive, tuple(
       (key, _key_of_setting(x)) for key, x in sorted(has.items()))
 

@@ -126,9 +126,12 @@ def infer_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
   kernel     8x2x4  0           1, 2
   scale      8      -           -        scales
   """
-  read = tracing.read(fn, params, *inputs)
-  return Kernels({
-      path: _kernel(path, read) for path in trees.own_paths(params)})
+  return kernels_of(tracing.read(fn, params, *inputs))
+
+
+def kernels_of(read: tracing.Reading) -> Kernels:
+  """The kernels of a function that was read."""
+  return Kernels({path: _kernel(path, read) for path in read.params})
 
 
 def _kernel(path: str, read: tracing.Reading) -> Kernel:

@@ -6,15 +6,18 @@ that is sliced, scaled or used twice has no `Reader`, but a reason.
 """
 
 import dataclasses
-from typing import Any, Callable, Collection, NamedTuple, Sequence
+from typing import Any, Callable, cast, Collection, NamedTuple
 
 import jax
-from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import _known
+from jaxsparse.graph import _walk
+from jaxsparse.graph import taps
+from jaxsparse.graph._known import Tag
 
 
 class Vector(NamedTuple):
@@ -51,7 +54,7 @@ class Seen(NamedTuple):
   """What a parameter is multiplied with.
 
   Attributes:
-    first: data at the first of all places, `[contracted...]`.
+    first: data at one of all places, `[contracted...]`.
     same: whether they are the same at all others.
   """
   first: jax.Array | np.ndarray
@@ -83,42 +86,36 @@ def find_readers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   ((0,), Vector(path='b', sign=1, axes=(0,)))
   """
   closed, names = _jaxprs.trace(fn, params, *inputs)
-  readers = {}
+  arrays = [_Array(v.aval) for v in closed.jaxpr.invars]
+  for name, array in zip(names, arrays):
+    if jnp.issubdtype(array.aval.dtype, jnp.floating):
+      array.tag = Tag.of(name, len(array.aval.shape))
+  given = dict(zip(names, arrays))
+  for result in _walk.walk(_Uses(), closed, arrays):
+    result.uses.append(_Use('an output', 0, []))
+  readers = {path: _reader(path, given) for path in paths}
 
   @jax.jit
-  def run(leaves):
-    arrays = [_Array(x) for x in leaves]
-    for name, array in zip(names, arrays):
-      if jnp.issubdtype(array.value.dtype, jnp.floating):
-        array.tag = _Tag(name, tuple(range(array.value.ndim)))
-    given = dict(zip(names, arrays))
-    for result in _walk(closed.jaxpr, closed.consts, arrays):
-      result.uses.append(_Use('an output', 0, []))
-    seen = {}
-    for path in paths:
-      readers[path], data = _reader(path, given)
-      if data is not None:
-        seen[path] = data
-    return seen
-
   def look(params, *inputs):
-    return run([jnp.asarray(x) for x in jax.tree.leaves((params, inputs))])
-  jax.eval_shape(run, [jnp.asarray(x)
-                       for x in jax.tree.leaves((params, inputs))])
+    found = taps.run_jaxpr(
+        closed, [name if isinstance(readers.get(name), Reader) else None
+                 for name in names], jax.tree.leaves((params, inputs)),
+        tap=_least, join=jnp.minimum)
+    return {path: _seen(given[path].aval.shape, readers[path], *least)
+            for path, least in found.items()}
+  shown = jax.eval_shape(look, params, *inputs)
+  readers.update({
+      path: f'{path} meets no data, or not all that it meets is seen'
+      for path, reader in readers.items()
+      if isinstance(reader, Reader) and path not in shown})
   return readers, look
-
-
-class _Tag(NamedTuple):
-  """An array is a parameter; which of its axes each axis is."""
-  path: str
-  axes: tuple[int | None, ...]
 
 
 @dataclasses.dataclass(eq=False)
 class _Array:
   """An array of the function, and what it is used for."""
-  value: Any
-  tag: _Tag | None = None
+  aval: Any
+  tag: Tag | None = None
   uses: list['_Use'] = dataclasses.field(default_factory=list)
 
 
@@ -131,74 +128,48 @@ class _Use(NamedTuple):
   eqn: Any = None
 
 
-_CASTS = {'convert_element_type', 'copy', 'copy_p', 'name', 'reduce_precision',
-          'sharding_constraint', 'stop_gradient'}
+_CASTS = {'convert_element_type', 'copy', 'copy_p', 'name', 'pvary',
+          'reduce_precision', 'sharding_constraint', 'stop_gradient'}
+_KEEP = _CASTS | {'transpose', 'squeeze', 'broadcast_in_dim', 'reshape',
+                  'all_gather', 'all_gather_invariant'}
 
 
-def _walk(jaxpr: Any, consts: Sequence[Any], arrays: Sequence[_Array]
-          ) -> list[_Array]:
-  """Runs a jaxpr; its results."""
-  known = dict(zip([*jaxpr.constvars, *jaxpr.invars],
-                   [*map(_Array, consts), *arrays]))
+class _Uses:
+  """The interpreter of uses."""
 
-  def read(v):
-    return _Array(v.val) if isinstance(v, core.Literal) else known[v]
+  def constant(self, x: Any, aval: Any) -> _Array:
+    """A literal, or an array closed over."""
+    del x
+    return _Array(aval)
 
-  for eqn in jaxpr.eqns:
-    name, operands = eqn.primitive.name, [read(v) for v in eqn.invars]
-    if name in _jaxprs.CALLS:
-      inner = eqn.params[_jaxprs.CALLS[name]]
-      results = _walk(getattr(inner, 'jaxpr', inner),
-                      getattr(inner, 'consts', ()), operands)
-    else:
-      results = [*map(_Array, run_alone(
-          jaxpr, eqn, [x.value for x in operands]))]
-      results[0].tag = _passed(eqn, operands[0].tag) if operands else None
-      for i, operand in enumerate(operands):
-        operand.uses.append(_Use(name, i, operands, results[0], eqn))
-    known.update(zip(eqn.outvars, results))
-  return [read(v) for v in jaxpr.outvars]
-
-
-def run_alone(jaxpr: Any, eqn: Any, operands: Sequence[Any]) -> list[Any]:
-  """The results of one equation of a jaxpr."""
-  values = {v: x for v, x in zip(eqn.invars, operands)
-            if not isinstance(v, core.Literal)}
-  # What binding a primitive takes changes with JAX; what a jaxpr is does not.
-  alone = jaxpr.replace(
-      constvars=[], invars=[*values], outvars=eqn.outvars, eqns=[eqn],
-      effects=eqn.effects,
-      debug_info=jaxpr.debug_info._replace(arg_names=None, result_paths=None))
-  run = core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))
-  return list(run(*values.values()))
+  def primitive(self, jaxpr: Any, eqn: Any, values: list[_Array]
+                ) -> list[_Array]:
+    """The results of an equation that is no call."""
+    del jaxpr
+    name, results = eqn.primitive.name, [_Array(v.aval) for v in eqn.outvars]
+    if name == 'shard_map':
+      return _through_shards(self, eqn, values, results)
+    if name in _KEEP and jnp.issubdtype(results[0].aval.dtype, jnp.floating):
+      tag = _known.passed(eqn, [values[0].tag])
+      results[0].tag = tag if tag and tag.is_whole else None
+    for i, operand in enumerate(values):
+      operand.uses.append(
+          _Use(name, i, values, results[0] if results else None, eqn))
+    return results
 
 
-def _passed(eqn: Any, tag: _Tag | None) -> _Tag | None:
-  """What is known of a result, if it is a parameter as it was."""
-  name, out = eqn.primitive.name, eqn.outvars[0].aval
-  if tag is None or not jnp.issubdtype(out.dtype, jnp.floating):
-    return None
-  old, new = eqn.invars[0].aval.shape, out.shape
-  if name in _CASTS:
-    return tag
-  if name == 'transpose':
-    return tag._replace(axes=tuple(
-        tag.axes[axis] for axis in eqn.params['permutation']))
-  if name == 'squeeze':
-    return tag._replace(axes=tuple(
-        axis for k, axis in enumerate(tag.axes)
-        if k not in eqn.params['dimensions']))
-  if name == 'broadcast_in_dim':
-    there = dict(zip(eqn.params['broadcast_dimensions'], range(len(old))))
-    return tag._replace(axes=tuple(
-        tag.axes[there[k]] if k in there and old[there[k]] == n else None
-        for k, n in enumerate(new)))
-  if name == 'reshape' and [n for n in old if n > 1] == [
-      n for n in new if n > 1] and eqn.params.get('dimensions') is None:
-    axes = iter([axis for axis, n in zip(tag.axes, old) if n > 1])
-    return tag._replace(axes=tuple(
-        next(axes) if n > 1 else None for n in new))
-  return None
+def _through_shards(uses: _Uses, eqn: Any, values: list[_Array],
+                    results: list[_Array]) -> list[_Array]:
+  """Goes on in a `shard_map`, with parameters that are whole on each device."""
+  inner = eqn.params['jaxpr']
+  given = [_Array(v.aval) for v in inner.invars]
+  for operand, there, spec in zip(values, given, eqn.params['in_specs']):
+    there.tag = operand.tag and _known.of_device(
+        operand.tag, _known.parts(eqn, spec))
+    operand.uses.append(_Use('shard_map', 0, [operand], there, eqn))
+  for found, result in zip(_walk.walk(uses, inner, given), results):
+    found.uses.append(_Use('shard_map', 0, [found], result, eqn))
+  return results
 
 
 def _ends(array: _Array) -> list[_Use]:
@@ -212,46 +183,47 @@ def _ends(array: _Array) -> list[_Use]:
   return found
 
 
-def _reader(path: str, given: dict[str, _Array]
-            ) -> tuple[Reader | str, Seen | None]:
-  """The reader that a parameter is, and what it sees."""
+def _reader(path: str, given: dict[str, _Array]) -> Reader | str:
+  """The reader that a parameter has, or why it has none."""
   uses = _ends(given[path])
   if len(uses) != 1:
-    return f'{path} is used {len(uses)} times', None
+    return f'{path} is used {len(uses)} times'
   use, = uses
   read = {'dot_general': _dot, 'conv_general_dilated': _convolution
           }.get(use.name)
   if read is None or use.result is None:
-    return f'{path} is used in {use.name}', None
+    return f'{path} is used in {use.name}'
   found = read(use)
   if found is None:
-    return f'{path} has groups, or a batch of its own', None
-  kernel, other, pairs, window, outputs, padded = found
-  axes = kernel.tag.axes
-  sizes = given[path].value.shape
-  if any(n > 1 and axis not in axes for axis, n in enumerate(sizes)) or any(
-      axis is None and n > 1 for axis, n in zip(axes, kernel.value.shape)):
-    return f'{path} is broadcast', None
-  reader = Reader(
-      tuple(axes[k] for _, k in pairs), tuple(axes[k] for k in window),
+    return f'{path} has groups, or a batch of its own'
+  kernel = use.operands[use.position]
+  tag = cast(Tag, kernel.tag)  # Or the parameter would not end here.
+  if tag.split:
+    return f'{path} is shared out among devices'
+  contracted, window, outputs, padded = found
+  axes = tag.axes
+  if any(n > 1 and axis not in axes
+         for axis, n in enumerate(given[path].aval.shape)) or any(
+      axis is None and n > 1 for axis, n in zip(axes, kernel.aval.shape)):
+    return f'{path} is broadcast'
+  return Reader(
+      tuple(sorted(axes[k] for k in contracted if axes[k] is not None)),
+      tuple(axes[k] for k in window),
       {axes[k]: at for k, at in outputs.items()}, padded,
       _vector(use.result, given))
-  return reader, _seen(other.value, [axis for axis, _ in pairs])
 
 
 def _dot(use: _Use) -> Any:
-  """Kernel, data, contracted axes of both, window, results' axes, padding."""
+  """Axes that are contracted, window, results' axes, padding."""
   contracted, batch = use.eqn.params['dimension_numbers']
   i = use.position
   if batch[0]:
     return None
-  kernel, other = use.operands[i], use.operands[1 - i]
-  free = [axis for axis in range(kernel.value.ndim)
-          if axis not in contracted[i]]
-  before = (other.value.ndim - len(contracted[0])) if i else 0
-  outputs = {axis: before + n for n, axis in enumerate(free)}
-  return (kernel, other, list(zip(contracted[1 - i], contracted[i])), (),
-          outputs, False)
+  ranks = [len(operand.aval.shape) for operand in use.operands]
+  free = [axis for axis in range(ranks[i]) if axis not in contracted[i]]
+  before = (ranks[0] - len(contracted[0])) if i else 0
+  return (contracted[i], (), {axis: before + n for n, axis in enumerate(free)},
+          False)
 
 
 def _convolution(use: _Use) -> Any:
@@ -263,16 +235,26 @@ def _convolution(use: _Use) -> Any:
     return None
   padded = any(n > 0 for pair in has['padding'] for n in pair) or any(
       n > 1 for n in has['lhs_dilation'])
-  other, kernel = use.operands
-  return (kernel, other, [(spec.lhs_spec[1], spec.rhs_spec[1])],
-          spec.rhs_spec[2:], {spec.rhs_spec[0]: spec.out_spec[1]}, padded)
+  return (spec.rhs_spec[1:2], spec.rhs_spec[2:],
+          {spec.rhs_spec[0]: spec.out_spec[1]}, padded)
 
 
-def _seen(data: jax.Array, contracted: Sequence[int]) -> Seen:
-  rest = [axis for axis in range(data.ndim) if axis not in contracted]
-  rows = jnp.transpose(data, (*rest, *contracted)).reshape(
-      -1, *(data.shape[axis] for axis in contracted))
-  return Seen(rows[0], (rows == rows[:1]).all(0))
+def _least(product: taps.Product) -> tuple[jax.Array, jax.Array]:
+  """The least of each input, and the least of it with the other sign."""
+  rows = product.rows
+  if product.conv is not None:
+    eqn, _ = product.conv
+    rows = jnp.moveaxis(
+        rows, eqn.params['dimension_numbers'].lhs_spec[1], -1)
+  rows = rows.reshape(-1, rows.shape[-1])
+  return rows.min(0), (-rows).min(0)
+
+
+def _seen(shape: tuple[int, ...], reader: Any, least: jax.Array,
+          negative: jax.Array) -> Seen:
+  """What a reader sees, of a kernel of this shape, from what `_least` gave."""
+  inputs = [shape[axis] for axis in reader.contracted]
+  return Seen(least.reshape(inputs), (least == -negative).reshape(inputs))
 
 
 def _vector(product: _Array, given: dict[str, _Array]) -> Vector | str:
@@ -282,7 +264,7 @@ def _vector(product: _Array, given: dict[str, _Array]) -> Vector | str:
       return f'its product is used {len(product.uses)} times'
     use, = product.uses
     if use.name not in _CASTS or use.result is None or not jnp.issubdtype(
-        use.result.value.dtype, np.floating):
+        use.result.aval.dtype, np.floating):
       break
     product = use.result
   other = use.operands[1 - use.position] if len(use.operands) == 2 else None
@@ -291,6 +273,8 @@ def _vector(product: _Array, given: dict[str, _Array]) -> Vector | str:
       or (use.name, use.position) == ('sub', 1)):
     return 'no parameter is added to its product alone'
   path = other.tag.path
+  if other.tag.split:
+    return f'{path} is shared out among devices'
   if (count := len(_ends(given[path]))) != 1:
     return f'{path} is used {count} times'
   return Vector(path, -1 if use.name == 'sub' else 1, other.tag.axes)

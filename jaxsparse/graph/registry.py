@@ -4,7 +4,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import _walk
 from jaxsparse.graph import primitives
 from jaxsparse.graph.primitives import New
 from jaxsparse.graph.primitives import Wiring
@@ -37,7 +37,7 @@ def register_primitive(name: str, wiring: Callable[[Any], Wiring]) -> None:
   >>> register_primitive('softmax_of_mine', softmax_of_mine)
   """
   if (primitives.is_known(name) or name in primitives.FOLLOWED_ELSEWHERE
-      or name in _jaxprs.CALLS):
+      or name in _walk.CALLS):
     raise ValueError(
         f'The primitive {name!r} of JAX is known already, and followed. Give '
         'your own primitive another name.')

@@ -15,14 +15,14 @@ import numpy as np
 
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _jaxprs
-from jaxsparse.graph import operands
 from jaxsparse.graph import slices
+from jaxsparse.graph._known import DATA
+from jaxsparse.graph._known import Known
+from jaxsparse.graph._known import Tag
 from jaxsparse.graph._lines import Line
 from jaxsparse.graph._programs import Leaf
 from jaxsparse.graph._programs import Program
 from jaxsparse.graph._programs import Step
-from jaxsparse.graph.taps import DATA
-from jaxsparse.graph.taps import Tag
 
 
 class Segment(NamedTuple):
@@ -99,7 +99,7 @@ class Chain:
         whole, k = self._line.slices[i]
         return slices.take(value(whole), [(0, k)])
       step = self._makers[i]
-      results = operands.run_alone(step.jaxpr, step.eqn, [
+      results = _jaxprs.run_alone(step.jaxpr, step.eqn, [
           value(j) if isinstance(j, int) else j.val for j in step.ins])
       return results[step.outs.index(i)]
     return [value(i) for i in reads]
@@ -123,10 +123,9 @@ def chain(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   returned: list[int] = []
 
   def read(leaves):
-    tags = [Tag(Leaf(name), tuple(((axis,),) for axis in range(x.ndim)))
-            for name, x in zip(names, leaves)]
+    tags = [Tag.of(Leaf(name), x.ndim) for name, x in zip(names, leaves)]
     results = line.inline(closed, [
-        line.add(x, tag) for x, tag in zip(
+        line.add(Known(x, tag)) for x, tag in zip(
             leaves, [*tags, *[DATA] * (len(leaves) - len(tags))])])
     returned.extend(i for i in results if isinstance(i, int)
                     and line.tags[i] is DATA and outputs)
@@ -139,7 +138,10 @@ def chain(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
 
 def _segments(line: Line, makers: dict[int, Step], inputs: Sequence[int],
               outputs: Sequence[int]) -> list[Segment]:
-  steps = [step for step in line.steps
+  lost = {leaf.path for leaf in line.lost}
+  steps = [step._replace(seen=tuple(
+      leaf for leaf in step.seen if leaf.path not in lost))
+           for step in line.steps
            if any(line.tags[i] is DATA for i in step.outs)]
   stages = _stages(steps)
   if not stages:

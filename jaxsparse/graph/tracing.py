@@ -15,6 +15,7 @@ import functools
 import math
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
+import jax
 from jax.extend import core
 import numpy as np
 
@@ -24,6 +25,7 @@ from jaxsparse.graph import _cutting
 from jaxsparse.graph import _indices
 from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import _shards
+from jaxsparse.graph import _walk
 from jaxsparse.graph import axes as axes_lib
 from jaxsparse.graph import primitives
 from jaxsparse.graph import registry
@@ -33,6 +35,8 @@ from jaxsparse.graph._relations import Relations
 from jaxsparse.graph.axes import Axis
 
 trace = _jaxprs.trace
+CLOSED_OVER = '<closed over>'
+
 
 class Product(NamedTuple):
   """A parameter met data: its axes that vanished, and those of the result."""
@@ -75,20 +79,30 @@ def read(f: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Reading:
   return read_jaxpr(*trace(f, params, *inputs))
 
 
-def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str]) -> Reading:
-  """Reads what `trace` returned."""
-  reader = _Reader(paths)
+def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str], *,
+               opened: bool = False) -> Reading:
+  """Reads what `trace` returned.
+
+  Args:
+    closed: the jaxpr.
+    paths: of the parameters, its first operands.
+    opened: whether arrays closed over are read as if they were parameters, too,
+      whose paths begin with `CLOSED_OVER`.
+  """
+  reader = _Reader(paths, opened)
   values = [reader.parameter(path, v.aval)
             for path, v in zip(paths, closed.jaxpr.invars)]
   given = dict(zip(paths, values))
   values += [_arrays.opaque(v.aval, 'an input of the function')
              for v in closed.jaxpr.invars[len(paths):]]
-  results = reader.closed(closed, values)
+  results = _walk.walk(reader, closed, values)
   _indices.lose(results, 'an output of the function')
   for value in results:
     for axis in filter(None, value.axes):
       axes_lib.fix(axis, 'an output of the function')
   reader.relations.settle()
+  given |= {f'{CLOSED_OVER}{i}': v for i, (_, v) in enumerate(
+      reader.closed_over.values())}
   return Reading(
       reader.relations, {path: v.axes for path, v in given.items()},
       {path: v.shape for path, v in given.items()},
@@ -96,9 +110,11 @@ def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str]) -> Reading:
 
 
 class _Reader:
-  """Walks through jaxprs; `ambient` are axes that loops took off."""
+  """The interpreter of axes; `ambient` are those that loops took off."""
 
-  def __init__(self, paths: list[str]):
+  def __init__(self, paths: list[str], opened: bool):
+    self.closed_over: dict[int, tuple[Any, Value]] = {}
+    self._opened = opened
     self.relations = Relations()
     self.products: dict[str, list[Product]] = {path: [] for path in paths}
     self.others: dict[str, list[str]] = {path: [] for path in paths}
@@ -118,29 +134,21 @@ class _Reader:
 
   # Control flow.
 
-  def closed(self, closed: Any, values: list[Value]) -> list[Value]:
-    """The results of a jaxpr, closed over constants or not."""
-    jaxpr = getattr(closed, 'jaxpr', closed)
-    known = dict(zip(jaxpr.constvars, map(
-        _arrays.constant, getattr(closed, 'consts', ()))))
-    known.update(zip(jaxpr.invars, values))
+  def constant(self, x: Any, aval: Any) -> Value:
+    """What is known of a literal, or of an array closed over."""
+    if self._opened and aval.shape:
+      if id(x) not in self.closed_over:
+        axes = self.parameter('', aval).axes
+        self.closed_over[id(x)] = x, Value(
+            aval.shape, axes, (False,) * len(axes))
+      return self.closed_over[id(x)][1]
+    return _arrays.constant(
+        x if isinstance(x, jax.Array) else np.asarray(x, aval.dtype))
 
-    def read(v):
-      aval: Any = v.aval
-      if isinstance(v, core.Literal):
-        return _arrays.constant(np.asarray(v.val, aval.dtype))
-      return known[v]
-
-    for eqn in jaxpr.eqns:
-      results = self.equation(eqn, [read(v) for v in eqn.invars])
-      known.update(zip(eqn.outvars, results))
-    return [read(v) for v in jaxpr.outvars]
-
-  def equation(self, eqn: Any, values: list[Value]) -> list[Value]:
-    """The results of an equation."""
-    name = eqn.primitive.name
-    if name in _jaxprs.CALLS:
-      return self.closed(eqn.params[_jaxprs.CALLS[name]], values)
+  def primitive(self, jaxpr: Any, eqn: Any, values: list[Value]
+                ) -> list[Value]:
+    """The results of an equation that is no call."""
+    del jaxpr
     return _indices.equation(self, eqn, values, registry.wiring(eqn))
 
   def plain(self, eqn: Any, values: list[Value], wiring: primitives.Wiring
@@ -158,7 +166,7 @@ class _Reader:
 
   def called(self, closed: Any, values: list[Value]) -> list[Value]:
     """The results of a jaxpr that control flow calls."""
-    results = self.closed(closed, values)
+    results = _walk.walk(self, closed, values)
     _indices.lose(results, 'control flow')
     return [v._replace(named=None, counts=None) for v in results]
 

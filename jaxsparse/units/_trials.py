@@ -10,6 +10,7 @@ something are run without units that nothing reads.
 
 import collections
 import dataclasses
+import functools
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 import warnings
 
@@ -69,7 +70,8 @@ def tried(ties: Mapping[Tie, str | None], trial: 'Trial') -> tuple[Tie, ...]:
       return tie
     verdict = found.get(tie, stuck.get(tie))
     if isinstance(verdict, _Fails):
-      return dataclasses.replace(tie, kept=number, untried=verdict.why)
+      why = trial.uncut.get(tie, verdict.why)
+      return dataclasses.replace(tie, kept=number, untried=why)
     return tie if verdict is None else dataclasses.replace(tie, kept=verdict)
   return tuple(told(*row) for row in ties.items())
 
@@ -88,9 +90,30 @@ class Trial:
     """Of a function, what `tracing.trace` said of it, and it jitted, to run."""
     self._fn, self._params, self._inputs = fn, params, inputs
     self._ties, self._run = ties, run
+    self._read = traced
     self._before = constants.numbers(traced[0])
     self._precision = constants.precision(traced[0], params)
     self.shapes = {path: tuple(shape) for path, shape in ties.shapes.items()}
+
+  @functools.cached_property
+  def uncut(self) -> dict[Tie, str]:
+    """Ties whose units index an axis of an array that is no parameter."""
+    read = tracing.read_jaxpr(*self._read, opened=True)
+    arrays = {place.leaf: read.shapes[path] for path, place in read.places()
+              if path.startswith(tracing.CLOSED_OVER)}
+    found = {(path, place.axis, place.starts[place.axis], place.stride,
+              place.leaf.size): arrays[place.leaf]
+             for path, place in read.places() if place.leaf in arrays}
+    whys = {}
+    for tie in self._ties:
+      for m in tie.members:
+        shape = found.get((m.path, m.axis, m.start, m.stride, tie.size))
+        if shape is not None:
+          whys[tie] = (
+              f'an array of shape {tuple(shape)} that is closed over has an '
+              'axis of these units and would have to be cut, too: make it a '
+              'parameter')
+    return whys
 
   def verdicts(self, kinds: Sequence[Kind]) -> dict[Kind, _Verdict]:
     """What becomes of the function without units of each kind."""

@@ -102,7 +102,7 @@ class Tie:
     read: what reads the units beside members with the role 'reads', such as a
       sum over them, or `None`.
     untried: why removal could not be tried, or `None`: the error of a function
-      that does not take smaller arrays.
+      that does not take smaller arrays, or the array that it closes over.
 
   Raises:
     ValueError: if there are no members, or some lack a place for `along`.

@@ -254,12 +254,41 @@ def test_on_a_mesh_nothing_is_gathered(kind):
   assert kind == 'moment' or 'all-gather' not in text
 
 
+def _sharded(p, x, *, total):
+  x = lax.conv_general_dilated(
+      x, p['conv'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  x = total(jnp.tanh(x.reshape(-1, 8) @ p['up']) @ p['down'])
+  return lax.scan(lambda x, w: (x @ w, None), x, p['layers'])[0]
+
+
+@pytest.mark.parametrize('kind', ['norm', 'moment'])
+@pytest.mark.parametrize('checked', [True, False])
+def test_shard_map_changes_nothing(kind, checked):
+  p = {'conv': array(3, 3, 2, 8), 'up': array(8, 6), 'down': array(6, 4),
+       'layers': array(3, 4, 4)}
+  x = array(8, 3, 2, 2)
+  mesh = jax.make_mesh((4, 2), ('d', 'm'), axis_types=(
+      jax.sharding.AxisType.Auto,) * 2)
+  specs = {**dict.fromkeys(p, P()), 'up': P(None, 'm'), 'down': P('m')}
+  fn = jax.shard_map(
+      functools.partial(_sharded, total=lambda y: lax.psum(y, 'm')), mesh=mesh,
+      in_specs=(specs, P('d')), out_specs=P('d'), check_vma=checked)
+  got = input_statistics(fn, p, x, kind=kind)
+  expected = input_statistics(
+      functools.partial(_sharded, total=lambda y: y), p, x, kind=kind)
+  assert set(got) == set(p)
+  for path, (total, count) in expected.items():
+    assert_near(got[path].sum, np.asarray(total))
+    np.testing.assert_array_equal(got[path].count, count)
+
+
 def test_what_is_not_seen_is_named():
   p, x = {'a': array(4, 4), 'b': array(4, 4)}, array(2, 4)
-  mesh = jax.make_mesh((1,), ('d',), axis_types=(
+  mesh = jax.make_mesh((2,), ('d',), axis_types=(
       jax.sharding.AxisType.Auto,))
-  hidden = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(P(), P()),
-                         out_specs=P())
+  hidden = jax.shard_map(
+      lambda x, w: lax.ppermute(x, 'd', [(0, 1), (1, 0)]) @ w, mesh=mesh,
+      in_specs=(P('d'), P()), out_specs=P('d'))
   fn = lambda p, x: hidden(x @ p['a'], p['b'])
   with pytest.raises(ValueError, match=r"\['b'\] are not seen.*shard_map"):
     input_statistics(fn, p, x, which='b')

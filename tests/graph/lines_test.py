@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse.graph import segments
-from jaxsparse.graph import taps
+from jaxsparse.graph._known import DATA
+from jaxsparse.graph._known import Known
+from jaxsparse.graph._known import Tag
 from jaxsparse.graph._lines import Line
 from jaxsparse.graph._programs import Leaf
 
@@ -19,8 +21,8 @@ def line(fn, *, w=W, kernels=('w',)):
   made = Line(kernels)
 
   def read(w, x):
-    tag = taps.Tag(Leaf('w'), tuple(((k,),) for k in range(w.ndim)))
-    made.inline(closed, [made.add(w, tag), made.add(x, taps.DATA)])
+    made.inline(closed, [made.add(Known(w, Tag.of(Leaf('w'), w.ndim))),
+                         made.add(Known(x, DATA))])
     return 0
   jax.eval_shape(read, w, X)
   return made
@@ -50,7 +52,9 @@ def test_a_layer_that_is_no_layer_of_the_parameter_is_nobodys():
     return lax.scan(lambda x, w: (x @ w, ()), x, w.reshape(2, 6, 2, 2)[
         ..., 0].transpose(0, 2, 1)[:, :, :4].reshape(2, 2, 4)[:, 0][
             :, :, None] * jnp.ones((1, 1, 4)))
-  assert not [leaf for step in line(fn).steps for leaf in step.seen]
+  made = line(fn)
+  assert not [leaf for step in made.steps for leaf in step.seen]
+  assert {leaf.path for leaf in made.lost} == {'w'}
 
 
 def test_sizes_are_bytes():

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -9,11 +10,11 @@ from jaxsparse.graph.operands import find_readers
 from jaxsparse.graph.operands import Reader
 from jaxsparse.graph.operands import Vector
 
-P = {'w': jnp.ones((3, 2)), 'b': jnp.ones(2), 'square': jnp.ones((3, 3))}
+PARAMS = {'w': jnp.ones((3, 2)), 'b': jnp.ones(2), 'square': jnp.ones((3, 3))}
 X = jnp.ones((4, 3))
 
 
-def reader(fn, path='w', params=P, x=X):
+def reader(fn, path='w', params=PARAMS, x=X):
   return find_readers(fn, params, x, paths=[path])[0][path]
 
 
@@ -98,7 +99,58 @@ def test_what_is_seen_is_compared_at_all_places():
   x = np.ones((4, 5, 3), np.float32)
   x[1, 2, 1] = 2
   _, look = find_readers(lambda p, x: jnp.einsum('ntd,dk->nkt', x, p['w']),
-                         P, x, paths=['w'])
-  seen = look(P, x)['w']
+                         PARAMS, x, paths=['w'])
+  seen = look(PARAMS, x)['w']
   assert seen.same.tolist() == [True, False, True]
   np.testing.assert_array_equal(seen.first, [1, 1, 1])
+
+
+def _sharded(fn, specs, rows=('d',)):
+  mesh = jax.make_mesh((2, 2), ('d', 'm'), axis_types=(
+      jax.sharding.AxisType.Auto,) * 2)
+  return jax.shard_map(
+      fn, mesh=mesh, in_specs=(specs, P(*rows)), out_specs=P('d'),
+      check_vma=False)
+
+
+@pytest.mark.parametrize('specs, gather', [
+    (P(), lambda w: w),
+    ({**dict.fromkeys(PARAMS, P()), 'w': P(None, 'm')}, lambda w:
+     jax.lax.all_gather(w, 'm', axis=1, tiled=True))])
+def test_devices_that_have_all_of_a_kernel_are_one(specs, gather):
+  fn = lambda p, x: biased(x @ gather(p['w']), p)
+  readers, look = find_readers(_sharded(fn, specs), PARAMS, X, paths=['w'])
+  assert readers['w'] == reader(lambda p, x: biased(x @ p['w'], p))
+  x = X.at[3, 1].set(2.)
+  seen = look(PARAMS, x)['w']
+  assert seen.same.tolist() == [True, False, True]
+  np.testing.assert_array_equal(seen.first, [1, 1, 1])
+
+
+@pytest.mark.parametrize('specs, fn, why', [
+    ({'w': P(None, 'm'), 'b': P('m')}, lambda p, x: biased(x @ p['w'], p),
+     'w is shared out among devices'),
+    ({'w': P(), 'b': P('m')}, lambda p, x: biased(x @ p['w'], {
+        'b': jnp.concatenate([p['b'], p['b']])}), 'no parameter'),
+    ({'w': P(), 'b': P('m')}, lambda p, x: x @ p['w'][:, :1] + p['b'][None],
+     'w is used in'),
+    ({'w': P(), 'b': P()}, lambda p, x: jax.lax.psum(x @ p['w'], 'm')
+     + p['b'][None], 'no parameter'),
+    ({'w': P(), 'b': P()}, lambda p, x: jax.lax.ppermute(
+        x, 'd', [(0, 1), (1, 0)]) @ p['w'], 'not all that it meets is seen'),
+    ({'w': P(), 'b': P()}, lambda p, x: x @ p['w'], 'no parameter')])
+def test_what_devices_do_otherwise_is_told(specs, fn, why):
+  found = reader(_sharded(fn, {**specs, 'square': P()}))
+  assert why in (found if isinstance(found, str) else found.vector)
+
+
+def test_what_meets_no_data_has_no_reader():
+  found, look = find_readers(
+      lambda p, x: x @ p['w'] + jnp.ones((4, 3)) @ p['square'][:, :2].T.T,
+      PARAMS, X, paths=['w', 'square'])
+  assert isinstance(found['w'], Reader) and isinstance(found['square'], str)
+  found, look = find_readers(
+      lambda p, x: x @ p['w'] + (jnp.ones((4, 3)) @ p['square'])[:, :2],
+      PARAMS, X, paths=['w', 'square'])
+  assert 'square meets no data' in found['square'] and [*look(PARAMS, X)] == [
+      'w']

@@ -150,6 +150,13 @@ def test_nothing_is_computed_that_no_later_kernel_needs():
   assert len(chain.segments) == 1 and chain.segments[0].gives == ()
 
 
+def test_a_kernel_with_a_product_that_is_not_seen_is_in_no_segment():
+  fn = lambda p, x: x @ p['a'] @ p['b'] + x @ p['a'].reshape(2, 8).T.reshape(
+      4, 4)
+  chain = segments.chain(fn, SQUARE, X, kernels=['a', 'b'])
+  assert [s.kernels for s in chain.segments] == [(Leaf('b'),)]
+
+
 def test_consts_and_keys():
   noise = jnp.asarray(array(5, 4))
 

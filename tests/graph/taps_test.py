@@ -48,6 +48,30 @@ def test_what_is_no_product_of_a_whole_parameter_with_data_is_not_shown(fn):
   assert not found and not sums
 
 
+@pytest.mark.parametrize('other', [
+    lambda w: w[:, :2], lambda w: w @ w, lambda w: w[::-1] * 2.,
+    lambda w: jnp.cumsum(w, 0)])
+def test_a_sum_that_would_not_be_of_all_data_is_none(other):
+  p = {'v': np.ones((4, 4), np.float32), 'w': np.ones((4, 4), np.float32)}
+  sums, _ = _seen(lambda p, x: (
+      (x @ p['w']).sum() + (x @ other(p['w'])).sum() * (x @ p['v']).sum()), p,
+                  X)
+  assert set(sums) == {'v'}
+  sums, _ = _seen(lambda p, x: (
+      (x @ p['w']).sum() + other(p['w']).sum() * x), p, X)
+  assert set(sums) == {'w'}
+
+
+def test_a_product_in_a_loop_of_what_is_made_of_a_parameter_is_not_shown():
+  """Else the sum of the other product would pass for that of all data."""
+  def fn(p, x):
+    layers = p['w'].reshape(2, 2, 4).transpose(2, 0, 1).reshape(4, 2, 2)
+    y, _ = lax.scan(lambda y, w: (y @ w, ()), x[:, :2], layers)
+    return x @ p['w'], y
+  sums, _ = _seen(fn, {'w': np.ones((4, 4), np.float32)}, X)
+  assert not sums
+
+
 def test_none_is_left_out():
   fn = lambda p, x: x @ p['w']
   assert taps.run(fn, {'w': jnp.ones((4, 2))}, X, tap=lambda product: None) == (

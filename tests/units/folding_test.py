@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -284,3 +285,39 @@ def test_what_these_inputs_do_not_switch_on_is_no_constant():
   assert (jax.nn.relu(x @ params['w1']) == 0.).any()
   found = fold_constants(fn, params, ties, x)
   assert not found.folded and not found.left
+
+
+@pytest.mark.parametrize('gathered', [False, True])
+def test_devices_that_share_the_batch_or_kernels_fold_as_one(gathered):
+  mesh = jax.make_mesh((2, 2), ('d', 'm'), axis_types=(
+      jax.sharding.AxisType.Auto,) * 2)
+  whole = lambda p: {**p, 'w2': jax.lax.all_gather(
+      p['w2'], 'm', axis=1, tiled=True)} if gathered else p
+  specs = {**dict.fromkeys(perceptron(), P()),
+           'w2': P(None, 'm' if gathered else None)}
+  fn = jax.shard_map(
+      lambda p, x: mlp(jax.nn.relu)(whole(p), x), mesh=mesh,
+      in_specs=(specs, P('d')), out_specs=P('d'),
+      check_vma=not gathered)
+  found, _ = folded_as_is(
+      fn, perceptron(), data(4, 4), dead={'w1': [1, 4], 'w2': [0, 5]})
+  # Each device has the second layer's units in an order of its own.
+  assert sorted(at.tolist() for at in found.folded.values()) == [
+      [0, 5], [1, 4]][gathered:]
+
+
+def test_devices_that_share_units_leave_them():
+  mesh = jax.make_mesh((2,), ('m',), axis_types=(jax.sharding.AxisType.Auto,))
+
+  def fn(p, x):
+    h = jnp.tanh(x @ p['w1'] + p['b1'][None])
+    return jax.lax.psum(h @ p['w2'], 'm') + p['b2'][None]
+  params = weights({'w1': (4, 8), 'b1': (8,), 'w2': (8, 3), 'b2': (3,)})
+  fn = jax.shard_map(fn, mesh=mesh, in_specs=({
+      'w1': P(None, 'm'), 'b1': P('m'), 'w2': P('m'), 'b2': P()}, P()),
+                     out_specs=P())
+  found, _ = folded_as_is(fn, params, data(3, 4), dead={'w1': [1, 5]})
+  assert not found.folded
+  reasons = [why for reasons in found.left.values() for why in reasons]
+  assert reasons and all(
+      'each along' in why or 'shared out' in why for why in reasons)

@@ -181,3 +181,26 @@ def test_ties_of_one_size_are_told_apart():
   ties = jaxsparse.infer_ties(apply, p, np.ones((2, 4), np.float32))
   (first,), (second,) = ties.of('a', 1), ties.of('c', 0)
   assert first.kept is None and 'which becomes' in second.kept
+
+
+@pytest.mark.parametrize('call', [lambda f: f, jax.jit])
+def test_an_array_closed_over_that_has_the_units_is_told(call):
+  bias = jnp.ones((1, 6))
+
+  @call
+  def hidden(w, x):
+    return jnp.tanh(x @ w + bias)
+  p = weights({'w': (4, 6), 'v': (6, 5), 'u': (5, 3)})
+  fn = lambda p, x: jnp.tanh(hidden(p['w'], x) @ p['v']) @ p['u']
+  ties = jaxsparse.infer_ties(fn, p, np.ones((2, 4), np.float32))
+  tie, = ties.of('v', 0)
+  assert tie.free and tie.untried == (
+      'an array of shape (1, 6) that is closed over has an axis of these units '
+      'and would have to be cut, too: make it a parameter')
+  assert 'not tried: with smaller arrays, an array of shape (1, 6)' in str(ties)
+  other, = ties.of('u', 0)
+  assert other.free and not other.kept and not other.untried
+  given = jaxsparse.infer_ties(
+      lambda p, x: jnp.tanh(x @ p['w'] + p['b']) @ p['v'] @ p['u'],
+      {**p, 'b': bias}, np.ones((2, 4), np.float32))
+  assert not given.of('v', 0)[0].untried

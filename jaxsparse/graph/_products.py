@@ -1,0 +1,122 @@
+"""Products of a parameter with data, as those who look at data see them."""
+
+from typing import Any, NamedTuple, Sequence
+
+import jax
+from jax import lax
+
+from jaxsparse.graph import _known
+from jaxsparse.graph._known import Tag
+
+
+class Product(NamedTuple):
+  """A parameter's product with data.
+
+  Attributes:
+    path: of the parameter.
+    rows: the data `[*batch, *rest, inputs]`. Batch axes are those that the
+      parameter has, too, as experts do, and inputs what is summed over, both in
+      the parameter's order; or for a convolution the whole data.
+    batch: how many axes are batch axes.
+    key: alike for products that read the same data in the same way.
+    conv: of a convolution the equation, and the order of the kernel's axes.
+    groups: of a ragged product how many rows each expert has.
+  """
+  path: Any
+  rows: jax.Array
+  batch: int = 0
+  key: Any = None
+  conv: Any = None
+  groups: jax.Array | None = None
+
+
+class Roles(NamedTuple):
+  """What the axes of the array with the parameter are in a product.
+
+  Attributes:
+    contracted: to the axes of data that they are summed over with, in the
+      parameter's order.
+    batch: to the axes of data that they are, in the parameter's order.
+    experts: of a ragged product the axis of its groups.
+    free: which the result alone has.
+  """
+  contracted: dict[int, int]
+  batch: dict[int, int]
+  experts: tuple[int, ...]
+  free: tuple[int, ...]
+
+
+def roles(eqn: Any, i: int, tag: Tag) -> Roles | None:
+  """The roles of the axes of operand `i`, or `None` for what is not shown."""
+  has, shape = eqn.params, eqn.invars[i].aval.shape
+  if eqn.primitive.name == 'conv_general_dilated':
+    free = has['dimension_numbers'].rhs_spec[:1]
+    if i != 1 or has['batch_group_count'] > 1 or _window(eqn, tag) is None:
+      return None
+    return Roles({}, {}, (), free if has['feature_group_count'] == 1 else ())
+  numbers, experts = has.get('dimension_numbers'), ()
+  if eqn.primitive.name == 'ragged_dot_general':
+    ragged, experts = has['ragged_dot_dimension_numbers'], (0,)
+    numbers = ragged.dot_dimension_numbers
+    if i != 1 or list(ragged.rhs_group_dimensions) != [0] or numbers[1][0] or (
+        list(ragged.lhs_ragged_dimensions) != [0]):
+      return None
+  found: list[dict[int, int]] = []
+  for axes in numbers:
+    order = _known.ordered(tag, axes[i])
+    if order is None:
+      return None
+    there = dict(zip(axes[i], axes[1 - i]))
+    found.append({k: there[k] for k in order})
+  met = {*found[0], *found[1], *experts}
+  return Roles(found[0], found[1], experts, tuple(
+      k for k in range(len(shape)) if k not in met))
+
+
+def product(eqn: Any, i: int, tag: Tag, values: Sequence[Any], roles: Roles,
+            gathered: Sequence[tuple[int, tuple[str, ...]]] = ()) -> Product:
+  """A product as it is shown.
+
+  Args:
+    eqn: its equation.
+    i: which operand the parameter is.
+    tag: of that operand.
+    values: all operands.
+    roles: of its axes, as `roles` has them.
+    gathered: axes of data of which devices have a part, and the mesh axes.
+  """
+  data = whole = values[1 - i]
+  for axis, names in gathered:
+    whole = lax.all_gather(whole, names, axis=axis, tiled=True)
+  if eqn.primitive.name == 'conv_general_dilated':
+    return Product(tag.path, data, conv=(eqn, _window(eqn, tag)))
+  inputs, shared = [*roles.contracted.values()], [*roles.batch.values()]
+  rest = [k for k in range(whole.ndim) if k not in {*inputs, *shared}]
+  rows = whole.transpose(*shared, *rest, *inputs)
+  rows = rows.reshape(*rows.shape[:len(shared) + len(rest)], -1)
+  if roles.experts:
+    return Product(tag.path, rows, groups=values[2])
+  return Product(tag.path, rows, len(shared), (
+      _Same(data), tuple(inputs), tuple(shared), tuple(gathered)))
+
+
+def _window(eqn: Any, tag: Tag) -> tuple[int, ...] | None:
+  """Inputs and window of a convolution's kernel, in the parameter's order."""
+  order = _known.ordered(tag, eqn.params['dimension_numbers'].rhs_spec[1:])
+  return None if order is None else tuple(order)
+
+
+class _Same:
+  """An array by its identity, as a key that keeps it alive."""
+
+  def __init__(self, x: Any):
+    self.x = x
+
+  def __eq__(self, other: Any) -> bool:
+    return isinstance(other, _Same) and self.x is other.x
+
+  def __hash__(self) -> int:
+    return id(self.x)
+
+
+NAMES = {'dot_general', 'ragged_dot_general', 'conv_general_dilated'}
