@@ -36,12 +36,19 @@ _COLORS = {
     'rigl': '#D55E00',
     'rigl_itop': '#882255',
     'mest': '#009E73',
+    'magnitude': '#56B4E9',
+    'wanda': '#E69F00',
+    'sparsegpt': '#D55E00',
+    'admm': '#009E73',
+    'alps': '#0072B2',
     'chase_0': '#9ECAE1',
     'chase_30': '#4292C6',
     'chase_40': '#2171B5',
     'chase_50': '#08306B',
 }
-_LONG = '_long'  # A variant that trains longer has the colour of its method.
+# A variant that trains longer, or solves for the kept weights after pruning, has
+# the colour of its method and an open marker.
+_LONG, _REFIT = '_long', '_refit'
 _OTHER = '#7F7F7F'
 _MARKERS = 'os^DvPX*<>'
 _SPREAD = 0.7  # How far apart the points of a target lie; targets are at 1.
@@ -96,7 +103,8 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
         places, means, [np.nan_to_num(point.half) for _, point in points],
         fmt='o', color=_color(method), label=method, capsize=2, markersize=4.5,
         elinewidth=1.4,
-        markerfacecolor='white' if method.endswith(_LONG) else None))
+        markerfacecolor=(
+            'white' if method.endswith((_LONG, _REFIT)) else None)))
   if tables.DENSE in methods:
     dense = tables.estimate(
         [*tables.scores(runs, tables.DENSE, targets[0]).values()])
@@ -227,7 +235,8 @@ def _has(runs, key):
 
 
 def _color(method):
-  return _COLORS.get(method.removesuffix(_LONG), _OTHER)
+  return _COLORS.get(
+      method.removesuffix(_LONG).removesuffix(_REFIT), _OTHER)
 
 
 def _one_panel(title):
