@@ -51,6 +51,7 @@ from jaxsparse import scores
 from jaxsparse import training
 from jaxsparse import units
 from jaxsparse._version import __version__
+from jaxsparse.calibration import one_shot
 from jaxsparse.distributions import erk
 from jaxsparse.distributions import global_threshold
 from jaxsparse.distributions import uniform
@@ -89,7 +90,6 @@ from jaxsparse.training import observed
 from jaxsparse.transform import get_masks
 from jaxsparse.transform import Method
 from jaxsparse.transform import sparse_params
-from jaxsparse.transform import SparseState
 from jaxsparse.transform import sparsify
 from jaxsparse.units import alive
 from jaxsparse.units import find_permutations
@@ -102,10 +102,10 @@ __all__ = [
     'distributions', 'erk', 'find_permutations', 'flops', 'flows',
     'from_recipe', 'get_masks', 'global_threshold', 'gradient', 'graph', 'hard',
     'Hooks', 'infer_ties', 'kernel_patterns', 'lock', 'magnitude', 'masks',
-    'matmul', 'mdgf', 'Method', 'methods', 'nm', 'observe', 'observed', 'pack',
-    'pack_params', 'packed', 'Pattern', 'patterns', 'permute', 'prune',
-    'prune_and_grow', 'recipes', 'rules', 'saliency', 'schedules', 'scopes',
-    'scores', 'select', 'slim', 'snip_momentum', 'sparse_params', 'SparseState',
-    'sparsify', 'sr_ste', 'stages', 'state_shardings', 'ste', 'summary',
-    'training', 'uniform', 'units', 'unpack', 'unstructured',
+    'matmul', 'mdgf', 'Method', 'methods', 'nm', 'observe', 'observed',
+    'one_shot', 'pack', 'pack_params', 'packed', 'Pattern', 'patterns',
+    'permute', 'prune', 'prune_and_grow', 'recipes', 'rules', 'saliency',
+    'schedules', 'scopes', 'scores', 'select', 'slim', 'snip_momentum',
+    'sparse_params', 'sparsify', 'sr_ste', 'stages', 'state_shardings', 'ste',
+    'summary', 'training', 'uniform', 'units', 'unpack', 'unstructured',
 ]

@@ -11,6 +11,8 @@ experts, and outputs may be sharded over devices.
 
 from jaxsparse.calibration._admm import admm
 from jaxsparse.calibration._alps import alps
+from jaxsparse.calibration._one_shot import one_shot
+from jaxsparse.calibration._one_shot import OneShotState
 from jaxsparse.calibration._reconstruction import reconstruction_error
 from jaxsparse.calibration._reconstruction import refit
 from jaxsparse.calibration._sparsegpt import sparsegpt
@@ -19,6 +21,6 @@ from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.calibration._wanda import wanda
 
 __all__ = [
-    'admm', 'alps', 'input_statistics', 'reconstruction_error', 'refit',
-    'sparsegpt', 'Statistic', 'wanda',
+    'admm', 'alps', 'input_statistics', 'one_shot', 'OneShotState',
+    'reconstruction_error', 'refit', 'sparsegpt', 'Statistic', 'wanda',
 ]

@@ -119,9 +119,8 @@ def kept(pattern: Pattern, shape: tuple[int, ...],
   sparsity = pattern.sparsity if sparsity is None else sparsity
   if sparsity is None:
     raise ValueError(
-        f'{pattern} has no sparsity of its own. Write it as the fourth '
-        'argument, e.g. (w, h, unstructured(), 0.5) to prune half, or '
-        'unstructured(0.5).')
+        f'{pattern} has no sparsity of its own. To prune half write '
+        'sparsity=0.5, or unstructured(0.5).')
   if isinstance(sparsity, (int, float)) and not 0 <= sparsity <= 1:
     raise ValueError(
         'sparsity is the fraction pruned and must lie in [0, 1], got '

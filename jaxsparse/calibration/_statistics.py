@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Collection, NamedTuple
 import warnings
 
 import jax
@@ -94,18 +94,7 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
         f'No kernel is {which!r}; the function multiplies data with '
         f'{known[:5]}. Write a regular expression for whole paths, such as '
         "which='.*kernel'.")
-  seen: dict[Any, Statistic] = {}
-
-  def tap(product: Product) -> Statistic | None:
-    if product.path not in wanted:
-      return None
-    if product.key not in seen:
-      found = _statistic(product, kind, weights)
-      if product.key is None:
-        return found
-      seen[product.key] = found
-    return seen[product.key]
-  found = taps.run(fn, params, *inputs, tap=tap)
+  found = taps.run(fn, params, *inputs, tap=tap(kind, weights, wanted))
   if unseen := [path for path in wanted if path not in found]:
     why = (
         f'The inputs of {unseen[:5]} are not seen: the product is inside of a '
@@ -115,6 +104,29 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
       raise ValueError(f'{why} Leave them out by `which`.')
     warnings.warn(why, stacklevel=2)
   return found
+
+
+def tap(kind: str, weights: jax.Array | None = None,
+        wanted: Collection[Any] | None = None) -> taps.Tap:
+  """A tap that returns statistics, and knows those that it has returned.
+
+  Args:
+    kind: 'norm' or 'moment'.
+    weights: as for `input_statistics`.
+    wanted: paths of the kernels that matter; `None` is all.
+  """
+  seen: dict[Any, Statistic] = {}
+
+  def look(product: Product) -> Statistic | None:
+    if wanted is not None and product.path not in wanted:
+      return None
+    if product.key not in seen:
+      found = _statistic(product, kind, weights)
+      if product.key is None:
+        return found
+      seen[product.key] = found
+    return seen[product.key]
+  return look
 
 
 def _statistic(product: Product, kind: str, weights: jax.Array | None

@@ -29,10 +29,10 @@ class Tag(NamedTuple):
   """An array is a parameter that has met no data.
 
   Attributes:
-    path: of the parameter.
+    path: of the parameter, or whatever names it.
     keys: for each axis of the array what of the parameter it is, major first.
   """
-  path: str
+  path: Any
   keys: tuple[tuple[Key, ...], ...]
 
 
@@ -40,7 +40,7 @@ class Product(NamedTuple):
   """A parameter's product with data.
 
   Attributes:
-    path: of the parameter.
+    path: what the parameter's tag says.
     rows: the data `[*batch, *rest, inputs]`. Batch axes are those that the
       parameter has, too, as experts do, and inputs what is summed over, both in
       the parameter's order; or for a convolution the whole data.
@@ -49,7 +49,7 @@ class Product(NamedTuple):
     conv: of a convolution the equation, and the order of the kernel's axes.
     groups: of a ragged product how many rows each expert has.
   """
-  path: str
+  path: Any
   rows: jax.Array
   batch: int = 0
   key: Any = None
@@ -58,7 +58,7 @@ class Product(NamedTuple):
 
 
 Tap = Callable[[Product], Any]
-Sums = dict[str, Any]
+Sums = dict[Any, Any]
 
 
 class _Data:
@@ -82,18 +82,18 @@ def run(fn: Callable[..., Any], params: ArrayTree, *inputs: Any, tap: Tap
   leaves = [jnp.asarray(x) for x in jax.tree.leaves((params, inputs))]
   tags = [Tag(name, tuple(((axis,),) for axis in range(x.ndim)))
           for name, x in zip(names, leaves)]
-  walk = _Walk(tap)
+  walk = Walk(tap)
   walk(closed, leaves, [*tags, *[DATA] * (len(leaves) - len(tags))])
   return walk.sums
 
 
-class _Walk:
+class Walk:
   """Computes a jaxpr; `sums` is what the tap returned on the way."""
 
   def __init__(self, tap: Tap):
     self.tap, self.sums, self._known = tap, {}, {}
 
-  def add(self, sums: Mapping[str, Any]) -> None:
+  def add(self, sums: Mapping[Any, Any]) -> None:
     for path, value in sums.items():
       self.sums[path] = value if path not in self.sums else jax.tree.map(
           jnp.add, self.sums[path], value)
@@ -110,13 +110,13 @@ class _Walk:
       return (v.val, None) if isinstance(v, core.Literal) else known[v]
     for eqn in jaxpr.eqns:
       operands_, tags_ = zip(*map(read, eqn.invars)) if eqn.invars else ((), ())
-      results = self._equation(jaxpr, eqn, list(operands_), list(tags_))
+      results = self.equation(jaxpr, eqn, list(operands_), list(tags_))
       known.update(zip(eqn.outvars, zip(*results)))
     results, found = zip(*map(read, jaxpr.outvars)) if jaxpr.outvars else ((), (
         ))
     return list(results), list(found)
 
-  def _equation(self, jaxpr: Any, eqn: Any, values: list[Any], tags: list[Any]
+  def equation(self, jaxpr: Any, eqn: Any, values: list[Any], tags: list[Any]
                 ) -> tuple[list[Any], list[Any]]:
     name = eqn.primitive.name
     if name in _jaxprs.CALLS:
@@ -250,17 +250,17 @@ _PRODUCTS = {'dot_general': _dot, 'ragged_dot_general': _ragged,
 # Control flow.
 
 
-def _within(walk: _Walk, closed: Any, tags: Sequence[Any]) -> Callable[
+def _within(walk: Walk, closed: Any, tags: Sequence[Any]) -> Callable[
     [Sequence[Any]], tuple[list[Any], Sums]]:
   """A jaxpr as a function of its values: results, and sums of its own."""
   def inner(values):
-    own = _Walk(walk.tap)
+    own = Walk(walk.tap)
     results, _ = own(closed, values, tags)
     return results, own.sums
   return inner
 
 
-def _scan(walk: _Walk, eqn: Any, values: list[Any], tags: list[Any]
+def _scan(walk: Walk, eqn: Any, values: list[Any], tags: list[Any]
           ) -> tuple[list[Any], list[Any]]:
   has, sizes = eqn.params, _jaxprs.ScanSizes.of(eqn)
   start, end = sizes.constants, sizes.constants + sizes.carries
@@ -291,7 +291,7 @@ def _scan(walk: _Walk, eqn: Any, values: list[Any], tags: list[Any]
   return results, [DATA] * len(results)
 
 
-def _while(walk: _Walk, eqn: Any, values: list[Any], tags: list[Any]
+def _while(walk: Walk, eqn: Any, values: list[Any], tags: list[Any]
            ) -> tuple[list[Any], list[Any]]:
   has = eqn.params
   tests, bodies = has['cond_nconsts'], has['body_nconsts']
@@ -317,7 +317,7 @@ def _while(walk: _Walk, eqn: Any, values: list[Any], tags: list[Any]
   return results, [DATA] * len(results)
 
 
-def _cond(walk: _Walk, eqn: Any, values: list[Any], tags: list[Any]
+def _cond(walk: Walk, eqn: Any, values: list[Any], tags: list[Any]
           ) -> tuple[list[Any], list[Any]]:
   index, *given = values
   branches = [_within(walk, branch, tags[1:])

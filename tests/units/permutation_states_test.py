@@ -104,7 +104,7 @@ def trainer(tx, objective=None):
   @jax.jit
   def step(params, state):
     at = params
-    if trees.nodes(state, jaxsparse.SparseState):
+    if trees.nodes(state, jaxsparse.transform.SparseState):
       at = jaxsparse.sparse_params(params, state)
     updates, state = tx.update(jax.grad(objective)(at, X), state, params)
     return optax.apply_updates(params, updates), state

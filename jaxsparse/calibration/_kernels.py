@@ -1,0 +1,146 @@
+"""One kernel of a model: the methods by name, and what they do to it."""
+
+import functools
+from typing import Any, Callable, NamedTuple
+import warnings
+
+import jax
+import jax.numpy as jnp
+
+from jaxsparse.calibration import _common
+from jaxsparse.calibration._admm import admm
+from jaxsparse.calibration._alps import alps
+from jaxsparse.calibration._layouts import Layout
+from jaxsparse.calibration._reconstruction import reconstruction_error
+from jaxsparse.calibration._reconstruction import refit
+from jaxsparse.calibration._sparsegpt import sparsegpt
+from jaxsparse.calibration._statistics import Statistic
+from jaxsparse.calibration._wanda import wanda
+from jaxsparse.masks import selection
+from jaxsparse.patterns import Pattern
+
+# From w [in, out], h [in, in], the pattern and sparsity to weights and mask.
+Prune = Callable[..., tuple[jax.Array, jax.Array]]
+
+_DAMPING = 0.01  # Of `h` in a refit, as a fraction of its mean diagonal.
+
+
+class Method(NamedTuple):
+  """What prunes a matrix, and the statistic that it takes.
+
+  Attributes:
+    prune: of a matrix, a statistic, the pattern and the sparsity.
+    kind: 'norm' or 'moment'; `None` if it takes no statistic.
+  """
+  prune: Prune
+  kind: str | None
+
+
+def _magnitude(w: jax.Array, statistic: Any, pattern: Pattern, sparsity: Any
+               ) -> tuple[jax.Array, jax.Array]:
+  del statistic
+  mask = selection.select(
+      jnp.abs(w), pattern, _common.kept(pattern, w.shape, sparsity))
+  return jnp.where(mask, w, 0), mask
+
+
+def _wanda(w: jax.Array, statistic: jax.Array, pattern: Pattern, sparsity: Any
+           ) -> tuple[jax.Array, jax.Array]:
+  squares = statistic if statistic.ndim == 1 else jnp.diagonal(statistic)
+  mask = wanda(w, squares, pattern, sparsity)
+  return jnp.where(mask, w, 0), mask
+
+
+_METHODS = {
+    'magnitude': Method(_magnitude, None), 'wanda': Method(_wanda, 'norm'),
+    'sparsegpt': Method(sparsegpt, 'moment'), 'admm': Method(admm, 'moment'),
+    'alps': Method(alps, 'moment')}
+
+
+def method(name: str | Prune, fitted: bool) -> Method:
+  """The method of a name, or a function of the user's.
+
+  Args:
+    name: of `one_shot`, or a function.
+    fitted: whether to solve for the kept weights afterwards.
+  """
+  if callable(name):
+    found = Method(name, 'moment')
+  elif name in _METHODS:
+    found = _METHODS[name]
+  else:
+    raise ValueError(
+        f'method is one of {[*_METHODS]}, or a function of w [in, out], h '
+        f'[in, in], pattern and sparsity, got {name!r}.')
+  return Method(functools.partial(_fitted, found.prune), 'moment') if (
+      fitted) else found
+
+
+def _fitted(prune: Prune, w: jax.Array, h: jax.Array, pattern: Pattern,
+            sparsity: Any) -> tuple[jax.Array, jax.Array]:
+  v, mask = prune(w, h, pattern, sparsity)
+  return refit(w, _common.damped(h, _DAMPING), mask, start=v), mask
+
+
+class Pruned(NamedTuple):
+  """A kernel, its mask, and the error of each matrix, NaN if not known."""
+  kernel: jax.Array
+  mask: jax.Array
+  error: jax.Array
+
+
+def prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
+          how: Method, sparsity: Any) -> Pruned:
+  """Prunes a kernel, or a layer of it.
+
+  Args:
+    name: for errors.
+    w: the kernel.
+    statistic: of its inputs; `None` if the method takes none.
+    layout: how it is a stack of matrices.
+    how: the method.
+    sparsity: the fraction pruned; an array has one for each matrix.
+
+  Raises:
+    ValueError: if the method does, or the statistic or the result has NaN.
+  """
+  groups, x, moment = 1, None, how.kind == 'moment'
+  if statistic is not None:
+    _check(name, statistic)
+    x = layout.statistic(statistic.sum, moment)
+    if x.ndim > len(layout.stack) + 1 + moment:
+      groups = len(x)  # Of a convolution: they cut the outputs.
+  m = layout.matrices(w, groups)
+  arrays = [m, x, sparsity if isinstance(sparsity, jax.Array) else None]
+
+  def one(m, x, s):
+    v, mask = how.prune(m, x, layout.pattern, sparsity if s is None else s)
+    return v, mask, (
+        reconstruction_error(m, v, x) if moment else jnp.float32(jnp.nan))
+  mapped = one
+  for _ in range(m.ndim - 2):
+    mapped = jax.vmap(mapped, [None if a is None else 0 for a in arrays])
+  try:
+    v, mask, error = mapped(*arrays)
+  except ValueError as problem:
+    raise ValueError(f'{name}: {problem}') from problem
+  if bool(jnp.isnan(v).any()) and not bool(jnp.isnan(m).any()):
+    raise ValueError(
+        f'{name}: h is not positive definite. Give more inputs, or a method '
+        'with more damping, such as '
+        'method=functools.partial(calibration.sparsegpt, damping=.1).')
+  return Pruned(layout.kernel(v, groups), layout.kernel(mask, groups),
+                error.mean() if groups > 1 else error)
+
+
+def _check(name: str, statistic: Statistic) -> None:
+  if not bool(jnp.isfinite(statistic.sum).all()):
+    raise ValueError(
+        f'{name}: its inputs are NaN or infinite. Look at the outputs of the '
+        'dense model on these batches; 16-bit activations may need float32.')
+  unseen = int((statistic.count == 0).sum())
+  if unseen:
+    warnings.warn(
+        f'{name}: {unseen} of its {statistic.count.size} matrices, such as '
+        'experts, have met no input, so that nothing is known of their '
+        'weights. Give more batches.', stacklevel=2)

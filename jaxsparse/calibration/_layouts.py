@@ -1,0 +1,130 @@
+"""Kernels of any shape as matrices `[in, out]`, and their patterns likewise."""
+
+import dataclasses
+import math
+from typing import NamedTuple, Sequence
+
+import jax
+import numpy as np
+
+from jaxsparse import patterns
+from jaxsparse.graph import Kernel
+from jaxsparse.patterns import Pattern
+
+
+class Layout(NamedTuple):
+  """How a kernel, or a layer of it, is a stack of matrices.
+
+  Attributes:
+    shape: of the kernel.
+    stack: axes along which there are matrices of their own, such as experts.
+    inputs: axes that are summed over with data, in the kernel's order.
+    outputs: the others.
+    rows: where the rows of a matrix are among the inputs, such that members of
+      a group are neighbours; `None` where they are as it is.
+    pattern: the pattern of a matrix.
+  """
+  shape: tuple[int, ...]
+  stack: tuple[int, ...]
+  inputs: tuple[int, ...]
+  outputs: tuple[int, ...]
+  rows: np.ndarray | None
+  pattern: Pattern
+
+  def without(self, axes: Sequence[int]) -> 'Layout':
+    """The layout of what is left at one index of axes of the stack."""
+    left = [axis for axis in range(len(self.shape)) if axis not in axes]
+    moved = lambda old: tuple(left.index(axis) for axis in old if axis in left)
+    return self._replace(
+        shape=tuple(self.shape[axis] for axis in left), stack=moved(self.stack),
+        inputs=moved(self.inputs), outputs=moved(self.outputs))
+
+  def matrices(self, w: jax.Array, groups: int = 1) -> jax.Array:
+    """`[*stack, in, out]`; of groups of a convolution `[groups, in, out]`."""
+    order = (*self.stack, *self.inputs, *self.outputs)
+    sizes = tuple(self.shape[axis] for axis in self.stack)
+    m = w.transpose(order).reshape(*sizes, self._inputs(), -1)
+    if self.rows is not None:
+      m = m[..., self.rows, :]
+    if groups > 1:
+      m = m.reshape(self._inputs(), groups, -1).swapaxes(0, 1)
+    return m
+
+  def kernel(self, m: jax.Array, groups: int = 1) -> jax.Array:
+    """The inverse of `matrices`."""
+    if groups > 1:
+      m = m.swapaxes(0, 1).reshape(self._inputs(), -1)
+    if self.rows is not None:
+      m = m[..., np.argsort(self.rows), :]
+    order = (*self.stack, *self.inputs, *self.outputs)
+    return m.reshape([self.shape[axis] for axis in order]).transpose(
+        np.argsort(order))
+
+  def statistic(self, x: jax.Array, moment: bool) -> jax.Array:
+    """A sum `[..., in]` or, of moments, `[..., in, in]`, in the rows' order."""
+    if self.rows is None:
+      return x
+    x = x[..., self.rows]
+    return x[..., self.rows, :] if moment else x
+
+  def _inputs(self) -> int:
+    return math.prod(self.shape[axis] for axis in self.inputs)
+
+
+def layout(kernel: Kernel, pattern: Pattern) -> Layout:
+  """The layout of a kernel with a pattern that is written for its axes.
+
+  Raises:
+    ValueError: if it has units or groups that span outputs, or layers.
+  """
+  where = f'{kernel.path} with axes {kernel.contracted} summed over'
+  if not kernel.contracted:
+    raise ValueError(
+        f'{kernel.path} is not summed over with data: {kernel.why}. Leave it '
+        f'dense: {{{kernel.path!r}: None}}.')
+  if kernel.why and 'contracted' in kernel.why:
+    raise ValueError(
+        f'{where} is {kernel.why}, so that it has no inputs of one kind. Leave '
+        f'it dense: {{{kernel.path!r}: None}}.')
+  shape, stack = kernel.shape, kernel.stacked
+  inputs = tuple(sorted((*kernel.contracted, *kernel.window)))
+  others = [axis for axis in range(len(shape)) if axis not in inputs]
+  unit, group = pattern.unit.tile(shape, f'unit of {pattern}'), (
+      pattern.group_tile(shape))
+  grid = pattern.grid(shape)
+  whole = all(group[axis] == grid[axis] for axis in range(len(shape))
+              if axis not in stack)
+  spans = any(unit[axis] > 1 or group[axis] > 1 and not whole
+              for axis in others)
+  if patterns.is_transposable(pattern) or spans:
+    raise ValueError(
+        f'{where}: {pattern} has units or groups that span others of its axes '
+        f'{tuple(range(len(shape)))}. Methods with statistics of inputs take '
+        'patterns along inputs: unstructured(), or nm(2, 4, axis=...) and '
+        'block(...) along those axes.')
+  rows, units, members = _rows(
+      [shape[axis] for axis in inputs], [unit[axis] for axis in inputs],
+      [group[axis] for axis in inputs])
+  flat = dataclasses.replace(
+      pattern, unit=patterns.Tiling(((-2, units),), rest=1),
+      group=patterns.Tiling() if whole else patterns.Tiling(
+          ((-2, members),), rest=1))
+  return Layout(shape, stack, inputs,
+                tuple(axis for axis in others if axis not in stack), rows, flat)
+
+
+def _rows(sizes: Sequence[int], unit: Sequence[int], group: Sequence[int]
+          ) -> tuple[np.ndarray | None, int, int]:
+  """An order of inputs in which groups are neighbours, and in them units.
+
+  Returns:
+    The order, or `None`; the inputs of a unit, and the units of a group.
+  """
+  cut = []
+  for n, u, g in zip(sizes, unit, group):
+    cut += [n // (u * g), g, u]
+  rows = np.arange(math.prod(sizes)).reshape(cut)
+  parts = [range(i, len(cut), 3) for i in range(3)]
+  rows = rows.transpose([k for part in parts for k in part]).reshape(-1)
+  is_same = (rows == np.arange(len(rows))).all()
+  return None if is_same else rows, math.prod(unit), math.prod(group)

@@ -1,0 +1,118 @@
+"""A function as one line of equations; calls and stacked layers are inlined."""
+
+import functools
+import math
+from typing import Any, Collection, Sequence
+
+import jax
+from jax import lax
+from jax.extend import core
+import jax.numpy as jnp
+
+from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import taps
+from jaxsparse.graph._programs import Leaf
+from jaxsparse.graph._programs import read_value
+from jaxsparse.graph._programs import Step
+from jaxsparse.graph.taps import DATA
+from jaxsparse.graph.taps import Tag
+
+
+class Line:
+  """All equations of a function in turn: calls and stacked layers are inlined.
+
+  Attributes:
+    steps: what is computed.
+    tags: of each array, whether it is data, and of which leaf it is made.
+    sizes: bytes of each array.
+    consts: arrays closed over, by number.
+    slices: of what is made of parameters alone, layers: of which array, where.
+  """
+
+  def __init__(self, kernels: Collection[str]):
+    self.steps: list[Step] = []
+    self.tags: list[Any] = []
+    self.sizes: list[int] = []
+    self.consts: dict[int, Any] = {}
+    self.slices: dict[int, tuple[int, int]] = {}
+    self._values: list[Any] = []
+    self._kernels = kernels
+    self._seen: list[Leaf] = []
+    self._walk = taps.Walk(lambda product: self._seen.append(product.path))
+
+  def add(self, value: Any, tag: Any) -> int:
+    """A new array's number."""
+    self._values.append(value)
+    self.tags.append(tag)
+    self.sizes.append(math.prod(value.shape) * value.dtype.itemsize)
+    return len(self.tags) - 1
+
+  def inline(self, closed: Any, arrays: Sequence[Any]) -> list[Any]:
+    """The results of a jaxpr of arrays."""
+    jaxpr = getattr(closed, 'jaxpr', closed)
+    known = dict(zip(jaxpr.invars, arrays))
+    for v, const in zip(jaxpr.constvars, getattr(closed, 'consts', ())):
+      known[v] = self.add(jnp.asarray(const), None)
+      self.consts[known[v]] = const
+
+    def read(v):
+      return v if isinstance(v, core.Literal) else known[v]
+    for eqn in jaxpr.eqns:
+      known.update(zip(eqn.outvars, self._equation(
+          jaxpr, eqn, [read(v) for v in eqn.invars])))
+    return [read(v) for v in jaxpr.outvars]
+
+  def _equation(self, jaxpr: Any, eqn: Any, ins: list[Any]) -> list[Any]:
+    name = eqn.primitive.name
+    tags = [self.tags[i] if isinstance(i, int) else None for i in ins]
+    if name in _jaxprs.CALLS and any(isinstance(tag, Tag) for tag in tags):
+      return self.inline(eqn.params[_jaxprs.CALLS[name]], ins)
+    if name == 'scan':
+      sizes = _jaxprs.ScanSizes.of(eqn)
+      start = sizes.constants + sizes.carries
+      if any(isinstance(tag, Tag) and tag.path.path in self._kernels
+             for tag in tags[start:]):
+        return self._layers(eqn, ins, *sizes)
+    self._seen.clear()
+    results, found = self._walk.equation(
+        jaxpr, eqn, [read_value(self._values, i) for i in ins], tags)
+    outs = [self.add(x, tag) for x, tag in zip(results, found)]
+    seen = tuple(dict.fromkeys(
+        leaf for leaf in self._seen if leaf.path in self._kernels))
+    self.steps.append(Step(tuple(ins), tuple(outs), jaxpr, eqn, seen))
+    return outs
+
+  def _layers(self, eqn: Any, ins: list[Any], constants: int, carries: int
+              ) -> list[Any]:
+    """A scan, layer by layer."""
+    has, start = eqn.params, constants + carries
+    carry, turns = ins[constants:start], range(has['length'])
+    ys = [[None] * has['length'] for _ in eqn.outvars[carries:]]
+    for k in reversed(turns) if has['reverse'] else turns:
+      results = self.inline(has['jaxpr'], [
+          *ins[:constants], *carry, *(self._layer(i, k) for i in ins[start:])])
+      carry = results[:carries]
+      for y, result in zip(ys, results[carries:]):
+        y[k] = result
+    return [*carry, *map(self._stacked, ys)]
+
+  def _stacked(self, ys: list[Any]) -> Any:
+    given = [read_value(self._values, i) for i in ys]
+    return self.inline(
+        jax.make_jaxpr(lambda *xs: jnp.stack(xs))(*given), ys)[0]
+
+  def _layer(self, i: int, k: int) -> int:
+    cut = functools.partial(lax.index_in_dim, index=k, keepdims=False)
+    tag = self.tags[i]
+    if tag is DATA:
+      return self.inline(jax.make_jaxpr(cut)(self._values[i]), [i])[0]
+    if isinstance(tag, Tag):
+      first, *rest = tag.keys
+      axes = {key[0] for key in first}
+      path, index = tag.path
+      # A part of an axis is no layer: nobody can tell what of the kernel it is.
+      tag = Tag(Leaf(path, (*index, (axes.pop(), k))), tuple(rest)) if (
+          len(axes) == 1 and first == ((first[0][0],),)) else None
+    number = self.add(cut(self._values[i]), tag)
+    self.slices[number] = i, k
+    return number

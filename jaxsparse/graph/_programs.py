@@ -1,0 +1,146 @@
+"""Programs: some equations of a function, equal if they compute the same."""
+
+from typing import Any, Hashable, NamedTuple, Sequence
+
+from jax.extend import core
+import numpy as np
+
+from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import operands
+from jaxsparse.graph import taps
+
+
+class Leaf(NamedTuple):
+  """A parameter, or one layer of it.
+
+  Attributes:
+    path: of the parameter.
+    index: the axes that scans took apart, outermost first, and where on each.
+  """
+  path: str
+  index: tuple[tuple[int, int], ...] = ()
+
+
+class Step(NamedTuple):
+  """An equation; arrays are numbers, which count all arrays of the function.
+
+  Attributes:
+    ins: of arrays or constants in the code.
+    outs: of arrays.
+    jaxpr: where the equation is.
+    eqn: the equation.
+    seen: kernels that it multiplies with data.
+  """
+  ins: tuple[Any, ...]
+  outs: tuple[int, ...]
+  jaxpr: Any
+  eqn: Any
+  seen: tuple[Leaf, ...] = ()
+
+  def arrays(self) -> list[int]:
+    return [i for i in self.ins if isinstance(i, int)]
+
+
+class Program:
+  """Some steps; equal if the same is computed of arrays of the same kind.
+
+  Rules of derivatives are not compared.
+  """
+
+  def __init__(self, steps: Sequence[Step], reads: Sequence[int],
+               gives: Sequence[int], tags: Sequence[Any]):
+    there: dict[int, int] = {}
+    for i in [*reads, *(i for step in steps for i in step.outs)]:
+      there.setdefault(i, len(there))
+    self._steps = [step._replace(
+        ins=tuple(there[i] if isinstance(i, int) else i for i in step.ins),
+        outs=tuple(there[i] for i in step.outs)) for step in steps]
+    self._gives = [there[i] for i in gives]
+    self._tags = tags
+    self._key = (tuple(self._gives), tuple(map(str, tags)), tuple(
+        (step.outs, tuple(map(_key, step.ins)), _key_of(step.eqn))
+        for step in self._steps))
+    self._hash = hash(self._key)
+
+  def __hash__(self) -> int:
+    return self._hash
+
+  def __eq__(self, other: Any) -> bool:
+    return isinstance(other, Program) and self._key == other._key
+
+  def run(self, values: Sequence[Any]) -> list[Any]:
+    """What the program gives."""
+    known = list(values)
+    for step in self._steps:
+      known += operands.run_alone(
+          step.jaxpr, step.eqn, [read_value(known, i) for i in step.ins])
+    return [known[i] for i in self._gives]
+
+  def tapped(self, values: Sequence[Any], tap: taps.Tap) -> taps.Sums:
+    """What a tap returns, summed by the number of the leaf in the tags."""
+    walk = taps.Walk(tap)
+    known, tags = list(values), list(self._tags)
+    for step in self._steps:
+      results, found = walk.equation(
+          step.jaxpr, step.eqn, [read_value(known, i) for i in step.ins],
+          [tags[i] if isinstance(i, int) else None for i in step.ins])
+      known, tags = known + list(results), tags + list(found)
+    return walk.sums
+
+
+def read_value(known: Sequence[Any], i: Any) -> Any:
+  """An array by its number, or the constant that is there."""
+  return known[i] if isinstance(i, int) else i.val
+
+
+# What two programs must have in common.
+
+
+def _key(i: Any) -> Hashable:
+  if isinstance(i, int):
+    return i
+  value = np.asarray(i.val)
+  return str(value.dtype), value.shape, value.tobytes()
+
+
+class _Same:
+  """Equal to itself alone, and kept alive."""
+
+  def __init__(self, x: Any):
+    self.x = x
+
+  def __hash__(self) -> int:
+    return id(self.x)
+
+  def __eq__(self, other: Any) -> bool:
+    return isinstance(other, _Same) and self.x is other.x
+
+
+def _key_of(eqn: Any) -> Hashable:
+  name, has = eqn.primitive.name, eqn.params
+  if name in _jaxprs.CALLS:  # The rest is names, layouts, derivatives.
+    return name, _key_of_setting(has[_jaxprs.CALLS[name]])
+  return eqn.primitive, tuple(
+      (key, _key_of_setting(x)) for key, x in sorted(has.items()))
+
+
+def _key_of_setting(x: Any) -> Hashable:
+  if isinstance(x, core.ClosedJaxpr) and not isinstance(x, core.Jaxpr):
+    return _key_of_setting(x.jaxpr), tuple(map(_Same, x.consts))
+  if isinstance(x, core.Jaxpr):
+    numbers: dict[Any, int] = {}
+
+    def number(v):
+      return _key(v) if isinstance(v, core.Literal) else numbers.setdefault(
+          v, len(numbers))
+    ends = lambda vs: tuple((number(v), str(v.aval)) for v in vs)
+    return ends([*x.constvars, *x.invars]), tuple(
+        (ends(eqn.invars), _key_of(eqn), ends(eqn.outvars))
+        for eqn in x.eqns), ends(x.outvars)
+  if isinstance(x, (tuple, list)) and type(x) in (tuple, list):
+    return tuple(map(_key_of_setting, x))
+  try:
+    hash(x)
+  except TypeError:
+    return _Same(x)
+  return x

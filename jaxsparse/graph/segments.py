@@ -1,0 +1,237 @@
+"""A function as a chain of segments, between which kernels can be changed.
+
+`chain` cuts a function where the next kernels read what earlier ones gave. A
+segment is a pure function of arrays: the parameters that it reads, or their
+layers, and the data at the cut before it, to the data at the cut after it. So
+kernels are changed in turn and nothing is computed twice. Layers of a `scan`
+have segments of their own, and segments that compute the same are one program.
+"""
+
+from typing import Any, Callable, Collection, Iterable, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import operands
+from jaxsparse.graph import slices
+from jaxsparse.graph._lines import Line
+from jaxsparse.graph._programs import Leaf
+from jaxsparse.graph._programs import Program
+from jaxsparse.graph._programs import Step
+from jaxsparse.graph.taps import DATA
+from jaxsparse.graph.taps import Tag
+
+
+class Segment(NamedTuple):
+  """A part of a function.
+
+  Attributes:
+    kernels: those whose inputs are known here: none reads what others gave.
+    measured: from the data before it to the inputs of its kernels, for `tapped`
+      alone. Leaves have their number in `leaves`.
+    rest: the whole segment, for `run`.
+    leaves: whose kernels or other parameters the programs read.
+    measured_reads: numbers of the arrays that `measured` takes.
+    reads: numbers of the arrays that `rest` takes.
+    gives: numbers of the arrays of data after it.
+  """
+  kernels: tuple[Leaf, ...]
+  measured: Program
+  rest: Program
+  leaves: tuple[Leaf, ...]
+  measured_reads: tuple[int, ...]
+  reads: tuple[int, ...]
+  gives: tuple[int, ...]
+
+
+class Chain:
+  """A function in segments.
+
+  Attributes:
+    segments: in turn.
+    names: the paths of all parameters.
+  """
+
+  def __init__(self, line: 'Line', names: list[str], inputs: int):
+    self.names = names
+    self._line = line
+    self._inputs = range(len(names), len(names) + inputs)
+    self._makers = {i: step for step in line.steps for i in step.outs}
+    self.segments = _segments(line, self._makers, self._inputs)
+
+  def start(self, *inputs: Any) -> dict[int, Any]:
+    """The data before the first segment."""
+    return dict(zip(self._inputs, map(jnp.asarray, jax.tree.leaves(inputs))))
+
+  def values(self, reads: Iterable[int], params: Sequence[Any],
+             data: dict[int, Any]) -> list[Any]:
+    """The arrays that a program takes.
+
+    Args:
+      reads: their numbers.
+      params: leaves of the parameters.
+      data: arrays of data by their number.
+    """
+    def value(i):
+      if i in data:
+        return data[i]
+      if i < len(self.names):
+        return jnp.asarray(params[i])
+      if i in self._line.consts:
+        return self._line.consts[i]
+      if i in self._line.slices:
+        whole, k = self._line.slices[i]
+        return slices.take(value(whole), [(0, k)])
+      step = self._makers[i]
+      results = operands.run_alone(step.jaxpr, step.eqn, [
+          value(j) if isinstance(j, int) else j.val for j in step.ins])
+      return results[step.outs.index(i)]
+    return [value(i) for i in reads]
+
+
+def chain(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
+          kernels: Collection[str]) -> Chain:
+  """Cuts a function between its kernels.
+
+  Args:
+    fn: any function that JAX can trace.
+    params: its first argument.
+    *inputs: the others.
+    kernels: paths of those between which to cut. What no product with data is
+      seen of is in no segment.
+  """
+  closed, names = _jaxprs.trace(fn, params, *inputs)
+  line = Line(kernels)
+
+  def read(leaves):
+    tags = [Tag(Leaf(name), tuple(((axis,),) for axis in range(x.ndim)))
+            for name, x in zip(names, leaves)]
+    line.inline(closed, [
+        line.add(x, tag) for x, tag in zip(
+            leaves, [*tags, *[DATA] * (len(leaves) - len(tags))])])
+    return 0
+  leaves = [jnp.asarray(x) if not isinstance(x, jax.ShapeDtypeStruct) else x
+            for x in jax.tree.leaves((params, inputs))]
+  jax.eval_shape(read, leaves)
+  return Chain(line, names, len(leaves) - len(names))
+
+
+def _segments(line: Line, makers: dict[int, Step], inputs: Sequence[int]
+              ) -> list[Segment]:
+  steps = [step for step in line.steps
+           if any(line.tags[i] is DATA for i in step.outs)]
+  stages = _stages(steps)
+  if not stages:
+    return []
+  end = stages[-1][1] + 1
+  made = {i: n for n, step in enumerate(steps[:end]) for i in step.outs}
+  made |= dict.fromkeys(inputs, -1)
+  used = {i: n for n, step in enumerate(steps[:end]) for i in step.arrays()
+          if i in made}
+  cuts = _cuts(line, stages, made, used)
+
+  found, start = [], 0
+  for (kernels, last, _), cut in zip(stages, cuts):
+    gives = tuple(i for i, n in used.items() if made[i] < cut <= n)
+    before, rest = (_program(line, makers, made, steps[start:to], give)
+                    for to, give in ((last + 1, ()), (cut, gives)))
+    leaves = _leaves(line, before[1])
+    found.append(Segment(
+        kernels, _of(line, *before, (), leaves),
+        _of(line, *rest, gives, leaves), leaves, before[1], rest[1], gives))
+    start = cut
+  return found
+
+
+def _stages(steps: Sequence[Step]) -> list[tuple[tuple[Leaf, ...], int, int]]:
+  """Kernels none of which reads what others gave; their last and first step.
+
+  A kernel that is read again later takes all in between into its stage.
+  """
+  last = {leaf: n for n, step in enumerate(steps) for leaf in step.seen}
+  stages: list[list[Any]] = []
+  seen, ends, after = {}, -1, set()
+  for n, step in enumerate(steps):
+    follows = any(i in after for i in step.arrays())
+    if step.seen and stages and follows and n > ends:
+      stages.append([])
+      after, follows = set(), False
+    if step.seen:
+      if not stages:
+        stages.append([])
+      ends = max([ends, *(last[leaf] for leaf in step.seen)])
+      stages[-1].append(n)
+      seen[n] = step.seen
+    if step.seen or follows:
+      after.update(step.outs)
+  return [(tuple(dict.fromkeys(leaf for n in stage for leaf in seen[n])),
+           stage[-1], stage[0]) for stage in stages]
+
+
+def _cuts(line: Line, stages: Sequence[Any], made: dict[int, int],
+          used: dict[int, int]) -> list[int]:
+  """Before which step to cut after each stage: where least data is alive."""
+  last = stages[-1][1]
+  change = np.zeros(last + 3, np.int64)
+  for i, n in used.items():
+    change[made[i] + 1] += line.sizes[i]
+    change[n + 1] -= line.sizes[i]
+  alive = np.cumsum(change)  # Before each step.
+  cuts = []
+  for (_, end, _), (_, _, start) in zip(stages, stages[1:]):
+    places = range(end + 1, start + 1)
+    cuts.append(min(places, key=lambda n: (alive[n], -n)))
+  return [*cuts, last + 1]
+
+
+def _program(line: Line, makers: dict[int, Step], made: dict[int, int],
+             steps: Sequence[Step], gives: Sequence[int]
+             ) -> tuple[list[Step], tuple[int, ...]]:
+  """Steps with those that they need of parameters, and what they all read."""
+  # Only what leads to a result, or to a product that is looked at.
+  wanted, mine = {*gives}, []
+  for step in reversed(steps):
+    if wanted & {*step.outs} or (not gives and step.seen):
+      mine.append(step)
+      wanted.update(step.arrays())
+  mine.reverse()
+  done = {i for step in mine for i in step.outs}
+  before: dict[int, Step] = {}
+  reads: dict[int, None] = {}
+
+  def need(i):
+    if i in done:
+      return
+    done.add(i)
+    if i in made or i in line.slices or i not in makers:
+      reads[i] = None
+      return
+    step = makers[i]
+    for j in step.arrays():
+      need(j)
+    done.update(step.outs)
+    before[id(step)] = step
+  for step in mine:
+    for i in step.arrays():
+      need(i)
+  for i in gives:
+    need(i)
+  return [*before.values(), *mine], tuple(reads)
+
+
+def _leaves(line: Line, reads: Sequence[int]) -> tuple[Leaf, ...]:
+  return tuple(dict.fromkeys(
+      line.tags[i].path for i in reads if isinstance(line.tags[i], Tag)))
+
+
+def _of(line: Line, steps: Sequence[Step], reads: Sequence[int],
+        gives: Sequence[int], leaves: Sequence[Leaf]) -> Program:
+  """A program whose leaves are numbers, so that it is one for all layers."""
+  numbers = {leaf: n for n, leaf in enumerate(leaves)}
+  tags = [line.tags[i] for i in reads]
+  return Program(steps, reads, gives, [
+      tag._replace(path=numbers.get(tag.path, -1))
+      if isinstance(tag, Tag) else tag for tag in tags])
