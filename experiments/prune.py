@@ -42,6 +42,7 @@ from experiments.records import metrics
 from experiments.records import workdir as workdirs
 
 CELLS = 'cells.jsonl'
+CACHE = 'cache'
 
 
 def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
@@ -97,6 +98,7 @@ def main(argv: list[str]):
     if flags.FLAGS.coordinator:
       raise ValueError('--coordinator is for experiments.train; one process '
                        'prunes')
+    launch.keep_programs(str(path / CACHE))  # Networks share compilations.
     text = prune(flags.FLAGS.config, flags.FLAGS.workdir,
                  command=shlex.join(command))
   print(f'\n{text}')

@@ -6,22 +6,24 @@ layer normalises by its own batch, as it does in training; a batch counts by its
 size.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
-def estimate(model: nnx.Module, variables: nnx.State, batches: Sequence[Any]
-             ) -> nnx.State:
-  """Returns the variables with averages over all batches together.
+def estimator(model: nnx.Module
+              ) -> Callable[[nnx.State, Sequence[Any]], nnx.State]:
+  """Returns a function from variables and batches of inputs to variables.
+
+  Averages are made anew, over all batches together; params stay.
 
   Args:
-    model: the network, whatever its own variables are.
-    variables: its params and its running averages, which do not matter.
-    batches: of inputs.
+    model: the network, whatever its own variables are; it is changed.
   """
   for _, module in nnx.iter_modules(model):
     if isinstance(module, nnx.BatchNorm):
@@ -35,24 +37,23 @@ def estimate(model: nnx.Module, variables: nnx.State, batches: Sequence[Any]
     model(inputs)
     return nnx.state(model, nnx.BatchStat)
 
-  sizes = [len(inputs) for inputs in batches]
-  found = [dict(nnx.to_flat_state(of_batch(variables, inputs)))
-           for inputs in batches]
+  def estimate(variables, batches):
+    found = [of_batch(variables, inputs) for inputs in batches]
+    averages = _pooled(found, [len(inputs) for inputs in batches])
+    params, _ = nnx.split_state(variables, nnx.Param, ...)
+    return nnx.merge_state(params, averages)
+  return estimate
 
-  def mean(of):
-    return np.average([of(one) for one in found], axis=0, weights=sizes)
 
+def _pooled(found, sizes):
+  """Means, and variances, of all batches together."""
+  flat = [dict(nnx.to_flat_state(one)) for one in found]
   pooled = {}
-  for path in found[0]:
-    *layer, name = path
-    average = (*layer, 'mean')
-    middle = mean(lambda one, path=average: np.asarray(one[path][...]))
-    if name == 'var':  # Within batches, and of their means.
-      value = mean(lambda one, path=path, average=average, middle=middle: (
-          one[path][...] + (one[average][...] - middle)**2))
-    else:
-      value = middle
-    pooled[path] = found[0][path].replace(
-        jax.numpy.asarray(value, found[0][path][...].dtype))
-  params, _ = nnx.split_state(variables, nnx.Param, ...)
-  return nnx.merge_state(params, nnx.from_flat_state(pooled))
+  for path, variable in flat[0].items():
+    means, own = (np.array([one[where][...] for one in flat])
+                  for where in ((*path[:-1], 'mean'), path))
+    value = middle = np.average(means, axis=0, weights=sizes)
+    if path[-1] == 'var':  # Within batches, and between them.
+      value = np.average(own + (means - middle)**2, axis=0, weights=sizes)
+    pooled[path] = variable.replace(jnp.asarray(value, variable[...].dtype))
+  return nnx.from_flat_state(pooled)

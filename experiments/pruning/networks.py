@@ -101,15 +101,20 @@ def _run(config):
          for step, size in enumerate(sizes, start=1)],
         _first(dataset.test(), config.judged))
 
+  estimate = None
+  if jax.tree.leaves(state.averages):
+    estimate = averages.estimator(
+        models.create(trained, dataset, rngs=nnx.Rngs(0)))
+
   def settle(params, batches):
-    model = models.create(trained, dataset, rngs=nnx.Rngs(0))
-    return _plain(averages.estimate(model, _like(variables, params), batches))
+    if not estimate:
+      return params
+    return _plain(estimate(_like(variables, params), batches))
 
   return Network(
       lambda params, inputs: run.apply(_like(variables, params), inputs),
       _plain(variables), trained.sparse or models.sparse_leaves(trained.model),
-      dataset.task, draw, settle if jax.tree.leaves(state.averages)
-      else lambda params, batches: params,
+      dataset.task, draw, settle,
       f'{trained.model} on {trained.dataset}', dataset.fingerprint)
 
 

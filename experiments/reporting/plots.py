@@ -46,8 +46,8 @@ _COLORS = {
     'chase_40': '#2171B5',
     'chase_50': '#08306B',
 }
-# A variant that trains longer, or solves for the kept weights after pruning, has
-# the colour of its method and an open marker.
+# A variant that trains longer, or is refitted after pruning, has the colour of
+# its method and an open marker.
 _LONG, _REFIT = '_long', '_refit'
 _OTHER = '#7F7F7F'
 _MARKERS = 'os^DvPX*<>'
