@@ -7,13 +7,14 @@ import pathlib
 import ml_collections
 import numpy as np
 
+from experiments.pruning import pictures
 from experiments.pruning import plan
 from experiments.records import metrics
 from experiments.records import workdir as workdirs
-from experiments.reporting import plots
 from experiments.reporting import tables
 
 TABLE = 'table.md'
+PICTURE = 'quality.png'
 
 _SECONDS_NOTE = (
     'Mean over seeds of what pruning took, with its statistics and with '
@@ -52,7 +53,7 @@ def write(path: pathlib.Path, rows: Sequence[metrics.Row],
           f'- `{command}`' if command else '- called from Python'])]) + '\n'
   workdirs.write(path / TABLE, text)
   if len(methods) > 1:
-    plots.plot_targets(path / plots.TARGETS, runs, methods, config.targets)
+    pictures.plot_quality(path / PICTURE, runs, methods, config.targets)
   return text
 
 

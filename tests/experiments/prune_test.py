@@ -60,7 +60,7 @@ def test_pruning_writes_every_result(pruned):
     assert row['accuracy'] <= 1
   assert (path / 'table.md').read_text() == table
   assert '| wanda ' in table and '`the command`' in table
-  assert (path / 'by_target.png').read_bytes().startswith(b'\x89PNG')
+  assert (path / 'quality.png').read_bytes().startswith(b'\x89PNG')
   assert json.loads((path / 'config.json').read_text()) == json.loads(
       config.to_json())
   assert not list(path.rglob('progress'))

@@ -30,7 +30,7 @@ def test_table_has_means_differences_seconds_and_errors(tmp_path):
   config.update(methods=('wanda',), targets=('50%', '2:4'), seeds=(0, 1))
   table = _write(tmp_path, config, _rows(config))
   assert (tmp_path / 'table.md').read_text() == table
-  assert (tmp_path / 'by_target.png').read_bytes().startswith(b'\x89PNG')
+  assert (tmp_path / 'quality.png').read_bytes().startswith(b'\x89PNG')
   cells = [[cell.strip() for cell in line.strip('|').split('|')]
            for line in table.splitlines() if line.startswith('|')]
   # Half of an interval of two seeds is 12.706 standard errors.
