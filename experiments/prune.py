@@ -41,7 +41,6 @@ from experiments.pruning import report
 from experiments.records import metrics
 from experiments.records import workdir as workdirs
 
-CELLS = 'cells.jsonl'
 CACHE = 'cache'
 
 
@@ -61,7 +60,7 @@ def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
   config = plan.checked(config)
   network = networks.load(config)
   path = _claim(workdir, config, network)
-  log = path / CELLS
+  log = path / workdirs.CELLS
   rows = metrics.read(log)
   metrics.rewrite(log, rows)  # Without half a row.
   done = {plan.cell(row) for row in rows}

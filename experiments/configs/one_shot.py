@@ -19,8 +19,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.calibration = 256  # Examples to prune with.
   config.judged = 1_000  # Examples to measure on, at most.
   config.batch_size = 32  # Of the examples to prune with.
-  config.folders = ()  # Of magika: where files lie; (): where Python's do.
-  config.files_of_a_type = 100  # Of magika: at most.
+
+  # Of magika: where files lie, such as --config.folders="'/usr,/opt'", or where
+  # those of Python and its packages do; and how many of a type at most.
+  config.folders = ()
+  config.files_of_a_type = 100
 
   config.save_pruned = True  # Params and masks of each network.
   return config

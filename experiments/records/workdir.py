@@ -11,6 +11,7 @@ DATASET = 'dataset.json'
 RECIPE = 'recipe.yaml'
 CHECKPOINTS = 'checkpoints'
 METRICS = 'metrics.jsonl'
+CELLS = 'cells.jsonl'  # Of pruned networks.
 PLOT = 'training.png'
 MASK = 'mask.png'
 CHANNELS = 'channels.png'
@@ -45,7 +46,7 @@ def claim(path: str, config: ml_collections.ConfigDict, *, dataset: str,
     _check_data(path, dataset, fingerprint)
     return path
   for name in (
-      DATASET, RECIPE, CHECKPOINTS, METRICS, PLOT, MASK, CHANNELS,
+      DATASET, RECIPE, CHECKPOINTS, METRICS, CELLS, PLOT, MASK, CHANNELS,
       SUMMARY):
     if (path / name).exists():
       raise ValueError(

@@ -151,6 +151,13 @@ def test_more_may_be_asked_for_and_other_settings_are_refused(
   assert commands.hashes(tmp_path) == before
 
 
+def test_networks_of_unknown_origin_are_left_alone(run, tmp_path):
+  (tmp_path / 'cells.jsonl').write_text('mine')
+  with pytest.raises(ValueError, match='cells.jsonl but no config.json'):
+    prune.prune(_config(run), str(tmp_path))
+  assert (tmp_path / 'cells.jsonl').read_text() == 'mine'
+
+
 @pytest.mark.parametrize('override, parts', [
     ('--config.run=runs/nowhere', [
         'config.run is \'runs/nowhere\'', 'python -m experiments.train']),
