@@ -9,18 +9,27 @@ off. All functions are pure, of arrays: `jax.vmap` takes them over layers and
 experts, and outputs may be sharded over devices.
 """
 
+from jaxsparse.calibration._activations import activations
+from jaxsparse.calibration._activations import mean_activation
+from jaxsparse.calibration._activations import unit_activations
+from jaxsparse.calibration._activations import wanda_score
 from jaxsparse.calibration._admm import admm
 from jaxsparse.calibration._alps import alps
 from jaxsparse.calibration._one_shot import one_shot
 from jaxsparse.calibration._one_shot import OneShotState
+from jaxsparse.calibration._owl import owl
 from jaxsparse.calibration._reconstruction import reconstruction_error
 from jaxsparse.calibration._reconstruction import refit
 from jaxsparse.calibration._sparsegpt import sparsegpt
 from jaxsparse.calibration._statistics import input_statistics
 from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.calibration._wanda import wanda
+from jaxsparse.calibration._windows import reconstruct
+from jaxsparse.calibration._windows import ReconstructState
 
 __all__ = [
-    'admm', 'alps', 'input_statistics', 'one_shot', 'OneShotState',
-    'reconstruction_error', 'refit', 'sparsegpt', 'Statistic', 'wanda',
+    'activations', 'admm', 'alps', 'input_statistics', 'mean_activation',
+    'one_shot', 'OneShotState', 'owl', 'reconstruct', 'ReconstructState',
+    'reconstruction_error', 'refit', 'sparsegpt', 'Statistic',
+    'unit_activations', 'wanda', 'wanda_score',
 ]

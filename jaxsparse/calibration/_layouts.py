@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import patterns
@@ -66,6 +67,20 @@ class Layout(NamedTuple):
       return x
     x = x[..., self.rows]
     return x[..., self.rows, :] if moment else x
+
+  def of_inputs(self, x: jax.Array) -> jax.Array:
+    """Numbers `[*stack, in]`, or of groups, in the axes of the kernel.
+
+    Axes of outputs have size 1, or that of the kernel if groups cut them.
+    """
+    sizes = [self.shape[axis] for axis in self.inputs]
+    if x.ndim > len(self.stack) + 1:
+      out, = self.outputs
+      x = jnp.repeat(x.T, self.shape[out] // len(x), -1)
+      return x.reshape(*sizes, -1).transpose(
+          np.argsort((*self.inputs, out)))
+    x = x.reshape(*x.shape[:-1], *sizes, *[1] * len(self.outputs))
+    return x.transpose(np.argsort((*self.stack, *self.inputs, *self.outputs)))
 
   def _inputs(self) -> int:
     return math.prod(self.shape[axis] for axis in self.inputs)

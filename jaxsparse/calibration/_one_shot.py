@@ -1,6 +1,6 @@
 """Whole models: their kernels are pruned in turn."""
 
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,9 @@ from jaxsparse.calibration import _kernels
 from jaxsparse.calibration import _layouts
 from jaxsparse.calibration._layouts import Layout
 from jaxsparse.calibration._stages import Batch
+from jaxsparse.calibration._stages import batched
 from jaxsparse.calibration._stages import Data
+from jaxsparse.calibration._stages import Progress
 from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.graph import slices
 from jaxsparse.graph.segments import Leaf
@@ -43,7 +45,7 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
              refit: bool = False,
              weights: Callable[..., jax.Array] | None = None,
              sequential: bool = True,
-             progress: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
+             progress: Progress | None = None,
              state: OneShotState | None = None,
              save: Callable[[OneShotState], Any] | None = None
              ) -> tuple[ArrayTree, ArrayTree]:
@@ -120,14 +122,9 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   sparse layers                     50.0%    96  192
   all                               50.0%    96  192
   """
-  batches = [b if isinstance(b, tuple) else (b,) for b in batches]
-  if not batches:
-    raise ValueError(
-        'There are no batches. Give some hundred inputs to calibrate with, '
-        'such as one_shot(fn, params, [x], ...); an iterator that was used up '
-        'has none left.')
+  batches = batched(batches)
   how = _kernels.method(method, refit)
-  tasks = _tasks(fn, params, batches[0], patterns, sparsity)
+  tasks = tasks_of(fn, params, batches[0], patterns, sparsity)
   data = Data(fn, params, batches, weights, how.kind or 'norm')
   stages = (data.alone(tasks) if how.kind is None else
             data.in_turn(tasks) if sequential else data.at_once(tasks))
@@ -145,7 +142,7 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   return state.params, state.masks
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
   """What is to be done to a kernel.
 
   Attributes:
@@ -161,8 +158,9 @@ class _Task(NamedTuple):
     return jnp.full(sizes, jnp.nan, jnp.float32)
 
 
-def _tasks(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
-           patterns: Any, sparsity: Any) -> dict[str, _Task]:
+def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
+             patterns: Any, sparsity: Any) -> dict[str, Task]:
+  """What is to be done, by path; arguments are those of `one_shot`."""
   if isinstance(patterns, Pattern):
     rules = graph.kernel_patterns(fn, params, *batch, pattern=patterns)
     kernels = rules.kernels
@@ -190,11 +188,11 @@ def _tasks(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
     if own is not None and not isinstance(own, (int, float)):
       own = jnp.broadcast_to(jnp.asarray(own, jnp.float32), [
           layout.shape[axis] for axis in layout.stack])
-    tasks[path] = _Task(layout, own)
+    tasks[path] = Task(layout, own)
   return tasks
 
 
-def _first(params: ArrayTree, tasks: Mapping[str, _Task]) -> OneShotState:
+def _first(params: ArrayTree, tasks: Mapping[str, Task]) -> OneShotState:
   masks = trees.map_with_path(
       lambda path, w: jnp.ones(w.shape, bool) if path in tasks else None,
       params)
@@ -202,7 +200,7 @@ def _first(params: ArrayTree, tasks: Mapping[str, _Task]) -> OneShotState:
   return OneShotState(params, masks, errors, 0)
 
 
-def _with(state: OneShotState, leaf: Leaf, task: _Task, how: _kernels.Method,
+def _with(state: OneShotState, leaf: Leaf, task: Task, how: _kernels.Method,
           statistic: Statistic | None) -> OneShotState:
   """The state with one more kernel, or layer of it, pruned."""
   axes = [axis for axis, _ in leaf.index]

@@ -16,6 +16,59 @@ from jaxsparse.graph.segments import Leaf
 
 # All arguments of a function but the parameters.
 Batch = tuple[Any, ...]
+# What wraps the things to be done, such as `tqdm.tqdm`.
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+def batched(batches: Iterable[Any]) -> list[Batch]:
+  """Batches as tuples of arguments; raises if there are none."""
+  made = [b if isinstance(b, tuple) else (b,) for b in batches]
+  if not made:
+    raise ValueError(
+        'There are no batches. Give some hundred inputs to calibrate with, '
+        'such as [x] for fn(params, x); an iterator that was used up has none '
+        'left.')
+  return made
+
+
+def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
+           kernels: Collection[str], outputs: bool = False
+           ) -> list[segments.Chain]:
+  """The chain of each batch: of batches of one shape the same.
+
+  Args:
+    fn: the function.
+    params: its parameters.
+    batches: its other arguments.
+    kernels: paths of those between which to cut.
+    outputs: see `segments.chain`.
+
+  Raises:
+    ValueError: if a kernel's inputs are not seen, or the order of kernels
+      depends on the shape.
+  """
+  known: dict[Any, segments.Chain] = {}
+  found = []
+  for batch in batches:
+    shapes = str(jax.tree.map(jax.typeof, batch))
+    if shapes not in known:
+      known[shapes] = segments.chain(
+          fn, params, *batch, kernels=kernels, outputs=outputs)
+    found.append(known[shapes])
+  order = [segment.kernels for segment in found[0].segments]
+  seen = {leaf.path for some in order for leaf in some}
+  if unseen := [path for path in kernels if path not in seen]:
+    raise ValueError(
+        f'The inputs of {trees.few(unseen)} are not seen: the product is '
+        'inside of a primitive that is not interpreted, such as pallas_call, '
+        'or with another parameter, or the kernel is cut or joined before it. '
+        'Leave them dense: {regex: None}.')
+  if any([segment.kernels for segment in chain.segments] != order
+         for chain in known.values()):
+    raise ValueError(
+        'The function reads its kernels in another order where batches have '
+        'another shape. Give batches of one shape.')
+  return found
 
 
 class Stage(NamedTuple):
@@ -62,28 +115,8 @@ class Data:
 
   def in_turn(self, tasks: Collection[str]) -> list[Stage]:
     """Stages from cut to cut of the function."""
-    chains: dict[Any, segments.Chain] = {}
-    mine = []
-    for batch in self._batches:
-      shapes = str(jax.tree.map(jax.typeof, batch))
-      if shapes not in chains:
-        chains[shapes] = segments.chain(
-            self._fn, self._params, *batch, kernels=tasks)
-      mine.append(chains[shapes])
-    first = mine[0]
-    order = [segment.kernels for segment in first.segments]
-    seen = {leaf.path for kernels in order for leaf in kernels}
-    if unseen := [path for path in tasks if path not in seen]:
-      raise ValueError(
-          f'The inputs of {trees.few(unseen)} are not seen: the product is '
-          'inside of a primitive that is not interpreted, such as pallas_call, '
-          'or with another parameter, or the kernel is cut or joined before '
-          'it. Leave them dense: {regex: None}.')
-    for chain in mine:
-      if [segment.kernels for segment in chain.segments] != order:
-        raise ValueError(
-            'The function reads its kernels in another order where batches '
-            'have another shape. Give batches of one shape.')
+    mine = chains(self._fn, self._params, self._batches, tasks)
+    order = [segment.kernels for segment in mine[0].segments]
     data = [chain.start(*batch) for chain, batch in zip(mine, self._batches)]
 
     def look(number, params):
@@ -101,7 +134,7 @@ class Data:
       for i, chain in enumerate(mine):
         segment = chain.segments[number]
         if segment.gives:
-          data[i] = dict(zip(segment.gives, _run(segment.rest, chain.values(
+          data[i] = dict(zip(segment.gives, run(segment.rest, chain.values(
               segment.reads, leaves, data[i]))))
     return [Stage(kernels, functools.partial(look, number),
                    functools.partial(go_on, number))
@@ -113,8 +146,9 @@ def _sum(each: Iterable[Any]) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(program: segments.Program, values: Sequence[jax.Array]
-         ) -> list[jax.Array]:
+def run(program: segments.Program, values: Sequence[jax.Array]
+        ) -> list[jax.Array]:
+  """What a program gives, compiled once for all that are equal."""
   return program.run(values)
 
 

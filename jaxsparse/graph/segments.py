@@ -55,16 +55,29 @@ class Chain:
     names: the paths of all parameters.
   """
 
-  def __init__(self, line: 'Line', names: list[str], inputs: int):
+  def __init__(self, line: Line, names: list[str], inputs: int,
+               outputs: Sequence[int]):
     self.names = names
     self._line = line
     self._inputs = range(len(names), len(names) + inputs)
     self._makers = {i: step for step in line.steps for i in step.outs}
-    self.segments = _segments(line, self._makers, self._inputs)
+    self.segments = _segments(line, self._makers, self._inputs, outputs)
 
   def start(self, *inputs: Any) -> dict[int, Any]:
     """The data before the first segment."""
     return dict(zip(self._inputs, map(jnp.asarray, jax.tree.leaves(inputs))))
+
+  def is_data(self, i: int) -> bool:
+    """Whether the array of a number depends on inputs."""
+    return self._line.tags[i] is DATA
+
+  def leaf(self, i: int) -> Leaf | None:
+    """The leaf that an array is, and is not only made of."""
+    if i in self._line.slices and self.leaf(self._line.slices[i][0]) is None:
+      return None
+    tag = self._line.tags[i]
+    known = i < len(self.names) or i in self._line.slices
+    return tag.path if known and isinstance(tag, Tag) else None
 
   def values(self, reads: Iterable[int], params: Sequence[Any],
              data: dict[int, Any]) -> list[Any]:
@@ -93,7 +106,7 @@ class Chain:
 
 
 def chain(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
-          kernels: Collection[str]) -> Chain:
+          kernels: Collection[str], outputs: bool = False) -> Chain:
   """Cuts a function between its kernels.
 
   Args:
@@ -102,43 +115,48 @@ def chain(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
     *inputs: the others.
     kernels: paths of those between which to cut. What no product with data is
       seen of is in no segment.
+    outputs: whether the last segment gives what the function returns, of data,
+      or nothing, as no more kernels come after it.
   """
   closed, names = _jaxprs.trace(fn, params, *inputs)
   line = Line(kernels)
+  returned: list[int] = []
 
   def read(leaves):
     tags = [Tag(Leaf(name), tuple(((axis,),) for axis in range(x.ndim)))
             for name, x in zip(names, leaves)]
-    line.inline(closed, [
+    results = line.inline(closed, [
         line.add(x, tag) for x, tag in zip(
             leaves, [*tags, *[DATA] * (len(leaves) - len(tags))])])
+    returned.extend(i for i in results if isinstance(i, int)
+                    and line.tags[i] is DATA and outputs)
     return 0
   leaves = [jnp.asarray(x) if not isinstance(x, jax.ShapeDtypeStruct) else x
             for x in jax.tree.leaves((params, inputs))]
   jax.eval_shape(read, leaves)
-  return Chain(line, names, len(leaves) - len(names))
+  return Chain(line, names, len(leaves) - len(names), returned)
 
 
-def _segments(line: Line, makers: dict[int, Step], inputs: Sequence[int]
-              ) -> list[Segment]:
+def _segments(line: Line, makers: dict[int, Step], inputs: Sequence[int],
+              outputs: Sequence[int]) -> list[Segment]:
   steps = [step for step in line.steps
            if any(line.tags[i] is DATA for i in step.outs)]
   stages = _stages(steps)
   if not stages:
     return []
-  end = stages[-1][1] + 1
+  end = len(steps) if outputs else stages[-1][1] + 1
   made = {i: n for n, step in enumerate(steps[:end]) for i in step.outs}
   made |= dict.fromkeys(inputs, -1)
   used = {i: n for n, step in enumerate(steps[:end]) for i in step.arrays()
-          if i in made}
-  cuts = _cuts(line, stages, made, used)
+          if i in made} | dict.fromkeys(outputs, end)
+  cuts = [*_cuts(line, stages, made, used), end]
 
   found, start = [], 0
   for (kernels, last, _), cut in zip(stages, cuts):
     gives = tuple(i for i, n in used.items() if made[i] < cut <= n)
     before, rest = (_program(line, makers, made, steps[start:to], give)
                     for to, give in ((last + 1, ()), (cut, gives)))
-    leaves = _leaves(line, before[1])
+    leaves = _leaves(line, (*before[1], *rest[1]))
     found.append(Segment(
         kernels, _of(line, *before, (), leaves),
         _of(line, *rest, gives, leaves), leaves, before[1], rest[1], gives))
@@ -174,8 +192,7 @@ def _stages(steps: Sequence[Step]) -> list[tuple[tuple[Leaf, ...], int, int]]:
 def _cuts(line: Line, stages: Sequence[Any], made: dict[int, int],
           used: dict[int, int]) -> list[int]:
   """Before which step to cut after each stage: where least data is alive."""
-  last = stages[-1][1]
-  change = np.zeros(last + 3, np.int64)
+  change = np.zeros(max(used.values(), default=0) + 3, np.int64)
   for i, n in used.items():
     change[made[i] + 1] += line.sizes[i]
     change[n + 1] -= line.sizes[i]
@@ -184,7 +201,7 @@ def _cuts(line: Line, stages: Sequence[Any], made: dict[int, int],
   for (_, end, _), (_, _, start) in zip(stages, stages[1:]):
     places = range(end + 1, start + 1)
     cuts.append(min(places, key=lambda n: (alive[n], -n)))
-  return [*cuts, last + 1]
+  return cuts
 
 
 def _program(line: Line, makers: dict[int, Step], made: dict[int, int],

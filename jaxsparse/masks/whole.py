@@ -91,9 +91,14 @@ class _Blocks(NamedTuple):
     for n in outer:
       part = counts.part_of(n, 32) if n > 32 else 1
       cut += [n // part, part] if part > 1 else [n]
-    if math.prod(cut) > 2**24:
-      return cls(shape, 0)
-    return cls((*cut, *block), len(cut))
+    way = cls(shape, 0) if math.prod(cut) > 2**24 else cls(
+        (*cut, *block), len(cut))
+    if way.size >= 2**32:  # Places in a block are 32 bits.
+      raise ValueError(
+          f'A weight of shape {shape} has 2^32 entries or more along axes that '
+          'cannot be cut into blocks of equal size. Pad its longest axis to a '
+          'multiple of 1,024, or store it in several parts.')
+    return way
 
   @property
   def outer(self) -> tuple[int, ...]:
@@ -207,7 +212,7 @@ def _furthest(before: Callable[[jax.Array], Count], size: int, limit: Count
   def turn(i, place, passed):
     further = place | (jnp.uint32(1) << (bits - 1 - i))
     count = before(further)
-    fits = (further <= size) & counts.less_equal(count, limit)
+    fits = (further <= jnp.uint32(size)) & counts.less_equal(count, limit)
     return (jnp.where(fits, further, place),
             counts.where(fits, count, passed))
   none = jnp.zeros_like(limit.lo), jax.tree.map(jnp.zeros_like, limit)

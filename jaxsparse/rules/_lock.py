@@ -1,5 +1,8 @@
 """`lock`: the zeros of trained weights stay zero."""
 
+from typing import Any
+import warnings
+
 import jax
 import jax.numpy as jnp
 
@@ -25,6 +28,10 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
   Raises:
     ValueError: from `init`, see `resolve`.
 
+  Warns:
+    UserWarning: from `init` outside of `jit`, if the params have no zero to
+      lock: those of a method that keeps pruned weights have none.
+
   >>> import jax.numpy as jnp
   >>> print(lock().init({'kernel': jnp.array([0., 2.])}).masks['kernel'])
   [False  True]
@@ -43,6 +50,12 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
         {'.*': patterns_lib.unstructured()} if patterns is None else patterns,
         params)
     masks = jax.tree.map(capture, base.sparse_only(params, shapes), shapes)
+    if _locks_nothing(masks):
+      warnings.warn(
+          'lock() found no pruned weight in the params, so it locks nothing. '
+          'After a method that keeps pruned weights, such as ste() or '
+          'sr_ste(...), give it the sparse ones: '
+          'tx.init(jaxsparse.sparse_params(params, opt_state)).', stacklevel=2)
     return base.RuleState(jnp.zeros((), jnp.int32), masks, ())
 
   def update(grads, state, params=None, *, updates=None, **extra_args):
@@ -51,3 +64,11 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
     return state.masks, base.RuleState(state.count + 1, state.masks, ())
 
   return base.Rule(init, update)
+
+
+def _locks_nothing(masks: Any) -> bool:
+  """Whether there are masks and all keep everything, as far as one can see."""
+  leaves = jax.tree.leaves(masks)
+  if not leaves or any(isinstance(x, jax.core.Tracer) for x in leaves):
+    return False
+  return all(bool(mask.all()) for mask in leaves)

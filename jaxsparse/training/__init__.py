@@ -1,7 +1,8 @@
 """What stands around a train step: measurements, rehearsals, hooks.
 
 `observe` measures mask flips, gradient noise and exploration inside the
-optimizer. `rehearse` runs a rule and a flow without a model. `Hooks` bring a
+optimizer. `rehearse` runs a rule and a flow without a model. `check_resume`
+warns if a restored state will not come to its target. `Hooks` bring a
 sparsified optimizer into a training loop that somebody else owns.
 """
 
@@ -11,7 +12,9 @@ from jaxsparse.training.observation import observed
 from jaxsparse.training.observation import ObservedState
 from jaxsparse.training.observation import rehearse
 from jaxsparse.training.observation import Statistics
+from jaxsparse.training.resuming import check_resume
 
 __all__ = [
-    'Hooks', 'observe', 'observed', 'ObservedState', 'rehearse', 'Statistics',
+    'check_resume', 'Hooks', 'observe', 'observed', 'ObservedState', 'rehearse',
+    'Statistics',
 ]

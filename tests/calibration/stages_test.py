@@ -56,9 +56,9 @@ def test_equal_blocks_are_compiled_once():
        ] * 6
   stages = _stages.Data(net, p, X[:1], None, 'norm').in_turn(
       [f'{i}/{n}' for i in range(6) for n in ('up', 'down')])
-  before = _stages._run._cache_size(), _stages._measure._cache_size()
+  before = _stages.run._cache_size(), _stages._measure._cache_size()
   for stage in stages:
     stage.look(p)
     stage.go_on(p)
-  after = _stages._run._cache_size(), _stages._measure._cache_size()
+  after = _stages.run._cache_size(), _stages._measure._cache_size()
   assert after[0] - before[0] <= 5 and after[1] - before[1] <= 3

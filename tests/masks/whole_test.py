@@ -94,3 +94,20 @@ def _temporaries(rule):
 def test_a_step_holds_no_scores(rule, most):
   """In sizes of the params; scores alone would be 1, those of RigL 2."""
   assert _temporaries(rule) <= most
+
+
+@pytest.mark.parametrize('rows', [2**31, 2**31 + 8])
+def test_leaves_of_more_rows_than_31_bits_can_count(rows):
+  """By hand: of 2^31 + 1,024 rows exactly half were kept, ties in order."""
+  x = jax.ShapeDtypeStruct((rows, 1), jnp.bfloat16)
+  for pattern in (jaxsparse.unstructured(.5), jaxsparse.nm(2, 4),
+                  jaxsparse.channel(-2, sparsity=.5)):
+    assert jax.jit(lambda x, p=pattern: jaxsparse.select(x, p)).lower(
+        x).out_info.shape == x.shape
+
+
+def test_an_axis_that_cannot_be_counted_is_told():
+  prime = 2**32 + 15
+  with pytest.raises(ValueError, match='4294967311, 1.*cannot be cut'):
+    jax.eval_shape(lambda x: jaxsparse.select(x, jaxsparse.unstructured(.5)),
+                   jax.ShapeDtypeStruct((prime, 1), jnp.bfloat16))

@@ -1,0 +1,151 @@
+"""Windows come nearer to the dense model, and pruned weights stay zero."""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse
+from jaxsparse import calibration
+from jaxsparse.calibration import _windows
+from jaxsparse.graph import segments
+
+RNG = np.random.default_rng(0)
+SGD = optax.sgd(0.3)
+
+
+def array(*shape):
+  return RNG.normal(size=shape).astype(np.float32)
+
+
+def block(x, p):
+  h = jax.nn.gelu(x @ p['up'] + p['bias'][None])
+  return x + h @ p['down']
+
+
+def unrolled(p, x):
+  x = p['table'][x]
+  for layer in p['layers']:
+    x = block(x, layer)
+  return x @ p['table'].T
+
+
+def scanned(p, x):
+  x = lax.scan(lambda x, p: (block(x, p), ()), p['table'][x], p['layers'])[0]
+  return x @ p['table'].T
+
+
+LAYERS = [{'up': array(8, 16) / 2, 'bias': array(16) / 2,
+           'down': array(16, 8) / 3} for _ in range(3)]
+LOOP = {'layers': LAYERS, 'table': array(11, 8)}
+SCAN = {'layers': jax.tree.map(lambda *ws: np.stack(ws), *LAYERS),
+        'table': LOOP['table']}
+X = [RNG.integers(0, 11, (40,)), RNG.integers(0, 11, (30,))]
+RULES = {'.*(up|down)': jaxsparse.unstructured(.6)}
+
+
+def pruned(fn, params):
+  return jaxsparse.one_shot(fn, params, X, RULES, 'magnitude')
+
+
+def trained(fn, params, **more):
+  given, masks = pruned(fn, params)
+  states = []
+  got = calibration.reconstruct(
+      fn, given, masks, X, dense=params,
+      **{'steps': 20, 'optimizer': SGD, 'save': states.append, **more})
+  return given, masks, got, states
+
+
+def test_it_comes_nearer_and_pruned_weights_stay_zero():
+  given, masks, got, states = trained(unrolled, LOOP)
+  assert len(states) == 3
+  for state in states:
+    assert all(a < b for a, b in zip(state.after, state.before))
+  for w, mask in zip(jax.tree.leaves(got), jax.tree.leaves(
+      masks, is_leaf=lambda m: m is None)):
+    assert mask is None or not w[~mask].any()
+  error = lambda p: sum(float(jnp.sum((unrolled(p, x) - unrolled(
+      LOOP, x))**2)) for x in X)
+  assert error(got) < error(given) / 2
+  # Biases are of one window; the table is of none, or of several.
+  assert (got['layers'][0]['bias'] != LAYERS[0]['bias']).any()
+  np.testing.assert_array_equal(got['table'], LOOP['table'])
+
+
+def test_the_first_window_by_hand():
+  given, masks, got, _ = trained(unrolled, LOOP, steps=3)
+  w = given['layers'][0]
+
+  def loss(w, x):
+    x = LOOP['table'][x]
+    y = block(x, LAYERS[0])
+    return jnp.sum((block(x, w) - y)**2) / jnp.sum(y**2)
+  for step in range(3):
+    grads = jax.grad(loss)(w, X[step % 2])
+    w = {k: w[k] - .3 * (grads[k] if m is None else jnp.where(m, grads[k], 0.))
+         for k, m in masks['layers'][0].items()}
+  for k in w:
+    np.testing.assert_allclose(got['layers'][0][k], w[k], rtol=1e-4, atol=1e-6)
+
+
+def test_layers_of_a_scan_are_windows_of_one_program():
+  before = _windows._step._cache_size()
+  *_, loop, _ = trained(unrolled, LOOP)
+  looped = _windows._step._cache_size() - before
+  *_, got, states = trained(scanned, SCAN)
+  assert len(states) == 3
+  for k in ('up', 'bias', 'down'):
+    np.testing.assert_allclose(
+        got['layers'][k], np.stack([layer[k] for layer in loop['layers']]),
+        rtol=1e-3, atol=1e-5)
+  # Each of the first, of those in the middle and of the last, twice: X differ.
+  assert looped <= 6
+  assert _windows._step._cache_size() - before - looped <= 6
+
+
+def test_it_goes_on_from_any_window():
+  given, masks, got, states = trained(unrolled, LOOP)
+  for state in states:
+    again = calibration.reconstruct(
+        unrolled, given, masks, X, dense=LOOP, steps=20, optimizer=SGD,
+        state=jax.tree.map(np.asarray, state))
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(got)):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_what_does_not_get_better_stays():
+  given, _, got, states = trained(
+      unrolled, LOOP, optimizer=optax.sgd(1e3))
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(given)):
+    np.testing.assert_array_equal(a, b)
+  assert states[-1].before == states[-1].after
+
+
+def test_windows_are_blocks_by_name():
+  kernels = [f'layers/{i}/{k}' for i in range(3) for k in ('up', 'down')]
+  chain = segments.chain(unrolled, LOOP, X[0], kernels=kernels)
+  assert [*map(len, _windows._windows(chain, r'(.*?\d+)(?:/.*)?'))] == [2, 2, 2]
+  assert [*map(len, _windows._windows(chain, lambda path: path))] == [1] * 6
+  assert [*map(len, _windows._windows(chain, r'(layers/[02])/.*'))] == [4, 2]
+  assert [*map(len, _windows._windows(chain, lambda path: None))] == [6]
+
+
+def test_the_last_window_ends_where_the_function_does():
+  chain = segments.chain(unrolled, LOOP, X[0], kernels=['layers/2/down'],
+                         outputs=True)
+  leaves = jax.tree.leaves(LOOP)
+  segment, = chain.segments
+  out, = segment.rest.run(
+      chain.values(segment.reads, leaves, chain.start(X[0])))
+  np.testing.assert_allclose(out, unrolled(LOOP, X[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_mistakes_are_told():
+  given, masks = pruned(unrolled, LOOP)
+  with pytest.raises(ValueError, match='no batches'):
+    calibration.reconstruct(unrolled, given, masks, [], dense=LOOP)
+  with pytest.raises(ValueError, match='masks'):
+    calibration.reconstruct(unrolled, given, masks['layers'], X, dense=LOOP)

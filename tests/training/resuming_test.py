@@ -1,0 +1,72 @@
+"""Restored states whose method would never act again are told."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse
+from jaxsparse import methods
+from jaxsparse import schedules
+from jaxsparse import training
+
+PARAMS = {'a': np.arange(1, 33, dtype=np.float32).reshape(8, 4),
+          'b': np.ones(4, np.float32)}
+KERNELS = {'a': jaxsparse.unstructured(), 'b': None}
+
+
+def gradual(sparsity, start=0, end=20):
+  return jaxsparse.prune(
+      KERNELS, distribution=jaxsparse.uniform(sparsity),
+      schedule=schedules.cubic(start, end),
+      when=schedules.every(5, begin=start, end=end))
+
+
+def after(rule, steps, around=lambda tx: tx):
+  tx = around(jaxsparse.sparsify(optax.sgd(0.1), rule))
+  state = tx.init(PARAMS)
+  step = jax.jit(tx.update)
+  zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+  for _ in range(steps):
+    _, state = step(zeros, state, PARAMS)
+  return state
+
+
+@pytest.mark.parametrize('new', [
+    gradual(.75), jaxsparse.prune({'a': jaxsparse.unstructured(.75)},
+                                  when=schedules.every(1, begin=10, end=10)),
+    jaxsparse.Method(gradual(.75, end=25), jaxsparse.hard())])
+def test_a_higher_target_after_the_schedule_is_warned_of(new):
+  state = after(gradual(.5), 30)
+  with pytest.warns(UserWarning, match=re.escape(
+      'at step 30') + '.*50.0% pruned, and with 75.0%.*cubic'):
+    found = training.check_resume(new, PARAMS, state, steps=20)
+  assert found == {'a': (.5, .75)}
+
+
+@pytest.mark.parametrize('new', [
+    gradual(.5), gradual(.75, 30, 45), gradual(.75, 0, 40),
+    jaxsparse.prune({'a': jaxsparse.nm(2, 4)})])
+def test_what_still_acts_is_not(new):
+  wrapped = lambda tx: optax.chain(optax.clip(1.), tx)
+  training.check_resume(new, PARAMS, after(gradual(.5), 30, wrapped), steps=20)
+
+
+def test_a_state_of_something_else_is_told():
+  with pytest.raises(ValueError, match='not one of this method'):
+    training.check_resume(
+        methods.rigl({'b': jaxsparse.unstructured()}, sparsity=.5,
+                     total_steps=1_000), PARAMS, after(gradual(.5), 3), steps=5)
+  with pytest.raises(ValueError, match='Expected one SparseState'):
+    training.check_resume(gradual(.5), PARAMS, (), steps=5)
+
+
+def test_a_lock_that_locks_nothing_is_warned_of():
+  tx = jaxsparse.sparsify(optax.sgd(0.1), jaxsparse.lock())
+  with pytest.warns(UserWarning, match='locks nothing.*sparse_params'):
+    tx.init(PARAMS)
+  jax.jit(tx.init)(PARAMS)
+  tx.init({**PARAMS, 'a': PARAMS['a'] * (PARAMS['a'] > 5)})
