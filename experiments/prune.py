@@ -14,7 +14,8 @@ The work directory receives table.md, a picture, cells.jsonl (a line per pruned
 network) and, in cells/METHOD/TARGET/SEED/pruned, params and masks as Orbax
 writes them. Start it again and it goes on: a network that was measured is not
 pruned again, and one that was being pruned continues after its last kernel.
-Methods, targets and seeds may be added later.
+Methods, targets and seeds may be added later. A network that cannot be pruned
+stops no other; it is told at the end, with exit code 1.
 
 Lists are overridden as those of `experiments.sweep` are: --config.seeds=0,1,
 --config.methods=wanda,sparsegpt, --config.targets="'50%,2:4'".
@@ -25,6 +26,7 @@ import operator
 import pathlib
 import shlex
 import sys
+from typing import NamedTuple
 
 from absl import app
 from absl import flags
@@ -44,9 +46,15 @@ from experiments.records import workdir as workdirs
 CACHE = 'cache'
 
 
+class Pruned(NamedTuple):
+  """How pruning ended."""
+  table: str
+  failures: list[str]  # A line for each network that could not be pruned.
+
+
 def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
-          ) -> str:
-  """Prunes and measures what has not been yet; returns the table.
+          ) -> Pruned:
+  """Prunes and measures what has not been yet, and writes the table.
 
   Args:
     config: what to prune, as `experiments/configs/one_shot.py` has it.
@@ -54,7 +62,8 @@ def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
     command: by which people can repeat it, for the table.
 
   Raises:
-    ValueError: if the config, the network or the directory is wrong.
+    ValueError: if the config, the network or the directory is wrong, or nothing
+      can be pruned.
     OSError: if the directory cannot be written to.
   """
   config = plan.checked(config)
@@ -70,22 +79,28 @@ def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
     return report.write(path, metrics.read(log), config, title=network.title,
                         data=network.fingerprint, command=command)
 
-  text = ''
+  failures = []
   with tqdm.tqdm(total=len(planned), initial=len(done & {*planned}),
                  unit='network', disable=None) as bar:
     for seed, group in itertools.groupby(
         planned, operator.attrgetter('seed')):
       waiting = [cell for cell in group if cell not in done]
-      bench = cells.bench(network, seed) if waiting else None
+      bench = cells.prepare(network, seed) if waiting else None
       for cell in waiting:
-        row = cells.measure(bench, cell, path / cell.folder,
-                            save=config.save_pruned)
+        try:
+          row = cells.measure(bench, cell, path / cell.folder,
+                              save=config.save_pruned)
+        except ValueError as error:  # A pattern that does not fit, say.
+          failures.append(f'{cell}: {launch.one_line(error)}')
+          _say(bar, f'n/a: {failures[-1]}')
+          continue
         metrics.append(log, row)
         cells.forget_progress(path / cell.folder)
         bar.update()
-        _show(bar, cell, row)
-        text = write()
-  return text or write()
+        key = metrics.judged_by(row)
+        _say(bar, f'{cell}: {metrics.METRICS[key].show(row[key])}')
+        write()
+  return Pruned(write(), failures)
 
 
 def main(argv: list[str]):
@@ -98,10 +113,12 @@ def main(argv: list[str]):
       raise ValueError('--coordinator is for experiments.train; one process '
                        'prunes')
     launch.keep_programs(str(path / CACHE))  # Networks share compilations.
-    text = prune(flags.FLAGS.config, flags.FLAGS.workdir,
-                 command=shlex.join(command))
-  print(f'\n{text}')
+    pruned = prune(flags.FLAGS.config, flags.FLAGS.workdir,
+                   command=shlex.join(command))
+  print(f'\n{pruned.table}')
   print(*sorted(file for file in path.iterdir() if file.is_file()), sep='\n')
+  if pruned.failures:
+    sys.exit('\n'.join(['error: not all could be pruned:', *pruned.failures]))
 
 
 def _claim(workdir, config, network):
@@ -116,10 +133,7 @@ def _claim(workdir, config, network):
   return path
 
 
-def _show(bar, cell, row):
-  metric = metrics.METRICS[metrics.judged_by(row)]
-  text = (f'{cell.row} {cell.target or ""} seed {cell.seed}: '
-          f'{metric.show(row[metrics.judged_by(row)])}')
+def _say(bar, text):
   if bar.disable:
     print(text, flush=True)
   else:

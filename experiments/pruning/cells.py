@@ -40,7 +40,7 @@ class Bench(NamedTuple):
   moments: dict[str, calibration.Statistic]
 
 
-def bench(network: networks.Network, seed: int) -> Bench:
+def prepare(network: networks.Network, seed: int) -> Bench:
   """Returns a network with the data of one seed.
 
   Args:
@@ -58,7 +58,7 @@ def bench(network: networks.Network, seed: int) -> Bench:
        for inputs in _inputs(data.judged, len(first))))
   return Bench(
       network, data, steps.judging(network.apply, network.task),
-      jaxsparse.graph.infer_kernels(network.apply, network.params, first),
+      graph.infer_kernels(network.apply, network.params, first),
       moments)
 
 

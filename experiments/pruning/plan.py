@@ -30,6 +30,9 @@ class Cell(NamedTuple):
   refit: bool
   seed: int
 
+  def __str__(self) -> str:
+    return ' '.join(filter(None, (self.row, self.target, f'seed {self.seed}')))
+
   @property
   def row(self) -> str:
     """The row of the table that it is averaged in."""

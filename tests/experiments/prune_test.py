@@ -48,7 +48,8 @@ def _pruned(run, tmp_path_factory):
 
 
 def test_pruning_writes_every_result(pruned):
-  config, path, table = pruned
+  config, path, (table, failures) = pruned
+  assert not failures
   rows = metrics.read(path / 'cells.jsonl')
   assert [(row['method'], row['target']) for row in rows] == [
       ('dense', None), ('magnitude', '50%'), ('wanda', '50%'),
@@ -80,10 +81,10 @@ def test_checkpoint_holds_sparse_params_and_their_masks(pruned):
 
 
 def test_what_has_ended_is_not_done_again(pruned, monkeypatch):
-  config, path, table = pruned
+  config, path, result = pruned
   monkeypatch.delattr(jaxsparse, 'one_shot')
   before = commands.hashes(path)
-  assert prune.prune(config, str(path), command='the command') == table
+  assert prune.prune(config, str(path), command='the command') == result
   assert commands.hashes(path) == before
 
 
@@ -149,6 +150,23 @@ def test_more_may_be_asked_for_and_other_settings_are_refused(
   with pytest.raises(ValueError, match='holds no pruned networks, but a run'):
     prune.prune(config, run)
   assert commands.hashes(tmp_path) == before
+
+
+def test_what_cannot_be_pruned_stops_no_other(run, monkeypatch, tmp_path):
+  path = tmp_path / 'pruned'
+  message = commands.launch(prune.main, monkeypatch, *commands.arguments(
+      'digits/one_shot_resnet', path, f'--config.run={run}',
+      '--config.methods=magnitude', '--config.targets="1:7,2:4"',
+      '--config.refit=no', '--config.seeds=0'))
+  first, failure = message.splitlines()
+  assert first == 'error: not all could be pruned:'
+  assert failure.startswith('magnitude 1:7 seed 0: ')
+  assert 'to be a multiple of 7' in failure
+  assert [row['target'] for row in metrics.read(path / 'cells.jsonl')] == [
+      None, '2:4']
+  (line,) = [line for line in (path / 'table.md').read_text().splitlines()
+             if line.startswith('| magnitude')][:1]
+  assert line.split('|')[2].strip() == 'n/a'
 
 
 def test_networks_of_unknown_origin_are_left_alone(run, tmp_path):
