@@ -5,7 +5,7 @@ r"""Google's classifier of files, pruned once with a few files of this machine.
       --config=experiments/configs/magika/one_shot.py \
       --workdir=runs/magika/one_shot
 
-Accuracies are in docs/results.
+Accuracies are in docs/results/one_shot.md.
 """
 
 from experiments.configs import one_shot

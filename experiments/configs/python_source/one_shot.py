@@ -7,7 +7,7 @@ r"""The language model of Python's source, pruned once after training.
       --config=experiments/configs/python_source/one_shot.py \
       --workdir=runs/python_source/one_shot
 
-Losses in bits per byte are in its table.md.
+Losses in bits per byte are in docs/results/one_shot.md.
 """
 
 from experiments.configs import one_shot
