@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsparse.graph import infer_kernels
 from jaxsparse.graph import segments
 from jaxsparse.graph import taps
 from jaxsparse.graph.segments import Leaf
+from tests._lib import zoo
 
 RNG = np.random.default_rng(0)
 
@@ -157,3 +159,26 @@ def test_consts_and_keys():
     return x @ p['b']
   params = {**SQUARE, 'key': jax.random.key_data(jax.random.key(0))}
   assert assert_same(fn, params, X, kernels=['a', 'b']) == [['a'], ['b']]
+
+
+# All of the zoo and of the odd functions were run by hand; here some of them.
+@pytest.mark.parametrize(
+    'build', zoo.CASES[::6], ids=lambda build: build.__name__)
+def test_models_in_segments_are_the_models(build):
+  case = build()
+  kernels = [path for path, kernel in infer_kernels(
+      case.fn, case.params, *case.inputs).items() if kernel.contracted]
+  chain = segments.chain(case.fn, case.params, *case.inputs, kernels=kernels,
+                         outputs=True)
+  leaves = jax.tree.leaves(case.params)
+
+  @jax.jit
+  def through(leaves, *inputs):
+    data = chain.start(*inputs)
+    for segment in chain.segments:
+      data = dict(zip(segment.gives, segment.rest.run(
+          chain.values(segment.reads, leaves, data))))
+    return [*data.values()]
+  out, = through(leaves, *case.inputs)
+  np.testing.assert_allclose(
+      out, jax.jit(case.fn)(case.params, *case.inputs), rtol=1e-4, atol=1e-5)

@@ -17,8 +17,8 @@ from colabs import common
 import jaxsparse
 
 _FEWER = {'STEPS': 60}
-_NOTEBOOKS = ('dynamic_sparse', 'nm_training', 'packed_matmul', 'permutation',
-              'quickstart', 'recipes')
+_NOTEBOOKS = ('dynamic_sparse', 'nm_training', 'one_shot', 'packed_matmul',
+              'permutation', 'quickstart', 'recipes')
 _LONG = ('dynamic_sparse', 'nm_training', 'packed_matmul', 'permutation')
 # Those that compute for longer than it takes to compile them.
 _OPTIMIZED = ('dynamic_sparse', 'packed_matmul')
