@@ -23,6 +23,10 @@ _EXPERIMENTS = [
     'scikit-learn>=1.4',
     'tqdm>=4.66',
 ]
+_DATA = [  # Wheels that ship a trained network, and what reads it.
+    'magika>=1.0.3',
+    'onnx>=1.17',
+]
 _DOCS = [
     'flax>=0.12',  # Pages of `jaxsparse.nn` are read off the module.
     'furo>=2024.8.6',
@@ -61,6 +65,7 @@ setuptools.setup(
     install_requires=['jax>=0.8', 'numpy>=1.26', 'optax>=0.2.6'],
     extras_require={
         'experiments': _EXPERIMENTS,
+        'data': _EXPERIMENTS + _DATA,
         'docs': _DOCS,
         'tests': _TESTS,
         'dev': _DEV,

@@ -1,17 +1,18 @@
 """Trains small models dense and sparse; start reading at `train.py`.
 
 Commands stand here: `train` runs one config, `sweep` many, `compare` and
-`domains` make tables of runs. Their rooms, each of which imports only rooms
-above it:
+`domains` make tables of runs, `prune` prunes what is trained. Their rooms, each
+of which imports only rooms above it:
 
-* `_utils`: names looked up in tables, mistakes told in one line, the other
-  processes of a run;
+* `_utils`: names looked up in tables, lists of a config, mistakes told in one
+  line, the other processes of a run;
 * `records`: the files of a run, that is its directory, metrics, checkpoints;
 * `data` and `models`;
 * `training`: steps, methods, many devices, the order of channels, channels cut
   out;
 * `reporting`: pictures and tables of what runs measured;
-* `sweeping`: which runs a sweep has, and the processes that train them.
+* `sweeping`: which runs a sweep has, and the processes that train them;
+* `pruning`: trained networks, and how each is pruned and measured.
 
 `configs` has a folder a data set; `examples` are loops of a page each, with
 nothing of the above; `benchmarks` measure time.

@@ -27,7 +27,6 @@ from typing import NamedTuple
 from absl import app
 from absl import flags
 from absl import logging
-import jax
 import ml_collections
 import tqdm
 
@@ -172,9 +171,7 @@ def _train(runs, *, bar, cache, workers, after_each=lambda: None):
 def _run(run, *, cache):
   """Trains one run; what it prints goes to a file beside its results."""
   logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
-  if not jax.config.jax_compilation_cache_dir:  # Seeds share compilations.
-    jax.config.update('jax_compilation_cache_dir', cache)
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  launch.keep_programs(cache)  # Seeds share compilations.
   run.path.mkdir(parents=True, exist_ok=True)
   with ((run.path / LOG).open('a') as log,
         contextlib.redirect_stdout(log), contextlib.redirect_stderr(log)):

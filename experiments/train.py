@@ -142,7 +142,8 @@ def main(argv: list[str]):
 
 
 def _claim(path, config, dataset):
-  workdirs.claim(str(path), config, fingerprint=dataset.fingerprint)
+  workdirs.claim(str(path), config, dataset=config.dataset,
+                 fingerprint=dataset.fingerprint)
   if recipe := methods.recipe(config):
     runs.keep_recipe(path, recipe)
     for message in recipe.messages:

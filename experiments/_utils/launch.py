@@ -5,6 +5,7 @@ import contextlib
 import sys
 
 from absl import flags
+import jax
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -37,6 +38,17 @@ def mistakes_in_one_line() -> Iterator[None]:
     sys.exit(f'error: {one_line(error)}')
   except KeyboardInterrupt:
     sys.exit('error: interrupted; the same command goes on from here')
+
+
+def keep_programs(folder: str):
+  """Keeps compiled programs for those who run them again, if nobody does yet.
+
+  Args:
+    folder: where.
+  """
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def one_line(error: Exception) -> str:

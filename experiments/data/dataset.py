@@ -13,6 +13,7 @@ IMAGES = 'image classification'
 TEXT = 'text classification'
 RECOMMENDATION = 'recommendation'
 NEXT_BYTE = 'language modelling'
+FILES = 'file types'  # Of networks that are only pruned here.
 
 # The label of what only fills up the last batch; measurements leave it out.
 PADDING = -1
@@ -23,8 +24,9 @@ WHOLE = slice(None)  # The part of a batch that is all of it.
 
 class Batch(NamedTuple):
   """What a model reads and what it should answer."""
-  # [B, H, W, C] float32, [B, T] uint8, or of a recommendation [B, F] float32:
-  # first numbers, then ids, which a float32 holds exactly below 2^24.
+  # [B, H, W, C] float32, [B, T] uint8, of files int32, or of a recommendation
+  # [B, F] float32: first numbers, then ids, which a float32 holds exactly below
+  # 2^24.
   inputs: np.ndarray
   labels: np.ndarray  # [B] int32, or [B, T] int32: the next bytes.
 

@@ -55,28 +55,51 @@ def restore(directory: pathlib.Path, state: PyTree) -> tuple[int, PyTree]:
   Raises:
     ValueError: if the checkpoint is damaged, or of another model or method.
   """
-  # All processes take the same one: a folder that is shared may lag.
-  step = processes.number_of_first(max(_steps(directory), default=0))
+  step, path, shapes = _last(directory)
   if not step:
     return 0, state
-  path = directory.absolute() / str(step)
-  try:
-    digests = json.loads((path / _DIGESTS).read_text())
-    damaged = digests['files'] != _files_digest(path / _STATE)
-  except (OSError, ValueError, KeyError, TypeError):
-    damaged = True
-  if damaged:
-    raise ValueError(
-        f'checkpoint {path} is damaged: its files are not those that were '
-        'saved. Remove it to go on from an older one.')
-  theirs, ours = digests['shapes'], _shapes(state)
-  for leaf in sorted({*theirs, *ours}):
-    if theirs.get(leaf) != ours.get(leaf):
+  ours = _shapes(state)
+  for leaf in sorted({*shapes, *ours}):
+    if shapes.get(leaf) != ours.get(leaf):
       raise ValueError(
           f'checkpoint {path} is of another model or method: {leaf} is '
-          f'{theirs.get(leaf)} there and {ours.get(leaf)} here.')
+          f'{shapes.get(leaf)} there and {ours.get(leaf)} here.')
   with ocp.StandardCheckpointer() as checkpointer:
     return step, checkpointer.restore(path / _STATE, state)
+
+
+def load(directory: pathlib.Path) -> tuple[int, PyTree]:
+  """Returns the last step saved and its state in dicts and lists, or 0, `None`.
+
+  Args:
+    directory: where `save` put the checkpoints, if there are any.
+
+  Raises:
+    ValueError: if the checkpoint is damaged.
+  """
+  step, path, _ = _last(directory)
+  return step, read(path / _STATE) if step else None
+
+
+def export(path: pathlib.Path, tree: PyTree):
+  """Writes a tree for others to read, whole or, if it is killed, not at all.
+
+  Args:
+    path: the new directory; `read`, and Orbax alone, reads it.
+    tree: of arrays and `None`.
+  """
+  partial = path.absolute().with_name(path.name + '.' + _PARTIAL)
+  for folder in (partial, path):
+    shutil.rmtree(folder, ignore_errors=True)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(partial, tree)
+  partial.rename(path)
+
+
+def read(path: pathlib.Path) -> PyTree:
+  """Returns what `export` wrote, in dicts and lists."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    return checkpointer.restore(path.absolute())
 
 
 def digest(tree: PyTree) -> str:
@@ -87,6 +110,26 @@ def digest(tree: PyTree) -> str:
       leaf = jax.random.key_data(leaf)
     sha.update(np.asarray(leaf).tobytes())
   return sha.hexdigest()
+
+
+def _last(directory):
+  """The last step saved, where it is and the shapes it has; or 0."""
+  # All processes take the same one: a folder that is shared may lag.
+  step = processes.number_of_first(max(_steps(directory), default=0))
+  path = directory.absolute() / str(step)
+  if not step:
+    return 0, path, {}
+  try:
+    digests = json.loads((path / _DIGESTS).read_text())
+    damaged = digests['files'] != _files_digest(path / _STATE)
+    shapes = digests['shapes']
+  except (OSError, ValueError, KeyError, TypeError):
+    damaged, shapes = True, {}
+  if damaged:
+    raise ValueError(
+        f'checkpoint {path} is damaged: its files are not those that were '
+        'saved. Remove it to go on from an older one.')
+  return step, path, shapes
 
 
 def _shapes(tree):

@@ -87,7 +87,11 @@ def read(path: pathlib.Path) -> list[Row]:
 
 def truncate(path: pathlib.Path, step: int):
   """Drops the rows after `step`: the run is about to measure them again."""
-  rows = [row for row in read(path) if row['step'] <= step]
+  rewrite(path, [row for row in read(path) if row['step'] <= step])
+
+
+def rewrite(path: pathlib.Path, rows: list[Row]):
+  """Makes these the rows, whatever there was, such as half a row."""
   workdir.write(path, ''.join(json.dumps(row) + '\n' for row in rows))
 
 

@@ -11,6 +11,7 @@ DATASET = 'dataset.json'
 RECIPE = 'recipe.yaml'
 CHECKPOINTS = 'checkpoints'
 METRICS = 'metrics.jsonl'
+CELLS = 'cells.jsonl'  # Of pruned networks.
 PLOT = 'training.png'
 MASK = 'mask.png'
 CHANNELS = 'channels.png'
@@ -20,14 +21,16 @@ SUMMARY = 'summary.txt'
 FREE = frozenset({'mesh'})
 
 
-def claim(path: str, config: ml_collections.ConfigDict, *, fingerprint: str
-          ) -> pathlib.Path:
+def claim(path: str, config: ml_collections.ConfigDict, *, dataset: str,
+          fingerprint: str, free: frozenset[str] = FREE) -> pathlib.Path:
   """Makes `path` the directory of this config's run, or finds that it is.
 
   Args:
     path: a new directory, or that of a run to go on with.
     config: what the run is to do.
-    fingerprint: of the data set that it is to read.
+    dataset: the name of the data that it is to read.
+    fingerprint: of these data.
+    free: keys in which it may go on otherwise than it began.
 
   Returns:
     The directory; it holds `config.json` and `dataset.json`.
@@ -39,18 +42,18 @@ def claim(path: str, config: ml_collections.ConfigDict, *, fingerprint: str
   path = pathlib.Path(path)
   path.mkdir(parents=True, exist_ok=True)
   if (path / CONFIG).exists():
-    _check_same(path, read_config(path), json.loads(config.to_json()))
-    _check_data(path, config.dataset, fingerprint)
+    _check_same(path, read_config(path), json.loads(config.to_json()), free)
+    _check_data(path, dataset, fingerprint)
     return path
   for name in (
-      DATASET, RECIPE, CHECKPOINTS, METRICS, PLOT, MASK, CHANNELS,
+      DATASET, RECIPE, CHECKPOINTS, METRICS, CELLS, PLOT, MASK, CHANNELS,
       SUMMARY):
     if (path / name).exists():
       raise ValueError(
           f'{path} holds {name} but no {CONFIG}, so it is not known which run '
           'it is from. Give another --workdir.')
   write(path / CONFIG, config.to_json(indent=2) + '\n')
-  _check_data(path, config.dataset, fingerprint)
+  _check_data(path, dataset, fingerprint)
   return path
 
 
@@ -96,11 +99,11 @@ def _check_data(path, name, fingerprint):
         'within one; give another --workdir.')
 
 
-def _check_same(path, theirs, ours):
+def _check_same(path, theirs, ours, free):
   theirs = theirs.to_dict()
   differences = [
       f'{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here'
-      for key in sorted({*theirs, *ours} - FREE)
+      for key in sorted({*theirs, *ours} - free)
       if theirs.get(key) != ours.get(key)]
   if differences:
     raise ValueError(

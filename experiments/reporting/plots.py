@@ -36,12 +36,19 @@ _COLORS = {
     'rigl': '#D55E00',
     'rigl_itop': '#882255',
     'mest': '#009E73',
+    'magnitude': '#56B4E9',
+    'wanda': '#E69F00',
+    'sparsegpt': '#D55E00',
+    'admm': '#009E73',
+    'alps': '#0072B2',
     'chase_0': '#9ECAE1',
     'chase_30': '#4292C6',
     'chase_40': '#2171B5',
     'chase_50': '#08306B',
 }
-_LONG = '_long'  # A variant that trains longer has the colour of its method.
+# A variant that trains longer, or is refitted after pruning, has the colour of
+# its method and an open marker.
+_LONG, _REFIT = '_long', '_refit'
 _OTHER = '#7F7F7F'
 _MARKERS = 'os^DvPX*<>'
 _SPREAD = 0.7  # How far apart the points of a target lie; targets are at 1.
@@ -91,20 +98,20 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
               if (scores := tables.scores(runs, method, target))]
     places = [x for x, _ in points]
     means = [point.mean for _, point in points]
-    axis.plot(places, means, color=_color(method), linewidth=0.9, alpha=0.4)
+    axis.plot(places, means, color=color(method), linewidth=0.9, alpha=0.4)
     handles.append(axis.errorbar(
         places, means, [np.nan_to_num(point.half) for _, point in points],
-        fmt='o', color=_color(method), label=method, capsize=2, markersize=4.5,
+        fmt='o', color=color(method), label=method, capsize=2, markersize=4.5,
         elinewidth=1.4,
-        markerfacecolor='white' if method.endswith(_LONG) else None))
+        markerfacecolor=face(method)))
   if tables.DENSE in methods:
     dense = tables.estimate(
         [*tables.scores(runs, tables.DENSE, targets[0]).values()])
     handles.insert(0, axis.axhline(
-        dense.mean, color=_color(tables.DENSE), linewidth=1.2, label='dense'))
+        dense.mean, color=color(tables.DENSE), linewidth=1.2, label='dense'))
     if not math.isnan(dense.half):
       axis.axhspan(dense.mean - dense.half, dense.mean + dense.half,
-                   color=_color(tables.DENSE), alpha=0.1, linewidth=0)
+                   color=color(tables.DENSE), alpha=0.1, linewidth=0)
   axis.set_xticks(range(len(targets)), targets)
   axis.set(xlabel='Target', ylabel=metric.axis_label,
            xlim=(-0.5, len(targets) - 0.5))
@@ -121,9 +128,9 @@ def plot_rows(path: pathlib.Path, runs: Sequence[tables.Run],
     cell = tables.estimate([*tables.scores(runs, method, tables.ALL).values()])
     dense = tables.is_dense(method)
     axis.errorbar(cell.mean, i, xerr=np.nan_to_num(cell.half), fmt='o',
-                  color=_color(tables.DENSE if dense else 'sr_ste'), capsize=2)
+                  color=color(tables.DENSE if dense else 'sr_ste'), capsize=2)
     if dense:
-      axis.axvline(cell.mean, color=_color(tables.DENSE), linewidth=0.8)
+      axis.axvline(cell.mean, color=color(tables.DENSE), linewidth=0.8)
   axis.set_yticks(range(len(methods)),
                   [method.replace('_', ' ') for method in methods])
   axis.set(xlabel=metric.axis_label)
@@ -146,11 +153,11 @@ def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
     axis.plot(
         np.mean([run.rows[-1]['train_flops'] for run in group]),
         np.mean([*scores.values()]), marker=markers[target], linestyle='',
-        color=_color(method), markersize=7, markeredgecolor='white',
+        color=color(method), markersize=7, markeredgecolor='white',
         markeredgewidth=0.5)
   axis.set(xlabel='Training FLOPs', ylabel=metric.axis_label,
            xscale='log')
-  handles = [lines.Line2D([], [], color=_color(method), linewidth=4,
+  handles = [lines.Line2D([], [], color=color(method), linewidth=4,
                           label=method) for method in methods]
   handles += [lines.Line2D([], [], color=_OTHER, linestyle='',
                            marker=markers[target], label=target)
@@ -169,13 +176,13 @@ def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
   panels = [*drawing.subplots(
       rows, columns, sharex=True, sharey=True, squeeze=False).flat]
   for axis, target in zip(panels, targets):
-    _tidy(axis)
+    tidy(axis)
     axis.set_title(target, loc='left', fontsize='medium')
     axis.set(yscale='log', xlabel='Step')
     axis.tick_params(labelbottom=True)
     for method in methods:
       for key, style in (('noise_kept', '-'), ('noise_pruned', '--')):
-        axis.plot(*_curve(runs, method, target, key), color=_color(method),
+        axis.plot(*_curve(runs, method, target, key), color=color(method),
                   linestyle=style, linewidth=1.3)
   for axis in panels[len(targets):]:
     axis.remove()
@@ -196,7 +203,7 @@ def plot_masks(path: pathlib.Path, runs: Sequence[tables.Run],
       figsize=(8, 1.2 + 2.6 * len(panels)), layout='constrained')
   all_axes = drawing.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
   for axis, (key, label) in zip(all_axes, panels.items()):
-    _tidy(axis)
+    tidy(axis)
     axis.set(ylabel=label)
     _striped(axis, {method: _curve(runs, method, target, key)
                     for method in methods})
@@ -218,7 +225,7 @@ def _striped(axis, curves):
     for i, method in enumerate(methods):
       others = len(methods) - 1
       style = (-i * _DASH, (_DASH, others * _DASH)) if others else '-'
-      axis.plot(steps, 100 * np.asarray(values), color=_color(method),
+      axis.plot(steps, 100 * np.asarray(values), color=color(method),
                 linestyle=style, linewidth=2, dash_capstyle='butt')
 
 
@@ -226,25 +233,33 @@ def _has(runs, key):
   return any(key in row for run in runs for row in run.rows)
 
 
-def _color(method):
-  return _COLORS.get(method.removesuffix(_LONG), _OTHER)
+def color(method: str) -> str:
+  """Returns the colour of a method and of its variants."""
+  return _COLORS.get(
+      method.removesuffix(_LONG).removesuffix(_REFIT), _OTHER)
 
 
 def _one_panel(title):
   drawing = figure.Figure(figsize=(8.5, 4.5), layout='constrained')
   axis = drawing.subplots()
-  _tidy(axis)
+  tidy(axis)
   axis.set_title(title, loc='left', fontweight='bold')
   return drawing, axis
 
 
-def _tidy(axis: axes.Axes):
+def face(method: str) -> str:
+  """Returns what markers of a method are filled with: variants are open."""
+  return 'white' if method.endswith((_LONG, _REFIT)) else color(method)
+
+
+def tidy(axis: axes.Axes):
+  """Draws a pale grid and no frame."""
   axis.grid(alpha=0.25)
   axis.spines[['top', 'right']].set_visible(False)
 
 
 def _legend(drawing, methods, **styles):
-  handles = [lines.Line2D([], [], color=_color(method), linewidth=2,
+  handles = [lines.Line2D([], [], color=color(method), linewidth=2,
                           label=method) for method in methods]
   handles += [lines.Line2D([], [], color=_OTHER, linestyle=style, label=label)
               for label, style in styles.items()]

@@ -21,13 +21,13 @@ ALL = 'all'  # The one column of a sweep whose rows need no targets.
 
 Tried = dict[str, list[tuple[Any, float]]]  # Method -> value, mean metric.
 
-_MEANS_NOTE = (
+MEANS_NOTE = (
     'Mean ± half of its 95% interval over seeds; {better} is better. **Bold**: '
     'the best sparse method of the column. †: its interval overlaps that of '
     'the best. n=: this cell has fewer seeds than the others. n/a: nothing '
     'that could be built and ended. Dense has no target: its one value stands '
     'in every column.')
-_DIFFERENCES_NOTE = (
+DIFFERENCES_NOTE = (
     'Mean over seeds of the method minus {reference} with the same seed ± half '
     'of its 95% interval (paired t); {better} is better. **Bold**: the '
     'interval excludes zero, which one in twenty does by chance.')
@@ -142,12 +142,12 @@ def document(runs: Sequence[Run], config: ml_collections.ConfigDict, *,
   parts = [
       f'# {metric.axis_label} by method and target',
       means(runs, *order, seeds=len(config.seeds)),
-      _MEANS_NOTE.format(better=better)]
+      MEANS_NOTE.format(better=better)]
   reference = config.get('reference', 'sr_ste')
   if reference in config.methods and len(config.methods) > 1:
     parts += [f'## Paired differences to {reference}',
               differences(runs, *order, reference=reference),
-              _DIFFERENCES_NOTE.format(better=better, reference=reference)]
+              DIFFERENCES_NOTE.format(better=better, reference=reference)]
   parts += ['## Costs', costs] if costs else []
   parts += _tuning_parts(tuned, metric) if tuned else []
   if not_built:

@@ -8,13 +8,13 @@ they set all that their methods read, no targets are needed.
 from collections.abc import Mapping
 import json
 import pathlib
-import re
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 
 from experiments import data
+from experiments._utils import grids
 from experiments._utils import names
 from experiments.records import workdir as workdirs
 from experiments.reporting import tables
@@ -23,8 +23,6 @@ from experiments.training import steps
 
 Config = ml_collections.ConfigDict
 
-_N_M = re.compile(r'([1-9]\d*):([1-9]\d*)')
-_SHARE = re.compile(r'(\d+(?:\.\d+)?)%')
 # Keys that the sweep itself sets.
 _TARGET = ('n', 'm', 'sparsity')
 _PLANNED = ('method', *_TARGET, 'seed')
@@ -121,30 +119,16 @@ def differences(config: Config, base: Config) -> dict[str, Any]:
 def checked(config: Config) -> Config:
   """Returns a sweep's config with its references and lists resolved.
 
-  Flags cannot tell 'ste,sr_ste' from the name of one method; here it is two.
-
   Raises:
     ValueError: if there is a mistake in it.
   """
   config = config.copy_and_resolve_references()
-  for key in ('methods', 'targets'):
-    config[key] = tuple(
-        part for value in config[key] for part in str(value).split(','))
+  grids.split(config, ('methods', 'targets'))
   if not config.targets and all(
       tables.is_dense(name) or name in config.get('only', {})
       for name in config.methods):
     config.targets = (tables.ALL,)
-  for key, example in (('methods', 'ste,sr_ste'), ('targets', '2:4'),
-                       ('seeds', '0,1,2')):
-    values = config[key]
-    if not values:
-      raise ValueError(f'config.{key} is empty; give some, such as '
-                       f'--config.{key}={example}')
-    if len(set(values)) != len(values):
-      raise ValueError(f'config.{key} names something twice: {values}')
-  for seed in config.seeds:
-    if not isinstance(seed, int) or seed < 0:
-      raise ValueError(f'config.seeds has {seed!r}, expected a whole number')
+  grids.check(config, {'methods': 'ste,sr_ste', 'targets': '2:4'})
   for name in (*config.methods, *config.get('only', {})):
     names.lookup(methods.METHODS, method_of(config, name), kind='method')
   for name, settings in config.get('only', {}).items():
@@ -153,7 +137,7 @@ def checked(config: Config) -> Config:
       raise ValueError(f'config.only.{name} sets {fixed}, which targets and '
                        'seeds set. Write it there')
   if tables.has_targets(config):
-    _check_targets(config.targets, 'targets')
+    grids.check_targets(config.targets, 'targets')
   if tunes(config):
     _check_tuning(config)
   return config
@@ -183,36 +167,17 @@ def _planned(config, path, method, target, seed, **settings):
   with run.unlocked():
     for key in {*_TARGET} & {*run}:
       del run[key]  # Who needs another kind of target is told so.
-    run.update(_settings(target) if target else {})
+    run.update(grids.of_target(target) if target else {})
     run.update(config.get('only', {}).get(method, {}))
     run.update(settings, method=method_of(config, method), seed=seed)
-  place = target.replace(':', '_').replace('%', '') if target else 'all'
+  place = grids.folder(target) if target else 'all'
   return Planned(method, target, seed, run,
                  path / method / place / f'seed_{seed}')
 
 
-def _settings(target):
-  """What a target sets in a run's config; nothing if it is none."""
-  if match := _N_M.fullmatch(target):
-    n, m = map(int, match.groups())
-    return dict(n=n, m=m) if n <= m else {}
-  if match := _SHARE.fullmatch(target):
-    share = float(match[1]) / 100
-    return dict(sparsity=share) if share < 1 else {}
-  return {}
-
-
-def _check_targets(targets, key):
-  for target in targets:
-    if not _settings(target):
-      raise ValueError(
-          f'config.{key} has {target!r}, expected N:M with N at most M, such '
-          'as \'2:4\', or the share pruned, such as \'90%\'')
-
-
 def _check_tuning(config):
   tune = config.tune
-  _check_targets([tune.target], 'tune.target')
+  grids.check_targets([tune.target], 'tune.target')
   if not tune.seeds:
     raise ValueError('config.tune.seeds is empty; give some, such as '
                      '--config.tune.seeds=1000')

@@ -146,12 +146,35 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
       new = jax.lax.with_sharding_constraint(new, shardings(new))
     return new, loss
 
-  metric = _METRIC.get(dataset.task, 'accuracy')
+  judge = judging(
+      lambda state, inputs: apply(variables(sparse(state)), inputs),
+      dataset.task, mesh)
 
-  # Every process reads the results.
+  def measure(state, batches):
+    known = {} if dataset.ceiling is None else {'ceiling': dataset.ceiling}
+    return {**judge(state, batches), **known,
+            'sparsity': sparsity(state), **observed(state, flops)}
+
+  return Steps(init, place, train, measure, apply, flops)
+
+
+def judging(apply: Callable[[PyTree, Any], jax.Array], task: str,
+            mesh: jax.sharding.Mesh | None = None
+            ) -> Callable[[PyTree, Iterable[data.Batch]], dict[str, float]]:
+  """Returns a function that measures how good a network is.
+
+  From what `apply` reads first and batches to the metric of the task, by name.
+
+  Args:
+    apply: to logits, from e.g. variables and inputs.
+    task: of the data set.
+    mesh: the devices it runs on; every process reads the results.
+  """
+  metric = _METRIC.get(task, 'accuracy')
+
   @functools.partial(jax.jit, out_shardings=meshes.everywhere(mesh))
   def judge(state, batch):
-    logits = apply(variables(sparse(state)), batch.inputs)
+    logits = apply(state, batch.inputs)
     counted = batch.labels >= 0
     if metric == 'auc':
       # Only whole test sets have an area: what it needs of each example.
@@ -162,11 +185,8 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
 
   def measure(state, batches):
     judged = [jax.device_get(judge(state, batch)) for batch in batches]
-    known = {} if dataset.ceiling is None else {'ceiling': dataset.ceiling}
-    return {metric: _conclude(metric, judged), **known,
-            'sparsity': sparsity(state), **observed(state, flops)}
-
-  return Steps(init, place, train, measure, apply, flops)
+    return {metric: _conclude(metric, judged)}
+  return measure
 
 
 def new_variables(config: ml_collections.ConfigDict, dataset: data.Dataset, *,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.models import batch_norm_resnet
+from experiments.pruning import plan as pruning
 from experiments.records import checkpoints
 from experiments.sweeping import plan
 from experiments.sweeping import workers
@@ -20,7 +21,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 _ALL = [path.relative_to(commands.CONFIGS).with_suffix('').as_posix()
         for path in sorted(commands.CONFIGS.glob('*/*.py'))
         if path.stem != '__init__']
-_CONFIGS = [name for name in _ALL if '/sweep_' not in name]
+_CONFIGS = [name for name in _ALL if '/sweep_' not in name
+            and '/one_shot' not in name]
+_ONE_SHOT = [name for name in _ALL if '/one_shot' in name]
 _SWEEPS = [name for name in _ALL if '/sweep_' in name]
 _WRITERS = {'cifar10': data_files.cifar10, 'cifar100': data_files.cifar100,
             'imagenet': data_files.imagenet, 'glue/sst2': data_files.glue}
@@ -69,7 +72,7 @@ def test_every_config_takes_a_step(name, tmp_path, monkeypatch):
   assert checkpoints.digest(state.params) != before
 
 
-@pytest.mark.parametrize('name', _ALL)
+@pytest.mark.parametrize('name', _CONFIGS + _SWEEPS)
 def test_every_config_lies_in_the_folder_of_its_data_set(name):
   config = commands.config(name)
   dataset = config.get('base', config).dataset
@@ -106,3 +109,20 @@ def test_every_method_of_a_shipped_sweep_can_be_built(name, tmp_path):
   outcomes = workers.each(plan.build, plan.judged(config, tmp_path), workers=1)
   assert {outcome.job.method: outcome.error for outcome in outcomes} == (
       dict.fromkeys(config.methods, ''))
+
+
+@pytest.mark.parametrize('name', _ONE_SHOT)
+def test_one_shot_says_its_command_and_what_trains_before(name):
+  config = pruning.checked(commands.config(name))
+  _, command = _docstring(name)
+  assert ('python -m experiments.prune '
+          f'--config=experiments/configs/{name}.py '
+          f'--workdir=runs/{name}') in command
+  if config.source != 'run':
+    assert name.split('/')[0] == config.source
+    return
+  trained = config.run.removeprefix('runs/')
+  assert name.split('/')[0] == trained.split('/')[0]
+  assert ('python -m experiments.train '
+          f'--config=experiments/configs/{trained}.py '
+          f'--workdir={config.run}') in command

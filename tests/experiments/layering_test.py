@@ -8,7 +8,7 @@ import pytest
 import experiments
 
 _ROOT = pathlib.Path(experiments.__file__).parent
-_COMMANDS = ['train', 'sweep', 'compare', 'domains']
+_COMMANDS = ['train', 'sweep', 'compare', 'domains', 'prune']
 # A room -> what it may import of experiments, besides itself.
 _RECORDS = {'_utils', 'records'}
 _TRAINING = {*_RECORDS, 'data', 'models', 'training'}
@@ -16,10 +16,11 @@ _ALLOWED = {
     '_utils': set(), 'records': {'_utils'}, 'data': _RECORDS,
     'models': {*_RECORDS, 'data'}, 'training': {*_RECORDS, 'data', 'models'},
     'reporting': _RECORDS, 'sweeping': {*_TRAINING, 'reporting'},
+    'pruning': {*_TRAINING, 'reporting'},
     'configs': set(), 'examples': set(),
     'benchmarks': {*_TRAINING, 'reporting', 'configs'},
     **dict.fromkeys(_COMMANDS, {
-        *_TRAINING, 'reporting', 'sweeping', 'configs', *_COMMANDS}),
+        *_TRAINING, 'reporting', 'sweeping', 'pruning', 'configs', *_COMMANDS}),
 }
 
 

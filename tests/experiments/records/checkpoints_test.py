@@ -57,3 +57,17 @@ def test_digest_sees_every_bit_and_shape():
   digests = {checkpoints.digest(other) for other in [tree, *changed]}
   assert len(digests) == 4
   assert checkpoints.digest(dict(tree)) in digests
+
+
+def test_what_is_saved_is_read_without_knowing_what_it_was(tmp_path):
+  tree = {'done': jnp.int32(2), 'masks': {'a/b': jnp.ones(3, bool), 'c': None}}
+  assert checkpoints.load(tmp_path / 'none') == (0, None)
+  for step in (1, 2):
+    checkpoints.save(tmp_path / 'saved', step, tree)
+  step, found = checkpoints.load(tmp_path / 'saved')
+  assert step == 2 and checkpoints.digest(found) == checkpoints.digest(tree)
+  for _ in range(2):  # Over what a killed run may have left.
+    checkpoints.export(tmp_path / 'given', tree)
+  given = checkpoints.read(tmp_path / 'given')
+  assert checkpoints.digest(given) == checkpoints.digest(tree)
+  assert given['masks']['c'] is None

@@ -39,6 +39,16 @@ def test_auc_is_the_share_of_pairs_in_order_and_ties_count_half(levels):
       _share_of_pairs(scores, labels), abs=1e-12)
 
 
+def test_rows_are_rewritten_without_the_half_of_one(tmp_path):
+  path = tmp_path / 'rows.jsonl'
+  for row in ({'step': 1}, {'step': 2}):
+    metrics.append(path, row)
+  path.write_text(path.read_text() + '{"step": 3, "lo')
+  metrics.rewrite(path, metrics.read(path))
+  metrics.append(path, {'step': 3})
+  assert metrics.read(path) == [{'step': 1}, {'step': 2}, {'step': 3}]
+
+
 def test_auc_of_no_order_or_no_pairs_is_a_half_or_nan():
   labels = np.array([0, 1, 1])
   assert metrics.auc(np.zeros(3), labels) == 0.5

@@ -1,0 +1,145 @@
+r"""Prunes one trained network with every method at every target, in one shot.
+
+  pip install -e '.[data]'
+  python -m experiments.prune --config=experiments/configs/magika/one_shot.py \
+      --workdir=runs/magika/one_shot
+
+The network is one that a wheel ships, or a run of `experiments.train`:
+
+  python -m experiments.prune \
+      --config=experiments/configs/digits/one_shot_resnet.py \
+      --workdir=runs/digits/one_shot --config.run=runs/digits/dense_small_resnet
+
+The work directory receives table.md, a picture, cells.jsonl (a line per pruned
+network) and, in cells/METHOD/TARGET/SEED/pruned, params and masks as Orbax
+writes them. Start it again and it goes on: a network that was measured is not
+pruned again, and one that was being pruned continues after its last kernel.
+Methods, targets and seeds may be added later. A network that cannot be pruned
+stops no other; it is told at the end, with exit code 1.
+
+Lists are overridden as those of `experiments.sweep` are: --config.seeds=0,1,
+--config.methods=wanda,sparsegpt, --config.targets="'50%,2:4'".
+"""
+
+import itertools
+import operator
+import pathlib
+import shlex
+import sys
+from typing import NamedTuple
+
+from absl import app
+from absl import flags
+from absl import logging
+import ml_collections
+import tqdm
+
+from experiments import train  # noqa: F401  # Its flags are ours, too.
+from experiments._utils import launch
+from experiments.pruning import cells
+from experiments.pruning import networks
+from experiments.pruning import plan
+from experiments.pruning import report
+from experiments.records import metrics
+from experiments.records import workdir as workdirs
+
+CACHE = 'cache'
+
+
+class Pruned(NamedTuple):
+  """How pruning ended."""
+  table: str
+  failures: list[str]  # A line for each network that could not be pruned.
+
+
+def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
+          ) -> Pruned:
+  """Prunes and measures what has not been yet, and writes the table.
+
+  Args:
+    config: what to prune, as `experiments/configs/one_shot.py` has it.
+    workdir: a new directory, or that of the same config.
+    command: by which people can repeat it, for the table.
+
+  Raises:
+    ValueError: if the config, the network or the directory is wrong, or nothing
+      can be pruned.
+    OSError: if the directory cannot be written to.
+  """
+  config = plan.checked(config)
+  network = networks.load(config)
+  path = _claim(workdir, config, network)
+  log = path / workdirs.CELLS
+  rows = metrics.read(log)
+  metrics.rewrite(log, rows)  # Without half a row.
+  done = {plan.cell(row) for row in rows}
+  planned = plan.cells(config)
+
+  def write():
+    return report.write(path, metrics.read(log), config, title=network.title,
+                        data=network.fingerprint, command=command)
+
+  failures = []
+  with tqdm.tqdm(total=len(planned), initial=len(done & {*planned}),
+                 unit='network', disable=None) as bar:
+    for seed, group in itertools.groupby(
+        planned, operator.attrgetter('seed')):
+      waiting = [cell for cell in group if cell not in done]
+      bench = cells.prepare(network, seed) if waiting else None
+      for cell in waiting:
+        try:
+          row = cells.measure(bench, cell, path / cell.folder,
+                              save=config.save_pruned)
+        except ValueError as error:  # A pattern that does not fit, say.
+          failures.append(f'{cell}: {launch.one_line(error)}')
+          _say(bar, f'n/a: {failures[-1]}')
+          continue
+        metrics.append(log, row)
+        cells.forget_progress(path / cell.folder)
+        bar.update()
+        key = metrics.judged_by(row)
+        _say(bar, f'{cell}: {metrics.METRICS[key].show(row[key])}')
+        write()
+  return Pruned(write(), failures)
+
+
+def main(argv: list[str]):
+  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
+  del argv
+  command = ['python', '-m', 'experiments.prune', *sys.argv[1:]]
+  path = pathlib.Path(flags.FLAGS.workdir)
+  with launch.mistakes_in_one_line():
+    if flags.FLAGS.coordinator:
+      raise ValueError('--coordinator is for experiments.train; one process '
+                       'prunes')
+    launch.keep_programs(str(path / CACHE))  # Networks share compilations.
+    pruned = prune(flags.FLAGS.config, flags.FLAGS.workdir,
+                   command=shlex.join(command))
+  print(f'\n{pruned.table}')
+  print(*sorted(file for file in path.iterdir() if file.is_file()), sep='\n')
+  if pruned.failures:
+    sys.exit('\n'.join(['error: not all could be pruned:', *pruned.failures]))
+
+
+def _claim(workdir, config, network):
+  path = pathlib.Path(workdir)
+  if (path / workdirs.CONFIG).exists() and (
+      'calibration' not in workdirs.read_config(path)):
+    raise ValueError(f'{path} holds no pruned networks, but a run. Give '
+                     'another --workdir.')
+  workdirs.claim(workdir, config, dataset=f'{network.title} and its weights',
+                 fingerprint=network.fingerprint, free=plan.FREE)
+  workdirs.write(path / workdirs.CONFIG, config.to_json(indent=2) + '\n')
+  return path
+
+
+def _say(bar, text):
+  if bar.disable:
+    print(text, flush=True)
+  else:
+    bar.write(text)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main, flags_parser=launch.parse)

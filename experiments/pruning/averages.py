@@ -1,0 +1,59 @@
+"""The running averages of batch norms, made anew for pruned weights.
+
+Those of training are of the activations that dense weights gave. Here they are
+the means and variances of the activations over some batches, in which each
+layer normalises by its own batch, as it does in training; a batch counts by its
+size.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def estimator(model: nnx.Module
+              ) -> Callable[[nnx.State, Sequence[Any]], nnx.State]:
+  """Returns a function from variables and batches of inputs to variables.
+
+  Averages are made anew, over all batches together; params stay.
+
+  Args:
+    model: the network, whatever its own variables are; it is changed.
+  """
+  for _, module in nnx.iter_modules(model):
+    if isinstance(module, nnx.BatchNorm):
+      module.momentum = 0.  # What remains is of the last batch alone.
+  model.train()
+  graphdef, _, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)
+
+  @jax.jit
+  def of_batch(variables, inputs):
+    model = nnx.merge(graphdef, variables, rest, copy=True)
+    model(inputs)
+    return nnx.state(model, nnx.BatchStat)
+
+  def estimate(variables, batches):
+    found = [of_batch(variables, inputs) for inputs in batches]
+    averages = _pooled(found, [len(inputs) for inputs in batches])
+    params, _ = nnx.split_state(variables, nnx.Param, ...)
+    return nnx.merge_state(params, averages)
+  return estimate
+
+
+def _pooled(found, sizes):
+  """Means, and variances, of all batches together."""
+  flat = [dict(nnx.to_flat_state(one)) for one in found]
+  pooled = {}
+  for path, variable in flat[0].items():
+    means, own = (np.array([one[where][...] for one in flat])
+                  for where in ((*path[:-1], 'mean'), path))
+    value = middle = np.average(means, axis=0, weights=sizes)
+    if path[-1] == 'var':  # Within batches, and between them.
+      value = np.average(own + (means - middle)**2, axis=0, weights=sizes)
+    pooled[path] = variable.replace(jnp.asarray(value, variable[...].dtype))
+  return nnx.from_flat_state(pooled)

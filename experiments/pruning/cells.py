@@ -1,0 +1,148 @@
+"""One cell: a network is pruned and measured; one that was killed goes on."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
+import pathlib
+import shutil
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from experiments import data as datasets
+from experiments.pruning import networks
+from experiments.pruning import plan
+from experiments.records import checkpoints
+from experiments.records import metrics
+from experiments.reporting import tables
+from experiments.training import steps
+import jaxsparse
+from jaxsparse import calibration
+from jaxsparse import graph
+from jaxsparse._utils import trees
+
+PyTree = Any
+
+PRUNED, PROGRESS = 'pruned', 'progress'
+
+
+class Bench(NamedTuple):
+  """A network, the data of one seed, and what is known of both before."""
+  network: networks.Network
+  data: networks.Data
+  judge: Callable[[PyTree, Sequence[datasets.Batch]], dict[str, float]]
+  kernels: graph.Kernels
+  # By path, of what the dense network's kernels read of the judged data.
+  moments: dict[str, calibration.Statistic]
+
+
+def prepare(network: networks.Network, seed: int) -> Bench:
+  """Returns a network with the data of one seed.
+
+  Args:
+    network: the dense one.
+    seed: draws the data.
+  """
+  data = network.draw(seed)
+  first = data.calibration[0]
+  step = jax.jit(functools.partial(
+      calibration.input_statistics, network.apply, kind='moment',
+      which=network.sparse))
+  moments = functools.reduce(
+      functools.partial(jax.tree.map, jnp.add),
+      (step(network.params, inputs)
+       for inputs in _inputs(data.judged, len(first))))
+  return Bench(
+      network, data, steps.judging(network.apply, network.task),
+      graph.infer_kernels(network.apply, network.params, first),
+      moments)
+
+
+def measure(bench: Bench, cell: plan.Cell, folder: pathlib.Path, *,
+            save: bool) -> metrics.Row:
+  """Prunes a network and returns what is measured of it.
+
+  Args:
+    bench: the network and its data.
+    cell: how it is pruned.
+    folder: where it is saved after each stage, and in the end.
+    save: whether in the end.
+  """
+  row = cell._asdict()
+  if tables.is_dense(cell.method):
+    return row | bench.judge(bench.network.params, bench.data.judged) | {
+        'sparsity': 0.}
+  params, masks, seconds = _prune(bench, cell, folder / PROGRESS)
+  settled = bench.network.settle(params, bench.data.calibration)
+  if save:
+    checkpoints.export(folder / PRUNED, {'params': settled, 'masks': masks})
+  kept, of = (sum(count(mask) for mask in jax.tree.leaves(masks))
+              for count in (lambda mask: int(mask.sum()), np.size))
+  return row | bench.judge(settled, bench.data.judged) | {
+      'sparsity': 1 - kept / of, 'seconds': seconds,
+      'errors': _errors(bench, params)}
+
+
+def forget_progress(folder: pathlib.Path):
+  """Drops what a killed cell would need to go on: it has ended."""
+  shutil.rmtree(folder / PROGRESS, ignore_errors=True)
+
+
+def _prune(bench, cell, folder):
+  """Pruned params, their masks, and seconds, also those before a kill."""
+  stage, found = checkpoints.load(folder)
+  state, seconds = None, 0.
+  if stage:
+    state = calibration.OneShotState(**found['state'])
+    seconds = float(found['seconds'])
+  since = time.perf_counter()
+
+  def save(state):
+    nonlocal seconds, since
+    jax.block_until_ready(state)
+    seconds += time.perf_counter() - since
+    checkpoints.save(folder, int(state.done), jax.tree.map(jnp.asarray, {
+        'state': state._asdict(), 'seconds': seconds}))
+    since = time.perf_counter()  # Saving is no part of it.
+
+  network = bench.network
+  params, masks = jaxsparse.one_shot(
+      network.apply, network.params, bench.data.calibration,
+      {network.sparse: plan.pattern(cell.target), '.*': None},
+      method=cell.method, refit=cell.refit, state=state, save=save,
+      progress=functools.partial(
+          tqdm.tqdm, desc=f'{cell.row} {cell.target}', unit='stage',
+          leave=False, disable=None))
+  jax.block_until_ready(params)
+  return params, masks, seconds + time.perf_counter() - since
+
+
+def _errors(bench, params):
+  """How far the outputs of each kernel are off, for dense inputs."""
+  before, after = (dict(zip(trees.own_paths(tree), jax.tree.leaves(tree)))
+                   for tree in (bench.network.params, params))
+  return {
+      path: float(calibration.reconstruction_error(
+          *(_matrix(weights[path], bench.kernels[path])
+            for weights in (before, after)), moment.sum))
+      for path, moment in bench.moments.items()}
+
+
+def _matrix(w, kernel):
+  """`[in, out]`: all axes that are summed over with data come first."""
+  inputs = sorted((*kernel.contracted, *kernel.window))
+  size = np.prod([w.shape[axis] for axis in inputs])
+  return w.transpose(*inputs, *kernel.outputs).reshape(size, -1)
+
+
+def _inputs(batches, size):
+  """The inputs of all batches, so many at a time, without padding."""
+  for batch in batches:
+    padding = (batch.labels < 0).reshape(len(batch.labels), -1).all(1)
+    real = batch.inputs[~padding]
+    for start in range(0, len(real), size):
+      yield real[start:start + size]

@@ -1,0 +1,102 @@
+"""What pruned networks are worth: a table and a picture."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import pathlib
+
+import ml_collections
+import numpy as np
+
+from experiments.pruning import pictures
+from experiments.pruning import plan
+from experiments.records import metrics
+from experiments.records import workdir as workdirs
+from experiments.reporting import tables
+
+TABLE = 'table.md'
+PICTURE = 'quality.png'
+
+_SECONDS_NOTE = (
+    'Mean over seeds of what pruning took, with its statistics and with '
+    'compiling where a program is new; without measuring and saving.')
+_ERRORS_NOTE = (
+    'For each kernel the squared error of its outputs, relative to the '
+    'outputs, where its inputs are those of the dense network on the judged '
+    'data; mean over seeds. The first row is the mean over kernels.')
+
+
+def write(path: pathlib.Path, rows: Sequence[metrics.Row],
+          config: ml_collections.ConfigDict, *, title: str, data: str,
+          command: str) -> str:
+  """Writes the table and the picture into `path`; returns the table.
+
+  Args:
+    path: a work directory.
+    rows: of its cells that have ended.
+    config: which cells there are to be.
+    title: of the network.
+    data: the fingerprint of its data and weights.
+    command: by which people can repeat it.
+  """
+  planned = {*plan.cells(config)}
+  rows = [row for row in rows if plan.cell(row) in planned]
+  runs = [tables.Run(plan.cell(row).row, row['target'], row['seed'], [row])
+          for row in rows]
+  methods = [name for name in plan.rows(config)
+             if any(run.method == name for run in runs)]
+  text = '\n\n'.join(_parts(rows, runs, methods, config) + [
+      '## How', '\n'.join([
+          f'- {title}, {config.calibration:,} examples to calibrate, '
+          f'{config.judged:,} to judge at most',
+          f'- seeds {", ".join(map(str, config.seeds))}',
+          f'- data and weights {data}',
+          f'- `{command}`' if command else '- called from Python'])]) + '\n'
+  workdirs.write(path / TABLE, text)
+  if len(methods) > 1:
+    pictures.plot_quality(path / PICTURE, runs, methods, config.targets)
+  return text
+
+
+def _parts(rows, runs, methods, config):
+  """The sections of measurements."""
+  _, metric = tables.judged(runs)
+  better = 'higher' if metric.higher_is_better else 'lower'
+  parts = [
+      f'# {metric.axis_label} by method and target',
+      tables.means(runs, methods, config.targets, seeds=len(config.seeds)),
+      tables.MEANS_NOTE.format(better=better)]
+  sparse = [name for name in methods if not tables.is_dense(name)]
+  if not sparse:
+    return parts
+  parts += [
+      '## Paired differences to dense',
+      tables.differences(runs, methods, config.targets, reference=tables.DENSE),
+      tables.DIFFERENCES_NOTE.format(better=better, reference=tables.DENSE),
+      '## Seconds',
+      _grid('method', sparse, config.targets, lambda name, target: [
+          row['seconds'] for row in _of(rows, name, target)], '.1f'),
+      _SECONDS_NOTE, '## Errors of outputs, kernel by kernel', _ERRORS_NOTE]
+  kernels = [*next(row['errors'] for row in rows if 'errors' in row)]
+  for target in config.targets:
+    def errors(kernel, name, target=target):
+      found = [row['errors'] for row in _of(rows, name, target)]
+      return [one[kernel] if kernel in one else np.mean([*one.values()])
+              for one in found]
+    parts += [f'### {target}', _grid(
+        'kernel', ['all', *kernels], sparse, errors, '.4f')]
+  return parts
+
+
+def _of(rows, name, target):
+  return [row for row in rows
+          if plan.cell(row).row == name and row['target'] == target]
+
+
+def _grid(corner: str, names: Sequence[str], columns: Sequence[str],
+          values: Callable[[str, str], list[float]], digits: str) -> str:
+  """A table of means; a cell without values has not ended."""
+  def show(found):
+    return f'{np.mean(found):{digits}}' if found else tables.NOT_BUILT
+  return tables.markdown([[corner, *columns], *(
+      [name, *(show(values(name, column)) for column in columns)]
+      for name in names)])

@@ -1,0 +1,57 @@
+"""The table of pruned networks."""
+
+from experiments.configs import one_shot
+from experiments.pruning import plan
+from experiments.pruning import report
+
+_ACCURACY = {'dense': 0.9, 'wanda': 0.8, 'wanda_refit': 0.85}
+
+
+def _rows(config, skip=()):
+  rows = []
+  for i, cell in enumerate(plan.cells(config)):
+    row = cell._asdict() | {
+        'accuracy': _ACCURACY[cell.row] + cell.seed / 100, 'sparsity': 0.5}
+    if cell.target:
+      row |= {'seconds': 2. + cell.seed, 'errors': {
+          'a': 0.1 * (1 + cell.seed), 'b': 0.3}}
+    if i not in skip:
+      rows.append(row)
+  return rows
+
+
+def _write(tmp_path, config, rows):
+  return report.write(tmp_path, rows, config, title='a network', data='abc-def',
+                      command='the command')
+
+
+def test_table_has_means_differences_seconds_and_errors(tmp_path):
+  config = one_shot.get_config()
+  config.update(methods=('wanda',), targets=('50%', '2:4'), seeds=(0, 1))
+  table = _write(tmp_path, config, _rows(config))
+  assert (tmp_path / 'table.md').read_text() == table
+  assert (tmp_path / 'quality.png').read_bytes().startswith(b'\x89PNG')
+  cells = [[cell.strip() for cell in line.strip('|').split('|')]
+           for line in table.splitlines() if line.startswith('|')]
+  # Half of an interval of two seeds is 12.706 standard errors.
+  assert ['dense', '90.5 ± 6.4', '90.5 ± 6.4'] in cells
+  assert ['wanda', '**-10.0 ± 0.0**', '**-10.0 ± 0.0**'] in cells
+  assert ['wanda_refit', '2.5', '2.5'] in cells
+  assert cells[-3:] == [['all', '0.2250', '0.2250'], ['a', '0.1500', '0.1500'],
+                        ['b', '0.3000', '0.3000']]
+  for part in ('- a network, 256 examples', '- seeds 0, 1\n', 'abc-def',
+               '- `the command`'):
+    assert part in table
+
+
+def test_table_of_a_part_says_what_is_missing(tmp_path):
+  config = one_shot.get_config()
+  config.update(methods=('wanda',), targets=('50%',), seeds=(0,), refit='yes')
+  rows = _rows(config)
+  assert '| dense ' in _write(tmp_path, config, rows[:1])
+  config.targets = ('50%', '70%')
+  table = _write(tmp_path, config, rows)
+  assert [line.split('|')[3].strip() for line in table.splitlines()
+          if line.startswith('| wanda_refit')] == ['n/a'] * 3
+  config.methods = ('admm',)  # Others are not looked at.
+  assert 'wanda' not in _write(tmp_path, config, rows)
