@@ -53,6 +53,20 @@ def _assert_laid_out(state, params, *, beside):
   assert found == beside
 
 
+def _init(tx, params, *, compiled=True):
+  """The state where `state_shardings` wants it, or only its shapes.
+
+  A compiled `init` takes a second, and puts its results where it is told.
+  """
+  shardings = jaxsparse.state_shardings(tx, params)
+  if compiled:
+    return jax.jit(tx.init, out_shardings=shardings)(params)
+  shapes = jax.eval_shape(tx.init, jax.tree.map(
+      lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params))
+  return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding), shapes, shardings)
+
+
 def _sparse(inner=None, rule=None, flow=None):
   return method_table.wrap(
       optax.adam(1e-3) if inner is None else inner,
@@ -108,17 +122,18 @@ _RULES = {
 @pytest.mark.parametrize('name', _OPTIMIZERS)
 def test_what_an_optimizer_keeps_of_a_weight_lies_beside_it(name, kind):
   make, beside = _OPTIMIZERS[name]
-  tx, params = make(), _params(_mesh(kind))
-  init = jax.jit(tx.init, out_shardings=jaxsparse.state_shardings(tx, params))
-  _assert_laid_out(init(params), params, beside=beside)
+  params = _params(_mesh(kind))
+  state = _init(make(), params, compiled=name in (
+      'sgd', 'sparse', 'inject_hyperparams', 'partition'))
+  _assert_laid_out(state, params, beside=beside)
 
 
 @pytest.mark.parametrize('name', _RULES)
 def test_masks_and_scores_of_a_rule_lie_beside_their_weights(name):
   make, beside = _RULES[name]
-  tx, params = _sparse(rule=make()), _params(_mesh())
-  init = jax.jit(tx.init, out_shardings=jaxsparse.state_shardings(tx, params))
-  state = init(params)
+  params = _params(_mesh())
+  state = _init(_sparse(rule=make()), params, compiled=name in (
+      'snip_momentum', 'prune_units'))
   _assert_laid_out(state.rule, params, beside=beside)
   _assert_laid_out(state.inner, params, beside=8)
 
@@ -186,8 +201,7 @@ _CONTAINERS = {
 def test_params_may_be_any_tree(name):
   params = _CONTAINERS[name](_mesh())
   tx = _sparse(rule=jaxsparse.prune({'.*': jaxsparse.unstructured(0.5)}))
-  state = jax.jit(
-      tx.init, out_shardings=jaxsparse.state_shardings(tx, params))(params)
+  state = _init(tx, params, compiled=name in ('nnx', 'boxed'))
   leaves = jax.tree.leaves(params)
   for tree in (state.masks, state.inner[0].mu, state.inner[0].nu):
     for x, w in zip(jax.tree.leaves(tree), leaves, strict=True):

@@ -8,8 +8,34 @@ from experiments import sweep
 from experiments import train
 from experiments.records import metrics
 from experiments.reporting import plots
+from experiments.reporting import report
 from tests._lib import commands
 from tests._lib import sweeps
+
+_WITH_PICTURES = ('train_test', 'report_test')
+
+
+def _draw_nothing(patch):
+  for name in ('plot_training', 'plot_mask'):
+    patch.setattr(report, name, lambda *args, **options: None)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _few_pictures(request):
+  """Runs draw nothing: it would take longer than short ones train.
+
+  What they draw is looked at in the modules named here.
+  """
+  with pytest.MonkeyPatch.context() as patch:
+    if request.module.__name__.split('.')[-1] not in _WITH_PICTURES:
+      _draw_nothing(patch)
+    yield
+
+
+@pytest.fixture(name='undrawn')
+def _undrawn(monkeypatch):
+  """Nor do runs of this test."""
+  _draw_nothing(monkeypatch)
 
 
 @pytest.fixture(scope='module', name='finished')

@@ -61,6 +61,7 @@ def test_finished_run_started_again_changes_nothing(finished):
   assert commands.hashes(path) == before
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_lock_keeps_the_zeros_of_another_run(finished, tmp_path):
   _, path, result = finished
   config = default.get_config()
@@ -73,6 +74,7 @@ def test_lock_keeps_the_zeros_of_another_run(finished, tmp_path):
   assert (before != after).any()
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_language_model_learns_and_is_judged_in_bits_per_byte(tmp_path):
   config = commands.config(
       'python_source/sr_ste_2_4', batch_size=4, width=16, context=16,
@@ -92,8 +94,9 @@ def test_language_model_learns_and_is_judged_in_bits_per_byte(tmp_path):
 # Resumption.
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_killed_run_ends_bit_identical(tmp_path):
-  settings = dict(steps=400, log_every=5, save_every=40, every=10)
+  settings = dict(steps=200, log_every=5, save_every=20, every=10)
   config = commands.config('digits/rigl_90', **settings)
   whole = train.train(config, str(tmp_path / 'whole'))
 
@@ -102,22 +105,23 @@ def test_killed_run_ends_bit_identical(tmp_path):
       'digits/rigl_90', killed, *(
           f'--config.{key}={value}' for key, value in settings.items())))
   log = killed / 'metrics.jsonl'
-  commands.wait_for_rows(process, killed, 21)  # Step 105: past two checkpoints.
+  commands.wait_for_rows(process, killed, 11)  # Step 55: past two checkpoints.
   commands.kill(process)
-  assert 21 <= len(metrics.read(log)) < 80
+  assert 11 <= len(metrics.read(log)) < 40
   start, _ = checkpoints.restore(
       killed / 'checkpoints', runs.create(config)[0].init(None))
-  assert 80 <= start < 400
+  assert 40 <= start < 200
 
   resumed = train.train(config, str(killed))
   assert checkpoints.digest(resumed.state) == checkpoints.digest(whole.state)
   assert log.read_bytes() == (tmp_path / 'whole/metrics.jsonl').read_bytes()
   saved = [checkpoints.restore(path / 'checkpoints', whole.state)
            for path in (tmp_path / 'whole', killed)]
-  assert saved[0][0] == saved[1][0] == 400
+  assert saved[0][0] == saved[1][0] == 200
   assert checkpoints.digest(saved[0][1]) == checkpoints.digest(saved[1][1])
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_run_killed_before_its_first_checkpoint_starts_again(
     finished, tmp_path):
   config, path, result = finished
@@ -133,6 +137,7 @@ def test_run_killed_before_its_first_checkpoint_starts_again(
   assert not (copy / 'checkpoints' / 'partial').exists()
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_run_with_running_averages_killed_ends_bit_identical(
     monkeypatch, tmp_path):
   config = commands.config(

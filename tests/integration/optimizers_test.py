@@ -8,6 +8,7 @@ when they die and begin with a new one when they grow back.
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax import contrib
 import pytest
@@ -51,7 +52,7 @@ def test_it_steps_with_weights_that_die_and_grow(name):
       {'.*kernel': jaxsparse.unstructured()}, sparsity=0.5, fraction=0.3,
       grow=jaxsparse.gradient(), when=schedules.every(2))
   tx = method_table.wrap(_make(name), rule)
-  params = method_table.TREES['nested']()
+  params = method_table.TREES['nested']()['block']
   state = tx.init(params)
   params = jaxsparse.apply_masks(params, jaxsparse.get_masks(state))
 
@@ -72,6 +73,7 @@ def test_it_steps_with_weights_that_die_and_grow(name):
     after = jaxsparse.get_masks(state)
     for _, w, old, new in trees.align(params, before, after):
       if new is not None:
+        w, old, new = map(np.asarray, (w, old, new))
         assert old.sum() == new.sum()
         assert not w[~new].any()
         grown |= bool((new & ~old).any())

@@ -44,9 +44,13 @@ def _assert_nothing_large_moves(compiled):
     assert size <= _SAMPLE, f'{name} of [{dims}]'
 
 
+def _mesh(kind):
+  return jax.make_mesh((4, 2), ('x', 'y'), axis_types=(kind,) * 2)
+
+
 @pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=str)
 def mesh(request):
-  return jax.make_mesh((4, 2), ('x', 'y'), axis_types=(request.param,) * 2)
+  return _mesh(request.param)
 
 
 @pytest.mark.parametrize('spec', [P('x', 'y'), P(None, 'x')],
@@ -123,8 +127,8 @@ def _trained(name, params, inspect=lambda state, compiled: None):
   # With no word on it, random masks would be on every device.
   state = jax.jit(
       tx.init, out_shardings=jaxsparse.state_shardings(tx, params))(params)
-  step = jax.jit(step)
-  inspect(state, step.lower(params, state).compile())
+  step = jax.jit(step).lower(params, state).compile()
+  inspect(state, step)
   for _ in range(4):
     params, state = step(params, state)
   return jax.device_get((params, jaxsparse.get_masks(state)))
@@ -137,11 +141,16 @@ def _expected(name):
   return _EXPECTED[name]
 
 
+# Explicit axes say of each operation where its results lie: of thresholds of
+# all layers, of groups, of exchanges, of random numbers.
 @pytest.mark.slow
-@pytest.mark.parametrize('name', _METHODS)
-def test_a_method_on_a_mesh_is_that_of_one_device(mesh, name):
+@pytest.mark.parametrize('name, kind', [
+    *((name, AxisType.Auto) for name in _METHODS),
+    *((name, AxisType.Explicit) for name in (
+        'global', 'sr_ste', 'rigl', 'set_training'))], ids=str)
+def test_a_method_on_a_mesh_is_that_of_one_device(name, kind):
   """State as a jitted init returns it; no weight moves, nor does a mask."""
-  expected = _expected(name)
+  expected, mesh = _expected(name), _mesh(kind)
 
   def inspect(state, compiled):
     _assert_nothing_large_moves(compiled)
@@ -172,7 +181,9 @@ def test_a_method_inside_of_shard_map_is_that_of_each_shard(name):
     return jax.tree.map(
         lambda x: x[None], (params, jaxsparse.get_masks(state)))
 
-  shards = [_tree(), jax.tree.map(lambda w: w[::-1] / 2, _tree())]
+  # Two layers, as some methods compare them.
+  tree = {name: _tree()[name] for name in ('tensor', 'both')}
+  shards = [tree, jax.tree.map(lambda w: w[::-1] / 2, tree)]
   both = jax.tree.map(lambda *parts: jnp.stack(parts), *shards)
   alone = jax.jit(train)
   expected = jax.tree.map(

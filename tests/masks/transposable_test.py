@@ -28,6 +28,7 @@ _KINDS = ('integers', 'normal', 'negative', 'constant', 'zeros', 'few', 'tiny',
           'huge')
 
 
+@functools.cache
 def all_masks(n):
   """`[masks, 4, 4]` with n in every line, those with lower indices first."""
   every = np.array(list(itertools.product((1, 0), repeat=16))).reshape(-1, 4, 4)
@@ -289,11 +290,11 @@ def test_a_schedule_shrinks_masks_to_the_transposable_one(n, kept):
   rule = jaxsparse.prune({'.*': nm(n, 4, transposable=True)},
                          schedule=schedules.linear(0, 4))
   w = scores_of('normal', (16, 16))
-  state, masks = rule.init(w), []
+  state, masks, update = jax.jit(rule.init)(w), [], jax.jit(rule.update)
   for want in kept:
     masks.append(tiles_of(state.masks))
     assert (masks[-1].sum(-1) == want).all()
-    _, state = rule.update(w, state, w)
+    _, state = update(w, state, w)
   assert all((a >= b).all() for a, b in zip(masks, masks[1:]))
   np.testing.assert_array_equal(state.masks, oracle(jnp.abs(w), n))
 
@@ -331,9 +332,9 @@ def test_an_exchange_keeps_lines():
       {'.*': _T}, sparsity=.5, grow=jaxsparse.gradient(),
       when=schedules.every(1), fraction=.5)
   w, g = (scores_of('normal', (16, 24), seed=i) for i in range(2))
-  state = rule.init(w)
+  state = jax.jit(rule.init)(w)
   before = np.asarray(state.masks)
-  masks, _ = rule.update(g, state, w * before.astype(np.float32))
+  masks, _ = jax.jit(rule.update)(g, state, w * before.astype(np.float32))
   assert_lines(before)
   assert_lines(masks)
   both = (before & np.asarray(masks)).sum()
@@ -397,10 +398,10 @@ def test_recipes_take_it_unless_groups_grow():
   rule = jaxsparse.methods.sdgf_stepwise(
       rules, 10, dense_steps=1, fine_tune_steps=3).rule
   w, kept = scores_of('normal', (8, 8)), []
-  state = rule.init(w)
+  state, update = jax.jit(rule.init)(w), jax.jit(rule.update)
   for _ in range(8):
     kept.append(int(state.masks.sum()) // 4)
-    _, state = rule.update(w, state, w)
+    _, state = update(w, state, w)
   assert kept == [16, 12, 12, 12, 8, 8, 8, 8]
   trained = jaxsparse.methods.top_kast({'.*': nm(
       1, 4, transposable=True)}, 10, every=1).rule.init(w)

@@ -47,8 +47,11 @@ def test_the_product_is_that_of_the_dense_weight(shape, leading, dtype, seed):
   assert_near(y, np.matmul(*wide(x, w)))
 
 
-@pytest.mark.parametrize('layout', ['planar', 'tiled', 'hopper'])
-@pytest.mark.parametrize('k', [4, 8, 16, 64, 100, 128, 256, 300])
+# The others' sizes are below, at and beyond those of their tiles.
+@pytest.mark.parametrize('k, layout', [
+    *((k, 'planar') for k in (4, 8, 16, 64, 100, 128, 256, 300)),
+    *((k, layout) for k in (4, 64, 128, 300) for layout in (
+        'tiled', 'hopper'))])
 def test_however_few_inputs_there_are_products_are_dense_ones(k, layout):
   w = with_layout(pack(two_way(k, 6, dtype=jnp.bfloat16)), layout)
   x, dy = (jnp.asarray(normal(3, n, seed=n, dtype=jnp.bfloat16))

@@ -44,8 +44,8 @@ def test_every_parameter_has_the_masks_of_its_rule_step_for_step():
   step = once(lambda state, params: rule.update(params, state, params)[1])
   alone = jax.jit(lambda states, params: {
       k: parts[k].update(params, states[k], params)[1] for k in parts})
-  state, states = rule.init(params), {
-      name: part.init(params) for name, part in parts.items()}
+  state, states = jax.jit(lambda params: (rule.init(params), {
+      name: part.init(params) for name, part in parts.items()}))(params)
   for count in range(6):
     masks = state.masks
     for name in parts:
@@ -62,7 +62,8 @@ def test_updates_reach_every_rule():
       jaxsparse.prune({'b': jaxsparse.nm(1, 2)}))
   params = {'a': jnp.array([[1.], [2.]]), 'b': jnp.array([[1.], [2.]])}
   updates = {'a': jnp.array([[9.], [0.]]), 'b': jnp.array([[0.], [0.]])}
-  masks, _ = rule.update(params, rule.init(params), params, updates=updates)
+  masks = jax.jit(lambda params, updates: rule.update(
+      params, rule.init(params), params, updates=updates)[0])(params, updates)
   assert np.asarray(masks['a']).ravel().tolist() == [True, False]
   assert np.asarray(masks['b']).ravel().tolist() == [False, True]
 

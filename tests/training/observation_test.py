@@ -163,10 +163,11 @@ def test_bfloat16_gradients_are_measured_in_float32():
       optax.sgd(.1), jaxsparse.prune(_NM), jaxsparse.ste()))
   params, grads = (jax.tree.map(lambda w: w.astype(jnp.bfloat16), tree)
                    for tree in (_params(), _grads(0)))
-  updates, state = tx.update(grads, tx.init(params), params)
+  start = tx.init(params)
+  updates, state = jax.jit(tx.update)(grads, start, params)
   assert updates['a']['kernel'].dtype == jnp.bfloat16
   seen = jaxsparse.observed(state)['a/kernel']
-  mask = np.asarray(jaxsparse.get_masks(tx.init(params))['a']['kernel'])
+  mask = np.asarray(jaxsparse.get_masks(start)['a']['kernel'])
   g = np.abs(np.asarray(grads['a']['kernel'], np.float32))
   assert seen.gradient_kept.dtype == jnp.float32
   np.testing.assert_allclose(seen.gradient_kept, g[mask].var(), rtol=1e-5)
@@ -249,8 +250,8 @@ def test_masks_that_stand_still_explore_their_density():
   tx = _observe(jaxsparse.prune_and_grow(
       {'.*kernel': jaxsparse.unstructured()}, sparsity=.75,
       grow=jaxsparse.gradient()), jaxsparse.hard())
-  state = tx.init(params)
-  _, state = jax.jit(tx.update)(_grads(0), state, params)
+  _, state = jax.jit(lambda grads, params: tx.update(
+      grads, tx.init(params), params))(_grads(0), params)
   for seen in jaxsparse.observed(state).values():
     np.testing.assert_allclose([seen.explored, seen.gradient], .25)
 

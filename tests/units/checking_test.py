@@ -53,8 +53,10 @@ def _without(tie, member):
 def _effect(run, case, tie):
   """How far one cycle of a tie's units takes the outputs, at the params."""
   order = np.broadcast_to(np.roll(np.arange(tie.size), 1), tie.shape)
-  before, after = (np.asarray(run(p, *case.inputs)) for p in (
-      case.params, reorder(case.params, [(tie, order)])))
+  params = jax.tree.map(np.asarray, case.params)  # Compiles nothing.
+  with jax.default_matmul_precision('highest'):  # The program of the check.
+    before, after = (np.asarray(run(p, *case.inputs)) for p in (
+        params, reorder(params, [(tie, order)])))
   return np.abs(after - before).max() / np.abs(before).max()
 
 
@@ -66,7 +68,9 @@ def test_a_wrong_tie_is_found_in_any_model(build):
   ties = jaxsparse.infer_ties(case.fn, case.params, *case.inputs, check=False)
   counted = collections.Counter()
   for tie in ties.free:
-    for member in tie.members if len(tie.members) > 1 else ():
+    # The first, the last and one between: of small ties these are all.
+    some = {0, len(tie.members) // 2, len(tie.members) - 1}
+    for member in [tie.members[i] for i in some] if len(some) > 1 else ():
       wrong = _without(tie, member)
       if _effect(run, case, wrong) <= 1e-3:
         counted['no effect'] += 1

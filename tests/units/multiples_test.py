@@ -19,8 +19,15 @@ from jaxsparse.units.ties import Tie
 from tests._lib import exchanges
 from tests._lib.near import same
 
-_LAYERS = st.lists(st.tuples(
-    st.integers(1, 40), st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=5)
+
+def _layers(sizes):
+  return st.lists(st.tuples(sizes, st.sampled_from([1, 2, 4, 8])),
+                  min_size=1, max_size=5)
+
+
+_LAYERS = _layers(st.integers(1, 40))
+# So that programs are compiled for few shapes.
+_FEW_SIZES = _layers(st.sampled_from([1, 3, 8, 20, 37]))
 
 
 def _allowed(kept, size, step):
@@ -67,7 +74,7 @@ def _by_rank(scores, total, fewest, steps):
 
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None)
-@given(_LAYERS, st.integers(0, 2**31), st.floats(0., 1.), st.floats(0., 1.))
+@given(_FEW_SIZES, st.integers(0, 2**31), st.floats(0., 1.), st.floats(0., 1.))
 def test_blocks_compete_by_their_means(layers, seed, share, floor):
   rng, (sizes, steps) = np.random.default_rng(seed), zip(*layers)
   # Integers below 2^10, so that sums are exact and means of one size alike.
@@ -111,7 +118,8 @@ def test_under_jit_every_share_of_the_way_has_multiples_and_none_come_back(
 
 def test_the_highest_of_a_tie_stay():
   scores = _scores()
-  keep = Budget(sparsity=.4, scope='global').keep(scores, steps=_STEPS)
+  keep = jax.jit(lambda scores: Budget(sparsity=.4, scope='global').keep(
+      scores, steps=_STEPS))(scores)
   for x, k in zip(scores, keep):
     top = np.zeros(len(x), bool)
     top[np.argsort(-np.asarray(x), kind='stable')[:int(k.sum())]] = True
@@ -120,8 +128,9 @@ def test_the_highest_of_a_tie_stay():
 
 def test_a_multiple_of_one_changes_nothing():
   for options in (dict(sparsity=.4), dict(sparsity=.4, scope='global')):
-    for a, b in zip(Budget(**options).keep(_scores()),
-                    Budget(**options).keep(_scores(), steps=[1] * 4)):
+    budget = Budget(**options)
+    for a, b in zip(*jax.jit(lambda scores, budget=budget: (
+        budget.keep(scores), budget.keep(scores, steps=[1] * 4)))(_scores())):
       np.testing.assert_array_equal(a, b)
 
 
@@ -213,7 +222,7 @@ _TIES = [
 
 def _run(rule, steps):
   params = exchanges.make_params('xyz', _SHAPES)
-  state, history = rule.init(params), []
+  state, history = jax.jit(rule.init)(params), []
   update = jax.jit(lambda s: rule.update(params, s, params)[1])
   for _ in range(steps):
     state = update(state)

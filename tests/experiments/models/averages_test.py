@@ -25,8 +25,9 @@ def _begun(name, **sizes):
                 weight_decay=1e-4, **sizes)
   run, dataset = runs.create(config)
   rng = np.random.default_rng(0)
-  state = jax.tree.map(
-      lambda w: w + rng.uniform(0, .1, w.shape).astype(w.dtype)
+  state = jax.tree.map(  # In numpy, which compiles nothing.
+      lambda w: jnp.asarray(
+          np.asarray(w) + rng.uniform(0, .1, w.shape).astype(w.dtype))
       if jnp.issubdtype(w.dtype, jnp.floating) else w, run.init(None))
   return run, state, dataset.train(0, 1, 8)
 

@@ -2,6 +2,7 @@
 
 import inspect
 
+import jax
 import numpy as np
 import pytest
 
@@ -64,5 +65,6 @@ def test_one_compiled_train_step_serves_all_seeds(method):
               if method == 'sr_ste' else _dynamic(method, seed=seed))
     run, dataset = runs.create(config)
     batch = dataset.train(seed, 1, 4)
-    texts.add(run.train.lower(run.init(None), batch).as_text())
+    state = jax.eval_shape(run.init, None)
+    texts.add(run.train.lower(state, batch).as_text())
   assert len(texts) == 1
