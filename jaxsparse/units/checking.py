@@ -181,9 +181,8 @@ def nearby(w: Any, rng: np.random.Generator, *, by: float = 1.,
     by: what it is multiplied with.
     positive: whether zeros become positive.
   """
-  if not jnp.issubdtype(jnp.asarray(w).dtype, jnp.floating):
+  if not jnp.issubdtype(jnp.result_type(w), jnp.floating):
     return w
-  w = jnp.asarray(w)
   x = np.asarray(w, np.float32)
   scale = by * rng.uniform(.5, 1.5, x.shape).astype(np.float32)
   noise = rng.normal(size=x.shape).astype(np.float32)
@@ -193,4 +192,5 @@ def nearby(w: Any, rng: np.random.Generator, *, by: float = 1.,
     more = .1 * np.abs(noise) * x.max() * (x == 0)
   else:
     more = by * .1 * noise * np.sqrt(np.square(x).mean())
-  return jnp.asarray(x * scale + more).astype(w.dtype)
+  # Of NumPy, which permutes without a program for each shape.
+  return (x * scale + more).astype(jnp.result_type(w))
