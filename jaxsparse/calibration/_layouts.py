@@ -92,10 +92,10 @@ def layout(kernel: Kernel, pattern: Pattern) -> Layout:
   Raises:
     ValueError: if it has units or groups that span outputs, or layers.
   """
-  where = f'{kernel.path} with axes {kernel.contracted} summed over'
+  where = f'a kernel with axes {kernel.contracted} summed over'
   if not kernel.contracted:
     raise ValueError(
-        f'{kernel.path} is not summed over with data: {kernel.why}. Leave it '
+        f'the parameter is not summed over with data: {kernel.why}. Leave it '
         f'dense: {{{kernel.path!r}: None}}.')
   if kernel.why and 'contracted' in kernel.why:
     raise ValueError(

@@ -179,7 +179,10 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
       raise ValueError(
           f'{path}: expected a pattern, got {pattern!r}. Write e.g. '
           'jaxsparse.nm(2, 4).')
-    layout = _layouts.layout(kernels[path], pattern)
+    try:
+      layout = _layouts.layout(kernels[path], pattern)
+    except ValueError as error:
+      raise ValueError(f'{path}: {error}') from error
     own = pattern.sparsity
     if isinstance(sparsity, Mapping):
       own = sparsity.get(path, own)

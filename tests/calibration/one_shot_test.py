@@ -342,12 +342,15 @@ def test_the_params_that_were_given_are_as_they_were():
     ('no batches', {'batches': []}),
     ('cannot be traced', {'batches': [array(3, 7)]}),
     ('matches no parameter', {'patterns': {'upp': HALF}}),
-    ('span others of its axes', {'patterns': {'up': jaxsparse.channel(-2)}}),
+    ('up: a kernel with axes .0,. summed over.*span others of its axes', {
+        'patterns': {'up': jaxsparse.channel(-2)}}),
     ('span others of its axes', {'patterns': {'up': jaxsparse.block((2, 2))}}),
     ('span others of its axes', {'patterns': {'up': jaxsparse.nm(
         2, 4, axis=-1)}}),
     ('expected a pattern', {'patterns': {'up': 0.5}}),
     ('not summed over with data', {'patterns': {'bias': HALF}}),
+    ('up: group of nm.1, 7. needs axis', {'patterns': {'up': jaxsparse.nm(
+        1, 7)}}),
     ('has no sparsity of its own', {'patterns': jaxsparse.unstructured()}),
     ('must lie in', {'patterns': jaxsparse.unstructured(), 'sparsity': 50}),
     ('which no pattern is for', {'sparsity': {'bias': .5}}),
