@@ -11,6 +11,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.run = config_dict.placeholder(str)  # The --workdir of a trained run.
   config.sparse = config_dict.placeholder(str)  # Regex; None: the model's own.
 
+  # With '_reconstructed' behind it, as in 'wanda_reconstructed', blocks are
+  # trained afterwards to give the activations of the dense network.
   config.methods = ('magnitude', 'wanda', 'sparsegpt', 'admm', 'alps')
   config.targets = ('50%', '70%', '80%', '2:4', '1:4')  # Share pruned, or N:M.
   config.refit = 'both'  # Solves for the kept weights: 'yes', 'no' or 'both'.

@@ -28,6 +28,7 @@ from jaxsparse._utils import trees
 PyTree = Any
 
 PRUNED, PROGRESS = 'pruned', 'progress'
+_STEPS = 500  # Of reconstruction, for each block.
 
 
 class Bench(NamedTuple):
@@ -113,10 +114,14 @@ def _prune(bench, cell, folder):
   params, masks = jaxsparse.one_shot(
       network.apply, network.params, bench.data.calibration,
       {network.sparse: plan.pattern(cell.target), '.*': None},
-      method=cell.method, refit=cell.refit, state=state, save=save,
+      method=cell.base, refit=cell.refit, state=state, save=save,
       progress=functools.partial(
           tqdm.tqdm, desc=f'{cell.row} {cell.target}', unit='stage',
           leave=False, disable=None))
+  if cell.is_reconstructed:
+    params = calibration.reconstruct(
+        network.apply, params, masks, bench.data.calibration,
+        dense=network.params, steps=_STEPS)
   jax.block_until_ready(params)
   return params, masks, seconds + time.perf_counter() - since
 

@@ -14,7 +14,10 @@ from experiments.records import metrics
 from experiments.reporting import tables
 import jaxsparse
 
-METHODS = ('magnitude', 'wanda', 'sparsegpt', 'admm', 'alps')
+_BASES = ('magnitude', 'wanda', 'sparsegpt', 'admm', 'alps')
+# Blocks are trained afterwards to give the activations of the dense network.
+_RECONSTRUCTED = '_reconstructed'
+METHODS = (*_BASES, *(base + _RECONSTRUCTED for base in _BASES))
 # Keys of a config that may change while what is measured stays right.
 FREE = frozenset({'methods', 'targets', 'refit', 'seeds', 'save_pruned'})
 
@@ -37,6 +40,16 @@ class Cell(NamedTuple):
   def row(self) -> str:
     """The row of the table that it is averaged in."""
     return self.method + _SUFFIX * self.refit
+
+  @property
+  def base(self) -> str:
+    """The method of `jaxsparse.one_shot`."""
+    return self.method.removesuffix(_RECONSTRUCTED)
+
+  @property
+  def is_reconstructed(self) -> bool:
+    """Whether blocks are trained after it."""
+    return self.base != self.method
 
   @property
   def folder(self) -> pathlib.Path:

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Sequence
+import functools
 import math
 import pathlib
 
@@ -46,9 +47,10 @@ _COLORS = {
     'chase_40': '#2171B5',
     'chase_50': '#08306B',
 }
-# A variant that trains longer, or is refitted after pruning, has the colour of
-# its method and an open marker.
-_LONG, _REFIT = '_long', '_refit'
+# A variant that trains longer, or goes on after pruning, has the colour of its
+# method and an open marker.
+_LONG = '_long'
+_VARIANTS = (_LONG, '_refit', '_reconstructed')
 _OTHER = '#7F7F7F'
 _MARKERS = 'os^DvPX*<>'
 _SPREAD = 0.7  # How far apart the points of a target lie; targets are at 1.
@@ -236,7 +238,7 @@ def _has(runs, key):
 def color(method: str) -> str:
   """Returns the colour of a method and of its variants."""
   return _COLORS.get(
-      method.removesuffix(_LONG).removesuffix(_REFIT), _OTHER)
+      functools.reduce(str.removesuffix, _VARIANTS, method), _OTHER)
 
 
 def _one_panel(title):
@@ -249,7 +251,7 @@ def _one_panel(title):
 
 def face(method: str) -> str:
   """Returns what markers of a method are filled with: variants are open."""
-  return 'white' if method.endswith((_LONG, _REFIT)) else color(method)
+  return 'white' if method.endswith(_VARIANTS) else color(method)
 
 
 def tidy(axis: axes.Axes):

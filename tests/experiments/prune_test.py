@@ -67,6 +67,17 @@ def test_pruning_writes_every_result(pruned):
   assert not list(path.rglob('progress'))
 
 
+def test_blocks_are_trained_after_a_method(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(cells, '_STEPS', 10)
+  prune.prune(_config(
+      run, methods=('magnitude', 'magnitude_reconstructed'), targets=('80%',)),
+      str(tmp_path / 'pruned'))
+  _, plain, more = metrics.read(tmp_path / 'pruned' / 'cells.jsonl')
+  assert more['method'] == 'magnitude_reconstructed'
+  assert more['sparsity'] == plain['sparsity'] and more['errors'] != (
+      plain['errors'])
+
+
 def test_checkpoint_holds_sparse_params_and_their_masks(pruned):
   _, path, _ = pruned
   saved = checkpoints.read(path / 'cells/wanda/2_4/seed_0/pruned')

@@ -16,4 +16,5 @@ from experiments.configs import one_shot
 def get_config():
   config = one_shot.get_config()
   config.run = 'runs/python_source/dense'
+  config.targets = ('50%', '60%', '70%', '80%', '2:4', '4:8', '1:4')
   return config

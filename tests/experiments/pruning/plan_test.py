@@ -33,6 +33,15 @@ def test_refit_decides_about_the_rows():
       'both': ['dense', 'magnitude', 'magnitude_refit', 'admm', 'admm_refit']}
 
 
+def test_reconstruction_comes_after_a_method():
+  config = _config(refit='no')
+  config.methods = ('wanda', 'wanda_reconstructed')
+  _, plain, more, *_ = plan.cells(plan.checked(config))
+  assert (plain.base, plain.is_reconstructed) == ('wanda', False)
+  assert (more.base, more.is_reconstructed) == ('wanda', True)
+  assert plain.folder != more.folder and more.row == 'wanda_reconstructed'
+
+
 def test_a_row_tells_its_cell():
   for cell in plan.cells(_config()):
     assert plan.cell({**cell._asdict(), 'accuracy': 0.5}) == cell
