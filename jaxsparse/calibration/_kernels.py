@@ -6,6 +6,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsparse.calibration import _common
 from jaxsparse.calibration._admm import admm
@@ -86,7 +87,7 @@ class Pruned(NamedTuple):
   """A kernel, its mask, and the error of each matrix, NaN if not known."""
   kernel: jax.Array
   mask: jax.Array
-  error: jax.Array
+  error: np.ndarray
 
 
 def prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
@@ -110,13 +111,15 @@ def prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
     x = layout.statistic(statistic.sum, moment)
     if x.ndim > len(layout.stack) + 1 + moment:
       groups = len(x)  # Of a convolution: they cut the outputs.
+  if bool(jnp.isnan(w).any()):
+    raise ValueError(
+        f'{name} has weights that are NaN. Look at the checkpoint.')
   m = layout.matrices(w, groups)
   arrays = [m, x, sparsity if isinstance(sparsity, jax.Array) else None]
 
   def one(m, x, s):
     v, mask = how.prune(m, x, layout.pattern, sparsity if s is None else s)
-    return v, mask, (
-        reconstruction_error(m, v, x) if moment else jnp.float32(jnp.nan))
+    return v, mask, reconstruction_error(m, v, x) if moment else ()
   mapped = one
   for _ in range(m.ndim - 2):
     mapped = jax.vmap(mapped, [None if a is None else 0 for a in arrays])
@@ -124,13 +127,16 @@ def prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
     v, mask, error = mapped(*arrays)
   except ValueError as problem:
     raise ValueError(f'{name}: {problem}') from problem
-  if bool(jnp.isnan(v).any()) and not bool(jnp.isnan(m).any()):
+  if bool(jnp.isnan(v).any()):
     raise ValueError(
         f'{name}: h is not positive definite. Give more inputs, or a method '
         'with more damping, such as '
         'method=functools.partial(calibration.sparsegpt, damping=.1).')
+  # On the host: NaN made on a device would stop `jax_debug_nans`.
+  errors = np.asarray(error) if moment else np.full(
+      m.shape[:-2], np.nan, np.float32)
   return Pruned(layout.kernel(v, groups), layout.kernel(mask, groups),
-                error.mean() if groups > 1 else error)
+                errors.mean() if groups > 1 else errors)
 
 
 def _check(name: str, statistic: Statistic) -> None:

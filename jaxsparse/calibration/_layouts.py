@@ -101,6 +101,11 @@ def layout(kernel: Kernel, pattern: Pattern) -> Layout:
     raise ValueError(
         f'{where} is {kernel.why}, so that it has no inputs of one kind. Leave '
         f'it dense: {{{kernel.path!r}: None}}.')
+  if {*kernel.contracted} & {*kernel.outputs}:
+    raise ValueError(
+        f'{where} has other inputs for parts of an axis, as depthwise kernels '
+        '[..., channels, multiplier] have that are reshaped to [..., 1, '
+        f'outputs]. Leave it dense: {{{kernel.path!r}: None}}.')
   shape, stack = kernel.shape, kernel.stacked
   inputs = tuple(sorted((*kernel.contracted, *kernel.window)))
   others = [axis for axis in range(len(shape)) if axis not in inputs]

@@ -1,9 +1,11 @@
 """Whole models: their kernels are pruned in turn."""
 
 from typing import Any, Callable, Iterable, Mapping, NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsparse import graph
 from jaxsparse._utils import trees
@@ -34,7 +36,7 @@ class OneShotState(NamedTuple):
   """
   params: ArrayTree
   masks: ArrayTree
-  errors: dict[str, jax.Array]
+  errors: dict[str, np.ndarray]
   done: int | jax.Array
 
 
@@ -57,7 +59,9 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   are pruned already. The function is cut between stages, and the data at a cut
   are kept for every batch, so that nothing is computed twice: all in all it
   costs two forward passes, the statistics, and the method. Layers of a `scan`
-  are pruned one by one, and layers that are alike are compiled once.
+  are pruned one by one, and layers that are alike are compiled once. Inside of
+  `cond`, `while`, `shard_map` and a scan over data, such as a recurrent
+  network, there are no cuts: all kernels of such an equation are one stage.
 
   At any time there are the statistics of one stage, `[in, in]` float32 for each
   kind of input (`[in]` for 'wanda'), and the data at one cut for all batches.
@@ -66,7 +70,7 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     fn: `fn(params, *inputs)`, as it is for evaluation; any that JAX can trace.
     params: its trained parameters. They are not changed.
     batches: of inputs, such as `[x, y]` for `fn(params, x)`; a tuple is several
-      arguments. Their sizes may differ.
+      arguments. Their sizes may differ. On a mesh its axes are of type Auto.
     patterns: a pattern, which all kernels get on their own axes as
       `kernel_patterns` says; or rules, as for `prune`: a dict from regular
       expressions for paths to patterns that are written for the axes of
@@ -86,7 +90,8 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     sequential: `False` prunes all kernels from statistics of the dense model,
       in one stage.
     progress: wraps the stages, such as `tqdm.tqdm`.
-    state: what `save` got: goes on from there, with the same other arguments.
+    state: what `save` got, or a dict with its fields, as Orbax restores it:
+      goes on from there, with the same other arguments.
     save: is called with the state after each stage.
 
   Returns:
@@ -95,8 +100,13 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
 
   Raises:
     ValueError: if there are no batches, or they do not fit the function; if a
-      pattern spans outputs; if inputs of a kernel are not seen, or are NaN; if
-      `h` cannot be factored, with the damping to try.
+      pattern spans outputs; if inputs of a kernel with a rule are not seen, or
+      are NaN; if `h` cannot be factored, with the damping to try; inside of
+      `jax.jit`.
+
+  Warns:
+    UserWarning: if a pattern for all kernels leaves some dense, because it
+      cannot be done or their inputs are not seen.
 
   References:
     Frantar and Alistarh, `SparseGPT: Massive Language Models Can Be Accurately
@@ -123,11 +133,17 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   all                               50.0%    96  192
   """
   batches = batched(batches)
+  check(params, batches, weights, progress)
   how = _kernels.method(method, refit)
   tasks = tasks_of(fn, params, batches[0], patterns, sparsity)
-  data = Data(fn, params, batches, weights, how.kind or 'norm')
+  data = Data(fn, params, batches, weights, how.kind or 'norm',
+              leave=isinstance(patterns, Pattern))
   stages = (data.alone(tasks) if how.kind is None else
             data.in_turn(tasks) if sequential else data.at_once(tasks))
+  seen = {leaf.path for stage in stages for leaf in stage.kernels}
+  tasks = {path: task for path, task in tasks.items() if path in seen}
+  if isinstance(state, Mapping):
+    state = OneShotState(**state)
   state = _first(params, tasks) if state is None else state
   done = int(state.done)
   for number, stage in enumerate((progress or iter)(stages)):
@@ -142,6 +158,21 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   return state.params, state.masks
 
 
+def check(params: ArrayTree, batches: Any, weights: Any, progress: Any = None
+          ) -> None:
+  """Raises for values that are traced, and for functions that are none."""
+  if any(isinstance(x, jax.core.Tracer)
+         for x in jax.tree.leaves((params, batches))):
+    raise ValueError(
+        'one_shot and owl look at values and compile what they need by '
+        'themselves. Call them outside of jax.jit, vmap and grad.')
+  for name, value, example in (
+      ('weights', weights, 'weights=lambda x: x != 0, a function of inputs'),
+      ('progress', progress, 'progress=tqdm.tqdm, which wraps an iterable')):
+    if value is not None and not callable(value):
+      raise ValueError(f'Got {name}={value!r:.60}. Write {example}.')
+
+
 class Task(NamedTuple):
   """What is to be done to a kernel.
 
@@ -152,10 +183,10 @@ class Task(NamedTuple):
   layout: Layout
   sparsity: Any
 
-  def errors(self) -> jax.Array:
+  def errors(self) -> np.ndarray:
     """For each matrix what is known before."""
     sizes = [self.layout.shape[axis] for axis in self.layout.stack]
-    return jnp.full(sizes, jnp.nan, jnp.float32)
+    return np.full(sizes, np.nan, np.float32)
 
 
 def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
@@ -164,8 +195,13 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
   if isinstance(patterns, Pattern):
     rules = graph.kernel_patterns(fn, params, *batch, pattern=patterns)
     kernels = rules.kernels
-  else:
+  elif isinstance(patterns, Mapping):
     rules, kernels = patterns, graph.infer_kernels(fn, params, *batch)
+  else:
+    raise ValueError(
+        f'Got patterns={patterns!r:.60}, expected a pattern or rules by path. '
+        "Write e.g. jaxsparse.nm(2, 4), or {'.*kernel': "
+        'jaxsparse.unstructured(0.5)}.')
   wanted = {path: pattern for path, _, pattern in trees.align(
       params, trees.match_rules(rules, params)) if pattern is not None}
   if isinstance(sparsity, Mapping):
@@ -173,6 +209,10 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
       raise ValueError(
           f'sparsity has {trees.few(unknown)}, which no pattern is for; those '
           f'that have one are {trees.few([*wanted])}.')
+  if not wanted:
+    raise ValueError(
+        f'No parameter has a pattern, so nothing is pruned; rules are {rules}. '
+        "Write e.g. {'.*kernel': jaxsparse.nm(2, 4)}.")
   tasks = {}
   for path, pattern in wanted.items():
     if not isinstance(pattern, Pattern):
@@ -182,15 +222,24 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
     try:
       layout = _layouts.layout(kernels[path], pattern)
     except ValueError as error:
-      raise ValueError(f'{path}: {error}') from error
+      if not isinstance(patterns, Pattern) or path == [*wanted][-1] and (
+          not tasks):
+        raise ValueError(f'{path}: {error}') from error
+      warnings.warn(f'{path} stays dense: {error}', stacklevel=3)
+      continue
     own = pattern.sparsity
     if isinstance(sparsity, Mapping):
       own = sparsity.get(path, own)
     elif own is None:
       own = sparsity
     if own is not None and not isinstance(own, (int, float)):
-      own = jnp.broadcast_to(jnp.asarray(own, jnp.float32), [
-          layout.shape[axis] for axis in layout.stack])
+      stack = tuple(layout.shape[axis] for axis in layout.stack)
+      if np.ndim(own) > len(stack) or not all(
+          a in (1, b) for a, b in zip(np.shape(own)[::-1], stack[::-1])):
+        raise ValueError(
+            f'{path}: sparsity has the shape {np.shape(own)}, expected a '
+            f'number for each of the stacked matrices, {stack}, or one number.')
+      own = jnp.broadcast_to(jnp.asarray(own, jnp.float32), stack)
     tasks[path] = Task(layout, own)
   return tasks
 
@@ -223,7 +272,11 @@ def _with(state: OneShotState, leaf: Leaf, task: Task, how: _kernels.Method,
              if path == leaf.path)
   pruned = _kernels.prune(name, slices.take(kernel, leaf.index), statistic,
                           layout, how, sparsity)
-  errors = state.errors | {leaf.path: slices.put(
-      state.errors[leaf.path], pruned.error, place)}
+  errors = np.array(state.errors[leaf.path])
+  where: list[Any] = [slice(None)] * errors.ndim
+  for axis, k in place:
+    where[axis] = k
+  errors[tuple(where)] = pruned.error
   return state._replace(params=set_(state.params, pruned.kernel),
-                        masks=set_(state.masks, pruned.mask), errors=errors)
+                        masks=set_(state.masks, pruned.mask),
+                        errors={**state.errors, leaf.path: errors})

@@ -77,6 +77,7 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     if not 0 <= value <= 1:
       raise ValueError(f'{name} is a fraction in [0, 1], got {value}.')
   batches = _stages.batched(batches)
+  _one_shot.check(params, batches, weights)
   tasks = {path: task for path, task in _one_shot.tasks_of(
       fn, params, batches[0], patterns, None).items() if task.sparsity is None}
   if not tasks:

@@ -3,6 +3,7 @@
 import functools
 import re
 from typing import Any, Callable, Collection, Iterable, NamedTuple, Sequence
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,8 @@ def batched(batches: Iterable[Any]) -> list[Batch]:
 
 
 def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
-           kernels: Collection[str], outputs: bool = False
-           ) -> list[segments.Chain]:
+           kernels: Collection[str], outputs: bool = False,
+           leave: bool = False) -> list[segments.Chain]:
   """The chain of each batch: of batches of one shape the same.
 
   Args:
@@ -42,6 +43,8 @@ def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
     batches: its other arguments.
     kernels: paths of those between which to cut.
     outputs: see `segments.chain`.
+    leave: whether kernels of which nothing is seen may stay dense, with a
+      warning, as long as there are others.
 
   Raises:
     ValueError: if a kernel's inputs are not seen, or the order of kernels
@@ -58,11 +61,14 @@ def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
   order = [segment.kernels for segment in found[0].segments]
   seen = {leaf.path for some in order for leaf in some}
   if unseen := [path for path in kernels if path not in seen]:
-    raise ValueError(
+    why = (
         f'The inputs of {trees.few(unseen)} are not seen: the product is '
         'inside of a primitive that is not interpreted, such as pallas_call, '
-        'or with another parameter, or the kernel is cut or joined before it. '
-        'Leave them dense: {regex: None}.')
+        'or with another parameter, or the kernel is cut, joined or scaled '
+        'along its inputs before it.')
+    if not leave or not seen:
+      raise ValueError(f'{why} Leave them dense: {{regex: None}}.')
+    warnings.warn(f'{why} They stay dense.', stacklevel=4)
   if any([segment.kernels for segment in chain.segments] != order
          for chain in known.values()):
     raise ValueError(
@@ -89,11 +95,13 @@ class Data:
 
   def __init__(self, fn: Callable[..., Any], params: ArrayTree,
                batches: Sequence[Batch],
-               weights: Callable[..., jax.Array] | None, kind: str):
+               weights: Callable[..., jax.Array] | None, kind: str,
+               leave: bool = False):
     self._fn, self._params, self._batches = fn, params, batches
     self._weights = [None if weights is None else jnp.asarray(weights(*batch))
                      for batch in batches]
     self._kind = kind
+    self._leave = leave  # Whether kernels may stay dense that are not seen.
 
   def alone(self, tasks: Collection[str]) -> list[Stage]:
     """A stage for each kernel, without statistics."""
@@ -105,17 +113,20 @@ class Data:
     def one(params, batch, weights):
       return _statistics.input_statistics(
           self._fn, params, *batch, kind=self._kind, weights=weights,
-          which='|'.join(map(re.escape, tasks)))
+          which=None if self._leave else '|'.join(map(re.escape, tasks)))
 
     def look(params):
       found = _sum(one(params, *each) for each in zip(
           self._batches, self._weights))
       return {Leaf(path): x for path, x in found.items()}
-    return [Stage(tuple(map(Leaf, tasks)), look)]
+    seen = jax.eval_shape(
+        one, self._params, self._batches[0], self._weights[0])
+    return [Stage(tuple(Leaf(path) for path in tasks if path in seen), look)]
 
   def in_turn(self, tasks: Collection[str]) -> list[Stage]:
     """Stages from cut to cut of the function."""
-    mine = chains(self._fn, self._params, self._batches, tasks)
+    mine = chains(self._fn, self._params, self._batches, tasks,
+                  leave=self._leave)
     order = [segment.kernels for segment in mine[0].segments]
     data = [chain.start(*batch) for chain, batch in zip(mine, self._batches)]
 

@@ -106,8 +106,9 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
     why = (
         f'The inputs of {unseen[:5]} are not seen: the product is inside of a '
         'primitive that is not interpreted, such as pallas_call, or with '
-        'another parameter, or the kernel is cut or joined before it, or in a '
-        'shard_map it is not known which devices have the same data.')
+        'another parameter, or the kernel is cut, joined or scaled along its '
+        'inputs before it, or in a shard_map it is not known which devices '
+        'have the same data.')
     if which is not None or not found:
       raise ValueError(f'{why} Leave them out by `which`.')
     warnings.warn(why, stacklevel=2)
@@ -142,13 +143,18 @@ def _statistic(product: Product, kind: str, weights: jax.Array | None
   if product.conv is not None:
     if weights is not None:
       raise ValueError(
-          f'{product.path} is the kernel of a convolution, whose inputs have '
+          f'{_named(product)} is one of a convolution, whose inputs have '
           'no weights. Leave it out by `which`.')
     return _of_convolution(product, kind)
   if product.groups is not None:
     return _of_groups(product, product.groups, kind, weights)
   rows, count = _weighed(product, weights)
   return Statistic(_summed(rows, kind), count)
+
+
+def _named(product: Product) -> str:
+  # In a program that serves several layers, paths are numbers.
+  return product.path if isinstance(product.path, str) else 'a kernel'
 
 
 def _weighed(product: Product, weights: jax.Array | None
@@ -163,9 +169,9 @@ def _weighed(product: Product, weights: jax.Array | None
     if shape[:weights.ndim] != weights.shape:
       raise ValueError(
           f'weights have the shape {weights.shape}, and the inputs of '
-          f'{product.path} the leading axes {shape}. Give a weight for each of '
-          'them, such as a mask [batch, time], or leave the kernel out by '
-          '`which`.')
+          f'{_named(product)} the leading axes {shape}. Give a weight for each '
+          'of them, such as a mask [batch, time], or leave the kernel out: by '
+          '`which`, or a rule {regex: None}.')
     count = count * weights.astype(jnp.float32).mean()
     more = (1,) * (len(shape) - weights.ndim + 1)
     rows = rows * jnp.sqrt(weights.astype(jnp.float32)).reshape(

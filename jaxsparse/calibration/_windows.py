@@ -1,10 +1,13 @@
 """Windows of a pruned model, trained to give what the dense one gave."""
 
 import functools
+import re
 from typing import Any, Callable, Iterable, NamedTuple, Sequence
+import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsparse import flows
@@ -20,6 +23,9 @@ from jaxsparse.graph.segments import Chain
 from jaxsparse.graph.segments import Leaf
 from jaxsparse.graph.segments import Program
 from jaxsparse.graph.segments import Segment
+
+# Of paths that are no running means and variances.
+_NO_STATISTICS = r'(?!(.*/)?(batch_stats/.*|mean|var)$).*'
 
 
 class ReconstructState(NamedTuple):
@@ -42,6 +48,7 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
                 steps: int = 100,
                 optimizer: optax.GradientTransformation | None = None,
                 block: _blocks.Block = _blocks.BEFORE_NUMBER,
+                which: str = _NO_STATISTICS,
                 progress: _stages.Progress | None = None,
                 state: ReconstructState | None = None,
                 save: Callable[[ReconstructState], Any] | None = None
@@ -53,9 +60,9 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
   `z` is what the dense model has there, `y` what the window makes of data that
   come through the windows before it, which are trained already. A window is a
   block of the model, with its nonlinearities; a matrix by itself is `refit`.
-  What a window alone reads is trained: kept weights, biases and norms. Pruned
-  weights stay zero by `lock()`. A window whose loss over all batches has not
-  fallen keeps the weights that it had.
+  What a window alone reads is trained, in float32: kept weights, biases and
+  norms. Pruned weights stay zero by `lock()`. A window whose loss over all
+  batches has not fallen keeps the weights that it had.
 
   The function is cut between windows as for `one_shot`, layers of a scan are
   windows of their own, and windows that are alike are compiled once.
@@ -73,6 +80,9 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
       (default), or a function of the path. Kernels that do not match are of the
       window before them. Layers of a scan are windows if their name has no
       number.
+    which: a regular expression for the paths of what is trained; by default all
+      but running statistics: what is under `batch_stats`, or called `mean` or
+      `var`.
     progress: wraps the windows, such as `tqdm.tqdm`.
     state: what `save` got: goes on from there.
     save: is called with the state after each window.
@@ -82,6 +92,9 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
 
   Raises:
     ValueError: if there are no batches, or masks do not fit.
+
+  Warns:
+    UserWarning: if a window stays as it was, or a kernel is not trained.
 
   References:
     Kwon et al., `A Free Lunch in LLM Compression: Revisiting Retraining after
@@ -112,6 +125,8 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
       optax.adam(1e-3) if optimizer is None else optimizer, rules.lock(),
       flows.hard())
   leaves, treedef = jax.tree.flatten(params)
+  if isinstance(state, dict):
+    state = ReconstructState(**state)
   state = ReconstructState(params, (), (), 0) if state is None else state
   leaves = jax.tree.leaves(state.params)
   originals = jax.tree.leaves(dense)
@@ -123,7 +138,7 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
              for chain, x in zip(chains, target)]
     if number >= done:
       leaves, before, after = _trained(
-          chains, window, leaves, data, goals, tx, steps)
+          chains, window, leaves, data, goals, tx, steps, which)
       state = ReconstructState(
           jax.tree.unflatten(treedef, leaves), (*state.before, before),
           (*state.after, after), number + 1)
@@ -164,13 +179,15 @@ class _Source(NamedTuple):
 
   Attributes:
     programs: with the numbers of the arrays that each reads and gives.
-    trained: numbers of arrays that are trained.
+    trained: numbers of arrays that are trained, and
+    dtypes: theirs in the model.
     fixed: of other arrays made of parameters.
     data: of the data before the window, and
     gives: after it.
   """
   programs: tuple[tuple[Program, tuple[int, ...], tuple[int, ...]], ...]
   trained: tuple[int, ...]
+  dtypes: tuple[Any, ...]
   fixed: tuple[int, ...]
   data: tuple[int, ...]
   gives: tuple[int, ...]
@@ -197,24 +214,25 @@ def _source(chain: Chain, window: range, mine: Sequence[int]
   numbers = lambda some: tuple(there[i] for i in some)
   return _Source(
       tuple((s.rest, numbers(s.reads), numbers(s.gives)) for s in parts),
-      numbers(mine), numbers(fixed), numbers(before),
+      numbers(mine), tuple(chain.dtype(i) for i in mine), numbers(fixed),
+      numbers(before),
       numbers(parts[-1].gives)), fixed, before
 
 
 def _trained(chains: Sequence[Chain], window: range, leaves: list[Any],
              data: Sequence[dict[int, Any]], goals: Sequence[dict[int, Any]],
-             tx: optax.GradientTransformation, steps: int
+             tx: optax.GradientTransformation, steps: int, which: str
              ) -> tuple[list[Any], jax.Array, jax.Array]:
   """Leaves with those of a window trained, and its losses."""
   chain = chains[0]
-  mine = _own(chain, window, leaves)
+  mine = _own(chain, window, leaves, which)
   given = []
   for one, x, goal in zip(chains, data, goals):
     source, fixed, before = _source(one, window, [*mine])
     given.append((source, one.values(fixed, leaves, {}),
                   [x[i] for i in before],
                   [goal[i] for i in one.segments[window[-1]].gives]))
-  first = chain.values(mine, leaves, {})
+  first = [numerics.wide(w) for w in chain.values(mine, leaves, {})]
   before = _total(given, first)
   weights, opt_state = first, jax.jit(tx.init)(first)
   for step in range(steps):
@@ -222,31 +240,57 @@ def _trained(chains: Sequence[Chain], window: range, leaves: list[Any],
     weights, opt_state = _step(source, tx, weights, opt_state, *arrays)
   after = _total(given, weights)
   if not after < before:
+    if before > 0:
+      warnings.warn(
+          f'A window with {chain.segments[window[0]].kernels[0].path} stays as '
+          f'it is: its loss was {float(before):.3g}, and is '
+          f'{float(after):.3g} after {steps} steps. Give an optimizer with a '
+          'lower learning rate, or more steps.', stacklevel=3)
     return leaves, before, before
   leaves = list(leaves)
-  for leaf, w in zip(mine.values(), weights):
+  for (leaf, order), w in zip(mine.values(), weights):
     at = chain.names.index(leaf.path)
-    leaves[at] = slices.put(jnp.asarray(leaves[at]), w, leaf.index)
+    leaves[at] = slices.put(jnp.asarray(leaves[at]), w.transpose(
+        np.argsort(order)), leaf.index)
   return leaves, before, after
 
 
-def _own(chain: Chain, window: range, leaves: Sequence[Any]
-         ) -> dict[int, Leaf]:
-  """The arrays that are leaves which this window alone reads, floating ones."""
+def _own(chain: Chain, window: range, leaves: Sequence[Any], which: str
+         ) -> dict[int, tuple[Leaf, tuple[int, ...]]]:
+  """The arrays that are leaves which this window alone reads, and their axes.
+
+  Those of floats, as they are in the tree: cast and transposed, perhaps.
+  """
   elsewhere = {leaf for number, segment in enumerate(chain.segments)
                if number not in window for leaf in segment.leaves}
-  reads = dict.fromkeys(
-      i for number in window for i in chain.segments[number].reads)
-  found = {i: chain.leaf(i) for i in reads}
-  return {i: leaf for i, leaf in found.items()
-          if leaf is not None and leaf not in elsewhere and jnp.issubdtype(
-              jnp.asarray(leaves[chain.names.index(leaf.path)]).dtype,
-              jnp.floating)}
+  kernels = {leaf for number in window
+             for leaf in chain.segments[number].kernels}
+  found = {}
+  for i in dict.fromkeys(
+      i for number in window for i in chain.segments[number].reads):
+    leaf, order = chain.leaf(i) or (None, ())
+    if leaf is None or leaf in elsewhere or not re.fullmatch(which, leaf.path):
+      continue
+    w = slices.take(jnp.asarray(leaves[chain.names.index(leaf.path)]),
+                    leaf.index)
+    value, = chain.values([i], leaves, {})
+    if jnp.issubdtype(w.dtype, jnp.floating) and value.shape == tuple(
+        w.shape[axis] for axis in order) and bool(
+            (w.transpose(order).astype(value.dtype) == value).all()):
+      found[i] = leaf, order
+  if left := kernels - {leaf for leaf, _ in found.values()}:
+    warnings.warn(
+        f'{trees.few(sorted({leaf.path for leaf in left}))} of a window '
+        f'{"are" if len(left) > 1 else "is"} not trained: changed before the '
+        'product other than by casts and transposes, read in several windows, '
+        'or left out by `which`.', stacklevel=4)
+  return found
 
 
 def _loss(source: _Source, weights: Sequence[jax.Array],
           fixed: Sequence[jax.Array], data: Sequence[jax.Array],
           goals: Sequence[jax.Array]) -> jax.Array:
+  weights = [w.astype(dtype) for w, dtype in zip(weights, source.dtypes)]
   known = dict(zip((*source.trained, *source.fixed, *source.data),
                    (*weights, *fixed, *data)))
   for program, reads, gives in source.programs:

@@ -24,10 +24,13 @@ class Tag(NamedTuple):
     keys: for each axis of the array what of the parameter it is, major first.
     split: the axes of the parameter that a `shard_map` shares out, and over
       which mesh axes.
+    scaled: axes of the parameter along which another one scales it, the same
+      along some others: `w * s[:, None]` is scaled along 0.
   """
   path: Any
   keys: tuple[tuple[Key, ...], ...]
   split: tuple[tuple[int, tuple[str, ...]], ...] = ()
+  scaled: frozenset[int] = frozenset()
 
   @classmethod
   def of(cls, path: Any, rank: int) -> 'Tag':
@@ -139,8 +142,21 @@ def passed(eqn: Any, tags: Sequence[Any]) -> Tag | None:
     return None
   row = [[axis for j, axis in (() if isinstance(w, primitives.New) else w)
           if j == i] for w in wiring.outputs[0]]
+  scaled = frozenset().union(*(
+      _scaled(tag, other, new) for j, other in enumerate(tags)
+      if j != i and name in ('mul', 'div') and isinstance(other, Tag)))
   return tag._replace(keys=tuple(
-      tag.keys[axes[0]] if axes else () for axes in row))
+      tag.keys[axes[0]] if axes else () for axes in row),
+                      scaled=tag.scaled | scaled)
+
+
+def _scaled(tag: Tag, other: Tag, shape: tuple[int, ...]) -> frozenset[int]:
+  """Axes along which `other` scales, if it is the same along some axes."""
+  wide = [k for k, n in enumerate(shape) if n > 1]
+  if all(other.keys[k] for k in wide):
+    return frozenset()  # A mask, or weights of their own.
+  return frozenset(key[0] for k in wide if other.keys[k]
+                   for key in tag.keys[k])
 
 
 def _reshaped(eqn: Any, tag: Tag, old: tuple[int, ...], new: tuple[int, ...]
@@ -176,8 +192,13 @@ def _gathered(eqn: Any, tag: Tag) -> Tag | None:
 
 
 def ordered(tag: Tag, axes: Sequence[int]) -> list[int] | None:
-  """Axes of an array in the parameter's order, if they are whole axes of it."""
+  """Axes of an array in the parameter's order, if they are whole axes of it.
+
+  And if nothing scales the parameter along them.
+  """
   keys = {k: tag.keys[k] for k in axes}
+  if any(key[0] in tag.scaled for some in keys.values() for key in some):
+    return None  # Its inputs are those times the scales.
   order = sorted((k for k in axes if keys[k]), key=lambda k: keys[k])
   flat = [key for k in order for key in keys[k]]
   others = [key[0] for k, some in enumerate(tag.keys) if k not in keys

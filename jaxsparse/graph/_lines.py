@@ -25,7 +25,8 @@ class Line:
   Attributes:
     steps: what is computed.
     tags: of each array, whether it is data, and of which leaf it is made.
-    sizes: bytes of each array.
+    sizes: bytes of each array, and
+    dtypes: their dtypes.
     consts: arrays closed over, by number.
     slices: of what is made of parameters alone, layers: of which array, where.
     lost: leaves with products that are not seen.
@@ -35,6 +36,7 @@ class Line:
     self.steps: list[Step] = []
     self.tags: list[Any] = []
     self.sizes: list[int] = []
+    self.dtypes: list[Any] = []
     self.consts: dict[int, Any] = {}
     self.slices: dict[int, tuple[int, int]] = {}
     self._known: list[Known] = []
@@ -50,6 +52,7 @@ class Line:
     """A new array's number."""
     self._known.append(known)
     self.tags.append(known.tag)
+    self.dtypes.append(known.value.dtype)
     self.sizes.append(math.prod(known.value.shape) * known.value.dtype.itemsize)
     return len(self.tags) - 1
 

@@ -71,13 +71,22 @@ class Chain:
     """Whether the array of a number depends on inputs."""
     return self._line.tags[i] is DATA
 
-  def leaf(self, i: int) -> Leaf | None:
-    """The leaf that an array is, and is not only made of."""
-    if i in self._line.slices and self.leaf(self._line.slices[i][0]) is None:
-      return None
+  def dtype(self, i: int) -> Any:
+    """The dtype of an array."""
+    return self._line.dtypes[i]
+
+  def leaf(self, i: int) -> tuple[Leaf, tuple[int, ...]] | None:
+    """The leaf that an array may be, and the leaf's axes in its order.
+
+    Values may have been changed on the way to it.
+    """
     tag = self._line.tags[i]
-    known = i < len(self.names) or i in self._line.slices
-    return tag.path if known and isinstance(tag, Tag) else None
+    if not isinstance(tag, Tag) or not tag.is_whole:
+      return None
+    axes = [axis for axis in tag.axes if axis is not None]
+    if len(axes) < len(tag.axes):
+      return None
+    return tag.path, tuple(sorted(axes).index(axis) for axis in axes)
 
   def values(self, reads: Iterable[int], params: Sequence[Any],
              data: dict[int, Any]) -> list[Any]:

@@ -29,7 +29,7 @@ def put(x: jax.Array, new: jax.Array, index: Index) -> jax.Array:
          [1., 1.]], dtype=float32)
   """
   axes, places = _apart(index)
-  return _put(x, new, places, axes=axes) if axes else new
+  return _put(x, new, places, axes=axes) if axes else new.astype(x.dtype)
 
 
 def _apart(index: Index) -> tuple[tuple[int, ...], list[Any]]:

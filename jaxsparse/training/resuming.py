@@ -71,10 +71,10 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
     rest, whole = both(params, restored.rule)
   except (TypeError, ValueError, AttributeError) as error:
     raise ValueError(
-        'The restored state is not one of this method and these params: '
-        f'{str(error).splitlines()[0]} Restore it into the structure of '
-        'jax.eval_shape(tx.init, params), with the tx of this method.'
-    ) from error
+        'The state is not one of this method and these params: '
+        f'{str(error).splitlines()[0]}. Give the method or rule itself, not '
+        'the tx that sparsify made of it, and restore the state into the '
+        'structure of jax.eval_shape(tx.init, params).') from error
   found = {path: (float(a), float(b))
            for path, a, b in trees.align(rest, whole)}
   off = {path: pair for path, pair in found.items()

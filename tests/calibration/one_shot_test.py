@@ -356,14 +356,71 @@ def test_the_params_that_were_given_are_as_they_were():
     ('which no pattern is for', {'sparsity': {'bias': .5}}),
     ('method is one of', {'method': 'sparse_gpt'}),
     ('up: its inputs are NaN', {'batches': [np.full_like(X[0], np.nan)]}),
+    ('up has weights that are NaN', {'params': {
+        **MLP, 'up': np.full_like(MLP['up'], np.nan)}, 'method': 'magnitude'}),
+    ('Got patterns=0.5', {'patterns': 0.5}),
+    ('Got weights=.*a function', {'weights': np.ones(3)}),
+    ('Got progress=True', {'progress': True}),
+    ('No parameter has a pattern', {'patterns': {'.*': None}}),
+    (r'up: sparsity has the shape .2,.', {'sparsity': {'up': [.5, .2]}}),
+    ('inputs of a kernel the leading axes', {
+        'weights': lambda x: np.ones((3, 3), np.float32)}),
     ('up: h is not positive definite', {
         'batches': [X[0][:2]], 'method': functools.partial(
             calibration.sparsegpt, damping=0.)}),
 ])
 def test_mistakes_are_told(error, arguments):
-  given = {'batches': X, 'patterns': RULES} | arguments
+  given = {'params': MLP, 'batches': X, 'patterns': RULES} | arguments
   with pytest.raises(ValueError, match=error):
-    jaxsparse.one_shot(mlp, MLP, **given)
+    jaxsparse.one_shot(mlp, **given)
+
+
+def test_scales_along_inputs_are_not_passed_over():
+  """`x @ (s[:, None] * w)` reads `x * s`, and not `x`."""
+  params = {'w': array(8, 4), 's': array(8), 't': array(4), 'v': array(8, 4)}
+  along = lambda p, x: x @ (p['w'] * p['s'][:, None]) + x @ p['v']
+  with pytest.raises(ValueError, match='w are not seen.*scaled along its inp'):
+    jaxsparse.one_shot(along, params, X, {'w': HALF})
+  with pytest.warns(UserWarning, match='w are not seen.*They stay dense'):
+    _, masks = jaxsparse.one_shot(along, params, X, HALF)
+  assert masks['v'].sum() == 16
+  across = lambda p, x: x @ (p['w'] * p['t'][None])
+  _, masks = jaxsparse.one_shot(across, params, X, {'w': HALF}, 'wanda')
+  x = np.concatenate(X)
+  np.testing.assert_array_equal(
+      masks['w'], calibration.wanda(params['w'], (x**2).sum(0), HALF))
+
+
+def test_depthwise_kernels_in_the_axes_of_keras_are_told():
+  def fn(p, x):
+    y = lax.conv_general_dilated(
+        x, p['w'].reshape(3, 3, 1, 8), (1, 1), 'SAME', feature_group_count=8,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return y.mean((1, 2)) @ p['v']
+  params, x = {'w': array(3, 3, 8, 1), 'v': array(8, 4)}, array(2, 5, 5, 8)
+  with pytest.raises(ValueError, match='w: a kernel.*parts of an axis'):
+    jaxsparse.one_shot(fn, params, [x], {'w': HALF})
+  with pytest.warns(UserWarning, match='w stays dense'):
+    _, masks = jaxsparse.one_shot(fn, params, [x], HALF)
+  assert masks['w'] is None and masks['v'].sum() == 16
+
+
+def test_a_state_is_a_dict_where_orbax_has_no_target():
+  states = []
+  whole = jaxsparse.one_shot(mlp, MLP, X, RULES, save=states.append)
+  got = jaxsparse.one_shot(mlp, MLP, X, RULES, state=states[1]._asdict())
+  assert_trees(got, whole, exactly=True)
+
+
+def test_nans_of_nobody_stop_no_debugger():
+  with jax.debug_nans(True):
+    for method in ('magnitude', 'wanda', 'sparsegpt', 'admm'):
+      jaxsparse.one_shot(mlp, MLP, X, RULES, method)
+
+
+def test_it_is_called_outside_of_jit():
+  with pytest.raises(ValueError, match='outside of jax.jit'):
+    jax.jit(lambda p: jaxsparse.one_shot(mlp, p, X, RULES))(MLP)
 
 
 def test_what_is_not_seen_is_an_error():

@@ -106,6 +106,55 @@ def test_layers_of_a_scan_are_windows_of_one_program():
   assert _windows._step._cache_size() - before - looped <= 6
 
 
+def test_layers_may_be_stacked_along_any_axis():
+  def aside(p, x):
+    layers = {**p['layers'], 'up': jnp.moveaxis(p['layers']['up'], 1, 0)}
+    return scanned({**p, 'layers': layers}, x)
+  params = {**SCAN, 'layers': {
+      **SCAN['layers'], 'up': np.moveaxis(SCAN['layers']['up'], 0, 1)}}
+  *_, expected, _ = trained(scanned, SCAN)
+  *_, got, _ = trained(aside, params)
+  np.testing.assert_allclose(
+      np.moveaxis(got['layers']['up'], 1, 0), expected['layers']['up'],
+      rtol=1e-3, atol=1e-5)
+
+
+def test_a_kernel_that_is_changed_on_the_way_is_told():
+  def doubled(p, x):
+    return scanned({**p, 'layers': {
+        **p['layers'], 'up': 2. * p['layers']['up']}}, x)
+  with pytest.warns(UserWarning, match='layers/up of a window is not trained'):
+    given, _, got, _ = trained(doubled, SCAN)
+  np.testing.assert_array_equal(got['layers']['up'], given['layers']['up'])
+  assert (got['layers']['down'] != given['layers']['down']).any()
+
+
+def test_float16_is_trained_in_float32():
+  half = jax.tree.map(lambda w: jnp.asarray(w, jnp.float16), LOOP)
+  _, _, got, states = trained(unrolled, half, optimizer=optax.sgd(.1))
+  assert all(a < b for a, b in zip(states[-1].after, states[-1].before))
+  assert got['layers'][0]['up'].dtype == jnp.float16
+
+
+def test_running_statistics_are_not_trained():
+  def fn(p, x):
+    y = (x @ p['w'] - p['bn']['mean'][None]) * jax.lax.rsqrt(
+        p['bn']['var'][None]) * p['bn']['scale'][None]
+    return jnp.tanh(y)
+  params = {'w': array(8, 8), 'bn': {
+      'mean': array(8), 'var': array(8)**2 + 1, 'scale': array(8)}}
+  x = [array(40, 8)]
+  given, masks = jaxsparse.one_shot(
+      fn, params, x, {'w': jaxsparse.unstructured(.5)})
+  got = calibration.reconstruct(fn, given, masks, x, dense=params, steps=5,
+                                optimizer=SGD)
+  for name, changes in (('mean', False), ('var', False), ('scale', True)):
+    assert (got['bn'][name] != params['bn'][name]).any() == changes
+  got = calibration.reconstruct(fn, given, masks, x, dense=params, steps=5,
+                                optimizer=SGD, which='w')
+  assert (got['bn']['scale'] == params['bn']['scale']).all()
+
+
 def test_it_goes_on_from_any_window():
   given, masks, got, states = trained(unrolled, LOOP)
   for state in states:
@@ -116,9 +165,10 @@ def test_it_goes_on_from_any_window():
       np.testing.assert_array_equal(a, b)
 
 
-def test_what_does_not_get_better_stays():
-  given, _, got, states = trained(
-      unrolled, LOOP, optimizer=optax.sgd(1e3))
+def test_what_does_not_get_better_stays_and_is_told():
+  with pytest.warns(UserWarning, match='up stays as it is: its loss'):
+    given, _, got, states = trained(
+        unrolled, LOOP, optimizer=optax.sgd(1e3))
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(given)):
     np.testing.assert_array_equal(a, b)
   assert states[-1].before == states[-1].after

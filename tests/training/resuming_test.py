@@ -60,6 +60,9 @@ def test_a_state_of_something_else_is_told():
     training.check_resume(
         methods.rigl({'b': jaxsparse.unstructured()}, sparsity=.5,
                      total_steps=1_000), PARAMS, after(gradual(.5), 3), steps=5)
+  tx = jaxsparse.sparsify(optax.sgd(.1), gradual(.5))
+  with pytest.raises(ValueError, match='not the tx that sparsify made'):
+    training.check_resume(tx, PARAMS, tx.init(PARAMS), steps=5)
   with pytest.raises(ValueError, match='Expected one SparseState'):
     training.check_resume(gradual(.5), PARAMS, (), steps=5)
 
