@@ -1,5 +1,6 @@
 """Windows of a pruned model, trained to give what the dense one gave."""
 
+import collections
 import functools
 import re
 from typing import Any, Callable, Iterable, NamedTuple, Sequence
@@ -206,11 +207,10 @@ def _source(chain: Chain, window: range, mine: Sequence[int]
     for i in (*segment.reads, *segment.gives):
       there.setdefault(i, len(there))
   made = {i for segment in parts for i in segment.gives}
-  first = [i for segment in parts for i in segment.reads]
-  before = [i for i in dict.fromkeys(first) if chain.is_data(i) and (
+  reads = _reads(chain, window)
+  before = [i for i in reads if chain.is_data(i) and (
       i not in made or i in parts[0].reads)]
-  fixed = [i for i in dict.fromkeys(first)
-           if not chain.is_data(i) and i not in mine]
+  fixed = [i for i in reads if not chain.is_data(i) and i not in mine]
   numbers = lambda some: tuple(there[i] for i in some)
   return _Source(
       tuple((s.rest, numbers(s.reads), numbers(s.gives)) for s in parts),
@@ -228,7 +228,10 @@ def _trained(chains: Sequence[Chain], window: range, leaves: list[Any],
   mine = _own(chain, window, leaves, which)
   given = []
   for one, x, goal in zip(chains, data, goals):
-    source, fixed, before = _source(one, window, [*mine])
+    # Batches of other shapes may count their arrays in another way.
+    numbers = {one.leaf(i): i for i in _reads(one, window)}
+    source, fixed, before = _source(
+        one, window, [numbers[known] for known in mine.values()])
     given.append((source, one.values(fixed, leaves, {}),
                   [x[i] for i in before],
                   [goal[i] for i in one.segments[window[-1]].gives]))
@@ -255,6 +258,11 @@ def _trained(chains: Sequence[Chain], window: range, leaves: list[Any],
   return leaves, before, after
 
 
+def _reads(chain: Chain, window: range) -> list[int]:
+  return [*dict.fromkeys(
+      i for number in window for i in chain.segments[number].reads)]
+
+
 def _own(chain: Chain, window: range, leaves: Sequence[Any], which: str
          ) -> dict[int, tuple[Leaf, tuple[int, ...]]]:
   """The arrays that are leaves which this window alone reads, and their axes.
@@ -266,8 +274,7 @@ def _own(chain: Chain, window: range, leaves: Sequence[Any], which: str
   kernels = {leaf for number in window
              for leaf in chain.segments[number].kernels}
   found = {}
-  for i in dict.fromkeys(
-      i for number in window for i in chain.segments[number].reads):
+  for i in _reads(chain, window):
     leaf, order = chain.leaf(i) or (None, ())
     if leaf is None or leaf in elsewhere or not re.fullmatch(which, leaf.path):
       continue
@@ -278,6 +285,9 @@ def _own(chain: Chain, window: range, leaves: Sequence[Any], which: str
         w.shape[axis] for axis in order) and bool(
             (w.transpose(order).astype(value.dtype) == value).all()):
       found[i] = leaf, order
+  # A leaf that is read in two forms would have to change in both.
+  number = collections.Counter(leaf for leaf, _ in found.values())
+  found = {i: known for i, known in found.items() if number[known[0]] == 1}
   if left := kernels - {leaf for leaf, _ in found.values()}:
     warnings.warn(
         f'{trees.few(sorted({leaf.path for leaf in left}))} of a window '

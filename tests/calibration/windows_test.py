@@ -119,6 +119,22 @@ def test_layers_may_be_stacked_along_any_axis():
       rtol=1e-3, atol=1e-5)
 
 
+def test_batches_of_which_one_takes_more_steps():
+  def fn(p, x):
+    x = p['table'][x]
+    if len(x) > 35:
+      x = jnp.sin(x) + jnp.cos(x)  # More arrays before the layers.
+    return scanned({**p, 'table': jnp.eye(8)}, x)
+  def scanned(p, x):
+    return lax.scan(lambda x, p: (block(x, p), ()), x, p['layers'])[0]
+  given, masks = jaxsparse.one_shot(fn, SCAN, X, {
+      'layers/(up|down)': jaxsparse.unstructured(.6)}, 'magnitude')
+  got = calibration.reconstruct(fn, given, masks, X, dense=SCAN, steps=20,
+                                optimizer=SGD)
+  error = lambda p: sum(float(jnp.sum((fn(p, x) - fn(SCAN, x))**2)) for x in X)
+  assert error(got) < error(given)
+
+
 def test_a_kernel_that_is_changed_on_the_way_is_told():
   def doubled(p, x):
     return scanned({**p, 'layers': {
