@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import one_shot_model
+from experiments.benchmarks import transformer
 
 
 def test_layers_of_a_scan_are_those_of_a_loop():
-  loop, layers, batches = one_shot_model.model(8, 2, scanned=False)
-  scan, stacked, _ = one_shot_model.model(8, 2, scanned=True)
+  loop, layers, batches = transformer.model(8, 2, scanned=False)
+  scan, stacked, _ = transformer.model(8, 2, scanned=True)
   x = batches[0][:2, :5]
   for i, layer in enumerate(layers):
     for name, w in layer.items():
