@@ -122,9 +122,7 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
              if not trees.is_dense(mask)]
   chains = _stages.chains(fn, params, batches, kernels, outputs=True)
   windows = _windows(chains[0], block)
-  tx = transform.sparsify(
-      optax.adam(1e-3) if optimizer is None else optimizer, rules.lock(),
-      flows.hard())
+  tx = _locked(optimizer)
   leaves, treedef = jax.tree.flatten(params)
   if isinstance(state, dict):
     state = ReconstructState(**state)
@@ -149,6 +147,15 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
             for chain, x in zip(chains, data)]
     target = goals
   return state.params
+
+
+@functools.lru_cache(maxsize=8)
+def _locked(optimizer: optax.GradientTransformation | None
+            ) -> optax.GradientTransformation:
+  """The same for every call, so that its steps are compiled once."""
+  return transform.sparsify(
+      optax.adam(1e-3) if optimizer is None else optimizer, rules.lock(),
+      flows.hard())
 
 
 def _windows(chain: Chain, block: _blocks.Block) -> list[range]:

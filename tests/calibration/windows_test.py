@@ -92,18 +92,21 @@ def test_the_first_window_by_hand():
 
 
 def test_layers_of_a_scan_are_windows_of_one_program():
-  before = _windows._step._cache_size()
+  size = _windows._step._cache_size
+  _windows._step.clear_cache()
   *_, loop, _ = trained(unrolled, LOOP)
-  looped = _windows._step._cache_size() - before
+  looped = size()
   *_, got, states = trained(scanned, SCAN)
+  both = size()
   assert len(states) == 3
   for k in ('up', 'bias', 'down'):
     np.testing.assert_allclose(
         got['layers'][k], np.stack([layer[k] for layer in loop['layers']]),
         rtol=1e-3, atol=1e-5)
   # Each of the first, of those in the middle and of the last, twice: X differ.
-  assert looped <= 6
-  assert _windows._step._cache_size() - before - looped <= 6
+  assert looped <= 6 and both - looped <= 6
+  trained(scanned, SCAN)
+  assert size() == both
 
 
 def test_layers_may_be_stacked_along_any_axis():
