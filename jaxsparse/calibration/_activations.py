@@ -64,8 +64,7 @@ def activations(fn: Callable[..., Any], params: ArrayTree,
   found = {}
   for leaf, statistic in stage.look(params).items():
     layout = _layouts.layout(kernels[leaf.path], unstructured())
-    mean = statistic.sum / jnp.maximum(statistic.count, 1)[..., None]
-    found[leaf.path] = layout.of_inputs(mean)
+    found[leaf.path] = layout.means(statistic)
   return found
 
 

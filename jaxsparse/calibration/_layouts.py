@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import patterns
+from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.graph import Kernel
 from jaxsparse.patterns import Pattern
 
@@ -32,6 +33,11 @@ class Layout(NamedTuple):
   rows: np.ndarray | None
   pattern: Pattern
 
+  @property
+  def stack_sizes(self) -> tuple[int, ...]:
+    """How many matrices there are along each axis of the stack."""
+    return tuple(self.shape[axis] for axis in self.stack)
+
   def without(self, axes: Sequence[int]) -> 'Layout':
     """The layout of what is left at one index of axes of the stack."""
     left = [axis for axis in range(len(self.shape)) if axis not in axes]
@@ -43,8 +49,7 @@ class Layout(NamedTuple):
   def matrices(self, w: jax.Array, groups: int = 1) -> jax.Array:
     """`[*stack, in, out]`; of groups of a convolution `[groups, in, out]`."""
     order = (*self.stack, *self.inputs, *self.outputs)
-    sizes = tuple(self.shape[axis] for axis in self.stack)
-    m = w.transpose(order).reshape(*sizes, self._inputs(), -1)
+    m = w.transpose(order).reshape(*self.stack_sizes, self._inputs(), -1)
     if self.rows is not None:
       m = m[..., self.rows, :]
     if groups > 1:
@@ -68,11 +73,16 @@ class Layout(NamedTuple):
     x = x[..., self.rows]
     return x[..., self.rows, :] if moment else x
 
-  def of_inputs(self, x: jax.Array) -> jax.Array:
-    """Numbers `[*stack, in]`, or of groups, in the axes of the kernel.
+  def means(self, statistic: Statistic) -> jax.Array:
+    """The mean squares of inputs, in the axes of the kernel.
 
-    Axes of outputs have size 1, or that of the kernel if groups cut them.
+    Axes of outputs have size 1, or that of the kernel if groups of a
+    convolution cut them.
+
+    Args:
+      statistic: of kind 'norm'.
     """
+    x = statistic.sum / jnp.maximum(statistic.count, 1)[..., None]
     sizes = [self.shape[axis] for axis in self.inputs]
     if x.ndim > len(self.stack) + 1:
       out, = self.outputs

@@ -185,8 +185,7 @@ class Task(NamedTuple):
 
   def errors(self) -> np.ndarray:
     """For each matrix what is known before."""
-    sizes = [self.layout.shape[axis] for axis in self.layout.stack]
-    return np.full(sizes, np.nan, np.float32)
+    return np.full(self.layout.stack_sizes, np.nan, np.float32)
 
 
 def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
@@ -213,7 +212,7 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
     raise ValueError(
         f'No parameter has a pattern, so nothing is pruned; rules are {rules}. '
         "Write e.g. {'.*kernel': jaxsparse.nm(2, 4)}.")
-  tasks = {}
+  tasks, left = {}, {}
   for path, pattern in wanted.items():
     if not isinstance(pattern, Pattern):
       raise ValueError(
@@ -222,26 +221,36 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
     try:
       layout = _layouts.layout(kernels[path], pattern)
     except ValueError as error:
-      if not isinstance(patterns, Pattern) or path == [*wanted][-1] and (
-          not tasks):
-        raise ValueError(f'{path}: {error}') from error
-      warnings.warn(f'{path} stays dense: {error}', stacklevel=3)
+      left[path] = error
+      if not isinstance(patterns, Pattern):
+        break
       continue
     own = pattern.sparsity
     if isinstance(sparsity, Mapping):
       own = sparsity.get(path, own)
     elif own is None:
       own = sparsity
-    if own is not None and not isinstance(own, (int, float)):
-      stack = tuple(layout.shape[axis] for axis in layout.stack)
-      if np.ndim(own) > len(stack) or not all(
-          a in (1, b) for a, b in zip(np.shape(own)[::-1], stack[::-1])):
-        raise ValueError(
-            f'{path}: sparsity has the shape {np.shape(own)}, expected a '
-            f'number for each of the stacked matrices, {stack}, or one number.')
-      own = jnp.broadcast_to(jnp.asarray(own, jnp.float32), stack)
-    tasks[path] = Task(layout, own)
+    tasks[path] = Task(layout, _each(path, own, layout))
+  # Rules are done or are an error; one pattern is for all that it fits.
+  if left and (not tasks or not isinstance(patterns, Pattern)):
+    path, error = [*left.items()][-1]
+    raise ValueError(f'{path}: {error}') from error
+  for path, error in left.items():
+    warnings.warn(f'{path} stays dense: {error}', stacklevel=3)
   return tasks
+
+
+def _each(path: str, sparsity: Any, layout: Layout) -> Any:
+  """A fraction or nothing as it is, else an array with one for each matrix."""
+  if sparsity is None or isinstance(sparsity, (int, float)):
+    return sparsity
+  shape, stack = np.shape(sparsity), layout.stack_sizes
+  if len(shape) > len(stack) or not all(
+      a in (1, b) for a, b in zip(shape[::-1], stack[::-1])):
+    raise ValueError(
+        f'{path}: sparsity has the shape {shape}, expected a number for each '
+        f'of the stacked matrices, {stack}, or one number.')
+  return jnp.broadcast_to(jnp.asarray(sparsity, jnp.float32), stack)
 
 
 def _first(params: ArrayTree, tasks: Mapping[str, Task]) -> OneShotState:
@@ -273,10 +282,7 @@ def _with(state: OneShotState, leaf: Leaf, task: Task, how: _kernels.Method,
   pruned = _kernels.prune(name, slices.take(kernel, leaf.index), statistic,
                           layout, how, sparsity)
   errors = np.array(state.errors[leaf.path])
-  where: list[Any] = [slice(None)] * errors.ndim
-  for axis, k in place:
-    where[axis] = k
-  errors[tuple(where)] = pruned.error
+  errors[slices.at(place, errors.ndim)] = pruned.error
   return state._replace(params=set_(state.params, pruned.kernel),
                         masks=set_(state.masks, pruned.mask),
                         errors={**state.errors, leaf.path: errors})

@@ -3,7 +3,6 @@
 from typing import Any, Callable, Iterable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import trees
@@ -12,6 +11,8 @@ from jaxsparse.calibration import _blocks
 from jaxsparse.calibration import _one_shot
 from jaxsparse.calibration import _stages
 from jaxsparse.calibration._layouts import Layout
+from jaxsparse.calibration._statistics import Statistic
+from jaxsparse.graph import slices
 from jaxsparse.patterns import Pattern
 
 _STEPS = 60  # Of a bisection, down to the last bit.
@@ -65,6 +66,7 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     over blocks, whatever their sizes, and clips afterwards, so that the total
     is another; its default for `outlier` is 3, that of the paper 5 or 7.
 
+  >>> import jax.numpy as jnp
   >>> import jaxsparse
   >>> w = jnp.ones((8, 4))
   >>> params = {'a1': w, 'a2': w.at[0].set(30.)}
@@ -91,8 +93,7 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   scores: dict[Any, list[np.ndarray]] = {}
   places: dict[tuple[str, tuple[int, ...]], Any] = {}
   for path, task in tasks.items():
-    mean = found[path].sum / jnp.maximum(found[path].count, 1)[..., None]
-    for place, score in _scores(leaves[path], mean, task.layout):
+    for place, score in _scores(leaves[path], found[path], task.layout):
       places[path, place] = _blocks.name(block, path, place) or path
       scores.setdefault(places[path, place], []).append(score)
   fractions = {}
@@ -110,9 +111,9 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   kept = _counts(np.array([share[places[key]] for key in places]),
                  np.array([sizes[key] for key in places]), sparsity)
   pruned = {key: float(1 - k / sizes[key]) for key, k in zip(places, kept)}
-  shares = {}
+  shares: dict[str, Any] = {}
   for path, task in tasks.items():
-    stack = [task.layout.shape[axis] for axis in task.layout.stack]
+    stack = task.layout.stack_sizes
     values = [pruned[path, place] for place in np.ndindex(*stack)]
     shares[path] = np.array(values).reshape(stack) if stack else values[0]
   return shares
@@ -123,16 +124,13 @@ def _size(layout: Layout) -> int:
       *layout.inputs, *layout.outputs)], dtype=np.int64))
 
 
-def _scores(w: jax.Array, mean: jax.Array, layout: Layout) -> Any:
+def _scores(w: jax.Array, statistic: Statistic, layout: Layout) -> Any:
   """By place in the stack, the scores of a matrix."""
   # In numpy, one matrix at a time: these are numbers for the host.
   wide = np.abs(np.asarray(w, np.float32)) * np.sqrt(
-      np.asarray(layout.of_inputs(mean)))
-  for place in np.ndindex(*(layout.shape[axis] for axis in layout.stack)):
-    index = [slice(None)] * wide.ndim
-    for axis, k in zip(layout.stack, place):
-      index[axis] = k
-    yield place, wide[tuple(index)]
+      np.asarray(layout.means(statistic)))
+  for place in np.ndindex(*layout.stack_sizes):
+    yield place, wide[slices.at(zip(layout.stack, place), wide.ndim)]
 
 
 def _counts(shares: np.ndarray, sizes: np.ndarray, sparsity: float

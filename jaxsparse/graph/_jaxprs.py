@@ -90,6 +90,19 @@ def run_alone(jaxpr: Any, eqn: Any, operands: Sequence[Any]) -> list[Any]:
   return list(run(*values.values()))
 
 
+class Same:
+  """Anything by its identity, as a key that keeps it alive."""
+
+  def __init__(self, x: Any):
+    self.x = x
+
+  def __eq__(self, other: Any) -> bool:
+    return isinstance(other, Same) and self.x is other.x
+
+  def __hash__(self) -> int:
+    return id(self.x)
+
+
 def manual_axes(eqn: Any) -> list[str]:
   """The mesh axes that a `shard_map` makes manual, in the mesh's order."""
   has = eqn.params

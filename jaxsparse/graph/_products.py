@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Sequence
 import jax
 from jax import lax
 
+from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import _known
 from jaxsparse.graph._known import Tag
 
@@ -97,26 +98,13 @@ def product(eqn: Any, i: int, tag: Tag, values: Sequence[Any], roles: Roles,
   if roles.experts:
     return Product(tag.path, rows, groups=values[2])
   return Product(tag.path, rows, len(shared), (
-      _Same(data), tuple(inputs), tuple(shared), tuple(gathered)))
+      _jaxprs.Same(data), tuple(inputs), tuple(shared), tuple(gathered)))
 
 
 def _window(eqn: Any, tag: Tag) -> tuple[int, ...] | None:
   """Inputs and window of a convolution's kernel, in the parameter's order."""
   order = _known.ordered(tag, eqn.params['dimension_numbers'].rhs_spec[1:])
   return None if order is None else tuple(order)
-
-
-class _Same:
-  """An array by its identity, as a key that keeps it alive."""
-
-  def __init__(self, x: Any):
-    self.x = x
-
-  def __eq__(self, other: Any) -> bool:
-    return isinstance(other, _Same) and self.x is other.x
-
-  def __hash__(self) -> int:
-    return id(self.x)
 
 
 NAMES = {'dot_general', 'ragged_dot_general', 'conv_general_dilated'}

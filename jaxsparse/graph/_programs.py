@@ -98,19 +98,6 @@ def _key(i: Any) -> Hashable:
   return str(value.dtype), value.shape, value.tobytes()
 
 
-class _Same:
-  """Equal to itself alone, and kept alive."""
-
-  def __init__(self, x: Any):
-    self.x = x
-
-  def __hash__(self) -> int:
-    return id(self.x)
-
-  def __eq__(self, other: Any) -> bool:
-    return isinstance(other, _Same) and self.x is other.x
-
-
 def _key_of(eqn: Any) -> Hashable:
   name, has = eqn.primitive.name, eqn.params
   if name in _walk.CALLS:  # The rest is names, layouts, derivatives.
@@ -121,7 +108,7 @@ def _key_of(eqn: Any) -> Hashable:
 
 def _key_of_setting(x: Any) -> Hashable:
   if isinstance(x, core.ClosedJaxpr) and not isinstance(x, core.Jaxpr):
-    return _key_of_setting(x.jaxpr), tuple(map(_Same, x.consts))
+    return _key_of_setting(x.jaxpr), tuple(map(_jaxprs.Same, x.consts))
   if isinstance(x, core.Jaxpr):
     numbers: dict[Any, int] = {}
 
@@ -132,10 +119,10 @@ def _key_of_setting(x: Any) -> Hashable:
     return ends([*x.constvars, *x.invars]), tuple(
         (ends(eqn.invars), _key_of(eqn), ends(eqn.outvars))
         for eqn in x.eqns), ends(x.outvars)
-  if isinstance(x, (tuple, list)) and type(x) in (tuple, list):
+  if type(x) in (tuple, list):
     return tuple(map(_key_of_setting, x))
   try:
     hash(x)
   except TypeError:
-    return _Same(x)
+    return _jaxprs.Same(x)
   return x

@@ -13,8 +13,8 @@ each axis of the mesh it is known whether devices differ in an array
   split, inputs                      that of one, which has all the inputs
 
 A sum over inputs that devices share is complete after a `psum`. Only then is
-the product shown, with the inputs of all devices. What is none of these is not
-shown.
+the product shown, with the inputs of all devices. A product of another kind is
+not shown.
 """
 
 import dataclasses

@@ -122,8 +122,8 @@ def chain(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
     fn: any function that JAX can trace.
     params: its first argument.
     *inputs: the others.
-    kernels: paths of those between which to cut. What no product with data is
-      seen of is in no segment.
+    kernels: paths of those between which to cut. A kernel of which no product
+      with data is seen is in no segment.
     outputs: whether the last segment gives what the function returns, of data,
       or nothing, as no more kernels come after it.
   """
@@ -182,21 +182,18 @@ def _stages(steps: Sequence[Step]) -> list[tuple[tuple[Leaf, ...], int, int]]:
   """
   last = {leaf: n for n, step in enumerate(steps) for leaf in step.seen}
   stages: list[list[Any]] = []
-  seen, ends, after = {}, -1, set()
+  ends, after = -1, set()
   for n, step in enumerate(steps):
     follows = any(i in after for i in step.arrays())
-    if step.seen and stages and follows and n > ends:
-      stages.append([])
-      after, follows = set(), False
     if step.seen:
-      if not stages:
+      if not stages or follows and n > ends:
         stages.append([])
-      ends = max([ends, *(last[leaf] for leaf in step.seen)])
+        after = set()
       stages[-1].append(n)
-      seen[n] = step.seen
+      ends = max([ends, *(last[leaf] for leaf in step.seen)])
     if step.seen or follows:
       after.update(step.outs)
-  return [(tuple(dict.fromkeys(leaf for n in stage for leaf in seen[n])),
+  return [(tuple(dict.fromkeys(leaf for n in stage for leaf in steps[n].seen)),
            stage[-1], stage[0]) for stage in stages]
 
 

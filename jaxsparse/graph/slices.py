@@ -1,7 +1,7 @@
 """Layers of stacked arrays, with one program for all of them."""
 
 import functools
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 import jax
 from jax import lax
@@ -9,6 +9,18 @@ import jax.numpy as jnp
 
 # Axes that are taken apart, and where on each.
 Index = Sequence[tuple[int, int]]
+
+
+def at(index: Iterable[tuple[int, int]], rank: int) -> tuple[Any, ...]:
+  """The same as an index of NumPy.
+
+  >>> at([(1, 2)], 2)
+  (slice(None, None, None), 2)
+  """
+  found: list[Any] = [slice(None)] * rank
+  for axis, k in index:
+    found[axis] = k
+  return tuple(found)
 
 
 def take(x: jax.Array, index: Index) -> jax.Array:

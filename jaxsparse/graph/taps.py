@@ -104,13 +104,6 @@ class Walk:
       self.found[key] = value if key not in self.found else jax.tree.map(
           self.join, self.found[key], value)
 
-  def equation(self, jaxpr: Any, eqn: Any, values: Sequence[Any],
-               tags: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """The results of any equation, and their tags."""
-    results = _walk.step(self, jaxpr, eqn, [*map(Known, values, tags)])
-    return [known.value for known in results], [
-        known.tag for known in results]
-
   def constant(self, x: Any, aval: Any) -> Known:
     """A literal, or an array closed over."""
     del aval

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxsparse.calibration import input_statistics
+from tests._lib.calibration import three_turns
 
 RNG = np.random.default_rng(0)
 
@@ -132,14 +133,7 @@ def test_layers_of_a_scan_have_one_each_and_what_they_share_has_the_sum(kind):
 
 def test_a_while_adds_up_its_turns_and_a_cond_what_it_runs():
   p, x = {'w': array(4, 4), 'v': array(4, 4)}, array(3, 4)
-
-  def fn(p, x):
-    def turn(carry):
-      i, x = carry
-      x = jnp.tanh(x @ p['w'])
-      return i + 1, lax.cond(i > 0, lambda x: x @ p['v'], lambda x: x, x)
-    return lax.while_loop(lambda carry: carry[0] < 3, turn, (0, x))[1]
-  stats = jax.jit(functools.partial(input_statistics, fn))(p, x)
+  stats = jax.jit(functools.partial(input_statistics, three_turns))(p, x)
   w = v = 0.
   for i in range(3):
     w = w + of_rows(x, 'norm')

@@ -6,7 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsparse.graph import _walk
 from jaxsparse.graph import taps
+from jaxsparse.graph._known import DATA
+from jaxsparse.graph._known import Known
+from jaxsparse.graph._known import Tag
 
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(3, 4, 4)).astype(np.float32)
@@ -70,9 +74,9 @@ def test_results_of_the_function_do_not_change():
   closed = jax.make_jaxpr(fn)(W, X)
   walk = taps.Walk(lambda product: None)
   eqn, = closed.jaxpr.eqns
-  values, tags = zip(*((X, taps.DATA) if v is closed.jaxpr.invars[1] else (
-      W, taps.Tag.of('', 3)) for v in eqn.invars))
-  results, tags = walk.equation(closed.jaxpr, eqn, values, tags)
+  results = _walk.step(walk, closed.jaxpr, eqn, [
+      Known(X, DATA) if v is closed.jaxpr.invars[1] else Known(
+          W, Tag.of('', 3)) for v in eqn.invars])
   for got, expected in zip(results, fn(W, X)):
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
-  assert tags == [taps.DATA] * 2 and not walk.sums
+    np.testing.assert_allclose(got.value, expected, rtol=1e-6)
+  assert [got.tag for got in results] == [DATA] * 2 and not walk.sums

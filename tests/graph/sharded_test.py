@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxsparse.graph import taps
+from tests._lib.calibration import three_turns
 
 RNG = np.random.default_rng(0)
 
@@ -207,13 +208,7 @@ def test_layers_of_experts_keep_the_order_of_layers_and_experts(shard):
 
 def test_what_is_shared_by_turns_has_the_sum_and_conds_what_they_run(shard):
   p, x = {'w': array(4, 4), 'v': array(4, 4)}, array(8, 4)
-
-  def fn(p, x):
-    def turn(carry):
-      i, x = carry
-      x = jnp.tanh(x @ p['w'])
-      return i + 1, lax.cond(i > 0, lambda x: x @ p['v'], lambda x: x, x)
-    return lax.while_loop(lambda carry: carry[0] < 3, turn, (0, x))[1]
+  fn = three_turns
   assert_same(sums(shard(P(), P('d'), P('d'))(fn), p, x), sums(fn, p, x))
 
 
