@@ -17,3 +17,13 @@ of which imports only rooms above it:
 `configs` has a folder a data set; `examples` are loops of a page each, with
 nothing of the above; `benchmarks` measure time.
 """
+
+import sys
+
+from experiments._utils import stopping
+
+# One of our commands, and not a program that imports them: from here on Ctrl-C
+# costs one line, also while the command still imports.
+if '-m' in sys.orig_argv and any(
+    part.startswith('experiments.') for part in sys.orig_argv):
+  stopping.at_start()

@@ -20,6 +20,7 @@ import numpy as np
 from experiments import sweep as sweeps
 from experiments._utils import launch
 from experiments._utils import names
+from experiments._utils import stopping
 from experiments.configs import sweep_domains
 from experiments.records import workdir as workdirs
 from experiments.reporting import tables
@@ -77,9 +78,9 @@ def _cell(runs, row, metric):
 
 def main(argv: list[str]):
   del argv
-  path = pathlib.Path(flags.FLAGS.workdir)
   found, failures = {}, []
-  with launch.mistakes_in_one_line():
+  with launch.mistakes_in_one_line(), stopping.raised():
+    path = pathlib.Path(launch.workdir(flags.FLAGS.workdir))
     for domain in _DOMAINS.value:
       names.lookup(dict.fromkeys(sweep_domains.DOMAINS), domain,
                    kind='domain')

@@ -36,11 +36,13 @@ import tqdm
 
 from experiments import train  # noqa: F401  # Its flags are ours, too.
 from experiments._utils import launch
+from experiments._utils import stopping
 from experiments.pruning import cells
 from experiments.pruning import networks
 from experiments.pruning import plan
 from experiments.pruning import report
 from experiments.records import metrics
+from experiments.records import owner
 from experiments.records import workdir as workdirs
 
 CACHE = 'cache'
@@ -68,11 +70,17 @@ def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
   """
   config = plan.checked(config)
   network = networks.load(config)
-  path = _claim(workdir, config, network)
+  path = pathlib.Path(workdir)
+  path.mkdir(parents=True, exist_ok=True)
+  with owner.hold(path):
+    _claim(path, config, network)
+    return _prune(config, path, network, command)
+
+
+def _prune(config, path, network, command):
+  """Prunes in a directory that is ours."""
   log = path / workdirs.CELLS
-  rows = metrics.read(log)
-  metrics.rewrite(log, rows)  # Without half a row.
-  done = {plan.cell(row) for row in rows}
+  done = _measured(log)
   planned = plan.cells(config)
 
   def write():
@@ -107,13 +115,13 @@ def main(argv: list[str]):
   logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
   del argv
   command = ['python', '-m', 'experiments.prune', *sys.argv[1:]]
-  path = pathlib.Path(flags.FLAGS.workdir)
-  with launch.mistakes_in_one_line():
+  with launch.mistakes_in_one_line(), stopping.raised():
     if flags.FLAGS.coordinator:
       raise ValueError('--coordinator is for experiments.train; one process '
                        'prunes')
+    path = pathlib.Path(launch.workdir(flags.FLAGS.workdir))
     launch.keep_programs(str(path / CACHE))  # Networks share compilations.
-    pruned = prune(flags.FLAGS.config, flags.FLAGS.workdir,
+    pruned = prune(flags.FLAGS.config, str(path),
                    command=shlex.join(command))
   print(f'\n{pruned.table}')
   print(*sorted(file for file in path.iterdir() if file.is_file()), sep='\n')
@@ -121,16 +129,30 @@ def main(argv: list[str]):
     sys.exit('\n'.join(['error: not all could be pruned:', *pruned.failures]))
 
 
-def _claim(workdir, config, network):
-  path = pathlib.Path(workdir)
+def _measured(log):
+  """The cells that have a row; what is no row of one, or a second, is dropped.
+  """
+  found, problems = metrics.examine(log)
+  rows = {}
+  for row in found:
+    if {*plan.Cell._fields} <= {*row} and plan.cell(row) not in rows:
+      rows[plan.cell(row)] = row
+  if problems or len(rows) < len(found):
+    why = problems[0] if problems else 'a row is of no network, or there twice'
+    print(f'warning: {log} is damaged: {why}. Networks without a row are '
+          'pruned again.', file=sys.stderr, flush=True)
+  metrics.rewrite(log, [*rows.values()])  # Without half a row.
+  return {*rows}
+
+
+def _claim(path, config, network):
   if (path / workdirs.CONFIG).exists() and (
       'calibration' not in workdirs.read_config(path)):
     raise ValueError(f'{path} holds no pruned networks, but a run. Give '
                      'another --workdir.')
-  workdirs.claim(workdir, config, dataset=f'{network.title} and its weights',
+  workdirs.claim(str(path), config, dataset=f'{network.title} and its weights',
                  fingerprint=network.fingerprint, free=plan.FREE)
   workdirs.write(path / workdirs.CONFIG, config.to_json(indent=2) + '\n')
-  return path
 
 
 def _say(bar, text):

@@ -8,6 +8,8 @@ The work directory receives table.md, results.jsonl (a line per run), pictures,
 tuned.json if the config tunes, and the work directory of every run. Start it
 again and it goes on: runs that have ended are not repeated, the others continue
 from their last checkpoint. Methods, targets and seeds may be added later.
+Several of the same command may share the work directory, on one machine or
+several: each run has one owner, and the others take the next.
 
 Lists are overridden by --config.seeds=0,1, --config.methods=ste,sr_ste and, as
 flags want it, --config.targets="'2:4,1:8'".
@@ -21,6 +23,7 @@ import math
 import pathlib
 import shlex
 import sys
+import time
 import traceback
 from typing import NamedTuple
 
@@ -32,7 +35,9 @@ import tqdm
 
 from experiments import train
 from experiments._utils import launch
+from experiments._utils import stopping
 from experiments.records import metrics
+from experiments.records import owner
 from experiments.records import workdir as workdirs
 from experiments.reporting import cost_table
 from experiments.reporting import plots
@@ -50,6 +55,9 @@ RESULTS = 'results.jsonl'
 TUNED = 'tuned.json'
 CACHE = 'cache'
 LOG = 'log.txt'
+LOCK = 'sweep.lock'  # Held while tables are written.
+
+_PAUSE, _LONGEST = 2., 60.  # Seconds to wait for the runs of others.
 
 
 class Swept(NamedTuple):
@@ -87,7 +95,8 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
   if not judged:
     raise ValueError(next(iter(not_built.values())))
   path.mkdir(parents=True, exist_ok=True)
-  workdirs.write(path / CONFIG, config.to_json(indent=2) + '\n')
+  with owner.hold(path, name=LOCK, wait=True):
+    workdirs.write(path / CONFIG, config.to_json(indent=2) + '\n')
 
   with tqdm.tqdm(total=len(tuning) + len(judged), unit='run',
                  initial=sum(map(ended, tuning + judged)),
@@ -97,7 +106,9 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
     failures, tuned = train_all(tuning), None
     if tuning:
       tuned = _choose(tuning, config.tune)
-      workdirs.write(path / TUNED, json.dumps(tuned._asdict(), indent=2) + '\n')
+      with owner.hold(path, name=LOCK, wait=True):
+        workdirs.write(
+            path / TUNED, json.dumps(tuned._asdict(), indent=2) + '\n')
       judged = _buildable(plan.judged(config, path, tuned.chosen), not_built)
       bar.total = len(tuning) + len(judged)
     write = functools.partial(
@@ -112,20 +123,25 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
 
 
 def ended(run: plan.Planned) -> bool:
-  """Returns whether a run has ended: its summary is what it writes last."""
-  rows = metrics.read(run.path / workdirs.METRICS)
-  return (run.path / workdirs.SUMMARY).exists() and bool(rows) and (
-      rows[-1]['step'] == run.config.steps)
+  """Returns whether a run has ended: its summary is what it writes last.
+
+  One whose rows are damaged has not: started again, it mends them.
+  """
+  if not (run.path / workdirs.SUMMARY).exists():
+    return False
+  rows, problems = metrics.examine(run.path / workdirs.METRICS)
+  return not problems and bool(rows) and (
+      rows[-1].get('step') == run.config.steps)
 
 
 def main(argv: list[str]):
   del argv
   command = ['python', '-m', 'experiments.sweep', *sys.argv[1:]]
-  with launch.mistakes_in_one_line():
+  with launch.mistakes_in_one_line(), stopping.raised():
     if flags.FLAGS.coordinator:
       raise ValueError('--coordinator is for experiments.train; a sweep shares '
                        'its runs out to processes by --workers')
-    swept = sweep(flags.FLAGS.config, flags.FLAGS.workdir,
+    swept = sweep(flags.FLAGS.config, launch.workdir(flags.FLAGS.workdir),
                   workers=_WORKERS.value, command=shlex.join(command))
   path = pathlib.Path(flags.FLAGS.workdir)
   print(f'\n{(path / TABLE).read_text()}')
@@ -153,19 +169,28 @@ def _not_built(runs, workers):
 
 
 def _train(runs, *, bar, cache, workers, after_each=lambda: None):
-  """Trains what has not ended yet; returns a line for each failure."""
+  """Trains what has not ended yet; returns a line for each failure.
+
+  Runs that another sweep trains are waited for.
+  """
   plan.check_directories(runs)
-  waiting = [run for run in runs if not ended(run)]
-  failures = []
-  for outcome in pool.each(
-      functools.partial(_run, cache=cache), waiting, workers=workers):
-    bar.n += 1  # `bar.update` would not count where no bar is shown.
-    bar.refresh()
-    if outcome.error:
-      failures.append(f'{outcome.job.path}: {outcome.error}')
-    _tell(bar, outcome)
-    after_each()
-  return failures
+  failures, pause = {}, _PAUSE
+  while waiting := [run for run in runs
+                    if run.path not in failures and not ended(run)]:
+    for outcome in pool.each(
+        functools.partial(_run, cache=cache), waiting, workers=workers):
+      if outcome.error:
+        failures[outcome.job.path] = f'{outcome.job.path}: {outcome.error}'
+      elif not ended(outcome.job):
+        continue  # It is another's.
+      bar.n += 1  # `bar.update` would not count where no bar is shown.
+      bar.refresh()
+      _tell(bar, outcome)
+      after_each()
+    if any(run.path not in failures and not ended(run) for run in waiting):
+      time.sleep(pause)
+      pause = min(2 * pause, _LONGEST)
+  return [*failures.values()]
 
 
 def _run(run, *, cache):
@@ -177,6 +202,8 @@ def _run(run, *, cache):
         contextlib.redirect_stdout(log), contextlib.redirect_stderr(log)):
     try:
       train.train(run.config, str(run.path))
+    except owner.InUse:
+      pass
     except Exception:
       traceback.print_exc()
       raise
@@ -219,6 +246,11 @@ def _choose(runs, tune):
 
 def _write(path, planned, config, **context):
   """Writes the results and tables of the runs that have ended."""
+  with owner.hold(path, name=LOCK, wait=True):
+    return _write_alone(path, planned, config, **context)
+
+
+def _write_alone(path, planned, config, **context):
   done = [run for run in planned if ended(run)]
   runs = [tables.Run(run.method, run.target, run.seed,
                      metrics.read(run.path / workdirs.METRICS))

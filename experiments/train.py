@@ -23,6 +23,8 @@ A mistake in the command is told in one line; --traceback shows where in the
 code it was noticed.
 """
 
+from collections.abc import Sequence
+import contextlib
 import functools
 import pathlib
 from typing import NamedTuple
@@ -36,13 +38,18 @@ import tqdm
 
 from experiments._utils import launch
 from experiments._utils import processes
-from experiments.records import checkpoints
+from experiments._utils import stopping
 from experiments.records import metrics
+from experiments.records import owner
 from experiments.records import workdir as workdirs
+from experiments.reporting import charts
+from experiments.reporting import journal as journals
 from experiments.reporting import report
 from experiments.training import channels
+from experiments.training import dry_run as dry_runs
 from experiments.training import meshes
 from experiments.training import methods
+from experiments.training import profiling
 from experiments.training import runs
 from experiments.training import slimming
 from experiments.training import steps
@@ -56,6 +63,14 @@ _COORDINATOR = flags.DEFINE_string(
     'on clusters that tell it and the rest: SLURM, TPU pods, Open MPI.')
 _PROCESSES = flags.DEFINE_integer('processes', None, 'How many there are.')
 _PROCESS = flags.DEFINE_integer('process', None, 'Which one this is, from 0.')
+_DRY_RUN = flags.DEFINE_bool(
+    'dry_run', False, 'Tells the config, which parameters are sparse and why, '
+    'and what a step takes; trains and writes nothing.')
+_CHARTS = flags.DEFINE_list(
+    'charts', [], 'Where else numbers are drawn: tensorboard, wandb.')
+_PROFILE = flags.DEFINE_string(
+    'profile', '', 'FIRST:LAST, the steps of a profile for TensorBoard, in the '
+    'work directory.')
 flags.DEFINE_bool(
     'traceback', False, 'Whether an error shows where in the code it arose.')
 
@@ -67,7 +82,17 @@ class Result(NamedTuple):
   summary: str
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
+class Options(NamedTuple):
+  """What changes nothing in the results of a run."""
+  charts: Sequence[str] = ()  # Names of `charts.CHARTS`.
+  profile: str = ''  # 'A:B': the first and last step of a profile.
+
+
+_NO_OPTIONS = Options()
+
+
+def train(config: ml_collections.ConfigDict, workdir: str,
+          options: Options = _NO_OPTIONS) -> Result:
   """Trains from scratch, or goes on with the run that `workdir` holds.
 
   Of several processes all call it, with the same arguments.
@@ -75,16 +100,21 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   Args:
     config: what to train, from `experiments/configs`.
     workdir: a new directory, or that of a run with the same config.
+    options: what it draws or times on the way.
 
   Returns:
     The last state and all that was measured; the summary in the first process.
 
   Raises:
     ValueError: if the config, its data, the directory or its checkpoint is
-      wrong.
+      wrong, or another process trains in it.
     OSError: if the directory cannot be written to.
+    stopping.Stopped: if a signal asked the process to stop; the step is saved.
   """
   runs.check(config)
+  charts.check(options.charts)
+  profile = profiling.of(
+      options.profile, pathlib.Path(workdir) / workdirs.PROFILE)
   mesh = meshes.create(config)  # None: on one device.
   run, dataset = runs.create(config, mesh)
   state = runs.first_state(config, run, mesh)
@@ -96,38 +126,59 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
   del whole
 
   path = pathlib.Path(workdir)
-  log, saved = path / workdirs.METRICS, path / workdirs.CHECKPOINTS
-  processes.first(lambda: _claim(path, config, dataset))
-  start, state = checkpoints.restore(saved, state)
-  processes.first(lambda: metrics.truncate(log, start))
-  batches = meshes.divide(dataset, mesh)
-  bar = tqdm.tqdm(range(start + 1, config.steps + 1), initial=start,
-                  total=config.steps, disable=processes.hide_bars())
-  for step in bar:
-    batch = batches.train(config.seed, step, config.batch_size)
-    kept = {}
-    if step == permuting.step:
-      state, kept = permuting.permute(here(state))
-      state = run.place(state)
-    state, loss = run.train(state, batch)
-    if step % config.log_every == 0 or step in (permuting.step, config.steps):
-      row = {'step': step, 'loss': float(loss), **kept,
-             **run.measure(state, batches.test())}
-      if slim:
-        row['channels'] = slimming.channels(slim, here(state))
-      if slim and step == config.steps:
-        row |= slimming.costs(slim, here(state))
-      if processes.is_first():
-        metrics.append(log, row)
+  with processes.watch() as watch, contextlib.ExitStack() as stack:
+    processes.first(lambda: _claim(stack, path, config, dataset))
+    journal = journals.Journal(path, config, state, options.charts)
+    state = journal.state
+    batches = meshes.divide(dataset, mesh)
+    bar = tqdm.tqdm(
+        range(journal.start + 1, config.steps + 1), initial=journal.start,
+        total=config.steps, disable=processes.hide_bars())
+    for step in bar:
+      profile.before(step)
+      batch = batches.train(config.seed, step, config.batch_size)
+      kept = {}
+      if step == permuting.step:
+        state, kept = permuting.permute(here(state))
+        state = run.place(state)
+      state, loss = run.train(state, batch)
+      profile.after(step, loss)
+      if step % config.log_every == 0 or step in (
+          permuting.step, config.steps):
+        row = {'step': step, 'loss': float(loss), **kept,
+               **run.measure(state, batches.test())}
+        if slim:
+          row['channels'] = slimming.channels(slim, here(state))
+        if slim and step == config.steps:
+          row |= slimming.costs(slim, here(state))
+        journal.add(row)
         _show(bar, row)
-    if step % config.save_every == 0 or step == config.steps:
-      checkpoints.save(saved, step, state)
+      watch.can_save = True
+      signal = processes.asked_to_stop(watch, step)
+      if step % config.save_every == 0 or step == config.steps or signal:
+        journal.save(step, state)
+      if signal and step < config.steps:
+        raise stopping.Stopped(
+            f'{stopping.name(signal)} after step {step:,}, which is saved; '
+            f'{stopping.AGAIN}', signal)
 
-  rows = metrics.read(log)
-  params, masks = here(
-      (steps.sparse(state).params, jaxsparse.get_masks(state.opt_state)))
-  return Result(state, rows, report.write(path, config, rows, params, masks)
-                if processes.is_first() else '')
+    journal.close()
+    params, masks = here(
+        (steps.sparse(state).params, jaxsparse.get_masks(state.opt_state)))
+    summary = report.write(path, config, journal.rows, params, masks
+                           ) if processes.is_first() else ''
+    return Result(state, journal.rows, summary)
+
+
+def dry_run(config: ml_collections.ConfigDict) -> str:
+  """Returns what a run would do and take, without training or writing.
+
+  Raises:
+    ValueError: if the config or its data are wrong.
+  """
+  runs.check(config)
+  run, dataset = runs.create(config)
+  return dry_runs.report(config, run, dataset)
 
 
 def main(argv: list[str]):
@@ -136,12 +187,19 @@ def main(argv: list[str]):
   with launch.mistakes_in_one_line():
     processes.connect(_COORDINATOR.value, count=_PROCESSES.value,
                       index=_PROCESS.value)
-    result = train(_CONFIG.value, _WORKDIR.value)
+    if _DRY_RUN.value:
+      print(dry_run(_CONFIG.value))
+      return
+    result = train(_CONFIG.value, launch.workdir(_WORKDIR.value),
+                   Options(_CHARTS.value, _PROFILE.value))
   if processes.is_first():
     print(f'\n{result.summary}\n{report.locations(_WORKDIR.value)}')
 
 
-def _claim(path, config, dataset):
+def _claim(stack, path, config, dataset):
+  """Makes the directory ours, until the stack ends."""
+  path.mkdir(parents=True, exist_ok=True)
+  stack.enter_context(owner.hold(path))
   workdirs.claim(str(path), config, dataset=config.dataset,
                  fingerprint=dataset.fingerprint)
   if recipe := methods.recipe(config):
@@ -152,6 +210,8 @@ def _claim(path, config, dataset):
 
 
 def _show(bar, row):
+  if not processes.is_first():
+    return
   if bar.disable:
     print(f'step {row["step"]:>6,}  {metrics.describe(row)}', flush=True)
   else:

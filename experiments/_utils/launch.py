@@ -1,18 +1,32 @@
 """What the commands share: mistakes in a command cost one line."""
 
+import ast
 from collections.abc import Iterator
 import contextlib
+import pathlib
+import re
+import signal
 import sys
 
 from absl import flags
 import jax
 
+from experiments._utils import stopping
+
 
 def parse(argv: list[str]) -> list[str]:
-  """Parses the flags; a mistake in them costs one line, not a traceback."""
+  """Parses the flags; a mistake in them costs one line, not a traceback.
+
+  A config is code. A file that defines no `get_config` is not run at all.
+  """
   try:
+    for i, flag in enumerate(argv):
+      if match := re.fullmatch(r'--?config(?:=(.*))?', flag, re.DOTALL):
+        value = match[1] if match[1] is not None else (*argv, '')[i + 1]
+        _check_is_config(pathlib.Path(value.partition(':')[0]))
     rest = flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, OSError) as error:
+  except (flags.Error, AttributeError, KeyError, ValueError, OSError,
+          ImportError) as error:
     while isinstance(cause := next(iter(error.args), None), Exception):
       error = cause  # ml_collections wraps a KeyError in an AttributeError.
     message = str(error)
@@ -32,12 +46,32 @@ def mistakes_in_one_line() -> Iterator[None]:
   """
   try:
     yield
+  except stopping.Stopped as stopped:
+    print(f'error: {stopped}', file=sys.stderr)
+    sys.exit(128 + stopped.number)
+  except KeyboardInterrupt:
+    print(f'error: interrupted; {stopping.AGAIN}', file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
   except (ValueError, OSError) as error:
     if flags.FLAGS.traceback:
       raise
     sys.exit(f'error: {one_line(error)}')
-  except KeyboardInterrupt:
-    sys.exit('error: interrupted; the same command goes on from here')
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    if flags.FLAGS.traceback or not _is_of_memory(error):
+      raise
+    sys.exit(f'error: out of memory: {one_line(error)}')
+
+
+def workdir(path: str) -> str:
+  """Returns the path of a --workdir.
+
+  Raises:
+    ValueError: if it is empty, which would be the current directory.
+  """
+  if not path.strip():
+    raise ValueError('--workdir is empty. Give a new directory, such as '
+                     '--workdir=runs/first')
+  return path
 
 
 def keep_programs(folder: str):
@@ -63,3 +97,30 @@ def one_line(error: Exception) -> str:
   if isinstance(error, (ValueError, OSError)):
     return message
   return f'{type(error).__name__}: {message}'
+
+
+def _check_is_config(path):
+  """Finds out whether a file defines `get_config`, without running it."""
+  hint = ('Configs are Python files that are run, such as '
+          'experiments/configs/digits/rigl_90.py')
+  if not path.is_file():
+    raise ValueError(f'--config={path} is no file. {hint}')
+  try:
+    tree = ast.parse(path.read_bytes())
+  except (SyntaxError, ValueError, RecursionError, MemoryError):
+    raise ValueError(f'--config={path} is no Python file. {hint}') from None
+  defined = {
+      name for node in tree.body for name in (
+          [node.name] if isinstance(node, ast.FunctionDef)
+          else [alias.asname or alias.name for alias in node.names]
+          if isinstance(node, (ast.Import, ast.ImportFrom))
+          else [target.id for target in node.targets
+                if isinstance(target, ast.Name)]
+          if isinstance(node, ast.Assign) else [])}
+  if 'get_config' not in defined:
+    raise ValueError(
+        f'--config={path} defines no get_config, so it is not run. {hint}')
+
+
+def _is_of_memory(error):
+  return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)

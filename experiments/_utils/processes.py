@@ -5,12 +5,15 @@ how it goes. A lone process costs nothing here.
 """
 
 from collections.abc import Callable
+import contextlib
+import signal
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
 from experiments._utils import launch
+from experiments._utils import stopping
 
 AUTO = 'auto'
 _LONGEST = 2_000  # Bytes of a message from the first process.
@@ -76,6 +79,29 @@ def first(write: Callable[[], None]):
 def number_of_first(number: int) -> int:
   """Returns the number that the first process has."""
   return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def asked_to_stop(watch: stopping.Watch, step: int) -> int | None:
+  """Returns the signal that asks all processes to stop after this step.
+
+  Of several processes one may be told before the others: JAX watches for
+  SIGTERM then, and all stop after the same step.
+
+  Args:
+    watch: for signals to this process.
+    step: that has just been computed; each process asks once after each.
+  """
+  if jax.process_count() == 1:
+    return watch.number
+  is_last = multihost_utils.reached_preemption_sync_point(step)
+  return signal.SIGTERM if is_last else None
+
+
+def watch() -> contextlib.AbstractContextManager[stopping.Watch]:
+  """Watches for signals that ask this process to stop, if it is alone."""
+  if jax.process_count() == 1:
+    return stopping.watch()
+  return contextlib.nullcontext(stopping.Watch())
 
 
 def _text_of_first(text):

@@ -23,7 +23,7 @@ _DEPTHS = {f'resnet{depth}': depth for depth in (20, 32, 34, 50)}
 _MODELS = {'mlp': MLP, 'resnet': ResNet, 'vit': ViT, 'vgg': VGG,
            **dict.fromkeys(_DEPTHS, BatchNormResNet),
            'lm': LM, 'text': TextClassifier, 'dlrm': DLRM}
-_SIZES = ('width', 'depth')
+SIZES = ('width', 'depth')  # Keys of a config; `None` is the model's own.
 
 
 def create(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
@@ -46,7 +46,7 @@ def create(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
     raise ValueError(
         f'model {config.model!r} is for {model.TASK}, dataset '
         f'{config.dataset!r} for {dataset.task}; use {" or ".join(fitting)}')
-  sizes = {key: config[key] for key in _SIZES if config[key] is not None}
+  sizes = {key: config[key] for key in SIZES if config[key] is not None}
   if config.model in _DEPTHS:
     sizes.setdefault('depth', _DEPTHS[config.model])
   for key, value in sizes.items():

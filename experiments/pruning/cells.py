@@ -95,7 +95,8 @@ def forget_progress(folder: pathlib.Path):
 
 def _prune(bench, cell, folder):
   """Pruned params, their masks, and seconds, also those before a kill."""
-  stage, found = checkpoints.load(folder)
+  # A damaged stage is computed again.
+  stage, found = checkpoints.load(folder, tell=print)
   state, seconds = None, 0.
   if stage:
     state = calibration.OneShotState(**found['state'])

@@ -1,61 +1,93 @@
 """Checkpoints of a run: params, optimizer state and, inside it, the masks.
 
-A checkpoint is a directory `<step>` that holds what Orbax wrote, `state`, and
-the digests by which a damaged or foreign one is found out before it is read.
-It appears whole or not at all, whenever the run is killed. Of several processes
-each saves and restores what its devices hold, in a folder that all of them see.
+A checkpoint is a directory `<step>` that holds what Orbax wrote, `state`, texts
+that belong to that step, and the digests by which a damaged, renamed or foreign
+one is found out before it is read. It appears whole or not at all, whenever the
+run is killed. Of several processes each saves and restores what its devices
+hold, in a folder that all of them see.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
 import hashlib
 import json
 import pathlib
-import shutil
+import re
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments._utils import launch
 from experiments._utils import processes
+from experiments.records import workdir
 
 PyTree = Any
 
 _KEEP = 2
-_STATE, _DIGESTS, _PARTIAL = 'state', 'digests.json', 'partial'
+_STATE, _DIGESTS, _PARTIAL, _DAMAGED = (
+    'state', 'digests.json', 'partial', '.damaged')
 
 
-def save(directory: pathlib.Path, step: int, state: PyTree):
-  """Saves the state after `step` updates and drops all but two checkpoints."""
+class Damaged(ValueError):
+  """A checkpoint is not what was saved."""
+
+
+def save(directory: pathlib.Path, step: int, state: PyTree,
+         texts: Mapping[str, str] | None = None):
+  """Saves the state after `step` updates and drops all but two checkpoints.
+
+  Args:
+    directory: of the checkpoints of the run.
+    step: from 1 on.
+    state: a tree of arrays.
+    texts: by name, what else belongs to this step; of the first process.
+
+  Raises:
+    OSError: if it cannot be written, as on a full disk; what was saved before
+      is left as it was.
+  """
   partial = directory.absolute() / _PARTIAL
   # Processes talk to each other when they compute nothing: devices that a CPU
   # plays can block each other.
   jax.block_until_ready(state)
   # A killed run may leave one.
-  processes.first(lambda: shutil.rmtree(partial, ignore_errors=True))
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(partial / _STATE, state)
+  processes.first(lambda: workdir.remove(partial))
+  _write(partial / _STATE, state, partial)
 
   def finish():
-    (partial / _DIGESTS).write_text(json.dumps({
-        'files': _files_digest(partial / _STATE), 'shapes': _shapes(state)}))
+    with workdir.naming(partial):
+      for name, text in (texts or {}).items():
+        (partial / name).write_text(text)
+      (partial / _DIGESTS).write_text(json.dumps(
+          _with_own_digest({'step': step, 'shapes': _shapes(state),
+                            'files': _files_digest(partial)})))
     partial.rename(directory / str(step))
     for old in _steps(directory)[:-_KEEP]:
-      shutil.rmtree(directory / str(old))
+      workdir.remove(directory / str(old))
   processes.first(finish)
 
 
-def restore(directory: pathlib.Path, state: PyTree) -> tuple[int, PyTree]:
+def restore(directory: pathlib.Path, state: PyTree, *,
+            tell: Callable[[str], None] | None = None) -> tuple[int, PyTree]:
   """Returns the last step saved and its state, or 0 and the state given.
 
   Args:
     directory: where `save` put the checkpoints of the run, if there are any.
     state: a new state, which says what the saved one has to look like and on
       which devices it is to lie.
+    tell: takes what people should know, and allows to go on from the checkpoint
+      before if the last one is damaged, which is moved aside. Without it the
+      last one has to be whole.
 
   Raises:
     ValueError: if the checkpoint is damaged, or of another model or method.
   """
-  step, path, shapes = _last(directory)
+  step, path, shapes = _last(directory, tell)
   if not step:
     return 0, state
   ours = _shapes(state)
@@ -68,17 +100,30 @@ def restore(directory: pathlib.Path, state: PyTree) -> tuple[int, PyTree]:
     return step, checkpointer.restore(path / _STATE, state)
 
 
-def load(directory: pathlib.Path) -> tuple[int, PyTree]:
+def load(directory: pathlib.Path, *, tell: Callable[[str], None] | None = None
+         ) -> tuple[int, PyTree]:
   """Returns the last step saved and its state in dicts and lists, or 0, `None`.
 
   Args:
     directory: where `save` put the checkpoints, if there are any.
+    tell: as of `restore`.
 
   Raises:
     ValueError: if the checkpoint is damaged.
   """
-  step, path, _ = _last(directory)
+  step, path, _ = _last(directory, tell)
   return step, read(path / _STATE) if step else None
+
+
+def text(directory: pathlib.Path, step: int, name: str) -> str:
+  """Returns what `save` was given of this name.
+
+  Args:
+    directory: where `save` put the checkpoints.
+    step: of one that `restore` has found whole.
+    name: of the text.
+  """
+  return (directory / str(step) / name).read_text()
 
 
 def export(path: pathlib.Path, tree: PyTree):
@@ -87,12 +132,14 @@ def export(path: pathlib.Path, tree: PyTree):
   Args:
     path: the new directory; `read`, and Orbax alone, reads it.
     tree: of arrays and `None`.
+
+  Raises:
+    OSError: if it cannot be written, as on a full disk.
   """
   partial = path.absolute().with_name(path.name + '.' + _PARTIAL)
   for folder in (partial, path):
-    shutil.rmtree(folder, ignore_errors=True)
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(partial, tree)
+    workdir.remove(folder)
+  _write(partial, tree, partial)
   partial.rename(path)
 
 
@@ -112,24 +159,99 @@ def digest(tree: PyTree) -> str:
   return sha.hexdigest()
 
 
-def _last(directory):
-  """The last step saved, where it is and the shapes it has; or 0."""
-  # All processes take the same one: a folder that is shared may lag.
-  step = processes.number_of_first(max(_steps(directory), default=0))
-  path = directory.absolute() / str(step)
-  if not step:
-    return 0, path, {}
+def _write(path, tree, partial):
+  """Lets Orbax write; if it cannot, the reason is one line."""
   try:
-    digests = json.loads((path / _DIGESTS).read_text())
-    damaged = digests['files'] != _files_digest(path / _STATE)
-    shapes = digests['shapes']
-  except (OSError, ValueError, KeyError, TypeError):
-    damaged, shapes = True, {}
+    with _silent(), ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(path, tree)
+  except (OSError, ValueError, RuntimeError) as error:
+    with contextlib.suppress(OSError):
+      workdir.remove(partial)  # A full disk has some room again.
+    # From ' [' on stand places in the source of TensorStore.
+    reason = launch.one_line(error).partition(' [')[0]
+    raise OSError(f'cannot save {path.parent.parent}: {reason}. Is the disk '
+                  'full, or a quota reached? Make room; the same command goes '
+                  'on from the checkpoint before') from error
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+  """Keeps Orbax from logging a traceback in each of its threads."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.FATAL)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
+
+
+def _last(directory, tell):
+  """The last whole step, where it is and the shapes it has; or 0."""
+  found = []
+  processes.first(lambda: found.append(_choose(directory, tell)))
+  # All processes take the same one: a folder that is shared may lag.
+  step = processes.number_of_first(found[0] if found else 0)
+  path = directory.absolute() / str(step)
+  return step, path, _manifest(path)['shapes'] if step else {}
+
+
+def _choose(directory, tell):
+  """The last step whose checkpoint is whole, or 0 if none was saved."""
+  if not directory.is_dir() and (directory.is_symlink() or directory.exists()):
+    raise ValueError(f'{directory} is no folder of checkpoints: remove it, and '
+                     'the run starts again')
+  damaged = {}
+  for step in reversed(_steps(directory)):
+    path = directory.absolute() / str(step)
+    try:
+      _check(path)
+    except Damaged as error:
+      if tell is None:
+        raise
+      damaged[path] = str(error)
+      continue
+    for other, why in damaged.items():
+      aside = other.with_name(other.name + _DAMAGED)
+      workdir.remove(aside)
+      other.rename(aside)
+      tell(f'{why} It is now {aside.name}, and the run goes on from step '
+           f'{step:,}.')
+    return step
   if damaged:
-    raise ValueError(
-        f'checkpoint {path} is damaged: its files are not those that were '
-        'saved. Remove it to go on from an older one.')
-  return step, path, shapes
+    raise Damaged(f'{next(iter(damaged.values()))} No other is whole: remove '
+                  f'{directory}, and the run starts again.')
+  return 0
+
+
+def _check(path):
+  """Finds out whether a checkpoint is what was saved."""
+  manifest = _manifest(path)
+  if str(manifest['step']) != path.name:
+    raise Damaged(f'checkpoint {path} is damaged: it was saved as that of step '
+                  f'{manifest["step"]}.')
+  if manifest['files'] != _files_digest(path):
+    raise Damaged(f'checkpoint {path} is damaged: its files are not those that '
+                  'were saved.')
+
+
+def _with_own_digest(content):
+  """A manifest that tells whether it is as it was written."""
+  text_ = json.dumps(content, sort_keys=True)
+  return {**content, 'self': hashlib.sha256(text_.encode()).hexdigest()}
+
+
+def _manifest(path):
+  """What was saved beside the files, or an error: it vouches for itself."""
+  try:
+    read_ = json.loads((path / _DIGESTS).read_text())
+    content = {key: value for key, value in read_.items() if key != 'self'}
+    whole = _with_own_digest(content) == read_
+  except (OSError, ValueError, RecursionError, AttributeError):
+    whole = False
+  if not whole:
+    raise Damaged(f'checkpoint {path} is damaged: {_DIGESTS} is missing, or '
+                  'not what was saved.')
+  return content
 
 
 def _shapes(tree):
@@ -138,15 +260,20 @@ def _shapes(tree):
 
 
 def _files_digest(path):
+  """A hash of all files but the digests themselves."""
   sha = hashlib.sha256()
   for file in sorted(path.rglob('*')):
-    if file.is_file():
+    if file.is_file() and file != path / _DIGESTS:
       sha.update(f'{file.relative_to(path)} {file.stat().st_size}\n'.encode())
-      sha.update(file.read_bytes())
+      with file.open('rb') as opened:
+        while block := opened.read(1 << 20):
+          sha.update(block)
   return sha.hexdigest()
 
 
 def _steps(directory):
+  """Steps by the names of checkpoints, in order."""
   if not directory.is_dir():
     return []
-  return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+  return sorted(int(path.name) for path in directory.iterdir()
+                if re.fullmatch('[1-9][0-9]*', path.name))

@@ -1,5 +1,6 @@
 """One JSON object a line: what a run measured, at which step."""
 
+from collections.abc import Callable
 import json
 import math
 import pathlib
@@ -68,31 +69,93 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
   return float(ranks - ones * (ones + 1) / 2) / pairs if pairs else math.nan
 
 
+class Found(NamedTuple):
+  """What a file holds."""
+  rows: list[Row]
+  problems: list[str]  # A text for each line that is no row.
+
+
 def append(path: pathlib.Path, row: Row):
-  """Adds a row; once this returns, it outlives the process."""
-  with path.open('a') as file:
-    file.write(json.dumps(row) + '\n')
+  """Adds a row; once this returns, it outlives the process.
+
+  Raises:
+    OSError: if it cannot be written, as on a full disk.
+  """
+  with workdir.naming(path), path.open('a') as file:
+    file.write(_line(row))
+
+
+def examine(path: pathlib.Path) -> Found:
+  """Returns the rows of a file and the lines that are none.
+
+  The half row at its end that a killed run may leave is no problem.
+  """
+  found = Found([], [])
+  lines = path.read_bytes().split(b'\n') if path.exists() else [b'']
+  for i, line in enumerate(lines):
+    try:
+      row = json.loads(line.decode())
+    except (ValueError, RecursionError):  # Of UTF-8, or of JSON.
+      row = None
+    if isinstance(row, dict):
+      found.rows.append(row)
+    elif i < len(lines) - 1:
+      found.problems.append(f'line {i + 1} is no row')
+  return found
 
 
 def read(path: pathlib.Path) -> list[Row]:
-  """Returns the rows, without the half row that a killed run may leave."""
-  rows = []
-  for line in path.read_text().splitlines() if path.exists() else ():
-    try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
+  """Returns the rows, without the half row that a killed run may leave.
+
+  Raises:
+    ValueError: if another line is no row.
+  """
+  rows, problems = examine(path)
+  if problems:
+    raise ValueError(f'{path} is damaged: {problems[0]}. The command that '
+                     'wrote it mends it: start that again.')
   return rows
 
 
-def truncate(path: pathlib.Path, step: int):
-  """Drops the rows after `step`: the run is about to measure them again."""
-  rewrite(path, [row for row in read(path) if row['step'] <= step])
+def restore(path: pathlib.Path, rows: list[Row], *, step: int,
+            tell: Callable[[str], None]):
+  """Makes a file what it was at a checkpoint: the run measures the rest again.
+
+  Args:
+    path: of the rows of a run.
+    rows: those that were saved with its checkpoint.
+    step: of the checkpoint.
+    tell: takes what people should know of damage that was mended.
+  """
+  found, problems = examine(path)
+  steps = [row['step'] if isinstance(row.get('step'), int) else 0
+           for row in found]
+  # Rows after the checkpoint are no damage: the run was killed later.
+  until = [_line(row) for row, at in zip(found, steps) if at <= step]
+  saved = [_line(row) for row in rows]
+  if until != saved or steps != sorted({*steps}):
+    problems.append(
+        f'of the {len(saved)} rows up to step {step:,} it has '
+        f'{len({*until} & {*saved})}, and {len(until)} in all')
+  if problems:
+    tell(f'{path} is damaged: {problems[0]}. Rows up to step {step:,} are '
+         'those saved with the checkpoint; later ones are measured again.')
+  rewrite(path, rows)
 
 
 def rewrite(path: pathlib.Path, rows: list[Row]):
   """Makes these the rows, whatever there was, such as half a row."""
-  workdir.write(path, ''.join(json.dumps(row) + '\n' for row in rows))
+  workdir.write(path, text(rows))
+
+
+def text(rows: list[Row]) -> str:
+  """Returns rows as a file has them."""
+  return ''.join(map(_line, rows))
+
+
+def parse(lines: str) -> list[Row]:
+  """Returns the rows of `text`."""
+  return [json.loads(line) for line in lines.splitlines()]
 
 
 def describe(row: Row) -> str:
@@ -103,3 +166,7 @@ def describe(row: Row) -> str:
   label = metric.label[0].lower() + metric.label[1:]
   return (f'loss {row["loss"]:.4f}  {label} {metric.show(row[key])}{bayes}  '
           f'sparsity {row["sparsity"]:.1%}')
+
+
+def _line(row):
+  return json.dumps(row) + '\n'

@@ -1,8 +1,11 @@
 """The directory of one run: what lies in it, and whose it is."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 import pathlib
+import shutil
 
 import ml_collections
 
@@ -16,6 +19,8 @@ PLOT = 'training.png'
 MASK = 'mask.png'
 CHANNELS = 'channels.png'
 SUMMARY = 'summary.txt'
+ENVIRONMENT = 'environment.json'
+PROFILE = 'profile'
 
 # Keys of a config in which a run may go on otherwise than it began.
 FREE = frozenset({'mesh'})
@@ -66,20 +71,50 @@ def read_fingerprint(path: pathlib.Path) -> str | None:
   """Returns which data the run in `path` reads; None: it was not yet noted."""
   if not (path / DATASET).exists():
     return None
-  return _read_json(path / DATASET).get('fingerprint')
+  content = _read_json(path / DATASET)
+  if not isinstance(content.get('fingerprint'), str):
+    raise ValueError(f'cannot read {path / DATASET}: it holds no fingerprint. '
+                     'Remove it if the data are those that the run began with.')
+  return content['fingerprint']
 
 
 def write(path: pathlib.Path, text: str):
   """Writes the file whole or, if the run is killed meanwhile, not at all."""
   partial = path.with_name(path.name + '.partial')
-  partial.write_text(text)
-  os.replace(partial, path)
+  with naming(path):
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+  """Makes errors of the system name the file, which a full disk does not.
+
+  >>> with naming(pathlib.Path('metrics.jsonl')):
+  ...   raise OSError(28, 'No space left on device')
+  Traceback (most recent call last):
+  OSError: [Errno 28] No space left on device: 'metrics.jsonl'
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno is None or error.filename is not None:
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def remove(path: pathlib.Path):
+  """Removes whatever is there: a file, a link, a folder, or nothing."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
 
 
 def _read_json(file):
   try:
     content = json.loads(file.read_text())
-  except ValueError as error:  # Of JSON, or of UTF-8.
+  except (ValueError, RecursionError) as error:  # Of JSON, or of UTF-8.
     raise ValueError(f'cannot read {file}: {error}') from error
   if not isinstance(content, dict):
     raise ValueError(f'cannot read {file}: it holds no object')

@@ -11,6 +11,9 @@ import threading
 from typing import Any, Callable, NamedTuple
 
 from experiments._utils import launch
+from experiments._utils import stopping
+
+_PATIENCE = 60.  # Seconds that a process has to save its step.
 
 
 class Outcome(NamedTuple):
@@ -67,8 +70,16 @@ def _shared(function, jobs, workers):
         _give(busy, worker, waiting)
         yield Outcome(job, error)
   finally:
-    for worker in busy:  # Not empty only if the caller stopped early.
-      worker.process.kill()
+    _stop([worker.process for worker in busy])
+
+
+def _stop(processes):
+  """Ends those that are left because the caller stopped early."""
+  for process in processes:
+    process.terminate()  # A run saves its step.
+  for process in processes:
+    process.join(_PATIENCE)
+    process.kill()
 
 
 def _hire(function, cpu):
@@ -102,7 +113,11 @@ def _serve(function, pipe, cpu):
       job = pipe.recv()
     except EOFError:
       return
-    pipe.send(_attempt(function, job))
+    try:
+      error = _attempt(function, job)
+    except stopping.Stopped as stopped:
+      os._exit(128 + stopped.number)  # The parent has told why.
+    pipe.send(error)
 
 
 def _end_with_parent():

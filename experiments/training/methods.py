@@ -79,6 +79,16 @@ def nm_patterns(config: Config) -> Patterns:
       config.n, config.m, transposable=config.transposable))
 
 
+def pattern(config: Config) -> jaxsparse.Pattern | None:
+  """Returns the pattern of the config's method; `None` if it has none alone.
+  """
+  row = names.lookup(METHODS, config.method, kind='method')
+  found = [value for key in row.by_place if key in _DERIVED
+           and key.endswith('_patterns')
+           for value in _DERIVED[key](config).values() if value is not None]
+  return found[0] if found else None
+
+
 def recipe(config: Config) -> recipes.Recipe | None:
   """Returns what `config.recipe` describes, if the method is a recipe."""
   if config.method != 'recipe':

@@ -1,5 +1,6 @@
 """A run: made from its config, or brought back from its work directory."""
 
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -8,8 +9,10 @@ import ml_collections
 import yaml
 
 from experiments import data
+from experiments._utils import launch
 from experiments.records import checkpoints
 from experiments.records import workdir as workdirs
+from experiments.training import memory
 from experiments.training import meshes
 from experiments.training import methods
 from experiments.training import slimming
@@ -18,9 +21,15 @@ from jaxsparse import recipes
 
 PyTree = Any
 
-# The least that a key of `configs/default.py` may be.
-_LEAST = dict(steps=1, batch_size=1, log_every=1, save_every=1, seed=0,
-              context=1, test_examples=1, image_size=1, permute_budget=0)
+_INT32 = 2 ** 31 - 1
+# What a key of `configs/default.py` may be: least and most.
+_WHOLE = dict(
+    steps=(1, _INT32), batch_size=(1, _INT32), log_every=(1, _INT32),
+    save_every=(1, _INT32), seed=(0, 2 ** 32 - 1), context=(1, _INT32),
+    test_examples=(1, _INT32), image_size=(1, _INT32),
+    permute_budget=(0, _INT32))
+_NUMBERS = dict(learning_rate=(0., math.inf), weight_decay=(0., math.inf),
+                momentum=(0., 1.))
 
 
 class Restored(NamedTuple):
@@ -44,10 +53,14 @@ def check(config: ml_collections.ConfigDict):
     raise ValueError('config.init_slim is for methods that keep the channels '
                      'that are left, such as dense; chase reads them from the '
                      'model as it was')
-  for key, least in _LEAST.items():
-    if config[key] < least:
-      raise ValueError(
-          f'config.{key} must be at least {least}, got {config[key]}')
+  for key, (least, most) in {**_WHOLE, **_NUMBERS}.items():
+    if not least <= config[key] <= most:  # NaN is in no range.
+      upto = f' and at most {most:,}' if most != math.inf else ''
+      raise ValueError(f'config.{key} must be at least {least:g}{upto}, got '
+                       f'{_short(config[key])}')
+  for key, value in config.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise ValueError(f'config.{key} is {value}, expected a number')
 
 
 def create(config: ml_collections.ConfigDict,
@@ -64,6 +77,7 @@ def create(config: ml_collections.ConfigDict,
       not exist, or three that do not fit each other.
   """
   dataset = data.load(config)
+  memory.check(config, dataset)
   tx = methods.create(config, lambda: steps.ties(config, dataset))
   return steps.create(config, tx, dataset, mesh), dataset
 
@@ -139,8 +153,18 @@ def keep_recipe(path: pathlib.Path, made: recipes.Recipe):
   if not file.exists():
     recipes.to_recipe(made, file)
     return
-  theirs = yaml.safe_load(file.read_text())
+  try:
+    theirs = dict(yaml.safe_load(file.read_text()))
+  except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+    raise ValueError(f'cannot read {file}: {launch.one_line(error)}. Remove '
+                     'it, and it is written anew.') from error
   if changed := [f'{key} is {theirs.get(key)!r} there and {value!r} here'
                  for key, value in ours.items() if theirs.get(key) != value]:
     raise ValueError(f'{file} is the recipe of another run: '
                      f'{"; ".join(changed)}. Give another --workdir.')
+
+
+def _short(number):
+  """A number as it was written, but no line full of digits."""
+  text = str(number)
+  return text if len(text) < 24 else f'{text[:20]}... ({len(text)} digits)'

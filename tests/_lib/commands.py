@@ -99,10 +99,10 @@ def train_until_killed(
   """Trains until a run is killed while it saves the checkpoint of a step."""
   save = checkpoints.save
 
-  def killed(directory, step, state):
+  def killed(directory, step, *saved):
     if step == at:
       raise KeyboardInterrupt
-    save(directory, step, state)
+    save(directory, step, *saved)
 
   with monkeypatch.context() as patch:
     patch.setattr(checkpoints, 'save', killed)

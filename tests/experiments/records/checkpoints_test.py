@@ -1,9 +1,12 @@
 """Checkpoints: damage is found out, digests see every bit."""
 
+import json
+import pathlib
 import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.records import checkpoints
@@ -37,6 +40,105 @@ def test_every_damage_to_a_checkpoint_is_found_out(finished, tmp_path):
     tried += 1
   assert tried > 10
   assert checkpoints.restore(copy, state)[0] == 6  # All mended.
+
+
+def _damages(path):
+  """What happens to a folder of the checkpoints 1 and 2."""
+  newest, digests = path / '2', path / '2' / 'digests.json'
+
+  def rewritten(**changes):
+    content = {**json.loads(digests.read_text()), **changes}
+    digests.write_text(json.dumps(
+        {key: value for key, value in content.items() if value is not None}))
+
+  def emptied():
+    shutil.rmtree(newest)
+    newest.mkdir()
+  return {
+      'no shapes': lambda: rewritten(shapes=None),
+      'shapes of another kind': lambda: rewritten(shapes=[]),
+      'another step': lambda: rewritten(step=7),
+      'no list': lambda: digests.write_text('[]'),
+      'a number': lambda: digests.write_text('5'),
+      'empty': lambda: digests.write_text(''),
+      'deep': lambda: digests.write_text('[' * 100_000),
+      'binary': lambda: digests.write_bytes(b'\xff\xfe\0'),
+      'an extra file': lambda: (newest / 'state/extra').write_text('x'),
+      'another text': lambda: (newest / 'rows').write_text('x'),
+      'no text': (newest / 'rows').unlink,
+      'no state': lambda: shutil.rmtree(newest / 'state'),
+      'an empty folder': emptied,
+      'a file': lambda: (shutil.rmtree(newest), newest.write_text('x')),
+      'a dangling link': lambda: (
+          shutil.rmtree(newest), newest.symlink_to('/nonexistent/x')),
+      'a link to itself': lambda: (
+          shutil.rmtree(newest), newest.symlink_to(newest)),
+      'renamed': lambda: newest.rename(path / '999'),
+      'half of another': lambda: (path / '3').mkdir(),
+  }
+
+
+@pytest.fixture(scope='module', name='saved')
+def _saved(tmp_path_factory):
+  """A folder of two checkpoints."""
+  path = tmp_path_factory.mktemp('saved')
+  for step in (1, 2):
+    checkpoints.save(path, step, {'w': jnp.arange(4.) + step},
+                     {'rows': f'until {step}'})
+  return path
+
+
+@pytest.mark.parametrize('kind', _damages(pathlib.Path()))
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_read(
+    kind, saved, tmp_path):
+  path = shutil.copytree(saved, tmp_path / 'saved')
+  _damages(path)[kind]()
+  with pytest.raises(ValueError, match='is damaged'):
+    checkpoints.load(path)
+  told = []
+  step, state = checkpoints.load(path, tell=told.append)
+  message, = told
+  assert 'is damaged' in message and f'from step {step}' in message
+  assert step == (2 if kind == 'half of another' else 1)
+  np.testing.assert_array_equal(state['w'], np.arange(4.) + step)
+  assert checkpoints.text(path, step, 'rows') == f'until {step}'
+  assert checkpoints.load(path, tell=pytest.fail)[0] == step  # Moved aside.
+  checkpoints.save(path, 3, state)
+  assert checkpoints.load(path)[0] == 3
+
+
+def test_if_no_checkpoint_is_whole_the_run_is_not_begun_anew(saved, tmp_path):
+  path = shutil.copytree(saved, tmp_path / 'saved')
+  for step in '12':
+    (path / step / 'digests.json').write_text('{}')
+  with pytest.raises(ValueError, match='2 is damaged.*No other is whole: rem'):
+    checkpoints.load(path, tell=pytest.fail)
+  for place in ('file', 'link'):
+    (tmp_path / 'file').write_text('mine')
+    (tmp_path / 'link').unlink(missing_ok=True)
+    (tmp_path / 'link').symlink_to('/nonexistent/x')
+    with pytest.raises(ValueError, match='is no folder of checkpoints'):
+      checkpoints.load(tmp_path / place, tell=pytest.fail)
+
+
+@pytest.mark.parametrize('name', ['²', '0080', '-1', '1.5', 'notes', '2.damaged'])
+def test_other_names_in_the_folder_are_left_alone(name, saved, tmp_path):
+  path = shutil.copytree(saved, tmp_path / 'saved')
+  (path / name).mkdir()
+  assert checkpoints.load(path)[0] == 2
+  assert (path / name).is_dir()
+
+
+@pytest.mark.parametrize('make', [
+    lambda path: path.write_text('x'),
+    lambda path: path.symlink_to('/nonexistent/x'),
+    lambda path: (path / 'state/x').mkdir(parents=True)])
+def test_whatever_a_killed_save_left_is_written_over(make, saved, tmp_path):
+  path = shutil.copytree(saved, tmp_path / 'saved')
+  make(path / 'partial')
+  checkpoints.save(path, 3, {'w': jnp.ones(4)})
+  assert checkpoints.load(path)[0] == 3
+  assert sorted(file.name for file in path.iterdir()) == ['2', '3']
 
 
 def test_checkpoint_of_another_model_names_the_leaf(finished):

@@ -1,6 +1,7 @@
 """Metrics: rows of a file, and the area under the ROC curve."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -14,15 +15,64 @@ from tests._lib import data_files
 pytestmark = pytest.mark.usefixtures('launched')
 
 
+def _restored(path, rows, step):
+  told = []
+  metrics.restore(path, rows, step=step, tell=told.append)
+  assert metrics.read(path) == rows
+  return told
+
+
 def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
   path = tmp_path / 'metrics.jsonl'
-  for step in (2, 4, 6):
-    metrics.append(path, {'step': step})
+  rows = [{'step': step, 'loss': float('nan')} for step in (2, 4, 6)]
+  for row in rows:
+    metrics.append(path, row)
   with path.open('a') as file:
     file.write('{"step": 8, "lo')  # What a killed run may leave.
-  metrics.truncate(path, 4)
-  assert metrics.read(path) == [{'step': 2}, {'step': 4}]
-  assert path.read_text() == '{"step": 2}\n{"step": 4}\n'
+  metrics.restore(path, rows[:2], step=4, tell=pytest.fail)
+  assert path.read_text() == metrics.text(rows[:2])
+
+
+_ROWS = [{'step': step, 'loss': 1 / step} for step in (2, 4, 6, 8)]
+_LINES = metrics.text(_ROWS).encode().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize('damaged, part', [
+    (b''.join(_LINES[:1] + [b'@@\n'] + _LINES[1:]), 'line 2 is no row'),
+    (b'\xff\xfe\n' + b''.join(_LINES), 'line 1 is no row'),
+    (b''.join(_LINES) + bytes(512) + b'\n', 'line 5 is no row'),
+    (b'[' * 100_000 + b'\n', 'line 1 is no row'),
+    (b'[]\n5\n', 'line 1 is no row'),
+    (b''.join(_LINES + _LINES), 'of the 3 rows up to step 6 it has 3, and 6'),
+    (b''.join(_LINES[:1] + _LINES[2:]), 'of the 3 .* it has 2, and 2 in all'),
+    (b''.join(_LINES[:3][::-1]), 'of the 3 .* it has 3, and 3 in all'),
+    (b'', 'of the 3 .* it has 0, and 0 in all'),
+    (b'{"step": "x"}\n{"a": 1}\n{"step": null}\n', 'it has 0, and 3 in all'),
+    (b''.join(_LINES).replace(b'0.25', b'0.26'), 'it has 2, and 3 in all'),
+])
+def test_damaged_metrics_are_told_and_mended_from_the_checkpoint(
+    damaged, part, tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(damaged)
+  told, = _restored(path, _ROWS[:3], 6)
+  assert re.search(part, told) and str(path) in told
+  assert not _restored(path, _ROWS[:3], 6)  # Nothing is left to mend.
+
+
+@pytest.mark.parametrize('whole', [
+    b''.join(_LINES), b'\r\n'.join(line.strip() for line in _LINES),
+    b''.join(_LINES)[:-9], b''.join(_LINES)[:-1]])
+def test_metrics_that_are_no_damage_are_not_told(whole, tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(whole)
+  assert not _restored(path, _ROWS[:3], 6)
+
+
+def test_damaged_metrics_are_not_read(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(_LINES[0] + b'@@\n' + _LINES[1])
+  with pytest.raises(ValueError, match='damaged: line 2 .*start that again'):
+    metrics.read(path)
 
 
 def _share_of_pairs(scores, labels):

@@ -1,0 +1,107 @@
+"""Signals that ask a run to stop: it saves first, and says so in one line.
+
+SIGTERM is what clusters send before they take a machine away, SIGHUP comes when
+a terminal closes, SIGINT is Ctrl-C. A command that one of them stopped exits
+with 128 + its number, as shells have it: 143, 129 and 130. A signal that is
+ignored already stays so, as SIGHUP does under `nohup`.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+_ASKING = [signal.SIGTERM, signal.SIGINT]
+if hasattr(signal, 'SIGHUP'):  # Not on every system.
+  _ASKING.append(signal.SIGHUP)
+AGAIN = 'the same command goes on from here'
+
+
+class Stopped(KeyboardInterrupt):
+  """A signal ended a run; what it had computed is saved."""
+
+  def __init__(self, message: str, number: int):
+    super().__init__(message)
+    self.number = number
+
+
+class Watch:
+  """Tells whether a signal has asked this process to stop.
+
+  Attributes:
+    number: of the first signal, or `None`.
+    can_save: whether there is something to save; until then a signal stops the
+      process at once.
+  """
+
+  def __init__(self):
+    self.number = None
+    self.can_save = False
+
+  def asked(self, number: int, frame=None):
+    """What the signal calls."""
+    del frame
+    if not self.can_save:
+      raise Stopped(f'{name(number)} before the first step; {AGAIN}', number)
+    if self.number is not None and number == signal.SIGINT:
+      raise Stopped(f'{name(number)} a second time; {AGAIN}, from its last '
+                    'checkpoint', number)
+    self.number = self.number or number
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Watch]:
+  """Catches signals that ask to stop, until the block ends.
+
+  In a thread other than the main one, where Python handles no signals, none is
+  caught.
+  """
+  watched = Watch()
+  with _handled(watched.asked):
+    yield watched
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+  """Makes signals that ask to stop raise `Stopped` where the program stands."""
+  def stop(number, frame):
+    del frame
+    raise Stopped(f'{name(number)}; {AGAIN}', number)
+  with _handled(stop):
+    yield
+
+
+def at_start():
+  """Ends a command with one line if Ctrl-C comes before it could be watched.
+  """
+  def leave(number, frame):
+    del frame
+    sys.stderr.write(f'error: {name(number)}; {AGAIN}\n')
+    sys.stderr.flush()
+    os._exit(128 + number)  # Half-made imports might catch an exception.
+  signal.signal(signal.SIGINT, leave)
+
+
+def name(number: int) -> str:
+  """Returns the name of a signal.
+
+  >>> name(15)
+  'stopped by SIGTERM'
+  """
+  return f'stopped by {signal.Signals(number).name}'
+
+
+@contextlib.contextmanager
+def _handled(handler):
+  before = {}
+  if threading.current_thread() is threading.main_thread():
+    for number in _ASKING:
+      if signal.getsignal(number) not in (signal.SIG_IGN, None):
+        before[number] = signal.signal(number, handler)
+  try:
+    yield
+  finally:
+    for number, old in before.items():
+      signal.signal(number, old)

@@ -1,0 +1,85 @@
+"""Where a run ran: versions, devices, the commit of its code."""
+
+from importlib import metadata
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+from experiments.records import workdir
+
+_PACKAGES = ('jaxsparse', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
+             'numpy', 'ml_collections')
+
+
+def current() -> dict[str, Any]:
+  """Returns the environment of this process.
+
+  `commit` is that of the repository in which this file lies, with '+changes' if
+  files differ from it, or `None` where there is no repository.
+  """
+  devices = jax.devices()
+  return {
+      'commit': _commit(),
+      'python': platform.python_version(),
+      'system': platform.platform(),
+      'packages': {name: _version(name) for name in _PACKAGES},
+      'devices': {'backend': jax.default_backend(), 'count': len(devices),
+                  'kind': devices[0].device_kind,
+                  'processes': jax.process_count()},
+  }
+
+
+def keep(path: pathlib.Path, step: int):
+  """Notes in a work directory where the run goes on from a step.
+
+  `environment.json` holds a list; one environment after another gets an entry,
+  with the step from which on it computed and its command.
+
+  Args:
+    path: the work directory.
+    step: that was restored, or 0.
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  file = path / workdir.ENVIRONMENT
+  entries = []
+  if file.exists():
+    try:
+      entries = json.loads(file.read_text())
+      last = {key: value for key, value in entries[-1].items()
+              if key not in ('from_step', 'command')}
+    except (ValueError, RecursionError, IndexError, AttributeError, TypeError,
+            KeyError) as error:
+      raise ValueError(f'cannot read {file}: {error}. Remove it, and the '
+                       'environments of earlier starts are forgotten.'
+                       ) from error
+    if last == current():
+      return
+  entries.append(
+      {'from_step': step, 'command': sys.orig_argv, **current()})
+  workdir.write(file, json.dumps(entries, indent=2) + '\n')
+
+
+def _version(name):
+  try:
+    return metadata.version(name)
+  except metadata.PackageNotFoundError:
+    return None
+
+
+def _commit():
+  def git(*arguments):
+    return subprocess.run(
+        ['git', '-C', str(pathlib.Path(__file__).parent), *arguments],
+        capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+  try:
+    commit = git('rev-parse', 'HEAD')
+    return commit + ('+changes' if git('status', '--porcelain') else '')
+  except (OSError, subprocess.SubprocessError):
+    return None

@@ -1,0 +1,85 @@
+"""What a run writes while it trains: rows, charts, checkpoints.
+
+Of several processes all keep one, and the first alone writes rows and charts.
+"""
+
+from collections.abc import Sequence
+import pathlib
+import sys
+from typing import Any
+
+import ml_collections
+
+from experiments._utils import processes
+from experiments.records import checkpoints
+from experiments.records import environment
+from experiments.records import metrics
+from experiments.records import workdir
+from experiments.reporting import charts
+
+PyTree = Any
+
+
+class Journal:
+  """Of a run that is new, or goes on from its last checkpoint.
+
+  Attributes:
+    start: the step of that checkpoint, or 0.
+    state: that of the checkpoint, or the one that was given.
+    rows: all that was measured so far.
+  """
+
+  def __init__(self, path: pathlib.Path, config: ml_collections.ConfigDict,
+               state: PyTree, drawn: Sequence[str]):
+    """Brings the files to where the checkpoint is; mended damage is told.
+
+    Args:
+      path: the work directory.
+      config: of the run.
+      state: a new one.
+      drawn: names of `charts.CHARTS`.
+
+    Raises:
+      ValueError: if no checkpoint is whole, or it is of another model.
+      OSError: if a file cannot be written.
+    """
+    self._log = path / workdir.METRICS
+    self._saved = path / workdir.CHECKPOINTS
+    self.start, self.state = checkpoints.restore(
+        self._saved, state, tell=_tell)
+    self.rows = metrics.parse(checkpoints.text(
+        self._saved, self.start, workdir.METRICS)) if self.start else []
+    processes.first(lambda: self._mend(path, config))
+    self._charts = charts.open_(
+        drawn if processes.is_first() else (),
+        charts.Run(path, config, self.rows))
+
+  def add(self, row: metrics.Row):
+    """Writes what was measured after a step."""
+    self.rows += metrics.parse(metrics.text([row]))  # As it will be read.
+    if processes.is_first():
+      metrics.append(self._log, row)
+      for chart in self._charts:
+        chart.log(row['step'], charts.values(row))
+
+  def save(self, step: int, state: PyTree):
+    """Saves a checkpoint, which has the rows up to this step, too."""
+    checkpoints.save(
+        self._saved, step, state, {workdir.METRICS: metrics.text(self.rows)})
+
+  def close(self):
+    """Ends the charts."""
+    for chart in self._charts:
+      chart.close()
+
+  def _mend(self, path, config):
+    if not self.start and any(
+        row.get('step', 0) >= config.save_every
+        for row in metrics.examine(self._log).rows):
+      _tell(f'{path} holds no checkpoint: the run starts again.')
+    metrics.restore(self._log, self.rows, step=self.start, tell=_tell)
+    environment.keep(path, self.start)
+
+
+def _tell(message):
+  print(f'warning: {message}', file=sys.stderr, flush=True)
