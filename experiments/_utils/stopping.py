@@ -74,14 +74,16 @@ def raised() -> Iterator[None]:
 
 
 def at_start():
-  """Ends a command with one line if Ctrl-C comes before it could be watched.
+  """Ends a command with one line if a signal comes before it is watched for.
   """
   def leave(number, frame):
     del frame
     sys.stderr.write(f'error: {name(number)}; {AGAIN}\n')
     sys.stderr.flush()
     os._exit(128 + number)  # Half-made imports might catch an exception.
-  signal.signal(signal.SIGINT, leave)
+  for number in _ASKING:
+    if signal.getsignal(number) not in (signal.SIG_IGN, None):
+      signal.signal(number, leave)
 
 
 def name(number: int) -> str:

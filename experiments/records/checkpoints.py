@@ -15,6 +15,9 @@ import hashlib
 import json
 import pathlib
 import re
+import sys
+import threading
+import time
 from typing import Any
 
 from absl import logging
@@ -176,13 +179,23 @@ def _write(path, tree, partial):
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-  """Keeps Orbax from logging a traceback in each of its threads."""
-  before = logging.get_verbosity()
+  """Keeps Orbax and its threads from showing a traceback each."""
+  hooks = [(sys, 'excepthook'), (sys, 'unraisablehook'),
+           (threading, 'excepthook')]
+  before = [getattr(*hook) for hook in hooks]
+  verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.FATAL)
+  for hook in hooks:
+    setattr(*hook, lambda *args: None)
   try:
     yield
+  except BaseException:
+    time.sleep(0.2)  # Threads that fail after the first one.
+    raise
   finally:
-    logging.set_verbosity(before)
+    logging.set_verbosity(verbosity)
+    for hook, function in zip(hooks, before):
+      setattr(*hook, function)
 
 
 def _last(directory, tell):

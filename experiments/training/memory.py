@@ -51,15 +51,18 @@ def check(config: ml_collections.ConfigDict, dataset: data.Dataset):
 
 
 def available() -> float:
-  """Returns the bytes of all devices of this run together."""
+  """Returns the bytes of all devices of this run together.
+
+  Those of other processes are taken to be as large as ours.
+  """
   total = 0
-  for device in jax.devices():
+  for device in jax.local_devices():
     stats = device.memory_stats() or {}
     if 'bytes_limit' not in stats:  # CPUs share the memory of the machine.
       return float(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
                    if hasattr(os, 'sysconf') else math.inf)
     total += stats['bytes_limit']
-  return float(total)
+  return float(total) * jax.process_count()
 
 
 def _gigabytes(n):

@@ -1,0 +1,117 @@
+"""The directory of a run: it belongs to one config, data set and process."""
+
+import errno
+import json
+import os
+import pathlib
+
+import pytest
+
+from experiments.records import environment
+from experiments.records import owner
+from experiments.records import workdir
+from tests._lib import commands
+
+
+def _claim(path):
+  return workdir.claim(str(path), commands.config('digits/rigl_90'),
+                       dataset='digits', fingerprint='abc')
+
+
+@pytest.mark.parametrize('name, content, part', [
+    ('config.json', b'', 'cannot read .*config.json'),
+    ('config.json', b'{', 'cannot read .*config.json'),
+    ('config.json', b'null', 'it holds no object'),
+    ('config.json', b'5', 'it holds no object'),
+    ('config.json', b'\xff', 'cannot read .*config.json'),
+    ('config.json', b'[' * 100_000, 'cannot read .*config.json'),
+    ('config.json', None, 'holds dataset.json but no config.json'),
+    ('dataset.json', b'', 'cannot read .*dataset.json'),
+    ('dataset.json', b'[]', 'it holds no object'),
+    ('dataset.json', b'{}', 'it holds no fingerprint'),
+    ('dataset.json', b'{"fingerprint": 1}', 'it holds no fingerprint'),
+    ('dataset.json', b'{"fingerprint": "x"}', 'a run on other data'),
+])
+def test_damaged_files_are_refused_by_name(name, content, part, tmp_path):
+  _claim(tmp_path)
+  (tmp_path / name).unlink()
+  if content is not None:
+    (tmp_path / name).write_bytes(content)
+  before = commands.hashes(tmp_path)
+  with pytest.raises(ValueError, match=part):
+    _claim(tmp_path)
+  assert commands.hashes(tmp_path) == before
+
+
+def test_errors_of_a_full_disk_name_the_file(tmp_path):
+  with pytest.raises(OSError, match='No space left.*rows.jsonl') as raised:
+    with workdir.naming(tmp_path / 'rows.jsonl'):
+      raise OSError(errno.ENOSPC, 'No space left on device')
+  assert raised.value.errno == errno.ENOSPC
+  with pytest.raises(FileNotFoundError, match='nothing/there'):
+    workdir.write(tmp_path / 'nothing/there', 'text')
+
+
+@pytest.mark.parametrize('make', [
+    lambda path: None, pathlib.Path.mkdir, lambda path: path.write_text('x'),
+    lambda path: path.symlink_to('/nonexistent'),
+    lambda path: (path / 'a/b').mkdir(parents=True)])
+def test_whatever_is_there_is_removed(make, tmp_path):
+  make(tmp_path / 'x')
+  workdir.remove(tmp_path / 'x')
+  assert not os.path.lexists(tmp_path / 'x')
+
+
+# Owners.
+
+
+def test_one_owner_at_a_time(tmp_path):
+  with owner.hold(tmp_path):
+    with pytest.raises(owner.InUse, match=f'in use by process {os.getpid()}'):
+      with owner.hold(tmp_path):
+        pytest.fail('two owners')
+  with owner.hold(tmp_path):
+    (tmp_path / owner.LOCK).write_text('')  # Not yet noted.
+    with pytest.raises(owner.InUse, match='in use by another process'):
+      with owner.hold(tmp_path):
+        pytest.fail('two owners')
+  assert not [*tmp_path.iterdir()]
+
+
+def test_a_lock_that_its_process_left_behind_holds_nobody_out(tmp_path):
+  (tmp_path / owner.LOCK).write_text('{"process": 1}')
+  with owner.hold(tmp_path):
+    assert f'"process": {os.getpid()}' in (tmp_path / owner.LOCK).read_text()
+  assert not [*tmp_path.iterdir()]
+
+
+def test_where_there_are_no_locks_nobody_is_kept_out_and_it_is_told(
+    tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(owner, 'fcntl', None)
+  with owner.hold(tmp_path), owner.hold(tmp_path):
+    pass
+  told = capsys.readouterr().err
+  assert told.count('cannot be locked') == 2 and str(tmp_path) in told
+
+
+# Environments.
+
+
+def test_each_environment_is_noted_once(tmp_path, monkeypatch):
+  environment.keep(tmp_path, 0)
+  environment.keep(tmp_path, 40)
+  first, = json.loads((tmp_path / 'environment.json').read_text())
+  assert first['from_step'] == 0 and first['packages']['jax']
+  assert first['devices']['backend'] == 'cpu'
+  monkeypatch.setattr(environment, '_commit', lambda: 'another')
+  environment.keep(tmp_path, 60)
+  again, second = json.loads((tmp_path / 'environment.json').read_text())
+  assert again == first
+  assert (second['from_step'], second['commit']) == (60, 'another')
+
+
+@pytest.mark.parametrize('content', [b'', b'[5]', b'[]', b'{}', b'\xff'])
+def test_damaged_environments_are_told(content, tmp_path):
+  (tmp_path / 'environment.json').write_bytes(content)
+  with pytest.raises(ValueError, match='environment.json: .* Remove it'):
+    environment.keep(tmp_path, 0)
