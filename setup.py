@@ -23,6 +23,10 @@ _EXPERIMENTS = [
     'scikit-learn>=1.4',
     'tqdm>=4.66',
 ]
+_CHARTS = [  # Where else `experiments.train` draws its numbers.
+    'tensorboardX>=2.6',
+    'wandb>=0.19',
+]
 _DATA = [  # Wheels that ship a trained network, and what reads it.
     'magika>=1.0.3',
     'onnx>=1.17',
@@ -34,7 +38,7 @@ _DOCS = [
     'sphinx>=7',
     'sphinx-copybutton>=0.5',
 ]
-_TESTS = _EXPERIMENTS + [
+_TESTS = _EXPERIMENTS + _CHARTS + [
     'chex>=0.1.91',
     'dm-haiku>=0.0.16',
     'equinox>=0.13',
@@ -43,6 +47,7 @@ _TESTS = _EXPERIMENTS + [
     'keras>=3.15',
     'pytest>=8.0',
     'pytest-xdist>=3.5',
+    'tensorboard>=2.18',  # Reads what was drawn.
 ]
 _DEV = _TESTS + _DOCS + [
     'build>=1.2',
@@ -65,6 +70,7 @@ setuptools.setup(
     install_requires=['jax>=0.8', 'numpy>=1.26', 'optax>=0.2.6'],
     extras_require={
         'experiments': _EXPERIMENTS,
+        'charts': _EXPERIMENTS + _CHARTS,
         'data': _EXPERIMENTS + _DATA,
         'docs': _DOCS,
         'tests': _TESTS,

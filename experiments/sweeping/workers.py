@@ -7,6 +7,7 @@ import multiprocessing
 from multiprocessing import connection as connections
 import os
 import signal
+import sys
 import threading
 from typing import Any, Callable, NamedTuple
 
@@ -116,7 +117,7 @@ def _serve(function, pipe, cpu):
     try:
       error = _attempt(function, job)
     except stopping.Stopped as stopped:
-      os._exit(128 + stopped.number)  # The parent has told why.
+      sys.exit(128 + stopped.number)  # The parent has told why.
     pipe.send(error)
 
 

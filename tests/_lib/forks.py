@@ -1,7 +1,7 @@
 """Commands that start at once: forked off a process that has imported them.
 
-A process of its own imports `experiments.train`, computes nothing, and forks for
-each command; these share a folder of compiled programs. What a command does
+A process of its own imports `experiments.train`, computes nothing, and forks
+for each command; these share a folder of compiled programs. What a command does
 with signals, exit codes and files is what it does when a shell starts it, but
 for the seconds in which it imports.
 """
@@ -104,6 +104,7 @@ class Launcher:
 def _serve(cache):
   # Imported here: only the server needs them.
   import jax
+
   from experiments import sweep  # noqa: F401  # Imports train.
   from experiments.reporting import report
   for name in ('plot_training', 'plot_mask'):  # They take half of a short run.

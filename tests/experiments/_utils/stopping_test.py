@@ -57,7 +57,7 @@ def test_threads_are_left_alone():
 
 def test_signals_can_be_raised():
   with stopping.raised():
-    with pytest.raises(stopping.Stopped, match='by SIGTERM; the same comm') as e:
+    with pytest.raises(stopping.Stopped, match='by SIGTERM; the s') as e:
       _send(signal.SIGTERM)
   assert e.value.number == signal.SIGTERM
   assert not isinstance(e.value, Exception)  # Nobody takes it for a failure.

@@ -121,7 +121,8 @@ def test_if_no_checkpoint_is_whole_the_run_is_not_begun_anew(saved, tmp_path):
       checkpoints.load(tmp_path / place, tell=pytest.fail)
 
 
-@pytest.mark.parametrize('name', ['²', '0080', '-1', '1.5', 'notes', '2.damaged'])
+@pytest.mark.parametrize(
+    'name', ['²', '0080', '-1', '1.5', 'notes', '2.damaged'])
 def test_other_names_in_the_folder_are_left_alone(name, saved, tmp_path):
   path = shutil.copytree(saved, tmp_path / 'saved')
   (path / name).mkdir()

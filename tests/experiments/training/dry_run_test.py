@@ -20,7 +20,7 @@ pytestmark = [
 @pytest.mark.parametrize('name, parts', [
     ('digits/sr_ste_2_4', [
         '"method": "sr_ste"',
-        'layers/0/kernel 64x32 2,048 2:4 matches the regex of model',
+        'layers/0/kernel 64x32 2,048 nm(2, 4) matches the regex of model',
         'head/bias 10 10 dense does not match the regex',
         'sparse 3,072', 'all 3,466',
         'the regex of model mlp: layers/', 'dense FLOPs of a batch, forward']),
