@@ -51,8 +51,9 @@ class Fork:
       if time.monotonic() > limit:
         self.send(signal.SIGKILL)
       time.sleep(0.005)
-    return Ended(code, *((self._folder / name).read_text(errors='replace')
-                         for name in ('out', 'errors')))
+    return Ended(code, *(
+        file.read_text(errors='replace') if file.exists() else ''
+        for file in (self._folder / 'out', self._folder / 'errors')))
 
 
 class Launcher:

@@ -95,29 +95,38 @@ def _assert_same(path, whole):
 # Kills.
 
 
-def test_runs_killed_at_any_time_end_bit_identical(launcher, whole, tmp_path):
-  rng = random.Random(0)
-  in_a_save = 0
-  path = tmp_path / 'run'
-  for kill in range(_TRIES):
-    if kill % 5 == 0:
-      shutil.rmtree(path, ignore_errors=True)  # Another run.
-    fork = launcher.start(*_command(path))
-    partial = path / 'checkpoints' / 'partial'
-    limit = time.monotonic() + rng.uniform(0.5, 8)
-    while time.monotonic() < limit and launcher.ask(poll=fork.pid) is None:
-      if kill % 2 and partial.exists():  # Inside of a save.
-        in_a_save += 1
-        break
-      time.sleep(0.001)
-    with contextlib.suppress(ProcessLookupError):
-      fork.send(signal.SIGKILL)
-    fork.wait()
-  print(f'{_TRIES} kills, {in_a_save} inside of a save')
-  ended = launcher.run(*_command(path))
-  assert not ended.code, ended.errors
-  assert not ended.errors.count('warning')
-  _assert_same(path, whole)
+def _kill_at_random(launcher, path, rng):
+  """Kills a run at a random time, or inside of a save; returns whether so."""
+  wants_save = rng.random() < 0.5
+  fork = launcher.start(*_command(path))
+  partial = path / 'checkpoints' / 'partial'
+  # Saves begin when it has compiled, and come three more times.
+  limit = time.monotonic() + (60 if wants_save else rng.uniform(0.5, 6))
+  skipped = rng.randrange(3)
+  is_in_save = False
+  while time.monotonic() < limit and launcher.ask(poll=fork.pid) is None:
+    was, is_in_save = is_in_save, partial.exists()
+    skipped -= was and not is_in_save
+    if wants_save and is_in_save and skipped <= 0:
+      break
+    time.sleep(0.001)
+  with contextlib.suppress(ProcessLookupError):
+    fork.send(signal.SIGKILL)
+  fork.wait()
+  return is_in_save
+
+
+@pytest.mark.parametrize('seed', range(-(-_TRIES // 5)))
+def test_runs_killed_at_any_time_end_bit_identical(
+    seed, launcher, whole, tmp_path):
+  rng = random.Random(seed)
+  kills = min(5, _TRIES - 5 * seed)
+  in_a_save = sum(
+      _kill_at_random(launcher, tmp_path / 'run', rng) for _ in range(kills))
+  print(f'{kills} kills, {in_a_save} inside of a save')
+  ended = launcher.run(*_command(tmp_path / 'run'))
+  assert not ended.code and 'warning' not in ended.errors, ended.errors
+  _assert_same(tmp_path / 'run', whole)
 
 
 # Signals.
