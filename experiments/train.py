@@ -27,6 +27,7 @@ from collections.abc import Sequence
 import contextlib
 import functools
 import pathlib
+import sys
 from typing import NamedTuple
 
 from absl import app
@@ -202,6 +203,8 @@ def _claim(stack, path, config, dataset):
   stack.enter_context(owner.hold(path))
   workdirs.claim(str(path), config, dataset=config.dataset,
                  fingerprint=dataset.fingerprint)
+  for doubt in runs.doubts(config):
+    print(f'warning: {doubt}', file=sys.stderr, flush=True)
   if recipe := methods.recipe(config):
     runs.keep_recipe(path, recipe)
     for message in recipe.messages:

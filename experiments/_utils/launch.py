@@ -30,6 +30,9 @@ def parse(argv: list[str]) -> list[str]:
     while isinstance(cause := next(iter(error.args), None), Exception):
       error = cause  # ml_collections wraps a KeyError in an AttributeError.
     message = str(error)
+    if 'Traceback' in message:  # Of a config: its last line is enough.
+      message = (message.partition('Traceback')[0]
+                 + message.strip().splitlines()[-1])
     if isinstance(error, KeyError):
       message = f'no such config key: {error.args[0]}'
     sys.exit(f'error: {" ".join(message.split())}')

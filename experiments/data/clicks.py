@@ -39,7 +39,11 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
 
   Nothing is drawn twice, so no model overfits. Ids are numbered by rank, the
   most frequent one of each feature is 0.
+
+  Raises:
+    ValueError: if the config names a folder.
   """
+  dataset.check_no_folder(config, source='is made up')
   world = _world()
   starts = np.cumsum((0, *CARDINALITIES[:-1]))
 

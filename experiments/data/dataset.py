@@ -102,6 +102,21 @@ def fingerprint(*parts: bytes | np.ndarray) -> str:
   return sha.hexdigest()[:12]
 
 
+def check_no_folder(config: ml_collections.ConfigDict, *, source: str):
+  """Finds out whether `config.data_dir` would be ignored.
+
+  Args:
+    config: of the run.
+    source: where the data come from.
+
+  Raises:
+    ValueError: if it is set.
+  """
+  if config.data_dir:
+    raise ValueError(f'dataset {config.dataset!r} {source}, and reads no '
+                     f'--config.data_dir, got {config.data_dir!r}')
+
+
 def folder(config: ml_collections.ConfigDict, *, expected: str) -> pathlib.Path:
   """Returns `config.data_dir`.
 

@@ -15,8 +15,12 @@ _TEST_SIZE = 500
 
 
 def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
-  """Returns 1,297 digits to train on and 500 to test on, always the same."""
-  del config
+  """Returns 1,297 digits to train on and 500 to test on, always the same.
+
+  Raises:
+    ValueError: if the config names a folder.
+  """
+  dataset.check_no_folder(config, source='ships with scikit-learn')
   digits = datasets.load_digits()
   images, test_images, labels, test_labels = model_selection.train_test_split(
       digits.images[..., None], digits.target.astype(np.int32),

@@ -74,7 +74,7 @@ class Journal:
 
   def _mend(self, path, config):
     if not self.start and any(
-        row.get('step', 0) >= config.save_every
+        row.get('step', 0) > config.save_every
         for row in metrics.examine(self._log).rows):
       _tell(f'{path} holds no checkpoint: the run starts again.')
     metrics.restore(self._log, self.rows, step=self.start, tell=_tell)

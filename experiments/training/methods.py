@@ -55,6 +55,9 @@ def create(config: Config, ties: Callable[[], units.Ties]) -> Optimizer:
       a value is wrong.
   """
   row = names.lookup(METHODS, config.method, kind='method')
+  if config.transposable and 'nm_patterns' not in row.by_place:
+    raise ValueError(f'config.transposable is for N:M methods such as '
+                     f'\'sr_ste\'; {config.method!r} is none')
   derived = {**_DERIVED, 'ties': lambda config: ties()}
 
   def value(key):

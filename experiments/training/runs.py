@@ -32,6 +32,11 @@ _NUMBERS = dict(learning_rate=(0., math.inf), weight_decay=(0., math.inf),
                 momentum=(0., 1.))
 
 
+# What makes a config one of a run.
+_KEYS = ('method', 'dataset', 'model', 'init_from', 'init_slim', 'mesh',
+         *_WHOLE, *_NUMBERS)
+
+
 class Restored(NamedTuple):
   """A run that was saved."""
   config: ml_collections.ConfigDict
@@ -46,6 +51,11 @@ def check(config: ml_collections.ConfigDict):
   Raises:
     ValueError: if there is one.
   """
+  if missing := [key for key in _KEYS if key not in config]:
+    raise ValueError(
+        f'the config lacks {", ".join(missing[:3])}, so it is none of a run: '
+        'start from experiments/configs/default.py. Configs of sweeps are for '
+        'experiments.sweep, of pruned networks for experiments.prune')
   if config.init_slim and not config.init_from:
     raise ValueError('config.init_slim cuts channels out of config.init_from: '
                      'give the --workdir of a run that has ended')
@@ -61,6 +71,15 @@ def check(config: ml_collections.ConfigDict):
   for key, value in config.items():
     if isinstance(value, float) and not math.isfinite(value):
       raise ValueError(f'config.{key} is {value}, expected a number')
+
+
+def doubts(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns what in a config is no mistake, but seldom what is meant."""
+  end = config.get('end')
+  if isinstance(end, int) and end > config.steps:
+    return [f'config.end={end:,} lies after the last step, {config.steps:,}: '
+            'pruning does not come to its target']
+  return []
 
 
 def create(config: ml_collections.ConfigDict,

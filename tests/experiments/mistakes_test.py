@@ -50,6 +50,10 @@ def _train(monkeypatch, name, workdir, *overrides):
     ('--config=setup.py', ['defines no get_config, so it is not run']),
     ('--config=README.md', ['is no Python file']),
     ('--config=nowhere.py', ['is no file']),
+    ('--config.data_dir=/mine', ['ships with scikit-learn', '\'/mine\'']),
+    ('--config=experiments/configs/digits/sweep_nm.py', [
+        'the config lacks method', 'experiments.sweep']),
+    ('--config=experiments/configs/digits/rigl_90.py:x', ['get_config']),
     ('--config.model=resnett', ['did you mean \'resnet\'?']),
     ('--config.optimizer=sdg', ['optimizer', 'did you mean \'sgd\'?']),
     ('--config.learning_rate_schedule=step', ['did you mean \'steps\'?']),
@@ -69,6 +73,21 @@ def test_wrong_flag_costs_one_line(override, parts, monkeypatch, tmp_path):
       monkeypatch, 'digits/sr_ste_2_4', tmp_path / 'run', override)
   commands.assert_one_line(message, *parts)
   assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_a_method_does_not_read_are_refused(
+    monkeypatch, tmp_path):
+  commands.assert_one_line(
+      _train(monkeypatch, 'digits/rigl_90', tmp_path / 'run',
+             '--config.transposable=true'), '\'rigl\' is none')
+
+
+def test_a_schedule_that_outlasts_the_run_is_told(
+    monkeypatch, tmp_path, capfd):
+  assert not _train(monkeypatch, 'digits/magnitude_90', tmp_path / 'run',
+                    '--config.steps=2', '--config.end=100')
+  assert ('warning: config.end=100 lies after the last step, 2: pruning does '
+          'not come to its target') in capfd.readouterr().err
 
 
 def test_unwritable_workdir_costs_one_line_and_an_exit_code(tmp_path):
