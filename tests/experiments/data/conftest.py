@@ -12,6 +12,6 @@ def _load(tmp_path):
     is_shipped = name not in data_files.WRITERS
     if not is_shipped and not list(tmp_path.iterdir()):
       data_files.WRITERS[name](tmp_path)
-    return data_files.load(
-        name, None if is_shipped else tmp_path, **{**data_files.SIZES, **overrides})
+    return data_files.load(name, None if is_shipped else tmp_path,
+                           **{**data_files.SIZES, **overrides})
   return load
