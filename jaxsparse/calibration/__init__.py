@@ -18,6 +18,7 @@ from jaxsparse.calibration._alps import alps
 from jaxsparse.calibration._one_shot import one_shot
 from jaxsparse.calibration._one_shot import OneShotState
 from jaxsparse.calibration._owl import owl
+from jaxsparse.calibration._reap import reap
 from jaxsparse.calibration._reconstruction import reconstruction_error
 from jaxsparse.calibration._reconstruction import refit
 from jaxsparse.calibration._sparsegpt import sparsegpt
@@ -29,7 +30,7 @@ from jaxsparse.calibration._windows import ReconstructState
 
 __all__ = [
     'activations', 'admm', 'alps', 'input_statistics', 'mean_activation',
-    'one_shot', 'OneShotState', 'owl', 'reconstruct', 'ReconstructState',
-    'reconstruction_error', 'refit', 'sparsegpt', 'Statistic',
-    'unit_activations', 'wanda', 'wanda_score',
+    'one_shot', 'OneShotState', 'owl', 'reap', 'reconstruct',
+    'ReconstructState', 'reconstruction_error', 'refit', 'sparsegpt',
+    'Statistic', 'unit_activations', 'wanda', 'wanda_score',
 ]

@@ -105,7 +105,9 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
   ties = ties_lib.as_ties(ties)
 
   def routed(tie):
-    roles = {(m.role, len(ties.shapes.get(m.path, ()))) for m in tie.members}
+    # Of stacked layers each has its own experts.
+    roles = {(m.role, len(ties.shapes.get(m.path, ())) - len(m.along))
+             for m in tie.members}
     stacked = any(rank > 2 and role == 'beside' for role, rank in roles)
     if (tie.kept or '').startswith(_CHOOSING):  # And the router is a matrix.
       stacked |= ('makes', 2) in roles and any(
@@ -114,7 +116,7 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
         rank > 1 and role == 'makes' for role, rank in roles)
   return Ties(tuple(
       dataclasses.replace(tie, kept=None, read=None) for tie in ties
-      if tie.free and not tie.along and routed(tie)), ties.shapes)
+      if tie.free and routed(tie)), ties.shapes)
 
 
 def _removable(ties: Ties, names: Collection[str]) -> Ties:
