@@ -7,6 +7,9 @@ that make up for what it prunes (`sparsegpt`, `admm`, `alps`). `refit` finds the
 best weights under any mask, and `reconstruction_error` says how far outputs are
 off. All functions are pure, of arrays: `jax.vmap` takes them over layers and
 experts, and outputs may be sharded over devices.
+
+Of whole models, `one_shot` prunes all kernels in turn, and `activations` and
+`reap` rank units and experts by what they give.
 """
 
 from jaxsparse.calibration._activations import activations

@@ -10,6 +10,7 @@ import numpy as np
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _stages
+from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.graph import combining
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Tie
@@ -88,7 +89,7 @@ def reap(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
         'after tokens were sorted, have no axis that a tie could follow: stack '
         'their kernels and multiply by einsum.')
   steps: dict[str, Any] = {}
-  total: dict[str, tuple[jax.Array, jax.Array]] = {}
+  total: dict[str, Statistic] = {}
   for batch in batches:
     shapes = str(jax.tree.map(jax.typeof, batch))
     if shapes not in steps:
@@ -134,24 +135,25 @@ def _place(tie: Tie, layer: combining.Layer) -> tuple[int | None, ...]:
 
 
 def _sums(layers: combining.Layers, ties: Ties, params: ArrayTree, batch: Any,
-          weights: jax.Array | None) -> dict[str, tuple[jax.Array, jax.Array]]:
+          weights: jax.Array | None) -> dict[str, Statistic]:
   """By tie, sums over tokens of what experts add, and their number."""
   def look(given):
-    norms = jnp.sqrt(jnp.sum(jnp.square(
-        given.added.astype(numerics.wide(given.added).dtype)), given.features))
+    norms = jnp.sqrt(jnp.sum(
+        jnp.square(numerics.wide(given.added)), given.features))
     routed = jnp.any(given.weights != 0, given.features)
     share = jnp.where(routed, 1., 0.).astype(jnp.float32)
     if weights is not None:
       share = share * _spread(weights, share.shape)
-    return jnp.sum(norms.astype(jnp.float32) * share), jnp.sum(share)
+    return Statistic(
+        jnp.sum(norms.astype(jnp.float32) * share), jnp.sum(share))
   found = layers.run(params, *batch, look=look)
   made = {}
   for tie in ties:
     places = {_place(tie, layer): sums for layer, sums in zip(
         layers.layers, found) if layer.name == tie.name}
-    made[tie.name] = tuple(
-        jnp.stack([places[at][k] for at in np.ndindex(tie.along)]).reshape(
-            tie.shape) for k in (0, 1))
+    made[tie.name] = jax.tree.map(
+        lambda *each, shape=tie.shape: jnp.stack(each).reshape(shape),
+        *(places[at] for at in np.ndindex(tie.along)))
   return made
 
 

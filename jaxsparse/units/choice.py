@@ -82,7 +82,7 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
   among them. A router's softmax or `top_k` is over all experts, so that
   `infer_ties` keeps them; without some, the others share what is left, which is
   the function that pruning experts is about. Its biases and corrections of
-  scores go along.
+  scores go along. Layers of a `scan` have one tie, along layers.
 
   Args:
     ties: from `infer_ties`.
