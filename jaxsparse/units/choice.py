@@ -108,7 +108,12 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
     # Of stacked layers each has its own experts.
     roles = {(m.role, len(ties.shapes.get(m.path, ())) - len(m.along))
              for m in tie.members}
-    stacked = any(rank > 2 and role == 'beside' for role, rank in roles)
+    if ('reads', 2) in roles:  # As a matrix reads features, or heads.
+      return False
+    stacked = any(
+        m.role == 'beside' and len(shape) - len(m.along) > 2
+        and sum(n > 1 for n in shape) - len(m.along) > 1  # Or it is a scale.
+        for m in tie.members for shape in [ties.shapes.get(m.path, ())])
     if (tie.kept or '').startswith(_CHOOSING):  # And the router is a matrix.
       stacked |= ('makes', 2) in roles and any(
           rank > 2 and role == 'makes' for role, rank in roles)
