@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import meshes
 from jaxsparse.calibration import _common
 from jaxsparse.calibration._admm import admm
 from jaxsparse.calibration._alps import alps
@@ -105,6 +106,16 @@ def prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
   Raises:
     ValueError: if the method does, or the statistic or the result has NaN.
   """
+  with meshes.automatic((w, statistic, sparsity)) as arrays:
+    found = _prune(name, *arrays[:2], layout, how, arrays[2])
+  if isinstance(w, jax.Array):  # Laid out as it was.
+    found = found._replace(kernel=jax.device_put(found.kernel, w.sharding),
+                           mask=jax.device_put(found.mask, w.sharding))
+  return found
+
+
+def _prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
+           how: Method, sparsity: Any) -> Pruned:
   groups, x, moment = 1, None, how.kind == 'moment'
   if statistic is not None:
     _check(name, statistic)
