@@ -14,6 +14,7 @@ from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import _walk
 from jaxsparse.graph import slices
 from jaxsparse.graph import taps
+from jaxsparse.graph._known import Constant
 from jaxsparse.graph._known import DATA
 from jaxsparse.graph._known import Known
 from jaxsparse.graph._known import Tag
@@ -74,7 +75,7 @@ class Line:
     jaxpr = getattr(closed, 'jaxpr', closed)
     known = dict(zip(jaxpr.invars, arrays))
     for v, const in zip(jaxpr.constvars, getattr(closed, 'consts', ())):
-      known[v] = self.add(Known(jnp.asarray(const)))
+      known[v] = self.add(Known(jnp.asarray(const), Constant.of(const)))
       self.consts[known[v]] = const
 
     def read(v):
@@ -138,6 +139,8 @@ class Line:
         tag = Tag(Leaf(path, (*index, (axes.pop(), k))), tuple(rest))
       else:
         tag, of = None, frozenset({tag.path})
+    elif isinstance(tag, Constant):
+      tag = tag.slice
     number = self.add(Known(cut(known.value), tag, of))
     self.slices[number] = i, k
     return number

@@ -11,13 +11,8 @@ import pytest
 
 import jaxsparse
 from jaxsparse import calibration
-
-RNG = np.random.default_rng(0)
-HALF = jaxsparse.unstructured(0.5)
-
-
-def array(*shape):
-  return (RNG.normal(size=shape) / 2).astype(np.float32)
+from tests._lib.calibration import array
+from tests._lib.calibration import HALF
 
 
 def product(text, x, w):
@@ -65,7 +60,7 @@ MLP = {'up': array(8, 16), 'down': array(16, 8)}
      {'q': P(None, 'model'), 'out': P('model')}, 'admm'),
     (experts, {'router': array(8, 4), 'up': array(4, 8, 8),
                'down': array(4, 8, 8)}, array(16, 8),
-     {'up': P('model'), 'down': P('model')}, 'sparsegpt'),
+     {'up': P('model'), 'down': P('model')}, 'wanda'),
     (convolution, {'w': array(3, 3, 8, 8)}, array(4, 6, 6, 8), {}, 'wanda')],
                          ids=['replicated', 'mlp', 'scan', 'heads', 'experts',
                               'convolution'])
