@@ -107,8 +107,8 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
       `jax.jit`.
 
   Warns:
-    UserWarning: if a pattern for all kernels leaves some dense, because it
-      cannot be done or their inputs are not seen.
+    UserWarning: if a pattern for all kernels leaves some dense, because it does
+      not fit, they are used in another way, too, or their inputs are not seen.
 
   References:
     Frantar and Alistarh, `SparseGPT: Massive Language Models Can Be Accurately
@@ -196,6 +196,9 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
   if isinstance(patterns, Pattern):
     rules = graph.kernel_patterns(fn, params, *batch, pattern=patterns)
     kernels = rules.kernels
+    for path, why in rules.dense.items():
+      if kernels[path].contracted:  # Whatever else is dense is no kernel.
+        warnings.warn(f'{path} stays dense: {why}', stacklevel=3)
   elif isinstance(patterns, Mapping):
     rules, kernels = patterns, graph.infer_kernels(fn, params, *batch)
   else:

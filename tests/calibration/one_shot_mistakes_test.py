@@ -72,6 +72,19 @@ def test_scales_along_inputs_are_not_passed_over():
       masks['w'], calibration.wanda(params['w'], (x**2).sum(0), HALF))
 
 
+def test_a_pattern_for_all_says_what_it_leaves_dense():
+  def fn(p, x):
+    return p['table'][x] @ p['w'] @ p['odd'] @ p['table'].T
+  params = {'table': array(5, 8), 'w': array(8, 6), 'odd': array(6, 8)}
+  with pytest.warns(UserWarning) as told:
+    _, masks = jaxsparse.one_shot(
+        fn, params, [np.arange(5)], jaxsparse.nm(2, 4), 'magnitude')
+  assert masks['w'].sum() == 24 and masks['odd'] is masks['table'] is None
+  first, second = sorted(str(w.message) for w in told)
+  assert first.startswith('odd stays dense: group of nm(2, 4) needs axis')
+  assert second == 'table stays dense: also looked up'
+
+
 def test_depthwise_kernels_in_the_axes_of_keras_are_told():
   def fn(p, x):
     y = lax.conv_general_dilated(
