@@ -1,7 +1,6 @@
 """Meshes with Explicit axes, for work whose layout is left to the compiler."""
 
-import contextlib
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import jax
 from jax.sharding import AxisType
@@ -10,29 +9,38 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 
-@contextlib.contextmanager
-def automatic(tree: Any) -> Iterator[Any]:
-  """Arrays on a mesh with Explicit axes as ones on the same with Auto axes.
+def automatically(fn: Callable[..., Any], *args: Any) -> Any:
+  """A function of arrays that are no tracers, on a mesh as if axes were Auto.
 
-  No data move. A tree without such arrays is what it is.
+  No data move. Without arrays on a mesh with Explicit axes it is the function.
 
   Args:
-    tree: of arrays that are no tracers.
+    fn: the function.
+    *args: trees of arrays.
 
-  Yields:
-    The tree; meanwhile the mesh of the context is that with Auto axes.
+  Returns:
+    What it returns, with Explicit axes again.
   """
-  meshes = {x.sharding.mesh for x in jax.tree.leaves(tree) if _is_explicit(x)}
+  meshes = {x.sharding.mesh for x in jax.tree.leaves(args) if _is_explicit(x)}
   if not meshes:
-    yield tree
-    return
+    return fn(*args)
   mesh = meshes.pop()
   auto = Mesh(mesh.devices, mesh.axis_names,
               axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+  def moved(tree, to, is_there):
+    return jax.tree.map(
+        lambda x: jax.device_put(x, NamedSharding(to, x.sharding.spec))
+        if is_there(x) else x, tree)
   with jax.set_mesh(auto):
-    yield jax.tree.map(
-        lambda x: jax.device_put(x, NamedSharding(auto, x.sharding.spec))
-        if _is_explicit(x) else x, tree)
+    found = fn(*moved(args, auto, _is_explicit))
+  return moved(found, mesh, lambda x: isinstance(
+      getattr(x, 'sharding', None), NamedSharding))
+
+
+def like(x: jax.Array, other: jax.Array) -> jax.Array:
+  """An array laid out as another one of its shape, if that is explicitly so."""
+  return jax.device_put(x, other.sharding) if _is_explicit(other) else x
 
 
 def _is_explicit(x: Any) -> bool:
@@ -41,7 +49,7 @@ def _is_explicit(x: Any) -> bool:
           and AxisType.Explicit in sharding.mesh.axis_types)
 
 
-def compiler_laid_out(fn: Callable[..., Any], *args: Any) -> Any:
+def laid_out_by_compiler(fn: Callable[..., Any], *args: Any) -> Any:
   """A function of arrays as if axes were Auto; results are on every device.
 
   Args:

@@ -106,12 +106,11 @@ def prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
   Raises:
     ValueError: if the method does, or the statistic or the result has NaN.
   """
-  with meshes.automatic((w, statistic, sparsity)) as arrays:
-    found = _prune(name, *arrays[:2], layout, how, arrays[2])
-  if isinstance(w, jax.Array):  # Laid out as it was.
-    found = found._replace(kernel=jax.device_put(found.kernel, w.sharding),
-                           mask=jax.device_put(found.mask, w.sharding))
-  return found
+  found = meshes.automatically(
+      lambda w, x, s: _prune(name, w, x, layout, how, s),
+      w, statistic, sparsity)
+  return found._replace(kernel=meshes.like(found.kernel, w),
+                        mask=meshes.like(found.mask, w))
 
 
 def _prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,

@@ -141,7 +141,7 @@ def tap(kind: str, weights: jax.Array | None = None,
 
 def _statistic(product: Product, kind: str, weights: jax.Array | None
                ) -> Statistic:
-  return meshes.compiler_laid_out(
+  return meshes.laid_out_by_compiler(
       lambda rows, groups, weights: _summed_up(
           product._replace(rows=rows, groups=groups), kind, weights),
       product.rows, product.groups, weights)

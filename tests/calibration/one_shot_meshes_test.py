@@ -80,6 +80,18 @@ def test_a_mesh_changes_nothing(fn, params, x, specs, method):
     assert found[name].sharding.is_equivalent_to(w.sharding, w.ndim)
 
 
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_parameters_may_lie_nowhere(kind):
+  x = array(16, 8)
+  fn = lambda p, x: jax.nn.relu(x @ p['up']) @ p['down']
+  _, masks = jaxsparse.one_shot(fn, MLP, [x], HALF, 'wanda')
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(kind,))
+  data = jax.device_put(x, NamedSharding(mesh, P('data')))
+  _, found = jaxsparse.one_shot(fn, MLP, [data], HALF, 'wanda')
+  for name, mask in masks.items():
+    np.testing.assert_array_equal(found[name], mask)
+
+
 def test_statistics_are_those_of_all_data():
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Explicit,))
   x = array(16, 8)
