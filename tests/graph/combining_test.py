@@ -90,11 +90,6 @@ def test_a_layer_has_what_is_added_by_its_own_units():
       X + first.sum(0) + second.sum(0), fn(p, X, GATES), rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_used_twice_is_told():
-  with pytest.raises(combining.Lost, match='in two ways'):
-    run(lambda p, x, g: added(p, x, g) + jnp.sin(added(p, x, 2 * g)))
-
-
 def test_what_is_not_there_is_told():
   with pytest.raises(combining.Lost, match='no product of'):
     run(added, axes={'scale': 0})
