@@ -2,6 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
@@ -262,6 +265,18 @@ def test_outputs_in_16_bits_are_summed_in_32():
   found, (tie,) = measured(weighted, half, x)
   np.testing.assert_allclose(found[tie.name], mean_norms(
       [numbers(half, x) for x in x], np.asarray(half['bias'], 'f4')), rtol=3e-2)
+
+
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_tokens_may_be_shared_out(kind):
+  x = array(16, WIDTH)
+  tie, = ties = units.experts(units.infer_ties(weighted, P, x))
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(kind,))
+  data = jax.device_put(x, NamedSharding(mesh, PartitionSpec('data')))
+  with jax.set_mesh(mesh):
+    found = calibration.reap(weighted, P, [data], ties)
+  np.testing.assert_allclose(found[tie.name], mean_norms(
+      [numbers(P, x)], P['bias']), rtol=1e-5)
 
 
 def looped_over_experts(p, x):
