@@ -7,6 +7,9 @@ that make up for what it prunes (`sparsegpt`, `admm`, `alps`). `refit` finds the
 best weights under any mask, and `reconstruction_error` says how far outputs are
 off. All functions are pure, of arrays: `jax.vmap` takes them over layers and
 experts, and outputs may be sharded over devices.
+
+Of whole models, `one_shot` prunes all kernels in turn, and `activations` and
+`reap` rank units and experts by what they give.
 """
 
 from jaxsparse.calibration._activations import activations
@@ -18,6 +21,7 @@ from jaxsparse.calibration._alps import alps
 from jaxsparse.calibration._one_shot import one_shot
 from jaxsparse.calibration._one_shot import OneShotState
 from jaxsparse.calibration._owl import owl
+from jaxsparse.calibration._reap import reap
 from jaxsparse.calibration._reconstruction import reconstruction_error
 from jaxsparse.calibration._reconstruction import refit
 from jaxsparse.calibration._sparsegpt import sparsegpt
@@ -29,7 +33,7 @@ from jaxsparse.calibration._windows import ReconstructState
 
 __all__ = [
     'activations', 'admm', 'alps', 'input_statistics', 'mean_activation',
-    'one_shot', 'OneShotState', 'owl', 'reconstruct', 'ReconstructState',
-    'reconstruction_error', 'refit', 'sparsegpt', 'Statistic',
-    'unit_activations', 'wanda', 'wanda_score',
+    'one_shot', 'OneShotState', 'owl', 'reap', 'reconstruct',
+    'ReconstructState', 'reconstruction_error', 'refit', 'sparsegpt',
+    'Statistic', 'unit_activations', 'wanda', 'wanda_score',
 ]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import meshes
 from jaxsparse.calibration import _common
 from jaxsparse.calibration._admm import admm
 from jaxsparse.calibration._alps import alps
@@ -105,6 +106,15 @@ def prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
   Raises:
     ValueError: if the method does, or the statistic or the result has NaN.
   """
+  found = meshes.automatically(
+      lambda w, x, s: _prune(name, w, x, layout, how, s),
+      w, statistic, sparsity)
+  return found._replace(kernel=meshes.like(found.kernel, w),
+                        mask=meshes.like(found.mask, w))
+
+
+def _prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
+           how: Method, sparsity: Any) -> Pruned:
   groups, x, moment = 1, None, how.kind == 'moment'
   if statistic is not None:
     _check(name, statistic)

@@ -70,7 +70,9 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     fn: `fn(params, *inputs)`, as it is for evaluation; any that JAX can trace.
     params: its trained parameters. They are not changed.
     batches: of inputs, such as `[x, y]` for `fn(params, x)`; a tuple is several
-      arguments. Their sizes may differ. On a mesh its axes are of type Auto.
+      arguments. Their sizes may differ. They and the parameters may lie on a
+      mesh with Auto or Explicit axes; kernels and masks lie as kernels did, and
+      statistics on every device.
     patterns: a pattern, which all kernels get on their own axes as
       `kernel_patterns` says; or rules, as for `prune`: a dict from regular
       expressions for paths to patterns that are written for the axes of
@@ -105,8 +107,8 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
       `jax.jit`.
 
   Warns:
-    UserWarning: if a pattern for all kernels leaves some dense, because it
-      cannot be done or their inputs are not seen.
+    UserWarning: if a pattern for all kernels leaves some dense, because it does
+      not fit, they are used in another way, too, or their inputs are not seen.
 
   References:
     Frantar and Alistarh, `SparseGPT: Massive Language Models Can Be Accurately
@@ -194,6 +196,9 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
   if isinstance(patterns, Pattern):
     rules = graph.kernel_patterns(fn, params, *batch, pattern=patterns)
     kernels = rules.kernels
+    for path, why in rules.dense.items():
+      if kernels[path].contracted:  # Whatever else is dense is no kernel.
+        warnings.warn(f'{path} stays dense: {why}', stacklevel=3)
   elif isinstance(patterns, Mapping):
     rules, kernels = patterns, graph.infer_kernels(fn, params, *batch)
   else:
@@ -255,7 +260,7 @@ def _each(path: str, sparsity: Any, layout: Layout) -> Any:
 
 def _first(params: ArrayTree, tasks: Mapping[str, Task]) -> OneShotState:
   masks = trees.map_with_path(
-      lambda path, w: jnp.ones(w.shape, bool) if path in tasks else None,
+      lambda path, w: jnp.ones_like(w, bool) if path in tasks else None,
       params)
   errors = {path: task.errors() for path, task in tasks.items()}
   return OneShotState(params, masks, errors, 0)

@@ -9,6 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import meshes
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import kernel_axes
@@ -139,6 +140,14 @@ def tap(kind: str, weights: jax.Array | None = None,
 
 
 def _statistic(product: Product, kind: str, weights: jax.Array | None
+               ) -> Statistic:
+  return meshes.laid_out_by_compiler(
+      lambda rows, groups, weights: _summed_up(
+          product._replace(rows=rows, groups=groups), kind, weights),
+      product.rows, product.groups, weights)
+
+
+def _summed_up(product: Product, kind: str, weights: jax.Array | None
                ) -> Statistic:
   if product.conv is not None:
     if weights is not None:

@@ -2,11 +2,15 @@
 
 An array made of a parameter alone, by casts, transposes, reshapes, masks and
 the like, has a `Tag`, which says which axes of the parameter its axes are. What
-depends on inputs is `DATA`; of all else, constants among it, nothing is known.
+depends on inputs is `DATA`. Of constants is known along which axes they differ,
+of all else nothing.
 """
 
 import math
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+
+import jax
+import numpy as np
 
 from jaxsparse.graph import _arrays
 from jaxsparse.graph import _shards
@@ -24,8 +28,8 @@ class Tag(NamedTuple):
     keys: for each axis of the array what of the parameter it is, major first.
     split: the axes of the parameter that a `shard_map` shares out, and over
       which mesh axes.
-    scaled: axes of the parameter along which another one scales it, the same
-      along some others: `w * s[:, None]` is scaled along 0.
+    scaled: axes of the parameter along which another one, or a constant,
+      scales it, the same along some others: `w * s[:, None]` is scaled along 0.
   """
   path: Any
   keys: tuple[tuple[Key, ...], ...]
@@ -51,6 +55,31 @@ class Tag(NamedTuple):
     """Which axis of the array begins with this one of the parameter."""
     return next((k for k, row in enumerate(self.keys) if row
                  and row[0][0] == axis and not any(row[0][1:])), None)
+
+
+class Constant(NamedTuple):
+  """An array is made of constants alone.
+
+  Attributes:
+    differs: whether its slices along each axis do.
+  """
+  differs: tuple[bool, ...]
+
+  @classmethod
+  def of(cls, x: Any) -> 'Constant':
+    """Of an array closed over, or a number."""
+    shape = np.shape(x)
+    if isinstance(x, jax.core.Tracer) or not shape or not np.size(x) or (
+        jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)):
+      return cls(tuple(n > 1 for n in shape))
+    x = np.asarray(x)
+    return cls(tuple(bool((x != x.take([0], axis)).any())
+                     for axis in range(x.ndim)))
+
+  @property
+  def slice(self) -> 'Constant':
+    """What a loop over its first axis sees of it."""
+    return Constant(self.differs[1:])
 
 
 class _Data:
@@ -104,7 +133,7 @@ class Known(NamedTuple):
 
   Attributes:
     value: the array.
-    tag: a `Tag`, `DATA` or `None`.
+    tag: a `Tag`, a `Constant`, `DATA` or `None`.
     of: paths of parameters that it was made of alone, in another way than a
       `Tag` follows.
     over: in which it differs among devices.
@@ -144,19 +173,46 @@ def passed(eqn: Any, tags: Sequence[Any]) -> Tag | None:
           if j == i] for w in wiring.outputs[0]]
   scaled = frozenset().union(*(
       _scaled(tag, other, new) for j, other in enumerate(tags)
-      if j != i and name in ('mul', 'div') and isinstance(other, Tag)))
+      if j != i and name in ('mul', 'div') and isinstance(
+          other, (Tag, Constant))))
   return tag._replace(keys=tuple(
       tag.keys[axes[0]] if axes else () for axes in row),
                       scaled=tag.scaled | scaled)
 
 
-def _scaled(tag: Tag, other: Tag, shape: tuple[int, ...]) -> frozenset[int]:
+def made_of_constants(eqn: Any, tags: Sequence[Any]) -> Constant | None:
+  """The tag of what is made of constants alone, if they are not cut."""
+  if len(eqn.outvars) != 1 or not all(
+      isinstance(tag, Constant) or tag is None and not v.aval.shape
+      for v, tag in zip(eqn.invars, tags)):
+    return None
+  differs = [tag.differs if tag else () for tag in tags]
+  new = eqn.outvars[0].aval.shape
+  if eqn.primitive.name == 'reshape':
+    return Constant(tuple(
+        new[k] > 1 and any(differs[0][i] for i in olds)
+        for k, olds in sorted((k, olds) for olds, news in _arrays.alike(
+            eqn.invars[0].aval.shape, new) for k in news)))
+  wiring = primitives.wiring(eqn)
+  if wiring.kind not in ('map', 'move', 'sum'):
+    return None
+  return Constant(tuple(
+      not wires.uniform if isinstance(wires, primitives.New)
+      else any(differs[i][axis] for i, axis in wires)
+      for wires in wiring.outputs[0]))
+
+
+def _scaled(tag: Tag, other: Tag | Constant, shape: tuple[int, ...]
+            ) -> frozenset[int]:
   """Axes along which `other` scales, if it is the same along some axes."""
   wide = [k for k, n in enumerate(shape) if n > 1]
-  if all(other.keys[k] for k in wide):
+  if isinstance(other, Constant):  # A number for all has no axes.
+    own = [k for k in wide if other.differs and other.differs[k]]
+  else:
+    own = [k for k in wide if other.keys[k]]
+  if own == wide:
     return frozenset()  # A mask, or weights of their own.
-  return frozenset(key[0] for k in wide if other.keys[k]
-                   for key in tag.keys[k])
+  return frozenset(key[0] for k in own for key in tag.keys[k])
 
 
 def _reshaped(eqn: Any, tag: Tag, old: tuple[int, ...], new: tuple[int, ...]

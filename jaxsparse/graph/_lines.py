@@ -2,16 +2,19 @@
 
 import functools
 import math
-from typing import Any, Collection, Sequence
+from typing import Any, Callable, Collection, Iterable, NamedTuple, Sequence
 
 import jax
 from jax import lax
 from jax.extend import core
 import jax.numpy as jnp
 
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import _walk
+from jaxsparse.graph import slices
 from jaxsparse.graph import taps
+from jaxsparse.graph._known import Constant
 from jaxsparse.graph._known import DATA
 from jaxsparse.graph._known import Known
 from jaxsparse.graph._known import Tag
@@ -21,6 +24,8 @@ from jaxsparse.graph._programs import Step
 
 class Line:
   """All equations of a function in turn: calls and stacked layers are inlined.
+
+  Of calls those of what is made of parameters, or if it is to be flat, all.
 
   Attributes:
     steps: what is computed.
@@ -32,7 +37,7 @@ class Line:
     lost: leaves with products that are not seen.
   """
 
-  def __init__(self, kernels: Collection[str]):
+  def __init__(self, kernels: Collection[str], flat: bool = False):
     self.steps: list[Step] = []
     self.tags: list[Any] = []
     self.sizes: list[int] = []
@@ -41,12 +46,18 @@ class Line:
     self.slices: dict[int, tuple[int, int]] = {}
     self._known: list[Known] = []
     self._kernels = kernels
+    self._flat = flat
     self._seen: list[Leaf] = []
     self._walk = taps.Walk(lambda product: self._seen.append(product.path))
 
   @property
   def lost(self) -> set[Leaf]:
     return self._walk.lost
+
+  def data_steps(self) -> list[Step]:
+    """The steps that give what depends on inputs."""
+    return [step for step in self.steps
+            if any(self.tags[i] is DATA for i in step.outs)]
 
   def add(self, known: Known) -> int:
     """A new array's number."""
@@ -64,7 +75,7 @@ class Line:
     jaxpr = getattr(closed, 'jaxpr', closed)
     known = dict(zip(jaxpr.invars, arrays))
     for v, const in zip(jaxpr.constvars, getattr(closed, 'consts', ())):
-      known[v] = self.add(Known(jnp.asarray(const)))
+      known[v] = self.add(Known(jnp.asarray(const), Constant.of(const)))
       self.consts[known[v]] = const
 
     def read(v):
@@ -77,7 +88,8 @@ class Line:
   def _equation(self, jaxpr: Any, eqn: Any, ins: list[Any]) -> list[Any]:
     name = eqn.primitive.name
     tags = [self.tags[i] if isinstance(i, int) else None for i in ins]
-    if name in _walk.CALLS and any(isinstance(tag, Tag) for tag in tags):
+    if name in _walk.CALLS and (self._flat or any(
+        isinstance(tag, Tag) for tag in tags)):
       return self.inline(eqn.params[_walk.CALLS[name]], ins)
     if name == 'scan':
       sizes = _jaxprs.ScanSizes.of(eqn)
@@ -127,6 +139,84 @@ class Line:
         tag = Tag(Leaf(path, (*index, (axes.pop(), k))), tuple(rest))
       else:
         tag, of = None, frozenset({tag.path})
+    elif isinstance(tag, Constant):
+      tag = tag.slice
     number = self.add(Known(cut(known.value), tag, of))
     self.slices[number] = i, k
     return number
+
+
+class Traced(NamedTuple):
+  """A function as a line, and where its values come from.
+
+  Attributes:
+    line: the line.
+    names: the paths of all parameters, whose numbers are the first.
+    inputs: numbers of the inputs.
+    returned: those of what the function returns and depends on inputs.
+    makers: the step that gives an array, by number.
+  """
+  line: Line
+  names: list[str]
+  inputs: range
+  returned: tuple[int, ...]
+  makers: dict[int, Step]
+
+  def start(self, *inputs: Any) -> dict[int, Any]:
+    """The inputs by number."""
+    return dict(zip(self.inputs, map(jnp.asarray, jax.tree.leaves(inputs))))
+
+  def values(self, reads: Iterable[int], params: Sequence[Any],
+             data: dict[int, Any]) -> list[Any]:
+    """Arrays by their number.
+
+    Args:
+      reads: the numbers.
+      params: leaves of the parameters.
+      data: arrays of data by number; all others are made of parameters.
+    """
+    def value(i):
+      if i in data:
+        return data[i]
+      if i < len(self.names):
+        return jnp.asarray(params[i])
+      if i in self.line.consts:
+        return self.line.consts[i]
+      if i in self.line.slices:
+        whole, k = self.line.slices[i]
+        return slices.take(value(whole), [(0, k)])
+      step = self.makers[i]
+      results = _jaxprs.run_alone(step.jaxpr, step.eqn, [
+          value(j) if isinstance(j, int) else j.val for j in step.ins])
+      return results[step.outs.index(i)]
+    return [value(i) for i in reads]
+
+
+def traced(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
+           kernels: Collection[str], flat: bool = False) -> Traced:
+  """Traces a function as a line.
+
+  Args:
+    fn: any function that JAX can trace.
+    params: its first argument.
+    *inputs: the others.
+    kernels: paths of those whose layers are taken apart.
+    flat: whether all calls are inlined.
+  """
+  closed, names = _jaxprs.trace(fn, params, *inputs)
+  line = Line(kernels, flat)
+  returned: list[int] = []
+
+  def read(leaves):
+    tags = [Tag.of(Leaf(name), x.ndim) for name, x in zip(names, leaves)]
+    results = line.inline(closed, [
+        line.add(Known(x, tag)) for x, tag in zip(
+            leaves, [*tags, *[DATA] * (len(leaves) - len(tags))])])
+    returned.extend(i for i in results if isinstance(i, int)
+                    and line.tags[i] is DATA)
+    return 0
+  leaves = [jnp.asarray(x) if not isinstance(x, jax.ShapeDtypeStruct) else x
+            for x in jax.tree.leaves((params, inputs))]
+  jax.eval_shape(read, leaves)
+  return Traced(line, names, range(len(names), len(leaves)), tuple(returned),
+                {i: step for step in line.steps for i in step.outs})

@@ -11,6 +11,7 @@ from jaxsparse._utils import numerics
 from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import _known
 from jaxsparse.graph import _walk
+from jaxsparse.graph._known import Constant
 from jaxsparse.graph._known import DATA
 from jaxsparse.graph._known import Known
 from jaxsparse.graph._known import Over
@@ -122,6 +123,8 @@ def _scan(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
 def _slice(known: Known) -> Known:
   """What is known of an array in a turn; little if devices share turns."""
   tag = known.tag
+  if isinstance(tag, Constant):
+    return known._replace(tag=tag.slice)
   if not isinstance(tag, Tag):
     return known
   turns = {key[0] for key in tag.keys[0]}

@@ -32,6 +32,7 @@ from jaxsparse.graph import _loops
 from jaxsparse.graph import _products
 from jaxsparse.graph import _shards
 from jaxsparse.graph import _walk
+from jaxsparse.graph._known import Constant
 from jaxsparse.graph._known import DATA
 from jaxsparse.graph._known import Known
 from jaxsparse.graph._known import Over
@@ -182,7 +183,8 @@ def _overs(eqn: Any, given: Sequence[Known], parts: Sequence[Met]
   if name in _products.NAMES:
     # Perhaps a part of a sum: of inputs, or with what is no whole parameter.
     unsure = [met.shares.split for met in parts] + [
-        known.over.any for known in given if known.tag is None]
+        known.over.any for known in given
+        if known.tag is None or isinstance(known.tag, Constant)]
     over = Over(over.varies, over.unsure.union(*unsure))
   elif len(eqn.outvars) > 1 and len({*rows}) > 1:
     over = Over(unsure=over.any)  # Which of them differ, nobody knows.

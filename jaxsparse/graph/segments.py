@@ -7,19 +7,16 @@ kernels are changed in turn and nothing is computed twice. Layers of a `scan`
 have segments of their own, and segments that compute the same are one program.
 """
 
-from typing import Any, Callable, Collection, Iterable, NamedTuple, Sequence
+from typing import Any, Callable, Collection, NamedTuple, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils.typing import ArrayTree
-from jaxsparse.graph import _jaxprs
-from jaxsparse.graph import slices
+from jaxsparse.graph import _lines
 from jaxsparse.graph._known import DATA
-from jaxsparse.graph._known import Known
 from jaxsparse.graph._known import Tag
 from jaxsparse.graph._lines import Line
+from jaxsparse.graph._lines import Traced
 from jaxsparse.graph._programs import Leaf
 from jaxsparse.graph._programs import Program
 from jaxsparse.graph._programs import Step
@@ -53,19 +50,14 @@ class Chain:
   Attributes:
     segments: in turn.
     names: the paths of all parameters.
+    start: from the inputs to the data before the first segment.
+    values: the arrays that a program takes, see `Traced.values`.
   """
 
-  def __init__(self, line: Line, names: list[str], inputs: int,
-               outputs: Sequence[int]):
-    self.names = names
-    self._line = line
-    self._inputs = range(len(names), len(names) + inputs)
-    self._makers = {i: step for step in line.steps for i in step.outs}
-    self.segments = _segments(line, self._makers, self._inputs, outputs)
-
-  def start(self, *inputs: Any) -> dict[int, Any]:
-    """The data before the first segment."""
-    return dict(zip(self._inputs, map(jnp.asarray, jax.tree.leaves(inputs))))
+  def __init__(self, traced: Traced, outputs: bool):
+    self.names, self._line = traced.names, traced.line
+    self.start, self.values = traced.start, traced.values
+    self.segments = _segments(traced, traced.returned if outputs else ())
 
   def is_data(self, i: int) -> bool:
     """Whether the array of a number depends on inputs."""
@@ -88,31 +80,6 @@ class Chain:
       return None
     return tag.path, tuple(sorted(axes).index(axis) for axis in axes)
 
-  def values(self, reads: Iterable[int], params: Sequence[Any],
-             data: dict[int, Any]) -> list[Any]:
-    """The arrays that a program takes.
-
-    Args:
-      reads: their numbers.
-      params: leaves of the parameters.
-      data: arrays of data by their number.
-    """
-    def value(i):
-      if i in data:
-        return data[i]
-      if i < len(self.names):
-        return jnp.asarray(params[i])
-      if i in self._line.consts:
-        return self._line.consts[i]
-      if i in self._line.slices:
-        whole, k = self._line.slices[i]
-        return slices.take(value(whole), [(0, k)])
-      step = self._makers[i]
-      results = _jaxprs.run_alone(step.jaxpr, step.eqn, [
-          value(j) if isinstance(j, int) else j.val for j in step.ins])
-      return results[step.outs.index(i)]
-    return [value(i) for i in reads]
-
 
 def chain(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
           kernels: Collection[str], outputs: bool = False) -> Chain:
@@ -127,31 +94,25 @@ def chain(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
     outputs: whether the last segment gives what the function returns, of data,
       or nothing, as no more kernels come after it.
   """
-  closed, names = _jaxprs.trace(fn, params, *inputs)
-  line = Line(kernels)
-  returned: list[int] = []
-
-  def read(leaves):
-    tags = [Tag.of(Leaf(name), x.ndim) for name, x in zip(names, leaves)]
-    results = line.inline(closed, [
-        line.add(Known(x, tag)) for x, tag in zip(
-            leaves, [*tags, *[DATA] * (len(leaves) - len(tags))])])
-    returned.extend(i for i in results if isinstance(i, int)
-                    and line.tags[i] is DATA and outputs)
-    return 0
-  leaves = [jnp.asarray(x) if not isinstance(x, jax.ShapeDtypeStruct) else x
-            for x in jax.tree.leaves((params, inputs))]
-  jax.eval_shape(read, leaves)
-  return Chain(line, names, len(leaves) - len(names), returned)
+  return Chain(_lines.traced(fn, params, *inputs, kernels=kernels), outputs)
 
 
-def _segments(line: Line, makers: dict[int, Step], inputs: Sequence[int],
-              outputs: Sequence[int]) -> list[Segment]:
+def program(traced: Traced, gives: Sequence[int]
+            ) -> tuple[Program, tuple[int, ...]]:
+  """The program that gives arrays of data, and numbers of what it takes."""
+  made = dict.fromkeys((
+      i for step in traced.line.data_steps() for i in step.outs), 0)
+  made |= dict.fromkeys(traced.inputs, -1)
+  steps, reads = _program(traced, made, traced.line.data_steps(), gives)
+  return Program(steps, reads, gives, []), reads
+
+
+def _segments(traced: Traced, outputs: Sequence[int]) -> list[Segment]:
+  line, inputs = traced.line, traced.inputs
   lost = {leaf.path for leaf in line.lost}
   steps = [step._replace(seen=tuple(
       leaf for leaf in step.seen if leaf.path not in lost))
-           for step in line.steps
-           if any(line.tags[i] is DATA for i in step.outs)]
+           for step in line.data_steps()]
   stages = _stages(steps)
   if not stages:
     return []
@@ -165,7 +126,7 @@ def _segments(line: Line, makers: dict[int, Step], inputs: Sequence[int],
   found, start = [], 0
   for (kernels, last, _), cut in zip(stages, cuts):
     gives = tuple(i for i, n in used.items() if made[i] < cut <= n)
-    before, rest = (_program(line, makers, made, steps[start:to], give)
+    before, rest = (_program(traced, made, steps[start:to], give)
                     for to, give in ((last + 1, ()), (cut, gives)))
     leaves = _leaves(line, (*before[1], *rest[1]))
     found.append(Segment(
@@ -212,9 +173,8 @@ def _cuts(line: Line, stages: Sequence[Any], made: dict[int, int],
   return cuts
 
 
-def _program(line: Line, makers: dict[int, Step], made: dict[int, int],
-             steps: Sequence[Step], gives: Sequence[int]
-             ) -> tuple[list[Step], tuple[int, ...]]:
+def _program(traced: Traced, made: dict[int, int], steps: Sequence[Step],
+             gives: Sequence[int]) -> tuple[list[Step], tuple[int, ...]]:
   """Steps with those that they need of parameters, and what they all read."""
   # Only what leads to a result, or to a product that is looked at.
   wanted, mine = {*gives}, []
@@ -231,10 +191,10 @@ def _program(line: Line, makers: dict[int, Step], made: dict[int, int],
     if i in done:
       return
     done.add(i)
-    if i in made or i in line.slices or i not in makers:
+    if i in made or i in traced.line.slices or i not in traced.makers:
       reads[i] = None
       return
-    step = makers[i]
+    step = traced.makers[i]
     for j in step.arrays():
       need(j)
     done.update(step.outs)

@@ -21,6 +21,7 @@ from jaxsparse.graph import _loops
 from jaxsparse.graph import _products
 from jaxsparse.graph import _sharded
 from jaxsparse.graph import _walk
+from jaxsparse.graph._known import Constant
 from jaxsparse.graph._known import DATA
 from jaxsparse.graph._known import Known
 from jaxsparse.graph._known import Tag
@@ -107,7 +108,7 @@ class Walk:
   def constant(self, x: Any, aval: Any) -> Known:
     """A literal, or an array closed over."""
     del aval
-    return Known(x)
+    return Known(x, Constant.of(x))
 
   def primitive(self, jaxpr: Any, eqn: Any, values: list[Known]
                 ) -> list[Known]:
@@ -120,7 +121,8 @@ class Walk:
     elif name in _CONTROL and (params or self.mesh and DATA in tags):
       return _CONTROL[name](self, eqn, values)
     arrays = _jaxprs.run_alone(jaxpr, eqn, [known.value for known in values])
-    tag = DATA if DATA in tags else _known.passed(eqn, tags)
+    tag = DATA if DATA in tags else _known.passed(
+        eqn, tags) if params else _known.made_of_constants(eqn, tags)
     results = [Known(x, tag, _known.untold(values) if tag is None
                      else frozenset()) for x in arrays]
     parts = self._look(eqn, values) if name in _products.NAMES else []

@@ -82,7 +82,7 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
   among them. A router's softmax or `top_k` is over all experts, so that
   `infer_ties` keeps them; without some, the others share what is left, which is
   the function that pruning experts is about. Its biases and corrections of
-  scores go along.
+  scores go along. Layers of a `scan` have one tie, along layers.
 
   Args:
     ties: from `infer_ties`.
@@ -105,8 +105,15 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
   ties = ties_lib.as_ties(ties)
 
   def routed(tie):
-    roles = {(m.role, len(ties.shapes.get(m.path, ()))) for m in tie.members}
-    stacked = any(rank > 2 and role == 'beside' for role, rank in roles)
+    # Of stacked layers each has its own experts.
+    roles = {(m.role, len(ties.shapes.get(m.path, ())) - len(m.along))
+             for m in tie.members}
+    if ('reads', 2) in roles:  # As a matrix reads features, or heads.
+      return False
+    stacked = any(
+        m.role == 'beside' and len(shape) - len(m.along) > 2
+        and sum(n > 1 for n in shape) - len(m.along) > 1  # Or it is a scale.
+        for m in tie.members for shape in [ties.shapes.get(m.path, ())])
     if (tie.kept or '').startswith(_CHOOSING):  # And the router is a matrix.
       stacked |= ('makes', 2) in roles and any(
           rank > 2 and role == 'makes' for role, rank in roles)
@@ -114,7 +121,7 @@ def experts(ties: Ties | Sequence[Tie]) -> Ties:
         rank > 1 and role == 'makes' for role, rank in roles)
   return Ties(tuple(
       dataclasses.replace(tie, kept=None, read=None) for tie in ties
-      if tie.free and not tie.along and routed(tie)), ties.shapes)
+      if tie.free and routed(tie)), ties.shapes)
 
 
 def _removable(ties: Ties, names: Collection[str]) -> Ties:

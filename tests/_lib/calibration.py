@@ -1,8 +1,40 @@
 """Weights and inputs for one-shot pruning, and its algorithms in numpy."""
 
+import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+
+import jaxsparse
+
+_RNG = np.random.default_rng(0)
+
+
+def array(*shape):
+  """Normal numbers, those that come next."""
+  return _RNG.normal(size=shape).astype(np.float32)
+
+
+def mlp(p, x):
+  """Two hidden layers, one with a bias."""
+  x = jax.nn.relu(x @ p['up'])
+  return jnp.tanh(x @ p['mid'] + p['bias'][None]) @ p['down']
+
+
+MLP = {'up': array(8, 16), 'mid': array(16, 16), 'bias': array(16),
+       'down': array(16, 4)}
+X = [array(40, 8), array(24, 8)]
+HALF = jaxsparse.unstructured(0.5)
+
+
+def assert_trees(a, b, exactly=False):
+  """Trees of weights, near, and of masks, which are the same."""
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+    if exactly or x.dtype == bool:
+      np.testing.assert_array_equal(x, y)
+    else:
+      np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5)
 
 
 def three_turns(p, x):

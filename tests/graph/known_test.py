@@ -98,3 +98,33 @@ def test_devices_differ_where_they_do_in_any_operand():
       frozenset('d'), frozenset('m'))
   assert _known.joined([]) == Over() and _known.joined([d, m]).any == {*'dm'}
   assert Known(1.).over == Over() and Known(1.).tag is None
+
+
+S = np.arange(1, 5, dtype=np.float32)[:, None]
+
+
+@pytest.mark.parametrize('f, scaled', [
+    (lambda w: w * S, {0}),
+    (lambda w: w / jnp.exp(S), {0}),
+    (lambda w: w * jnp.arange(6.), {1}),
+    (lambda w: (w.T * S.T).T, {0}),
+    (lambda w: w.reshape(4, 2, 3) * jnp.arange(2.)[:, None], {1}),
+    (lambda w: w * S.repeat(6, 1), {0}),
+    (lambda w: w * 2., set()),
+    (lambda w: w * jnp.full((4, 1), 2.), set()),
+    (lambda w: w * np.ones((4, 1), np.float32), set()),
+    (lambda w: w * (S + jnp.arange(6.)), set()),
+    (lambda w: w + S, set())])
+def test_constants_scale_along_the_axes_along_which_they_differ(f, scaled):
+  class Constants(Tags):
+    def constant(self, x, aval):
+      del aval
+      return _known.Constant.of(x)
+
+    def primitive(self, jaxpr, eqn, values):
+      found = _known.passed(eqn, values)
+      return [found or _known.made_of_constants(eqn, values)]
+  with jax.numpy_rank_promotion('allow'):
+    closed = jax.make_jaxpr(f)(jax.ShapeDtypeStruct((4, 6), jnp.float32))
+  found, = _walk.walk(Constants(), closed, [tag((4, 6))])
+  assert found.scaled == scaled

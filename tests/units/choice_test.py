@@ -124,3 +124,19 @@ def test_what_has_no_router_has_no_experts():
     return jnp.einsum('tgh,gho->to', jnp.tanh(h), p['down'])
   p = weights({'up': (5, 4, 6), 'down': (5, 6, 3)})
   assert not experts(infer_ties(grouped, p, np.ones((2, 5, 4), 'f4'))).ties
+
+
+def test_features_and_heads_are_no_experts():
+  def features(p, x):
+    x = x @ p['in'] + p['positions'][0]
+    return jax.nn.softmax(x) @ p['out']
+
+  def flat_heads(p, x):
+    h = jnp.einsum('thd,hdk->thk', jnp.tanh(x @ p['in']).reshape(
+        -1, 3, 4), p['each'])
+    return jnp.tanh(h).reshape(-1, 15) @ p['out']
+  x = np.ones((2, 4), 'f4')
+  for fn, shapes in (
+      (features, {'in': (4, 5), 'positions': (1, 2, 5), 'out': (5, 3)}),
+      (flat_heads, {'in': (4, 12), 'each': (3, 4, 5), 'out': (15, 3)})):
+    assert not experts(infer_ties(fn, weights(shapes), x)).ties

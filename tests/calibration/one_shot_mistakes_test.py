@@ -1,0 +1,143 @@
+"""What `one_shot` cannot do is told, with what to write."""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsparse
+from jaxsparse import calibration
+from tests._lib.calibration import array
+from tests._lib.calibration import HALF
+from tests._lib.calibration import MLP
+from tests._lib.calibration import mlp
+from tests._lib.calibration import X
+
+RULES = {'bias': None, '.*': HALF}
+
+
+@pytest.mark.parametrize('error, arguments', [
+    ('no batches', {'batches': []}),
+    ('cannot be traced', {'batches': [array(3, 7)]}),
+    ('matches no parameter', {'patterns': {'upp': HALF}}),
+    ('up: a kernel with axes .0,. summed over.*span others of its axes', {
+        'patterns': {'up': jaxsparse.channel(-2)}}),
+    ('span others of its axes', {'patterns': {'up': jaxsparse.block((2, 2))}}),
+    ('span others of its axes', {'patterns': {'up': jaxsparse.nm(
+        2, 4, axis=-1)}}),
+    ('expected a pattern', {'patterns': {'up': 0.5}}),
+    ('not summed over with data', {'patterns': {'bias': HALF}}),
+    ('up: group of nm.1, 7. needs axis', {'patterns': {'up': jaxsparse.nm(
+        1, 7)}}),
+    ('has no sparsity of its own', {'patterns': jaxsparse.unstructured()}),
+    ('must lie in', {'patterns': jaxsparse.unstructured(), 'sparsity': 50}),
+    ('which no pattern is for', {'sparsity': {'bias': .5}}),
+    ('method is one of', {'method': 'sparse_gpt'}),
+    ('up: its inputs are NaN', {'batches': [np.full_like(X[0], np.nan)]}),
+    ('up has weights that are NaN', {'params': {
+        **MLP, 'up': np.full_like(MLP['up'], np.nan)}, 'method': 'magnitude'}),
+    ('Got patterns=0.5', {'patterns': 0.5}),
+    ('Got weights=.*a function', {'weights': np.ones(3)}),
+    ('Got progress=True', {'progress': True}),
+    ('No parameter has a pattern', {'patterns': {'.*': None}}),
+    (r'up: sparsity has the shape .2,.', {'sparsity': {'up': [.5, .2]}}),
+    ('inputs of a kernel the leading axes', {
+        'weights': lambda x: np.ones((3, 3), np.float32)}),
+    ('up: h is not positive definite', {
+        'batches': [X[0][:2]], 'method': functools.partial(
+            calibration.sparsegpt, damping=0.)}),
+])
+def test_mistakes_are_told(error, arguments):
+  given = {'params': MLP, 'batches': X, 'patterns': RULES} | arguments
+  with pytest.raises(ValueError, match=error):
+    jaxsparse.one_shot(mlp, **given)
+
+
+def test_scales_along_inputs_are_not_passed_over():
+  """`x @ (s[:, None] * w)` reads `x * s`, and not `x`."""
+  params = {'w': array(8, 4), 's': array(8), 't': array(4), 'v': array(8, 4)}
+  along = lambda p, x: x @ (p['w'] * p['s'][:, None]) + x @ p['v']
+  with pytest.raises(ValueError, match='w are not seen.*scaled along its inp'):
+    jaxsparse.one_shot(along, params, X, {'w': HALF})
+  with pytest.warns(UserWarning, match='w are not seen.*They stay dense'):
+    _, masks = jaxsparse.one_shot(along, params, X, HALF)
+  assert masks['v'].sum() == 16
+  across = lambda p, x: x @ (p['w'] * p['t'][None])
+  _, masks = jaxsparse.one_shot(across, params, X, {'w': HALF}, 'wanda')
+  x = np.concatenate(X)
+  np.testing.assert_array_equal(
+      masks['w'], calibration.wanda(params['w'], (x**2).sum(0), HALF))
+
+
+def test_a_pattern_for_all_says_what_it_leaves_dense():
+  def fn(p, x):
+    return p['table'][x] @ p['w'] @ p['odd'] @ p['table'].T
+  params = {'table': array(5, 8), 'w': array(8, 6), 'odd': array(6, 8)}
+  with pytest.warns(UserWarning) as told:
+    _, masks = jaxsparse.one_shot(
+        fn, params, [np.arange(5)], jaxsparse.nm(2, 4), 'magnitude')
+  assert masks['w'].sum() == 24 and masks['odd'] is masks['table'] is None
+  first, second = sorted(str(w.message) for w in told)
+  assert first.startswith('odd stays dense: group of nm(2, 4) needs axis')
+  assert second == 'table stays dense: also looked up'
+
+
+def test_depthwise_kernels_in_the_axes_of_keras_are_told():
+  def fn(p, x):
+    y = lax.conv_general_dilated(
+        x, p['w'].reshape(3, 3, 1, 8), (1, 1), 'SAME', feature_group_count=8,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return y.mean((1, 2)) @ p['v']
+  params, x = {'w': array(3, 3, 8, 1), 'v': array(8, 4)}, array(2, 5, 5, 8)
+  with pytest.raises(ValueError, match='w: a kernel.*parts of an axis'):
+    jaxsparse.one_shot(fn, params, [x], {'w': HALF})
+  with pytest.warns(UserWarning, match='w stays dense'):
+    _, masks = jaxsparse.one_shot(fn, params, [x], HALF)
+  assert masks['w'] is None and masks['v'].sum() == 16
+
+
+def test_nans_of_nobody_stop_no_debugger():
+  with jax.debug_nans(True):
+    for method in ('magnitude', 'wanda', 'sparsegpt', 'admm'):
+      jaxsparse.one_shot(mlp, MLP, X, RULES, method)
+
+
+def test_it_is_called_outside_of_jit():
+  with pytest.raises(ValueError, match='outside of jax.jit'):
+    jax.jit(lambda p: jaxsparse.one_shot(mlp, p, X, RULES))(MLP)
+
+
+def test_what_is_not_seen_is_an_error():
+  fn = lambda p, x: x @ (p['a'] @ p['b']) @ p['c']
+  params = {'a': array(8, 8), 'b': array(8, 8), 'c': array(8, 8)}
+  with pytest.raises(ValueError, match="not summed over|not seen"):
+    jaxsparse.one_shot(fn, params, X, {'a': HALF, 'c': HALF})
+
+
+def test_experts_that_met_nothing_are_told():
+  def fn(p, x):
+    return lax.ragged_dot(x, p['w'], jnp.array([len(x), 0], jnp.int32))
+  with pytest.warns(UserWarning, match='1 of its 2 matrices'):
+    jaxsparse.one_shot(fn, {'w': array(2, 8, 4)}, X, {'w': HALF}, 'wanda')
+
+
+@pytest.mark.parametrize('looped', [False, True])
+def test_constants_that_scale_along_inputs_are_not_passed_over(looped):
+  along, across = array(8), array(8)
+  w = array(3, 8, 8) if looped else array(8, 8)
+
+  def fn(scale):
+    one = lambda x, w: (x @ (w * scale(w)), None)
+    return lambda p, x: lax.scan(one, x, p['w'])[0] if looped else one(
+        x, p['w'])[0]
+  for sequential in (True, False):
+    with pytest.raises(ValueError, match='not seen.*scaled along its inputs'):
+      jaxsparse.one_shot(fn(lambda w: along[:, None]), {'w': w}, X, {'w': HALF},
+                         'wanda', sequential=sequential)
+    # What is the same for all inputs of an output does not matter.
+    for scale in (lambda w: across[None], lambda w: 0.5 * jnp.ones((8, 1))):
+      jaxsparse.one_shot(fn(scale), {'w': w}, X, {'w': HALF}, 'wanda',
+                         sequential=sequential)
