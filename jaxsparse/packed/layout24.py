@@ -245,8 +245,9 @@ def unpack(packed: Packed24) -> jax.Array:
   return matrix.reshape(packed.shape)
 
 
+@jax.jit
 def matrix_of(packed: Packed24) -> jax.Array:
-  """The weight as `[..., K, N]`."""
+  """The weight as `[..., K, N]`; traced once for all products of a type."""
   whole = _groups.spread(_values_of(packed), bits_of(packed))
   return whole[..., :math.prod(packed.contracted), :]
 
