@@ -31,7 +31,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_disable_most_optimizations', True)
 
 _LARGEST_CACHE = 2**30  # Bytes.
-_LARGEST_PROCESS, _MANY = 1.25 * 2**30, 0.25 * 2**30  # Bytes.
+_LARGEST_PROCESS, _MANY = 1.5 * 2**30, 0.25 * 2**30  # Bytes.
 _seen = {'left': 0}  # Bytes, after programs were dropped.
 
 
