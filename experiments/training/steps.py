@@ -59,6 +59,12 @@ def sparse(state: State) -> State:
       params=jaxsparse.sparse_params(state.params, state.opt_state))
 
 
+@jax.jit
+def _copied(tree: PyTree) -> PyTree:
+  """A copy by one program, and not by one for each shape."""
+  return jax.tree.map(jnp.copy, tree)
+
+
 def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
            dataset: data.Dataset, mesh: jax.sharding.Mesh | None = None
            ) -> Steps:
@@ -115,8 +121,9 @@ def create(config: ml_collections.ConfigDict, tx: optax.GradientTransformation,
       # that hold from the first step on have to be applied to them.
       params = jaxsparse.apply_masks(params, jaxsparse.get_masks(opt_state))
     # A train step writes over its state, not over what was given here.
-    state = jax.tree.map(jnp.copy, State(params, opt_state, averages))
-    return jax.block_until_ready(state) if mesh else state
+    state = State(params, opt_state, averages)
+    return jax.block_until_ready(
+        jax.tree.map(jnp.copy, state)) if mesh else _copied(state)
 
   def shardings(state):
     params = jax.tree.map(

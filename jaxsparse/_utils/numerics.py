@@ -118,6 +118,7 @@ def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
   return jax.lax.pcast(x, tuple(missing), to='varying') if missing else x
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def places(n: int) -> list[jax.Array]:
   """The numbers from 0 to n - 1, which the compiler does not know.
 

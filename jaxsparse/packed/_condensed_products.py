@@ -91,10 +91,19 @@ class _Form(_trilinear.Form):
 
   def _run(self, by_entries, in_parts, at_once, *operands, **options):
     is_fan_in = operands[-1].ndim == len(self.values.shape)
+    on_cpu = by_entries if is_fan_in else in_parts
     return lax.platform_dependent(
         *operands,
-        cpu=functools.partial(by_entries if is_fan_in else in_parts, **options),
-        default=functools.partial(at_once, **options))
+        cpu=functools.partial(_traced_once, on_cpu, **options),
+        default=functools.partial(_traced_once, at_once, **options))
+
+
+@functools.partial(
+    jax.jit, static_argnums=0, static_argnames=('dtype', 'like'))
+def _traced_once(product: Any, *operands: jax.Array, **options: Any
+                 ) -> jax.Array:
+  """A product that is made anew for no program and no derivative of it."""
+  return product(*operands, **options)
 
 
 def _gather(x: jax.Array, indices: jax.Array) -> jax.Array:

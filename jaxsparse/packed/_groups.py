@@ -108,6 +108,7 @@ def _(primals, tangents):
   return keep(*primals), gather(tangents[0], primals[1])
 
 
+@jax.jit
 def gather(matrix: jax.Array, bits: jax.Array) -> jax.Array:
   """The entries of `[..., K, N]` at the kept places, `[..., 2, G, N]`."""
   groups = split_groups(matrix, bits.shape[-2])

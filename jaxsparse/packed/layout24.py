@@ -145,7 +145,7 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
         f'{w.dtype}. Write e.g. pack(w.astype(jnp.bfloat16)).')
   matrix, sizes, outs, last = _matrix(w, axis)
   if not isinstance(w, jax.core.Tracer):
-    _check(w, axis, _groups.split_groups(matrix))
+    _check(w, axis, matrix)
     if transposed and not is_24(matrix, -1):
       raise ValueError(
           'pack(w, transposed=True) needs a weight that is 2:4 along its '
@@ -164,7 +164,7 @@ def is_24(w: jax.Array, axis: int | tuple[int, ...] = -2) -> bool:
   >>> is_24(jnp.eye(4)), is_24(jnp.ones((4, 4)))
   (True, False)
   """
-  return not _groups.are_full(_groups.split_groups(_matrix(w, axis)[0])).any()
+  return not _full(_matrix(w, axis)[0])[1]
 
 
 def _axes(shape: tuple[int, ...], axis: int | tuple[int, ...]
@@ -198,12 +198,20 @@ def _matrix(w: jax.Array, axis: int | tuple[int, ...]) -> tuple[
   return matrix.mT if last else matrix, sizes, outs, last
 
 
-def _check(w: jax.Array, axis: int | tuple[int, ...],
-           groups: jax.Array) -> None:
+@jax.jit
+def _full(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Which groups have more than two that are not zero, and whether any has."""
+  full = _groups.are_full(_groups.split_groups(matrix))
+  return full, full.any()
+
+
+def _check(w: jax.Array, axis: int | tuple[int, ...], matrix: jax.Array
+           ) -> None:
   """Raises if there is such a group, and names the first."""
-  full = _groups.are_full(groups)
-  if not full.any():
+  full, some = _full(matrix)
+  if not some:
     return
+  groups = _groups.split_groups(matrix)
   *at, group, column = np.unravel_index(int(full.argmax()), full.shape)
   at = tuple(map(int, at))
   found = np.asarray(groups[*at, group, :, column]).tolist()
@@ -245,8 +253,9 @@ def unpack(packed: Packed24) -> jax.Array:
   return matrix.reshape(packed.shape)
 
 
+@jax.jit
 def matrix_of(packed: Packed24) -> jax.Array:
-  """The weight as `[..., K, N]`."""
+  """The weight as `[..., K, N]`; traced once for all products of a type."""
   whole = _groups.spread(_values_of(packed), bits_of(packed))
   return whole[..., :math.prod(packed.contracted), :]
 

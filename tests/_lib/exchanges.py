@@ -76,7 +76,9 @@ def run(tx, steps, *, params=None, grads=make_grads, place=None):
   params and state between steps.
   """
   params = make_params() if params is None else params
-  state = jax.jit(tx.init)(params)
+  # Programs of single operations serve all methods. A copy, as the step may
+  # write over each array once.
+  state = jax.jit(functools.partial(jax.tree.map, jnp.copy))(tx.init(params))
   params = jaxsparse.apply_masks(params, jaxsparse.get_masks(state))
 
   def step(params, state, i):

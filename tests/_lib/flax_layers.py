@@ -38,7 +38,7 @@ def two_of_four(w, axes=(-2,)):
   fours = moved.reshape(-1, 4)
   order = np.argsort(-np.abs(fours.astype(np.float32)), 1, kind='stable')
   np.put_along_axis(fours, order[:, 2:], 0, 1)
-  return jnp.asarray(np.moveaxis(fours.reshape(moved.shape), last, axes))
+  return jax.device_put(np.moveaxis(fours.reshape(moved.shape), last, axes))
 
 
 def pruned(params):

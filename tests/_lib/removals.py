@@ -1,6 +1,6 @@
 """What tests of removed units share: a tie by hand, and pruned params."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from jaxsparse._utils import trees
@@ -38,7 +38,8 @@ def pruned(params, ties, keep, *, others=None):
     readers = [m for m in tie.members if m.role == 'reads']
     for m in tie.members if tie.read or not readers else readers:
       ties_lib.view(tie, m, arrays[m.path])[~k] = 0
-  return trees.map_with_path(lambda path, w: jnp.asarray(arrays[path]), params)
+  return trees.map_with_path(
+      lambda path, w: jax.device_put(arrays[path]), params)
 
 
 HIDDEN = Tie(4, (Member('fc1', 1, role='makes'), Member('bias', 0),

@@ -44,7 +44,7 @@ def scores_of(kind, shape, dtype='float32', seed=0):
       'wide': lambda: rng.choice([-1., 1.], n) * np.exp2(
           rng.integers(int(info.minexp), int(info.maxexp), n).astype(float)),
   }[kind]()
-  return jnp.asarray(np.asarray(x, np.float64).reshape(shape).astype(dtype))
+  return jax.device_put(np.asarray(x, np.float64).reshape(shape).astype(dtype))
 
 
 def cut(x, tile):

@@ -9,7 +9,6 @@ import zlib
 
 from flax import nnx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import trees
@@ -132,6 +131,11 @@ def part(start: int, size: int) -> np.ndarray:
   return grid(size, 1, start=start)
 
 
+def _put(x: np.ndarray, dtype: Any) -> jax.Array:
+  """An array of jax; `jnp.asarray` would compile a program for each shape."""
+  return jax.device_put(x.astype(dtype))
+
+
 def weights(shapes: Any) -> Any:
   """Random parameters for a tree of shapes or abstract arrays."""
   is_shape = lambda x: isinstance(x, tuple) and all(
@@ -145,7 +149,7 @@ def weights(shapes: Any) -> Any:
     else:
       fan_in = math.prod(shape[:-1])
       w = rng.normal(size=shape) * max(fan_in**-0.5, 0.3)
-    return jnp.asarray(w, jnp.float32)
+    return _put(w, np.float32)
   leaves, structure = jax.tree.flatten(shapes, is_leaf=is_shape)
   names = trees.paths(structure.unflatten([0] * len(leaves)))
   return structure.unflatten(map(draw, names, leaves))
@@ -153,12 +157,12 @@ def weights(shapes: Any) -> Any:
 
 def data(*shape: int) -> jax.Array:
   rng = np.random.default_rng(shape)
-  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+  return _put(rng.normal(size=shape), np.float32)
 
 
 def tokens(count: int, *shape: int) -> jax.Array:
   rng = np.random.default_rng(shape)
-  return jnp.asarray(rng.integers(0, count, shape), jnp.int32)
+  return _put(rng.integers(0, count, shape), np.int32)
 
 
 @contextlib.contextmanager

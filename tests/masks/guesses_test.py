@@ -15,7 +15,7 @@ _SHAPES = (512, 256), (64,), (3, 70_000)
 
 def _scores():
   rng = np.random.default_rng(0)
-  return [jnp.asarray(rng.standard_normal(s, np.float32)) for s in _SHAPES]
+  return [jax.device_put(rng.standard_normal(s, np.float32)) for s in _SHAPES]
 
 
 def _floats(keys):

@@ -44,7 +44,7 @@ def scores_of(kind, shape, dtype, seed=0):
       'extreme': lambda: rng.choice([float(info.max), float(info.min), 0.], n),
       'neighbours': lambda: 1 + rng.integers(0, 5, n) * float(info.eps),
   }[kind]()
-  return jnp.asarray(np.asarray(x, np.float64).reshape(shape).astype(dtype))
+  return jax.device_put(np.asarray(x, np.float64).reshape(shape).astype(dtype))
 
 
 def highest(x, k, axes):

@@ -176,7 +176,7 @@ def test_padding_stays_zero_and_has_no_say(s):
   w, mask = weight()
   c = condense(w, mask, block=s, fan_in=12)
   assert (np.asarray(c.indices) == 12).any()
-  x = jnp.asarray(normal(3, 12))
+  x = jax.device_put(normal(3, 12))
   padding = np.asarray(c.indices) == 12
   other = np.array(c.values)
   assert not other[padding].any()
@@ -233,7 +233,7 @@ def test_explicit_axes_of_a_batch_are_those_of_the_result():
 
 def test_one_program_serves_several_platforms():
   w, mask = weight()
-  x = jnp.asarray(normal(3, 12))
+  x = jax.device_put(normal(3, 12))
   for s in (4, 1):
     c = condense(w, mask, block=s)
     program = jax.export.export(jax.jit(

@@ -40,7 +40,7 @@ def test_all_reasons_are_told_in_order(names, told, product):
 @pytest.mark.parametrize('names', [
     'xla', ('gpu', 'tpu', 'xla'), ['xla', 'gpu']], ids=str)
 def test_the_first_that_can_serve_does(names):
-  w, x = two_way(8, 4), jnp.asarray(normal(2, 8))
+  w, x = two_way(8, 4), jax.device_put(normal(2, 8))
   expected = np.matmul(*wide(x, w))
   assert_near(matmul(x, pack(w), implementation=names), expected)
   assert_near(training_matmul(x, jnp.asarray(w), implementation=names),
@@ -62,7 +62,7 @@ def test_a_name_of_no_implementation_is_an_error(names):
 
 @pytest.mark.parametrize('names', ['gpu', 'tpu', ('gpu', 'tpu')], ids=str)
 def test_condensed_weights_have_no_kernel_and_it_is_told(names):
-  w, x = jnp.eye(4), jnp.asarray(normal(2, 4))
+  w, x = jnp.eye(4), jax.device_put(normal(2, 4))
   c = condense(w, w != 0)
   with pytest.raises(NotImplementedError, match='(?s)does not do this.*XLA'):
     matmul(x, c, implementation=names)

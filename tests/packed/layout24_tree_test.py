@@ -123,7 +123,7 @@ def test_sharded_weights_are_packed_and_unpacked(axes, kind):
 
 
 def test_gradients_go_through_pack_and_unpack():
-  w, dy = two_way(8, 4), jnp.asarray(normal(8, 4, seed=1))
+  w, dy = two_way(8, 4), jax.device_put(normal(8, 4, seed=1))
   dw = jax.grad(lambda w: (unpack(layout24.pack(w)) * dy).sum())(w)
   kept = unpack(jax.tree.map(
       lambda x: jnp.ones_like(x) if x.dtype == w.dtype else x,

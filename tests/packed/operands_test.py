@@ -63,7 +63,7 @@ def test_preferred_element_type_is_the_dtype_of_the_result(dtype, out):
 def test_dtypes_promote_and_gradients_have_those_of_their_operands(
     of_x, of_w, out):
   w = prune(normal(8, 3, dtype=jnp.dtype(of_w)))
-  x = jnp.asarray(normal(2, 8, seed=1, dtype=jnp.dtype(of_x)))
+  x = jax.device_put(normal(2, 8, seed=1, dtype=jnp.dtype(of_x)))
   packed = pack(w)
   with jax.numpy_dtype_promotion('standard'):
     y = matmul(x, packed)
@@ -94,7 +94,7 @@ def test_a_kernel_for_one_axis_of_tokens_takes_any_and_is_traced_once():
   def kernel(x, w, dtype):
     traces.append(x.shape)
     return (x @ w).astype(dtype)
-  x, w = jnp.asarray(normal(2, 3, 4)), jnp.asarray(normal(4, 5))
+  x, w = jax.device_put(normal(2, 3, 4)), jax.device_put(normal(4, 5))
   for _ in range(2):
     y = kernel(x, w, jnp.dtype(jnp.float32))
   assert traces == [(6, 4)]

@@ -88,7 +88,7 @@ def test_masks_along_the_last_axis_are_packed_along_it():
 
 
 def test_unstructured_masks_are_applied_and_stay_dense():
-  params = {'a': pruned(512, 8), 'b': jnp.asarray(normal(512, 8))}
+  params = {'a': pruned(512, 8), 'b': jax.device_put(normal(512, 8))}
   masks = {'a': params['a'] != 0, 'b': params['b'] > 0}
   packed = pack_params(params, masks)
   assert packed_paths(packed) == ['a']
@@ -133,7 +133,7 @@ def test_rules_of_attention_pack_all_projections():
   assert packed['query']['kernel'].contracted == (256,)
   assert packed['query']['kernel'].features == (2, 4)
   assert packed['out']['kernel'].contracted == (64, 4)
-  x = jnp.asarray(normal(3, 256, seed=1))
+  x = jax.device_put(normal(3, 256, seed=1))
   np.testing.assert_allclose(
       matmul(x, packed['query']['kernel']),
       jnp.einsum('td,dhk->thk', x, params['query']['kernel']), rtol=0,
@@ -150,7 +150,7 @@ def test_kernel_patterns_pack_what_a_function_contracts():
   packed = pack_params(params, rules)
   assert packed_paths(packed) == ['in', 'out']
   assert packed['out'].contracted_last
-  x = jnp.asarray(normal(512, seed=1))
+  x = jax.device_put(normal(512, seed=1))
   y = matmul(jnp.tanh(matmul(x * packed['scale'], packed['in'])), packed['out'])
   np.testing.assert_allclose(y, f(params, x), rtol=1e-4, atol=1e-4)
 
@@ -164,7 +164,7 @@ def test_stacked_layers_are_packed_together_and_scanned():
 
   def step(x, layer):
     return jnp.tanh(matmul(x, layer['kernel']) + layer['bias']), None
-  x = jnp.asarray(normal(2, 256))
+  x = jax.device_put(normal(2, 256))
   with jax.numpy_rank_promotion('allow'):
     y, _ = jax.lax.scan(step, x, packed['layers'])
     for w, b in zip(*params['layers'].values()):
@@ -331,12 +331,12 @@ def apply(params, x, product):
 @pytest.mark.parametrize('flow', [jaxsparse.hard(), jaxsparse.sr_ste(2e-4)],
                          ids=['hard', 'sr_ste'])
 def test_end_to_end_from_training_to_packed(flow):
-  params = {'in': {'kernel': jnp.asarray(normal(256, 256))},
-            'out': {'kernel': jnp.asarray(normal(256, 4, seed=1))}}
+  params = {'in': {'kernel': jax.device_put(normal(256, 256))},
+            'out': {'kernel': jax.device_put(normal(256, 4, seed=1))}}
   rule = jaxsparse.prune({'.*/kernel': jaxsparse.nm(2, 4)})
   tx = jaxsparse.sparsify(optax.sgd(1e-3), rule, flow)
-  x = jnp.asarray(normal(8, 256, seed=2))
-  y = jnp.asarray(normal(8, 4, seed=3))
+  x = jax.device_put(normal(8, 256, seed=2))
+  y = jax.device_put(normal(8, 4, seed=3))
   loss = lambda p: ((apply(p, x, jnp.matmul) - y) ** 2).mean()
 
   @jax.jit

@@ -54,7 +54,7 @@ def test_the_product_is_that_of_the_dense_weight(shape, leading, dtype, seed):
         'tiled', 'hopper'))])
 def test_however_few_inputs_there_are_products_are_dense_ones(k, layout):
   w = with_layout(pack(two_way(k, 6, dtype=jnp.bfloat16)), layout)
-  x, dy = (jnp.asarray(normal(3, n, seed=n, dtype=jnp.bfloat16))
+  x, dy = (jax.device_put(normal(3, n, seed=n, dtype=jnp.bfloat16))
            for n in (k, 6))
 
   def run(x, v):
@@ -126,7 +126,7 @@ def test_gradients_to_x_and_to_kept_values_are_dense_ones(
   w = with_layout(
       pack(two_way(12, 7, dtype=jnp.dtype(dtype)), transposed=transposed),
       layout)
-  x, dy = (jnp.asarray(normal(2, 3, n, seed=n, dtype=jnp.dtype(dtype)))
+  x, dy = (jax.device_put(normal(2, 3, n, seed=n, dtype=jnp.dtype(dtype)))
            for n in (12, 7))
 
   def back(x, v):
@@ -140,7 +140,7 @@ def test_gradients_to_x_and_to_kept_values_are_dense_ones(
 
 def test_kept_zeros_have_gradients_and_what_is_padded_has_none():
   w = pack(jnp.zeros((5, 3)))
-  x, dy = jnp.asarray(normal(4, 5)), jnp.asarray(normal(4, 3, seed=1))
+  x, dy = jax.device_put(normal(4, 5)), jax.device_put(normal(4, 3, seed=1))
   dv, = jax.vjp(lambda v: matmul(x, with_values(w, v)), w.values)[1](dy)
   assert_near(unpack(with_values(w, dv)), gradients(x, w, dy)[1])
   # Of the last group one row is of the weight, and none of those after it.
@@ -154,9 +154,9 @@ def test_gradients_of_attention(shape, axis, spec):
   joined = axis if isinstance(axis, tuple) else (axis,)
   w = two_way(*(12, 8) if axis in (-1, (-3, -2)) else (8, 12)).reshape(shape)
   packed = pack(w, axis=axis, transposed=True)
-  x = jnp.asarray(normal(2, *(shape[a] for a in joined), seed=1))
+  x = jax.device_put(normal(2, *(shape[a] for a in joined), seed=1))
   out = np.einsum(spec, x, w)
-  dy = jnp.asarray(normal(*out.shape, seed=2))
+  dy = jax.device_put(normal(*out.shape, seed=2))
   both = jax.jit(lambda x, w: jax.vjp(matmul, x, w)[1](dy))(x, packed)
   dense = jax.vjp(lambda x, w: jnp.einsum(spec, x, w), x, jnp.asarray(w))[1](dy)
   assert_near(both[0], dense[0])
@@ -166,7 +166,7 @@ def test_gradients_of_attention(shape, axis, spec):
 
 def test_grad_to_the_whole_weight_is_one_of_it():
   w = pack(two_way(8, 4), transposed=True)
-  x = jnp.asarray(normal(2, 8))
+  x = jax.device_put(normal(2, 8))
   g = jax.grad(lambda w: jitted(x, w).sum(), allow_int=True)(w)
   assert g.layout == w.layout and g.values.shape == w.values.shape
   assert g.positions.dtype == jax.dtypes.float0
@@ -175,7 +175,7 @@ def test_grad_to_the_whole_weight_is_one_of_it():
 
 def test_gradients_of_gradients():
   w = pack(prune(normal(8, 3)))
-  x = jnp.asarray(normal(2, 8, seed=1))
+  x = jax.device_put(normal(2, 8, seed=1))
   loss = lambda x: (matmul(x, w) ** 2).sum()
   dense = np.float64(unpack(w))
   hessian = jax.jacrev(jax.grad(loss))(x)
@@ -185,7 +185,7 @@ def test_gradients_of_gradients():
 
 def test_kept_values_are_trained_as_any_array():
   w = pack(prune(normal(8, 3)))
-  x = jnp.asarray(normal(32, 8, seed=1))
+  x = jax.device_put(normal(32, 8, seed=1))
   target = 2 * matmul(x, w)
   loss = lambda v: ((matmul(x, with_values(w, v)) - target) ** 2).mean()
   step = jax.jit(lambda v: v - 0.5 * jax.grad(loss)(v))
@@ -198,7 +198,7 @@ def test_kept_values_are_trained_as_any_array():
 def test_vmap_over_weights_tokens_and_both():
   w = stacked(3, 8, 4)
   dense = unpack(w)
-  x = jnp.asarray(normal(3, 2, 8, seed=1))
+  x = jax.device_put(normal(3, 2, 8, seed=1))
   one = jax.tree.map(lambda a: a[0], w)
   assert_near(jax.vmap(jitted)(x, w), np.matmul(*wide(x, dense)))
   assert_near(jax.vmap(jitted, (None, 0))(x[0], w),
@@ -211,7 +211,7 @@ def test_vmap_over_weights_tokens_and_both():
 
 def test_vmap_of_gradients_and_gradients_of_vmap():
   w = stacked(3, 8, 4, dtype=jnp.bfloat16)
-  x, dy = (jnp.asarray(normal(3, 2, n, seed=n, dtype=jnp.bfloat16))
+  x, dy = (jax.device_put(normal(3, 2, n, seed=n, dtype=jnp.bfloat16))
            for n in (8, 4))
   back = lambda f: lambda x, w, dy: jax.vjp(f, x, w)[1](dy)
   for call in (jax.vmap(back(matmul)), back(jax.vmap(matmul))):
@@ -228,7 +228,7 @@ def test_vmap_of_gradients_and_gradients_of_vmap():
 def test_scan_over_layers_with_gradients(layout, remat):
   w = with_layout(stacked(3, 8, 8, dtype=jnp.bfloat16), layout)
   dense = unpack(w)
-  x = jnp.asarray(normal(2, 8, seed=1, dtype=jnp.bfloat16))
+  x = jax.device_put(normal(2, 8, seed=1, dtype=jnp.bfloat16))
 
   def loss(values, x, layer):
     step = lambda x, w: (jnp.tanh(layer(x, w)), None)
@@ -246,7 +246,7 @@ def test_scan_over_layers_with_gradients(layout, remat):
 
 
 def test_an_exported_program_runs():
-  w, x = pack(prune(normal(8, 4))), jnp.asarray(normal(2, 8, seed=1))
+  w, x = pack(prune(normal(8, 4))), jax.device_put(normal(2, 8, seed=1))
   f = lambda x, v: matmul(x, with_values(w, v))
   program = exported(f, x, w.values, platforms=[jax.default_backend()])
   assert_near(program.call(x, w.values), np.matmul(*wide(x, unpack(w))))

@@ -20,7 +20,7 @@ from tests._lib.packed import wide
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_training_is_the_dense_product_with_dense_gradients(dtype, leading):
   w = jnp.asarray(two_way(12, 8, dtype=jnp.dtype(dtype)))
-  x, dy = (jnp.asarray(normal(*leading, n, seed=n, dtype=jnp.dtype(dtype)))
+  x, dy = (jax.device_put(normal(*leading, n, seed=n, dtype=jnp.dtype(dtype)))
            for n in (12, 8))
   back = lambda x, w: (training_matmul(x, w),
                        jax.vjp(training_matmul, x, w)[1](dy))
@@ -36,7 +36,7 @@ def test_training_is_the_dense_product_with_dense_gradients(dtype, leading):
 
 def test_training_is_mapped_scanned_and_checkpointed():
   w = jnp.stack([jnp.asarray(two_way(8, 8, seed=i)) for i in range(3)])
-  x = jnp.asarray(normal(3, 2, 8, seed=1))
+  x = jax.device_put(normal(3, 2, 8, seed=1))
   assert_near(jax.vmap(training_matmul)(x, w), np.matmul(*wide(x, w)))
 
   def loss(w, product):
@@ -49,7 +49,7 @@ def test_training_is_mapped_scanned_and_checkpointed():
 @pytest.mark.parametrize('out', ['float32', 'bfloat16'])
 def test_training_has_the_preferred_element_type(out):
   w = jnp.asarray(two_way(8, 4, dtype=jnp.bfloat16))
-  x = jnp.asarray(normal(2, 8, dtype=jnp.bfloat16))
+  x = jax.device_put(normal(2, 8, dtype=jnp.bfloat16))
   f = lambda x, w: training_matmul(x, w, preferred_element_type=out)
   y, back = jax.vjp(f, x, w)
   assert y.dtype == out

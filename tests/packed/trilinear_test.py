@@ -108,8 +108,8 @@ class Case:
 
   def same(self, f, *operands):
     """Whether `f(product)` and `f(dense)` are the same function."""
-    made, expected = (jax.jit(f(y))(*operands)
-                      for y in (self.product, self.dense))
+    made, expected = jax.jit(lambda *operands: [
+        f(y)(*operands) for y in (self.product, self.dense)])(*operands)
     for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(expected),
                     strict=True):
       assert a.dtype == b.dtype and a.shape == b.shape

@@ -40,7 +40,7 @@ def test_zero_times_infinity_is_as_in_the_dense_product():
 
 
 def test_one_program_of_xla_serves_several_platforms():
-  w, x = pack(prune(normal(512, 256))), jnp.asarray(normal(8, 512, seed=1))
+  w, x = pack(prune(normal(512, 256))), jax.device_put(normal(8, 512, seed=1))
   program = exported(lambda x, w: matmul(x, w, implementation='xla'), x, w,
                      platforms=['cpu', 'cuda', 'tpu'])
   assert_near(program.call(x, w), np.matmul(*wide(x, unpack(w))))

@@ -28,7 +28,7 @@ def weights():
       'value': (_WIDTH, _HEADS, _DIM), 'out': (_HEADS, _DIM, _WIDTH),
       'fc1': (_WIDTH, _INNER), 'bias': (_INNER,), 'fc2': (_INNER, _WIDTH),
       'head': (_WIDTH, 3)}
-  return {name: jnp.asarray(rng.normal(size=s, scale=.5).astype(np.float32))
+  return {name: jax.device_put(rng.normal(size=s, scale=.5).astype(np.float32))
           for name, s in shapes.items()}
 
 

@@ -70,7 +70,7 @@ def shuffle(tie, rng):
 
 def plain(w):
   """A parameter in numpy, of which a permutation compiles nothing."""
-  is_key = jnp.issubdtype(jnp.asarray(w).dtype, jax.dtypes.prng_key)
+  is_key = jnp.issubdtype(w.dtype, jax.dtypes.prng_key)
   return w if is_key else np.asarray(w)
 
 

@@ -46,7 +46,7 @@ def test_never_keeps_less_than_the_identity(w):
 
 
 def test_more_is_kept_by_select():
-  w = jnp.asarray(normal(32, 8))
+  w = jax.device_put(normal(32, 8))
   permuted = jnp.take(w, find(w, nm(2, 4)), axis=-2)
   before, after = (float(jnp.abs(x)[select(jnp.abs(x), nm(2, 4))].sum())
                    for x in (w, permuted))
