@@ -37,12 +37,14 @@ class SparseState(NamedTuple):
     before: the state of the flow's gradient transform,
     inner: of the inner optimizer,
     after: and of the flow's transform of updates.
+    forward: what else the forward pass needs, of flows that have it.
   """
   rule: Any  # Of a class of its own, with `masks`.
   gain: jax.Array | None
   before: ArrayTree
   inner: ArrayTree
   after: ArrayTree
+  forward: Any = None  # Of a class of its own, with `sparse`.
 
   @property
   def masks(self) -> ArrayTree:
@@ -132,7 +134,8 @@ def sparsify(inner: optax.GradientTransformation,
           'get_masks(opt_state)).')
     return SparseState(
         rule_state, gain_at(jnp.zeros((), jnp.int32)),
-        before.init(params), inner_state, after.init(params))
+        before.init(params), inner_state, after.init(params),
+        flow.forward and flow.forward(params, rule_state.masks))
 
   def update(grads, state, params=None, **extra_args):
     if params is None:
@@ -161,7 +164,7 @@ def sparsify(inner: optax.GradientTransformation,
             inner, inner_state, flows.apply_masks(params, masks), masks)
     return updates, SparseState(
         rule_state, gain_at(rule_state.count), before_state, inner_state,
-        after_state)
+        after_state, state.forward)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -258,7 +261,8 @@ def sparse_params(params: ArrayTree, opt_state: ArrayTree) -> ArrayTree:
   """The weights that the forward pass sees.
 
   `w * (m + a * (1 - m))` with the flow's current gain `a`; the params
-  themselves, at no cost, if the flow is hard.
+  themselves, at no cost, if the flow is hard; what the flow says, if it has a
+  forward pass of its own, such as `flows.soft_threshold`.
 
   Args:
     params: the params that `opt_state` belongs to.
@@ -273,4 +277,11 @@ def sparse_params(params: ArrayTree, opt_state: ArrayTree) -> ArrayTree:
   state = state_of(opt_state)
   if state.gain is None:
     return params
-  return flows.apply_masks(params, state.masks, state.gain)
+  if state.forward is None:
+    return flows.apply_masks(params, state.masks, state.gain)
+  rows = [(w, m) for _, w, m in trees.align(
+      params, trees.nested_like(params, state.masks)) if not trees.is_dense(m)]
+  sparse = iter(state.forward.sparse(*zip(*rows)) if rows else ())
+  return trees.map_masked(
+      lambda w, m: next(sparse), params,
+      trees.nested_like(params, state.masks), dense=lambda w: w)

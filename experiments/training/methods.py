@@ -202,6 +202,8 @@ METHODS = {
     'ste': Row(methods.ste, _NM),
     # The same, with pruned weights decayed, https://arxiv.org/abs/2102.04010.
     'sr_ste': Row(methods.sr_ste, _NM, ('decay',)),
+    # Kept weights shrink by the largest pruned, https://arxiv.org/abs/2409.09099.
+    's_ste': Row(methods.s_ste, _NM),
     # Pruned weights fade out; https://arxiv.org/abs/2402.04744, and the next.
     'mdgf_linear': Row(methods.mdgf_linear, _NM),
     'mdgf_exponential': Row(methods.mdgf_exponential, _NM),

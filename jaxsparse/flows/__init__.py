@@ -15,6 +15,9 @@ and for a hard flow updates are set so that pruned weights land on zero.
 | `mdgf` | d(t) | 1, or d(t) | 0 | |
 | `top_kast` | 0 | 1 on a larger set, 0 outside | | |
 
+`soft_threshold` shrinks the weights that are kept as well; its forward pass is
+`w~ = scale * sign(w) * max(|w| - t, 0)`.
+
 The transforms a flow is made of are plain optax: they take `masks` as an extra
 argument and stand in any `optax.chain`.
 """
@@ -26,6 +29,8 @@ from jaxsparse.flows.kinds import mdgf
 from jaxsparse.flows.kinds import sr_ste
 from jaxsparse.flows.kinds import ste
 from jaxsparse.flows.kinds import top_kast
+from jaxsparse.flows.soft_threshold import soft_threshold
+from jaxsparse.flows.soft_threshold import SoftThreshold
 from jaxsparse.flows.transforms import add_exploration_decay
 from jaxsparse.flows.transforms import add_pruned_decay
 from jaxsparse.flows.transforms import CountState
@@ -42,6 +47,8 @@ __all__ = [
     'Flow',
     'hard',
     'mdgf',
+    'soft_threshold',
+    'SoftThreshold',
     'sr_ste',
     'ste',
     'top_kast',

@@ -23,12 +23,17 @@ class Flow(NamedTuple):
     before: changes gradients before the inner optimizer (`b` and `c`).
     after: changes updates after it.
     around: wraps the inner optimizer.
+    forward: from params and masks to what the forward pass needs beside them,
+      found once, at `init`; for flows whose forward pass no gain says. It has a
+      method `sparse(weights, masks)`, from the sparse weights in turn to those
+      that the forward pass sees.
   """
   gain: Callable[[jax.Array], ArrayLike] | None
   before: Transform
   after: Transform
   around: Callable[[optax.GradientTransformation],
                    optax.GradientTransformation] = lambda inner: inner
+  forward: Callable[[ArrayTree, ArrayTree], Any] | None = None
 
 
 def apply_masks(params: ArrayTree, masks: ArrayTree, gain: Numeric = 0.

@@ -16,6 +16,7 @@ from jaxsparse.methods.dynamic_training import rigl
 from jaxsparse.methods.dynamic_training import rigl_itop
 from jaxsparse.methods.dynamic_training import set_training
 from jaxsparse.methods.dynamic_training import snfs
+from jaxsparse.methods.nm_training import s_ste
 from jaxsparse.methods.nm_training import sr_ste
 from jaxsparse.methods.nm_training import ste
 from jaxsparse.methods.nm_training import top_kast
@@ -27,6 +28,6 @@ from jaxsparse.methods.progressive_gradient_flow import sdgf_stepwise
 
 __all__ = [
     'chase', 'dsr', 'mdgf_exponential', 'mdgf_linear', 'mest', 'rigl',
-    'rigl_itop', 'sdgf_geometric', 'sdgf_stepwise', 'set_training', 'snfs',
-    'sr_ste', 'ste', 'top_kast', 'train_prune_retrain',
+    'rigl_itop', 's_ste', 'sdgf_geometric', 'sdgf_stepwise', 'set_training',
+    'snfs', 'sr_ste', 'ste', 'top_kast', 'train_prune_retrain',
 ]

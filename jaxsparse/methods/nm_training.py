@@ -69,6 +69,41 @@ def sr_ste(patterns: Patterns, total_steps: int, *,
                 flows.sr_ste(decay, decoupled=decoupled))
 
 
+def s_ste(patterns: Patterns, total_steps: int, *, rescale: bool = True
+          ) -> Method:
+  """S-STE: the forward pass shrinks kept weights, so that it is continuous.
+
+    w~ = scale * sign(w) * max(|w| - t, 0),  t = max |w| of the group's pruned
+
+  Masks are made anew at every step, and the gradient at `w~` goes straight
+  through. Train from scratch: weights of a trained network would be shrunk.
+  `sparse_params` has the weights to evaluate, to pack and to deploy; the masks
+  times the weights are others.
+
+  Args:
+    patterns: regular expressions to N:M patterns, `None` for dense.
+    total_steps: the length of training; not needed, and the same in all
+      methods.
+    rescale: see `flows.soft_threshold`; scales are found at `init`.
+
+  Returns:
+    A rule and a flow.
+
+  Raises:
+    ValueError: if a pattern is not N:M, and from `init` if it is transposable.
+
+  References:
+    Hu et al., `S-STE: Continuous Pruning Function for Efficient 2:4 Sparse
+    Pre-Training <https://arxiv.org/abs/2409.09099>`_, 2024. There the gradients
+    of weights are made from 2:4 samples of output gradients, for speed; here
+    they are exact.
+  """
+  del total_steps
+  targets_of(patterns)
+  return Method(rules.prune(patterns),
+                flows.soft_threshold(patterns, rescale=rescale))
+
+
 def top_kast(patterns: Patterns, total_steps: int, *,
              backward: float | Mapping[str, float] | None = None,
              every: int = 100, decay: float = 1e-4, p: int = 2) -> Method:

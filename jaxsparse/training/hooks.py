@@ -17,6 +17,7 @@ from jaxsparse._utils.typing import ArrayTree
 
 # Compiled once for each set of shapes, in any loop.
 _at_sparse_point = jax.jit(flows.apply_masks)
+_sparse = jax.jit(lambda forward, *rows: forward.sparse(*rows))
 
 
 class Hooks:
@@ -146,9 +147,13 @@ class Hooks:
     return lambda weights: _at_sparse_point(weights, masks, gain)
 
   def _to_sparse(self) -> None:
-    gain = jax.tree.leaves(self._state.gain)
+    state = self._state
+    gain = jax.tree.leaves(state.gain)
     if self._dense is None and gain:
-      self._dense = self._exchange(self._with_gain(*gain))
+      self._dense = self._exchange(
+          self._with_gain(*gain) if state.forward is None else
+          lambda weights: _sparse(
+              state.forward, weights, jax.tree.leaves(state.masks)))
 
   def _to_dense(self) -> None:
     if self._dense is not None:

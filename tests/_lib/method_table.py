@@ -146,7 +146,7 @@ METHODS = {
         _prune(_NM), lambda: jaxsparse.sr_ste(1e-3, decoupled=True), True),
     **_recipes(
         'mdgf_linear', 'mdgf_exponential', 'sdgf_stepwise', 'top_kast',
-        'train_prune_retrain'),
+        'train_prune_retrain', 's_ste'),
     **_recipes('sdgf_geometric', frames=2),
 }
 

@@ -28,6 +28,7 @@ METHODS = {
     'sdgf_stepwise': (methods.sdgf_stepwise, {}),
     'sdgf_geometric': (methods.sdgf_geometric, {}),
     'top_kast': (methods.top_kast, dict(every=5)),
+    's_ste': (methods.s_ste, {}),
     'train_prune_retrain': (methods.train_prune_retrain, {}),
 }
 
