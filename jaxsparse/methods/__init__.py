@@ -16,6 +16,8 @@ from jaxsparse.methods.dynamic_training import rigl
 from jaxsparse.methods.dynamic_training import rigl_itop
 from jaxsparse.methods.dynamic_training import set_training
 from jaxsparse.methods.dynamic_training import snfs
+from jaxsparse.methods.learned_masks import learned_masks
+from jaxsparse.methods.learned_masks import LearnedMasks
 from jaxsparse.methods.nm_training import s_ste
 from jaxsparse.methods.nm_training import sr_ste
 from jaxsparse.methods.nm_training import ste
@@ -27,7 +29,8 @@ from jaxsparse.methods.progressive_gradient_flow import sdgf_geometric
 from jaxsparse.methods.progressive_gradient_flow import sdgf_stepwise
 
 __all__ = [
-    'chase', 'dsr', 'mdgf_exponential', 'mdgf_linear', 'mest', 'rigl',
-    'rigl_itop', 's_ste', 'sdgf_geometric', 'sdgf_stepwise', 'set_training',
-    'snfs', 'sr_ste', 'ste', 'top_kast', 'train_prune_retrain',
+    'chase', 'dsr', 'learned_masks', 'LearnedMasks', 'mdgf_exponential',
+    'mdgf_linear', 'mest', 'rigl', 'rigl_itop', 's_ste', 'sdgf_geometric',
+    'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'ste', 'top_kast',
+    'train_prune_retrain',
 ]
