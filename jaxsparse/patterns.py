@@ -21,6 +21,9 @@ import dataclasses
 import itertools
 import math
 
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
+
 __all__ = [
     'attention', 'block', 'channel', 'is_nm', 'is_transposable', 'n_m_axis',
     'nm', 'Pattern', 'Tiling', 'unstructured', 'with_sparsity',
@@ -174,6 +177,14 @@ class Pattern:
           '0.75; nm(...) without transposable=True goes up to 1.')
 
 
+# Of arguments and of recipes.
+SPARSITY = arguments.number(
+    0, 1, 'the fraction pruned, a number in [0, 1]', lambda value: str(
+        value / 100 if arguments.is_number(value) and 1 < value <= 100 else .9))
+arguments.register(Pattern, arguments.instance(
+    Pattern, 'a pattern', 'jaxsparse.nm(2, 4)'))
+
+
 def _options(name: str, **options) -> dict:
   """Puts the options that were set into the pattern's name."""
   shown = [f'{k}={v}' for k, v in options.items()
@@ -183,6 +194,7 @@ def _options(name: str, **options) -> dict:
   return dict(options, name=f'{name[:name.index("(")]}({inner})')
 
 
+@arguments.checked()
 def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
                  max_sparsity: float = 1.) -> Pattern:
   """Single weights that compete within the whole weight.
@@ -205,6 +217,7 @@ def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
       max_sparsity=max_sparsity))
 
 
+@arguments.checked()
 def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
        transposable: bool = False) -> Pattern:
   """N of every M neighbours along an axis are kept: N:M sparsity.
@@ -279,6 +292,7 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
                  per_line=n)
 
 
+@arguments.checked()
 def is_nm(pattern: Pattern | None) -> bool:
   """Whether a pattern is what `nm` returns.
 
@@ -290,6 +304,7 @@ def is_nm(pattern: Pattern | None) -> bool:
       and pattern.unit == Tiling(rest=1) and pattern.group.rest == 1)
 
 
+@arguments.checked()
 def is_transposable(pattern: Pattern | None) -> bool:
   """Whether a pattern is what `nm(..., transposable=True)` returns.
 
@@ -307,13 +322,16 @@ def n_m_axis(pattern: Pattern) -> tuple[int, int, int | tuple[int, ...]]:
   >>> n_m_axis(nm(2, 4))
   (2, 4, -2)
   """
-  axis, m = pattern.group.sizes[0] if is_nm(pattern) else (0, None)
+  known = isinstance(pattern, Pattern) and is_nm(pattern)
+  axis, m = pattern.group.sizes[0] if known else (0, None)
   if m is None or pattern.sparsity is None:
+    named = pattern if isinstance(pattern, Pattern) else brief(pattern)
     raise ValueError(
-        f'Expected an N:M pattern, got {pattern}. Write e.g. nm(2, 4).')
+        f'Expected an N:M pattern, got {named}. Write e.g. nm(2, 4).')
   return round((1 - pattern.sparsity) * m), m, axis
 
 
+@arguments.checked(sparsity=SPARSITY)
 def with_sparsity(pattern: Pattern, sparsity: float) -> Pattern:
   """The same units and groups with another fraction pruned.
 
@@ -324,6 +342,7 @@ def with_sparsity(pattern: Pattern, sparsity: float) -> Pattern:
       pattern, name=f'{pattern} at sparsity {sparsity}', sparsity=sparsity)
 
 
+@arguments.checked()
 def attention(n: int, m: int, *, transposable: bool = False
               ) -> dict[str, Pattern]:
   """N:M along the contraction axes of Flax's attention projections.
@@ -353,6 +372,7 @@ def attention(n: int, m: int, *, transposable: bool = False
               n, m, axis=(-3, -2), transposable=transposable)}
 
 
+@arguments.checked()
 def block(shape: tuple[int, ...], *, balanced: bool = False,
           sparsity: float | None = None, reduce: str = 'sum',
           min_sparsity: float = 0., max_sparsity: float = 1.) -> Pattern:
@@ -400,6 +420,7 @@ def block(shape: tuple[int, ...], *, balanced: bool = False,
       reduce=reduce, min_sparsity=min_sparsity, max_sparsity=max_sparsity))
 
 
+@arguments.checked()
 def channel(axis: int = -1, *, sparsity: float | None = None,
             reduce: str = 'sum', min_sparsity: float = 0.,
             max_sparsity: float = 1.) -> Pattern:

@@ -15,11 +15,13 @@ from jax.sharding import Sharding
 from jax.sharding import SingleDeviceSharding
 import optax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 
 __all__ = ['state_shardings']
 
+@arguments.checked()
 def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
                     ) -> ArrayTree:
   """The shardings of an optimizer state whose arrays lie with their weights.

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsparse import distributions
+from jaxsparse._utils import arguments
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.exact_counts import Count
@@ -59,6 +60,8 @@ class Layer(NamedTuple):
 
 
 Scope = Callable[[Sequence[Layer], Sequence[Count]], list[jax.Array]]
+arguments.register(Scope, arguments.function(
+    'a function of layers and goals', 'jaxsparse.scopes.all_layers'))
 
 
 class Layers(list):

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 import optax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
 
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 Score = optax.GradientTransformationExtraArgs
+# For arguments: a score may be any transformation of optax.
+SCORE = arguments.transformation(
+    'a score', 'jaxsparse.magnitude(), with its parentheses')
 
 
 def _stateless(f: Callable[..., ArrayTree | None]) -> Score:
@@ -109,6 +113,7 @@ def saliency() -> Score:
   return _stateless(lambda grads, params, point: _products(grads, point))
 
 
+@arguments.checked()
 def magnitude_and_gradient(scale: float = 0.01) -> Score:
   """Scores weights by `|w| + scale * |g|`, the criterion of MEST.
 
@@ -173,6 +178,7 @@ class SnipMomentumState(NamedTuple):
   accumulated: ArrayTree
 
 
+@arguments.checked()
 def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
                   dtype: DTypeLike | None = None) -> Score:
   """Accumulates the saliency of every step: `S <- decay * S + scale * |w * g|`.
@@ -230,6 +236,7 @@ class MomentumState(NamedTuple):
   mean: ArrayTree
 
 
+@arguments.checked()
 def momentum(decay: float = 0.9, *, dtype: DTypeLike | None = None) -> Score:
   """Scores weights by `|M|`, with `M <- decay * M + (1 - decay) * g`.
 
@@ -282,6 +289,7 @@ class ThresholdState(NamedTuple):
   threshold: jax.Array
 
 
+@arguments.checked()
 def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
                        when: Callable[[jax.Array], bool | jax.Array],
                        tolerance: float = 0.1) -> Score:
@@ -345,6 +353,7 @@ class RandomState(NamedTuple):
   count: jax.Array
 
 
+@arguments.checked()
 def random(seed: int) -> Score:
   """Scores weights by chance, uniform in [0, 1).
 

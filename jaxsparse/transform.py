@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import flows
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
@@ -61,6 +62,7 @@ class Method(NamedTuple):
   flow: flows.Flow
 
 
+@arguments.checked('rule', 'flow')  # Below: a rule may be no flow.
 def sparsify(inner: optax.GradientTransformation,
              rule: optax.GradientTransformation | Method,
              flow: flows.Flow | None = None

@@ -6,11 +6,13 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse.calibration import _common
 from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
 
+@arguments.checked()
 def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
          sparsity: float | jax.Array | None = None, *, steps: int = 20,
          ramp: int = 15, damping: float | jax.Array = 0.1

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import graph
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _kernels
@@ -40,6 +41,7 @@ class OneShotState(NamedTuple):
   done: int | jax.Array
 
 
+@arguments.checked()
 def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
              patterns: Pattern | Mapping[str, Pattern | None],
              method: str | _kernels.Prune = 'sparsegpt',

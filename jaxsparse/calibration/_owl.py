@@ -5,6 +5,7 @@ from typing import Any, Callable, Iterable, Mapping
 import jax
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _blocks
@@ -18,6 +19,7 @@ from jaxsparse.patterns import Pattern
 _STEPS = 60  # Of a bisection, down to the last bit.
 
 
+@arguments.checked()
 def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
         patterns: Pattern | Mapping[str, Pattern | None], sparsity: float, *,
         limit: float = 0.08, outlier: float = 5.,

@@ -7,6 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse.calibration import _common
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks.selection import Kept
@@ -16,6 +17,7 @@ _STEP = 16  # Inputs whose weights stay in a cache, where no groups say it.
 _Result = tuple[jax.Array, jax.Array, jax.Array]  # Weights, mask and errors.
 
 
+@arguments.checked()
 def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
               sparsity: float | jax.Array | None = None, *,
               damping: float | jax.Array = 0.01, block: int | None = None,

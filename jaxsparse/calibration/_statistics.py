@@ -9,6 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import kernel_axes
@@ -34,6 +35,7 @@ class Statistic(NamedTuple):
   count: jax.Array
 
 
+@arguments.checked()
 def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                      which: str | None = None, kind: str = 'norm',
                      weights: jax.Array | None = None) -> dict[str, Statistic]:

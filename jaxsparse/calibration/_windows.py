@@ -14,6 +14,7 @@ import optax
 from jaxsparse import flows
 from jaxsparse import rules
 from jaxsparse import transform
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
@@ -44,6 +45,7 @@ class ReconstructState(NamedTuple):
   done: int | jax.Array
 
 
+@arguments.checked()
 def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
                 batches: Iterable[Any], *, dense: ArrayTree,
                 steps: int = 100,

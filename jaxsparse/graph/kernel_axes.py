@@ -14,6 +14,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import jax
 
 from jaxsparse import patterns
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
@@ -95,6 +96,7 @@ _ROLES = {'add': 'added', 'sub': 'added', 'mul': 'scales', 'div': 'scales',
           'concatenate': 'joined', 'select_n': 'chosen'}
 
 
+@arguments.checked()
 def infer_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
                   ) -> Kernels:
   """Finds which parameters are weights of matrix products or convolutions.
@@ -151,6 +153,7 @@ def _kernel(path: str, read: tracing.Reading) -> Kernel:
   return kernel._replace(why='; '.join(notes) or None)
 
 
+@arguments.checked()
 def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
                  ) -> list[str]:
   """Finds the kernels whose product the function returns: the last layers.
@@ -214,6 +217,7 @@ def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
   return last
 
 
+@arguments.checked()
 def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                     pattern: Pattern, dense: str | Sequence[str] = ()
                     ) -> KernelPatterns:

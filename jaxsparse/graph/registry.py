@@ -4,6 +4,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse.graph import _walk
 from jaxsparse.graph import primitives
 from jaxsparse.graph.primitives import New
@@ -12,6 +13,7 @@ from jaxsparse.graph.primitives import Wiring
 _registered: dict[str, Callable[[Any], Wiring]] = {}
 
 
+@arguments.checked()
 def register_primitive(name: str, wiring: Callable[[Any], Wiring]) -> None:
   """Tells what a primitive of your own does with axes.
 

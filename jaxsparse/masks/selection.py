@@ -14,6 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import _networks
@@ -191,6 +192,7 @@ def on_the_way_each(units: Sequence[int], finals: Sequence[int],
   return [Kept(k) for k in counts.unstack(made)]
 
 
+@arguments.checked()
 def select(scores: jax.Array, pattern: Pattern,
            sparsity: float | jax.Array | Kept | None = None) -> jax.Array:
   """The mask that keeps the units with the highest scores.

@@ -33,6 +33,7 @@ from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import scores
 from jaxsparse import units
+from jaxsparse._utils import arguments
 from jaxsparse.transform import Method
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
@@ -68,6 +69,7 @@ def _fading(every: int, end: int) -> schedules.When:
   return schedules.every(every, begin=every, end=max(end - 1, every))
 
 
+@arguments.checked()
 def set_training(patterns: rules.Patterns, sparsity: Sparsity,
                  total_steps: int, *, fraction: float = 0.3, every: int = 100,
                  end: int | None = None, by_sign: bool = False, seed: int = 0
@@ -107,6 +109,7 @@ def set_training(patterns: rules.Patterns, sparsity: Sparsity,
       init=scores.random(seed)), flows.hard())
 
 
+@arguments.checked()
 def dsr(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
         fraction: float = 0.1, every: int = 100, threshold: float = 1e-3,
         seed: int = 0) -> Method:
@@ -154,6 +157,7 @@ def dsr(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
                 flows.hard())
 
 
+@arguments.checked()
 def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          fraction: float = 0.5, decay: float = 0.9, every: int = 100,
          end: int | None = None, seed: int = 0) -> Method:
@@ -193,6 +197,7 @@ def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       init=scores.random(seed)), flows.hard())
 
 
+@arguments.checked()
 def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          fraction: float = 0.3, every: int = 100, end: int | None = None,
          replace_step: bool = True, seed: int = 0) -> Method:
@@ -233,6 +238,7 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       _fading(every, end), replace_step, seed)
 
 
+@arguments.checked()
 def rigl_itop(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
               fraction: float = 0.5, last_fraction: float = 0.005,
               every: int = 4000, end: int | None = None, seed: int = 0
@@ -284,6 +290,7 @@ def _by_gradient(patterns: rules.Patterns, sparsity: Sparsity, fraction, when,
       init=scores.random(seed)), flow)
 
 
+@arguments.checked()
 def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          soft_bound: bool = True, shares: Sequence[float] = (0.05, 0.025),
          scale: float = 0.01, every: int = 100, end: int | None = None,
@@ -351,6 +358,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       init=scores.random(seed), **moves), flows.hard())
 
 
+@arguments.checked()
 def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           ties: Ties | Sequence[Tie], channel_sparsity: float = 0.4,
           floor: float = 0.2, multiple: int = 1, prune_skip: bool = False,

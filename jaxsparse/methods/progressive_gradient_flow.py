@@ -20,6 +20,7 @@ from jaxsparse import flows
 from jaxsparse import patterns as patterns_lib
 from jaxsparse import rules
 from jaxsparse import schedules
+from jaxsparse._utils import arguments
 from jaxsparse.methods._targets import targets as targets_of
 from jaxsparse.rules import Patterns
 from jaxsparse.transform import Method
@@ -52,6 +53,7 @@ def _frames(begin: int, end: int, count: int) -> list[int]:
   return [begin + i * (end - begin) // count for i in range(count)]
 
 
+@arguments.checked()
 def mdgf_linear(patterns: Patterns, total_steps: int, *,
                 dense_steps: int | None = None,
                 fine_tune_steps: int | None = None, beta: float | None = None,
@@ -97,6 +99,7 @@ def mdgf_linear(patterns: Patterns, total_steps: int, *,
       schedules.fade_linear(begin, end, rate=beta), straight_through))
 
 
+@arguments.checked()
 def mdgf_exponential(patterns: Patterns, total_steps: int, *,
                      dense_steps: int | None = None,
                      fine_tune_steps: int | None = None,
@@ -137,6 +140,7 @@ def _kept_by_frame(n: int, m: int) -> list[int]:
   return [k for k in dict.fromkeys([m - 1, *halves]) if k > n] + [n]
 
 
+@arguments.checked()
 def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
                   dense_steps: int | None = None,
                   fine_tune_steps: int | None = None) -> Method:
@@ -180,6 +184,7 @@ def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
       rules.prune(patterns, schedule=schedules.staircase(levels)), flows.ste())
 
 
+@arguments.checked()
 def sdgf_geometric(patterns: Patterns, total_steps: int, *,
                    frames: int | None = _FRAMES, dense_steps: int | None = None,
                    fine_tune_steps: int | None = None) -> Method:

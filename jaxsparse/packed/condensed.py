@@ -27,6 +27,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse.packed import _groups
 from jaxsparse.packed._compressed import Compressed
 
@@ -87,6 +88,7 @@ jax.tree_util.register_dataclass(
     meta_fields=['inputs', 'block'])
 
 
+@arguments.checked()
 def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
              fan_in: int | None = None) -> Condensed:
   """Condenses a weight of 1 x S blocks, or of constant fan-in.

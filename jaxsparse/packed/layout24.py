@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
 from jaxsparse.packed import _planar_layout
@@ -93,6 +94,7 @@ jax.tree_util.register_dataclass(
     meta_fields=['contracted', 'features', 'contracted_last', 'layout'])
 
 
+@arguments.checked()
 def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
          transposed: bool = False) -> Packed24:
   """Packs a 2:4 weight: of every four along an axis, two and their places.
@@ -226,6 +228,7 @@ def _pack(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   return _groups.keep(matrix, bits), _planar_layout.to_words(bits)
 
 
+@arguments.checked()
 def unpack(packed: Packed24) -> jax.Array:
   """The weight that was packed, zeros included.
 
@@ -279,6 +282,7 @@ def without_values(packed: Packed24) -> Packed24:
   return dataclasses.replace(packed, values=nothing)
 
 
+@arguments.checked()
 def with_layout(packed: Packed24, layout: str) -> Packed24:
   """The same weight in the layout that a kernel reads; made once, at load.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxsparse import flows
 from jaxsparse import patterns
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.packed import _dispatch
@@ -15,6 +16,7 @@ from jaxsparse.packed import layout24
 from jaxsparse.patterns import Pattern
 
 
+@arguments.checked()
 def pack_params(params: ArrayTree, masks_or_rules: Any, *,
                 layout: str | None = None, transposed: bool = False,
                 dense: Mapping[str, str] | None = None) -> ArrayTree:

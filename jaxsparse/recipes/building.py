@@ -55,6 +55,7 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scores
 from jaxsparse import transform
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse.recipes import _checks
 from jaxsparse.recipes import _words
@@ -138,6 +139,7 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
       whole, tuple(messages))
 
 
+@arguments.checked('made')
 def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
               ) -> dict[str, Any]:
   """The whole recipe, with every key and default written out.

@@ -10,6 +10,7 @@ from jaxsparse import distributions
 from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import scores as scores_lib
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
@@ -22,6 +23,8 @@ from jaxsparse.rules.base import RuleState
 Share = float | Callable[[jax.Array], jax.typing.ArrayLike]
 
 
+@arguments.checked(patterns=base.SOME_PATTERNS, grow=scores_lib.SCORE,
+                   drop=scores_lib.SCORE, init=scores_lib.SCORE)
 def prune_and_grow(
     patterns: base.Patterns, *, sparsity: float | distributions.Distribution,
     grow: optax.GradientTransformation,
@@ -95,16 +98,10 @@ def prune_and_grow(
   >>> print(rule.update(jnp.array([0., 1., 2., 9.]), state, w)[0])
   [ True False False  True]
   """
-  base.check_patterns(patterns)
-  base.check_scores(drop=drop, grow=grow, init=init)
   drop, grow, first = (optax.with_extra_args_support(s) for s in (
       drop or scores_lib.magnitude(), grow, init or scores_lib.random(0)))
   drop_scope, grow_scope = (
       scope or scopes.per_layer for scope in (drop_scope, grow_scope))
-  base.check_functions(
-      when=(when, 'schedules.every(100)'),
-      drop_scope=(drop_scope, 'scopes.all_layers'),
-      grow_scope=(grow_scope, 'scopes.all_layers'))
   when = when or schedules.every(100)
   distribution = sparsity if callable(sparsity) else (
       distributions.uniform(sparsity))

@@ -9,12 +9,14 @@ import numpy as np
 import optax
 
 from jaxsparse import transform
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 
 _MOST_OFF = 0.005  # Of a layer's weights; thresholds of random weights move.
 
 
+@arguments.checked()
 def check_resume(method: transform.Method | optax.GradientTransformation,
                  params: ArrayTree, opt_state: ArrayTree, *, steps: int
                  ) -> dict[str, tuple[float, float]]:

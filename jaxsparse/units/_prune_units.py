@@ -9,6 +9,7 @@ import optax
 from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scopes
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
@@ -38,6 +39,7 @@ class UnitState(base.Around, _Fields):
   """
 
 
+@arguments.checked(threshold=arguments.number(0, write='1e-3'))
 def prune_units(groups: Groups, *, importance: Importance,
                 count: int | None = None, sparsity: float | None = None,
                 threshold: float | None = None, scope: str = 'layer',
@@ -113,7 +115,12 @@ def prune_units(groups: Groups, *, importance: Importance,
   >>> print(masks['kernel'][0])
   [ True False]
   """
-  _check(groups, importance, threshold, schedule, when, within)
+  if threshold is not None and schedule is not None:
+    raise ValueError(
+        'A schedule leads to a count or a sparsity, and a threshold has none '
+        'to lead to. Leave schedule out.')
+  if within is not None:
+    ties_lib.as_ties(groups)  # Says that ties are needed.
   budget = Budget(count, sparsity, scope, floor, normalize)
   if threshold is None:
     budget.check()
@@ -207,35 +214,6 @@ def prune_units(groups: Groups, *, importance: Importance,
 
   return base.made_of(
       init, update, within, ahead=base.acts_always(when) and not begin)
-
-
-def _check(groups: Any, importance: Any, threshold: Any, schedule: Any,
-           when: Any, within: Any) -> None:
-  """Raises a `ValueError` if arguments are not of their kind."""
-  if isinstance(importance, optax.GradientTransformation) or not callable(
-      importance):
-    raise ValueError(
-        f'importance must be an importance of groups, got {importance!r:.80}. '
-        'Write e.g. importance=jaxsparse.units.saliency().')
-  if threshold is not None and not (
-      isinstance(threshold, (int, float)) and threshold >= 0):
-    raise ValueError(
-        f'threshold is a number of 0 or more, got {threshold!r:.80}. Write '
-        'e.g. prune_units(ties, importance=root_mean_square(), '
-        'threshold=1e-3).')
-  if threshold is not None and schedule is not None:
-    raise ValueError(
-        'A schedule leads to a count or a sparsity, and a threshold has none '
-        'to lead to. Leave schedule out.')
-  if within is not None:
-    if not isinstance(within, optax.GradientTransformation):
-      raise ValueError(
-          f'within must be a rule, got {within!r:.80}. Write e.g. '
-          'within=jaxsparse.prune_and_grow(...).')
-    ties_lib.as_ties(groups)  # Says that ties are needed.
-  base.check_functions(
-      schedule=(schedule, 'schedules.cubic(0, 10_000)'),
-      when=(when, 'schedules.every(100)'))
 
 
 def _mortal(ties: Groups, masks: ArrayTree, prune_skip: bool

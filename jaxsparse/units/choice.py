@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxsparse import distributions
 from jaxsparse import patterns
+from jaxsparse._utils import arguments
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.remade import Remade
@@ -37,6 +38,7 @@ _ROWS = patterns.Pattern(
 _CHOOSING = 'reduce_max', 'top_k', 'argmax', 'gather'
 
 
+@arguments.checked()
 def heads(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are attention heads, and may be removed.
 
@@ -56,6 +58,7 @@ def heads(ties: Ties | Sequence[Tie]) -> Ties:
   return _removable(ties, holding - within)
 
 
+@arguments.checked()
 def neurons(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are neurons or channels, and may be removed.
 
@@ -73,6 +76,7 @@ def neurons(ties: Ties | Sequence[Tie]) -> Ties:
   return _removable(ties, {tie.name for tie in ties} - within - holding)
 
 
+@arguments.checked()
 def experts(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are experts, as ones that may be removed.
 
@@ -124,6 +128,7 @@ def _removable(ties: Ties, names: Collection[str]) -> Ties:
       and not (tie.fixed or tie.kept or tie.read)), ties.shapes)
 
 
+@arguments.checked()
 def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
                count: int | None = None, sparsity: float | None = None,
                scope: str = 'layer', multiple: int = 1

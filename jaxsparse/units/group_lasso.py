@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import flows
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse.units import groups as groups_lib
@@ -73,6 +74,7 @@ def _transform(name: str, groups: Groups, changed: Callable[..., dict]
   return optax.GradientTransformation(init, update)
 
 
+@arguments.checked()
 def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
                     ) -> optax.GradientTransformation:
   """Adds the gradient of group Lasso: `g + alpha * w / ||w_g||`.
@@ -123,6 +125,7 @@ def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
   return _transform('add_group_lasso', groups, changed)
 
 
+@arguments.checked()
 def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
                      scaled: bool = False) -> optax.GradientTransformation:
   """The proximal step of group Lasso, which lands groups on exactly zero.

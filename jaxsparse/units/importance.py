@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
@@ -35,6 +36,10 @@ from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
 Importance = Callable[[Sequence[Family]], optax.GradientTransformationExtraArgs]
+arguments.register(Importance, arguments.Check(
+    lambda value: callable(value) and not isinstance(
+        value, optax.GradientTransformation),
+    'an importance of groups', 'jaxsparse.units.saliency()'))
 
 
 def _of_weights(score: Callable[[Family, dict[str, jax.Array]], jax.Array]
@@ -173,6 +178,7 @@ def _saliencies(families: Sequence[Family], params: ArrayTree, grads: ArrayTree
   return [saliency_of(family) for family in families]
 
 
+@arguments.checked()
 def unit_saliency(params: ArrayTree, grads: ArrayTree,
                   ties: Ties | Sequence[Tie]) -> dict[str, jax.Array]:
   """The saliency of one batch, `|sum over weights that read u of w * g|`.
@@ -204,6 +210,7 @@ def unit_saliency(params: ArrayTree, grads: ArrayTree,
       found, _saliencies(found, params, grads))}
 
 
+@arguments.checked()
 def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
                 batches: Iterable[Any], ties: Ties | Sequence[Tie]
                 ) -> dict[str, jax.Array]:

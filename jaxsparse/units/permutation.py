@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxsparse import patterns as patterns_lib
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
@@ -27,6 +28,7 @@ from jaxsparse.units.ties import Ties
 Array = jax.Array | np.ndarray
 
 
+@arguments.checked()
 def find_permutation(
     scores: Array | Sequence[Array], pattern: Pattern | Sequence[Pattern], *,
     budget: int = 4000, seed: int = 0,
@@ -150,6 +152,7 @@ def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
       np.result_type(x.dtype, np.float32)))
 
 
+@arguments.checked()
 def find_permutations(
     params: ArrayTree, ties: Ties | Sequence[Tie],
     patterns: Mapping[str, Pattern | None], *, budget: int = 4000,
@@ -261,6 +264,7 @@ def _columns(tie: Tie, member: Member, w: Array, pattern: Pattern
   return groups
 
 
+@arguments.checked()
 def permute(tree: ArrayTree, ties: Ties | Sequence[Tie],
             permutations: Mapping[str, Any]) -> ArrayTree:
   """Puts hidden units in another order, everywhere; the function stays.

@@ -1,0 +1,298 @@
+"""Checks of arguments: each says what was got, what is expected, what to write.
+
+A `Check` belongs to a kind of values. `checked` puts the checks of a function's
+annotations before it, so that a wrong argument is an error where it is given,
+and not steps later. A package tells with `register` what its own kinds are:
+
+  register(When, function('a function of the step', 'schedules.every(100)'))
+
+Checks look at types, at numbers and at the shapes of arrays, never at what an
+array on a device holds: tracers pass, and no step is held up.
+"""
+
+import collections.abc
+import dataclasses
+import difflib
+import functools
+import inspect
+import math
+import re
+import types
+import typing
+from typing import Any, Callable, Collection, TypeVar
+
+import jax
+import numpy as np
+import optax
+
+from jaxsparse._utils.tables import brief
+
+F = TypeVar('F', bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+  """The values that an argument takes, and the error for all others.
+
+  Attributes:
+    takes: whether a value is one of them.
+    expected: the values in words.
+    write: an example, or a function that makes one of a wrong value.
+    make: turns such a value into the one that is used.
+    words: the values, if they are words.
+    joint: what stands between a name and its value where one is written.
+  """
+  takes: Callable[[Any], bool]
+  expected: str
+  write: str | Callable[[Any], str] = ''
+  make: Callable[[Any], Any] = lambda value: value
+  words: Collection[str] = ()
+  joint: str = '='
+
+  def __call__(self, where: str, value: Any) -> Any:
+    if self.takes(value):
+      return self.make(value)
+    write = self.write(value) if callable(self.write) else self.write
+    example = f'{re.split("[.:] *", where)[-1]}{self.joint}{write}'
+    raise ValueError(
+        f'{where} must be {self.expected}, got {brief(value)}.'
+        f'{f" Write e.g. {example}" if write else ""}')
+
+
+def is_whole(value: Any) -> bool:
+  """Whether a value is a whole number, of Python or of numpy."""
+  return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+  """Whether a value is a real number, of Python or numpy, and not NaN."""
+  return (isinstance(value, (int, float, np.integer, np.floating))
+          and not isinstance(value, bool) and value == value)
+
+
+def is_array(value: Any) -> bool:
+  """Whether a value is an array, or stands for one while JAX traces."""
+  return not isinstance(value, type) and (
+      hasattr(value, 'shape') and hasattr(value, 'dtype')
+      or hasattr(value, '__jax_array__'))
+
+
+def _is_scalar(value: Any, kind: Any) -> bool:
+  return (is_array(value) and value.shape == ()
+          and jax.dtypes.issubdtype(value.dtype, kind)
+          and not (isinstance(value, np.ndarray) and value != value))
+
+
+def _plain(value: Any) -> Any:
+  """A number of numpy as one of Python, which promotes no dtype."""
+  return value.item() if isinstance(value, np.generic) else value
+
+
+def whole(least: int | None = None, write: str = '100') -> Check:
+  """Whole numbers, or arrays of one; 1.0 is none."""
+  return Check(
+      lambda value: is_whole(value) and (least is None or value >= least)
+      or not isinstance(value, np.generic) and _is_scalar(value, np.integer),
+      f'a whole number{"" if least is None else f" of {least} or more"}', write,
+      _plain)
+
+
+def number(least: float = -math.inf, most: float = math.inf,
+           expected: str = '', write: str | Callable[[Any], str] = '0.1'
+           ) -> Check:
+  """Numbers in an interval, or arrays of one; NaN is none."""
+  bounds = (f'in [{least}, {most}]' if most < math.inf else
+            f'of {least} or more' if least > -math.inf else '')
+  return Check(
+      lambda value: is_number(value) and least <= value <= most
+      or not isinstance(value, np.generic) and _is_scalar(value, np.number)
+      and not jax.dtypes.issubdtype(value.dtype, np.complexfloating),
+      expected or f'a number {bounds}'.strip(), write, _plain)
+
+
+def one_of(words: Collection[str]) -> Check:
+  """Words, of which the nearest is the example."""
+  def nearest(value):
+    near = difflib.get_close_matches(brief(value), words, n=1)
+    return repr([*near, *words][0])
+  return Check(
+      lambda value: isinstance(value, str) and value in [*words],
+      f'one of {", ".join(words)}', nearest, words=words)
+
+
+def function(expected: str = 'a function', write: str = '') -> Check:
+  """Functions, and all else that can be called."""
+  return Check(callable, expected, write)
+
+
+def instance(kinds: type | tuple[type, ...], expected: str, write: str = ''
+             ) -> Check:
+  """Objects of one of several classes."""
+  return Check(lambda value: isinstance(value, kinds), expected, write)
+
+
+def _is_transformation(value: Any) -> bool:
+  return not isinstance(value, type) and all(
+      callable(getattr(value, name, None)) for name in ('init', 'update'))
+
+
+def transformation(expected: str = 'an optax transformation',
+                   write: str = 'optax.adam(1e-3), with its parentheses'
+                   ) -> Check:
+  """Whatever has the two functions of an optax transformation."""
+  return Check(_is_transformation, expected, write)
+
+
+# By annotation: those of packages, and those of Python, numpy, jax and optax.
+_KINDS: dict[Any, Check] = {
+    int: whole(), float: number(),
+    bool: Check(lambda value: isinstance(value, (bool, np.bool_))
+                or isinstance(value, jax.core.Tracer), 'True or False', 'True'),
+    str: instance(str, 'a text'),
+    type(None): Check(lambda value: value is None, 'None'),
+    jax.Array: Check(is_array, 'an array', 'jnp.ones((2, 4))'),
+    np.ndarray: Check(is_array, 'an array', 'np.ones((2, 4))'),
+    np.dtype: Check(lambda value: isinstance(value, (str, type, np.dtype))
+                    or is_array(value), 'a dtype', 'jnp.bfloat16'),
+    optax.GradientTransformation: transformation(),
+    optax.GradientTransformationExtraArgs: transformation(),
+}
+
+
+def register(annotation: Any, check: Check) -> None:
+  """Says what an annotation takes; unions and `None` are made of their parts.
+
+  Args:
+    annotation: a class, or a type such as `Callable[[int], float]`.
+    check: the check for all arguments that have it.
+  """
+  _KINDS[annotation] = check
+
+
+def of(annotation: Any) -> Check | None:
+  """The check for an annotation, or `None` if it takes anything."""
+  try:
+    if annotation in _KINDS:
+      return _KINDS[annotation]
+  except TypeError:  # Nothing that is not hashable says what it takes.
+    return None
+  origin = typing.get_origin(annotation)
+  parts = typing.get_args(annotation)
+  if origin in (typing.Union, types.UnionType):
+    return _any_of([of(part) for part in parts])
+  if origin is collections.abc.Callable:
+    return function()
+  if origin in (collections.abc.Mapping, dict):
+    return _mapping(*map(of, parts))
+  if origin in (collections.abc.Sequence, list):
+    return _sequence(of(parts[0]))
+  if origin is tuple and parts[1:] == (...,):
+    return _sequence(of(parts[0]))
+  if origin is collections.abc.Iterable:
+    return Check(lambda value: (hasattr(value, '__iter__')
+                                or hasattr(value, '__getitem__'))
+                 and not isinstance(value, (str, bytes, type)),
+                 'a list, or what a loop can go through', '[batch]')
+  if (isinstance(annotation, type) and not origin
+      and annotation not in (Any, object)):
+    if getattr(annotation, '_is_protocol', False):
+      return None
+    return instance(annotation, f'a {annotation.__name__}')
+  return None
+
+
+def _any_of(checks: list[Check | None]) -> Check | None:
+  known = [check for check in checks if check is not None]
+  if len(known) < len(checks):
+    return None
+  # The first part says what to write: unions begin with what is usual.
+  words = dict.fromkeys(check.expected for check in known)
+  make = next((check.make for check in known if check.make is _plain),
+              known[0].make)
+  return Check(lambda value: any(check.takes(value) for check in known),
+               ' or '.join(words), known[0].write, make)
+
+
+def _entries(check: Check | None, values: Any) -> bool:
+  return check is None or all(map(check.takes, values))
+
+
+def _mapping(keys: Check | None, values: Check | None) -> Check:
+  of_what = '' if values is None else f', each {values.expected}'
+  return Check(
+      lambda value: isinstance(value, collections.abc.Mapping)
+      and _entries(keys, value.keys()) and _entries(values, value.values()),
+      f'a mapping{of_what}', '')
+
+
+def _sequence(each: Check | None) -> Check:
+  of_what = '' if each is None else f', each {each.expected}'
+  return Check(
+      lambda value: isinstance(value, collections.abc.Sequence)
+      and not isinstance(value, (str, bytes)) and _entries(each, value),
+      f'a list{of_what}', '')
+
+
+def checked(*but: str, **checks: Check) -> Callable[[F], F]:
+  """Checks the arguments of a function by their annotations.
+
+  A function that JAX traces is checked while it is traced, and never runs with
+  the check in it.
+
+  Args:
+    *but: names of arguments that the function checks itself.
+    **checks: other checks than those of the annotation. `None` passes where the
+      annotation has it.
+
+  Returns:
+    A decorator.
+
+  >>> @checked(n=whole(1, '7'))
+  ... def f(n: int, end: int | None = None): return n, end
+  >>> f(np.int64(2)), f(3, end=4)
+  ((2, None), (3, 4))
+  >>> f(0)
+  Traceback (most recent call last):
+  ValueError: f: n must be a whole number of 1 or more, got 0. Write e.g. n=7
+  """
+  def decorate(f: F) -> F:
+    parameters = inspect.signature(f).parameters
+    names, rest, table = [], None, {}
+    for name, parameter in parameters.items():
+      if parameter.kind is parameter.VAR_POSITIONAL:
+        rest = name
+      elif parameter.kind is not parameter.KEYWORD_ONLY:
+        names.append(name)
+      if name not in but and parameter.kind is not parameter.VAR_KEYWORD:
+        table[name] = parameter.annotation
+    known: dict[str, Check | None] = {}
+
+    def check(name, value):
+      if name not in known:  # When it is called: modules have registered then.
+        known[name] = _for_argument(checks.get(name), table.get(name))
+      found = known[name]
+      return value if found is None else found(f'{f.__name__}: {name}', value)
+
+    def arguments(args, kwargs):
+      if rest is None and len(args) > len(names):
+        return args, kwargs  # Python itself says what is too many.
+      return ([check(*pair) for pair in zip(names, args)]
+              + [check(rest, value) for value in args[len(names):]],
+              {name: check(name, value) for name, value in kwargs.items()})
+
+    def call(*args, **kwargs):
+      args, kwargs = arguments(args, kwargs)
+      return f(*args, **kwargs)
+    # With the globals of `f`, by which doctest knows whose function it is.
+    wrapped = types.FunctionType(
+        call.__code__, f.__globals__, f.__name__, None, call.__closure__)
+    return typing.cast(F, functools.wraps(f)(wrapped))
+  return decorate
+
+
+def _for_argument(given: Check | None, annotation: Any) -> Check | None:
+  if given is None:
+    return None if annotation is None else of(annotation)
+  if type(None) in typing.get_args(annotation):
+    return _any_of([given, _KINDS[type(None)]])
+  return given
