@@ -190,6 +190,10 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
   while wanted:
     rest = budget - sum(d * weights[p] for p, d in held.items())
     mass = sum(r * weights[p] for p, r in wanted.items())
+    if not 0 < mass < math.inf:
+      raise ValueError(
+          'Densities of layers are so far apart that no float holds them; the '
+          'power of erk is too large. Write e.g. power=1.')
     density = {p: max(rest, 0) / mass * r for p, r in wanted.items()}
     over = {p: hi / units[p] for p, (_, hi) in bounds.items()
             if p in wanted and density[p] > hi / units[p]}

@@ -43,6 +43,8 @@ arguments.register(Schedule, arguments.function(
     'a function of the step', 'jaxsparse.schedules.cubic(0, 10_000)'))
 arguments.register(When, arguments.function(
     'a function of the step', 'jaxsparse.schedules.every(100)'))
+# Where numbers have another relation, the functions say so themselves.
+_STEP, _FIRST = arguments.step(), arguments.step(0, '0')
 
 
 def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
@@ -61,13 +63,13 @@ def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
   return schedule
 
 
-@arguments.checked()
+@arguments.checked(begin=_FIRST)
 def one_shot(begin: int = 0) -> Curve:
   """0 before `begin`, 1 from there on."""
   return lambda step: jnp.where(jnp.asarray(step) >= begin, 1., 0.)
 
 
-@arguments.checked()
+@arguments.checked(begin=_STEP, end=_STEP)
 def linear(begin: int, end: int) -> Curve:
   """`p`: the same amount at every step.
 
@@ -87,7 +89,7 @@ def linear(begin: int, end: int) -> Curve:
   return _ramp(begin, end, lambda p: p)
 
 
-@arguments.checked()
+@arguments.checked(begin=_STEP, end=_STEP)
 def cubic(begin: int, end: int) -> Curve:
   """`1 - (1 - p)^3`: fast while there is much to prune, then ever slower.
 
@@ -111,19 +113,19 @@ def cubic(begin: int, end: int) -> Curve:
   return _ramp(begin, end, lambda p: 1. - (1. - p)**3)
 
 
-@arguments.checked()
+@arguments.checked(begin=_STEP, end=_STEP)
 def cosine(begin: int, end: int) -> Curve:
   """`1 - cos(pi p / 2)`, Neural Compressor's 'cos'; see `linear`."""
   return _ramp(begin, end, lambda p: 1. - jnp.cos(.5 * jnp.pi * p))
 
 
-@arguments.checked()
+@arguments.checked(begin=_STEP, end=_STEP)
 def cube(begin: int, end: int) -> Curve:
   """`p^3`, Neural Compressor's 'cube'; the opposite of `cubic`."""
   return _ramp(begin, end, lambda p: p**3)
 
 
-@arguments.checked()
+@arguments.checked(begin=_STEP, end=_STEP)
 def exponential(begin: int, end: int, *, final_sparsity: float) -> Curve:
   """`(1 - (1 - s)^p) / s`: each step prunes the same share of what is left.
 
@@ -180,7 +182,7 @@ def staircase(levels: Mapping[int, float]) -> Curve:
   return schedule
 
 
-@arguments.checked()
+@arguments.checked(begin=_STEP)
 def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Curve:
   """0 before `begin`, from there on `share + (1 - share) * schedule(step)`.
 
@@ -228,7 +230,7 @@ def _check_rate(name: str, rate: float) -> None:
         '1e-4 to 2e-4; leave it out to be (near) 0 at the end.')
 
 
-@arguments.checked()
+@arguments.checked(begin=_STEP, end=_STEP)
 def fade_linear(begin: int, end: int, *, rate: float | None = None
                 ) -> Curve:
   """`max(1 - rate * (step - begin), 0)` from `begin` on, exactly 0 from `end`.
@@ -261,7 +263,7 @@ def fade_linear(begin: int, end: int, *, rate: float | None = None
       jnp.maximum(1. - rate * (end - begin) * progress(step), 0.), 0.)
 
 
-@arguments.checked()
+@arguments.checked(begin=_STEP, end=_STEP)
 def fade_exponential(begin: int, end: int, *, rate: float | None = None
                      ) -> Curve:
   """`exp(-rate * (step - begin))` from `begin` on, exactly 0 from `end` on.
@@ -294,7 +296,7 @@ def fade_exponential(begin: int, end: int, *, rate: float | None = None
       progress(step) < 1., jnp.exp(-rate * (end - begin) * progress(step)), 0.)
 
 
-@arguments.checked()
+@arguments.checked(begin=_STEP, end=_STEP)
 def fade_cosine(begin: int, end: int) -> Curve:
   """`(1 + cos(pi p)) / 2`, exactly 0 from `end` on.
 
@@ -352,7 +354,7 @@ def either(*whens: When) -> When:
   return when
 
 
-@arguments.checked()
+@arguments.checked(n=arguments.step(1), begin=_FIRST, end=_STEP)
 def every(n: int, begin: int = 0, end: int | None = None) -> When:
   """True at steps `begin`, `begin + n`, ... up to `end`.
 

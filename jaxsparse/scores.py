@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 Score = optax.GradientTransformationExtraArgs
+_FACTOR = arguments.number(0)
 # For arguments: a score may be any transformation of optax.
 SCORE = arguments.transformation(
     'a score', 'jaxsparse.magnitude(), with its parentheses')
@@ -178,7 +179,7 @@ class SnipMomentumState(NamedTuple):
   accumulated: ArrayTree
 
 
-@arguments.checked()
+@arguments.checked(decay=_FACTOR, scale=_FACTOR)
 def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
                   dtype: DTypeLike | None = None) -> Score:
   """Accumulates the saliency of every step: `S <- decay * S + scale * |w * g|`.
@@ -236,7 +237,7 @@ class MomentumState(NamedTuple):
   mean: ArrayTree
 
 
-@arguments.checked()
+@arguments.checked(decay=_FACTOR)
 def momentum(decay: float = 0.9, *, dtype: DTypeLike | None = None) -> Score:
   """Scores weights by `|M|`, with `M <- decay * M + (1 - decay) * g`.
 

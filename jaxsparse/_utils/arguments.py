@@ -65,9 +65,9 @@ def is_whole(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-  """Whether a value is a real number, of Python or numpy, and not NaN."""
+  """Whether a value is a finite real number, of Python or of numpy."""
   return (isinstance(value, (int, float, np.integer, np.floating))
-          and not isinstance(value, bool) and value == value)
+          and not isinstance(value, bool) and abs(value) < math.inf)
 
 
 def is_array(value: Any) -> bool:
@@ -88,19 +88,32 @@ def _plain(value: Any) -> Any:
   return value.item() if isinstance(value, np.generic) else value
 
 
-def whole(least: int | None = None, write: str = '100') -> Check:
-  """Whole numbers, or arrays of one; 1.0 is none."""
+def whole(least: int | None = None, write: str = '100', *, bits: int = 63
+          ) -> Check:
+  """Whole numbers, or arrays of one; 1.0 is none.
+
+  Args:
+    least: the smallest of them, if there is one.
+    write: an example.
+    bits: how many there may be, without that of the sign.
+  """
+  low, high = -2**bits if least is None else least, 2**bits
   return Check(
-      lambda value: is_whole(value) and (least is None or value >= least)
+      lambda value: is_whole(value) and low <= value < high
       or not isinstance(value, np.generic) and _is_scalar(value, np.integer),
-      f'a whole number{"" if least is None else f" of {least} or more"}', write,
-      _plain)
+      f'a whole number{"" if least is None else f" of {least} or more"}'
+      f'{f", below 2**{bits}" * (bits < 63)}', write, _plain)
+
+
+def step(least: int | None = None, write: str = '1_000') -> Check:
+  """Whole numbers of steps, which are counted as int32."""
+  return whole(least, write, bits=31)
 
 
 def number(least: float = -math.inf, most: float = math.inf,
            expected: str = '', write: str | Callable[[Any], str] = '0.1'
            ) -> Check:
-  """Numbers in an interval, or arrays of one; NaN is none."""
+  """Finite numbers in an interval, or arrays of one."""
   bounds = (f'in [{least}, {most}]' if most < math.inf else
             f'of {least} or more' if least > -math.inf else '')
   return Check(
@@ -123,6 +136,20 @@ def one_of(words: Collection[str]) -> Check:
 def function(expected: str = 'a function', write: str = '') -> Check:
   """Functions, and all else that can be called."""
   return Check(callable, expected, write)
+
+
+def any_of(*checks: Check) -> Check:
+  """What any of several checks takes; the first says what to write."""
+  words = dict.fromkeys(check.expected for check in checks)
+  make = next((check.make for check in checks if check.make is _plain),
+              checks[0].make)
+  return Check(lambda value: any(check.takes(value) for check in checks),
+               ' or '.join(words), checks[0].write, make)
+
+
+def or_function(check: Check) -> Check:
+  """What a check takes, or a function of the step that makes it."""
+  return any_of(check, function('a function of the step'))
 
 
 def instance(kinds: type | tuple[type, ...], expected: str, write: str = ''
@@ -179,7 +206,9 @@ def of(annotation: Any) -> Check | None:
   origin = typing.get_origin(annotation)
   parts = typing.get_args(annotation)
   if origin in (typing.Union, types.UnionType):
-    return _any_of([of(part) for part in parts])
+    each = [of(part) for part in parts]
+    known = [check for check in each if check is not None]
+    return any_of(*known) if len(known) == len(each) else None
   if origin is collections.abc.Callable:
     return function()
   if origin in (collections.abc.Mapping, dict):
@@ -199,18 +228,6 @@ def of(annotation: Any) -> Check | None:
       return None
     return instance(annotation, f'a {annotation.__name__}')
   return None
-
-
-def _any_of(checks: list[Check | None]) -> Check | None:
-  known = [check for check in checks if check is not None]
-  if len(known) < len(checks):
-    return None
-  # The first part says what to write: unions begin with what is usual.
-  words = dict.fromkeys(check.expected for check in known)
-  make = next((check.make for check in known if check.make is _plain),
-              known[0].make)
-  return Check(lambda value: any(check.takes(value) for check in known),
-               ' or '.join(words), known[0].write, make)
 
 
 def _entries(check: Check | None, values: Any) -> bool:
@@ -294,5 +311,5 @@ def _for_argument(given: Check | None, annotation: Any) -> Check | None:
   if given is None:
     return None if annotation is None else of(annotation)
   if type(None) in typing.get_args(annotation):
-    return _any_of([given, _KINDS[type(None)]])
+    return any_of(given, _KINDS[type(None)])
   return given

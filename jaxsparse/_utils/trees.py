@@ -100,10 +100,13 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
         f'in parameters and {_differing(masks, params)} in {name}. Write e.g. '
         '`masks = jaxsparse.get_masks(opt_state)`.')
   for path, w, m in rows:
-    if not is_dense(m) and np.shape(m) != np.shape(w):
+    if is_dense(m):
+      continue
+    kind = getattr(m, 'dtype', type(m))
+    if kind != np.bool_ or np.shape(m) != np.shape(w):
       raise ValueError(
-          f'{path}: a mask has the shape of its parameter, {np.shape(w)}, got '
-          f'{np.shape(m)}. Write e.g. '
+          f'{path}: a mask is a bool array in the shape of its parameter, '
+          f'{np.shape(w)}, got {kind} in {np.shape(m)}. Write e.g. '
           '`masks = jaxsparse.get_masks(opt_state)`.')
 
 

@@ -92,7 +92,8 @@ def ste() -> Flow:
               optax.with_extra_args_support(optax.identity()))
 
 
-@arguments.checked()
+@arguments.checked(
+    decay=arguments.or_function(arguments.number(0, write='2e-4')))
 def sr_ste(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4, *,
            decoupled: bool = False) -> Flow:
   """Sparse-refined straight-through estimator: `ste` plus decay when pruned.
@@ -158,7 +159,7 @@ def _of_rule(tx: transforms.Transform, sets: Callable[[Any], dict[str, Any]]
   return transforms.Transform(tx.init, update)
 
 
-@arguments.checked()
+@arguments.checked(decay=arguments.number(0, write='1e-4'))
 def top_kast(decay: float = 1e-4, p: int = 2) -> Flow:
   """Top-KAST: A is used, B is trained, and nothing else moves.
 

@@ -187,7 +187,7 @@ def hold_steps(inner: optax.GradientTransformation,
   return Transform(init, update)
 
 
-@arguments.checked()
+@arguments.checked(decay=arguments.number(0, write='1e-4'))
 def add_exploration_decay(decay: float = 1e-4, p: int = 2) -> Transform:
   """Adds the exploration penalty of Top-KAST to gradients.
 

@@ -25,6 +25,7 @@ from jaxsparse.masks import whole
 from jaxsparse.masks.remade import jitted_outside
 from jaxsparse.masks.remade import Remade
 from jaxsparse.patterns import Pattern
+from jaxsparse.patterns import SPARSITY
 
 
 class Kept(NamedTuple):
@@ -37,6 +38,11 @@ class Kept(NamedTuple):
   """
   count: counts.Count
   found: topk.Bracket | None = None
+
+_SPARSITY = arguments.any_of(SPARSITY, arguments.Check(
+    lambda value: isinstance(value, Kept)
+    and isinstance(value.count, counts.Count), 'what a distribution returns'))
+
 
 
 def _split(x: jax.Array, tile: tuple[int, ...]) -> jax.Array:
@@ -192,7 +198,7 @@ def on_the_way_each(units: Sequence[int], finals: Sequence[int],
   return [Kept(k) for k in counts.unstack(made)]
 
 
-@arguments.checked()
+@arguments.checked(sparsity=_SPARSITY)
 def select(scores: jax.Array, pattern: Pattern,
            sparsity: float | jax.Array | Kept | None = None) -> jax.Array:
   """The mask that keeps the units with the highest scores.
@@ -233,10 +239,6 @@ def select(scores: jax.Array, pattern: Pattern,
     raise ValueError(
         f'{pattern} has no sparsity of its own. Write e.g. '
         'select(scores, pattern, 0.9), where 0.9 is the fraction pruned.')
-  if isinstance(sparsity, (int, float)) and not 0 <= sparsity <= 1:
-    raise ValueError(
-        'sparsity is the fraction pruned and must lie in [0, 1], got '
-        f'{sparsity}. For 90% pruned write 0.9.')
   if isinstance(sparsity, (int, float)):
     pattern.check_lines(sparsity)
   if scores.size == 0:

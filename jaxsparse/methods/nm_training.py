@@ -18,8 +18,10 @@ from jaxsparse.methods._targets import targets as targets_of
 from jaxsparse.rules import Patterns
 from jaxsparse.transform import Method
 
+_STEPS = arguments.step(1, '10_000')
 
-@arguments.checked()
+
+@arguments.checked(total_steps=_STEPS)
 def ste(patterns: Patterns, total_steps: int) -> Method:
   """N:M by the straight-through estimator, sparse from the first step.
 
@@ -43,7 +45,7 @@ def ste(patterns: Patterns, total_steps: int) -> Method:
   return Method(rules.prune(patterns), flows.ste())
 
 
-@arguments.checked()
+@arguments.checked(total_steps=_STEPS)
 def sr_ste(patterns: Patterns, total_steps: int, *,
            decay: float | Callable[[Any], Any] = 2e-4,
            decoupled: bool = False) -> Method:
@@ -72,7 +74,7 @@ def sr_ste(patterns: Patterns, total_steps: int, *,
                 flows.sr_ste(decay, decoupled=decoupled))
 
 
-@arguments.checked()
+@arguments.checked(total_steps=_STEPS)
 def top_kast(patterns: Patterns, total_steps: int, *,
              backward: float | Mapping[str, float] | None = None,
              every: int = 100, decay: float = 1e-4, p: int = 2) -> Method:
@@ -112,7 +114,7 @@ def top_kast(patterns: Patterns, total_steps: int, *,
       flows.top_kast(decay, p))
 
 
-@arguments.checked()
+@arguments.checked(total_steps=_STEPS)
 def train_prune_retrain(patterns: Patterns, total_steps: int, *,
                         prune_step: int | None = None) -> Method:
   """Train dense, prune once to N:M by magnitude, train on with those masks.

@@ -27,6 +27,8 @@ from jaxsparse.transform import Method
 
 _FRAMES = 5
 
+_STEPS = arguments.step(1, '10_000')
+
 
 def _phases(total_steps: int, dense_steps: int | None,
             fine_tune_steps: int | None) -> tuple[int, int]:
@@ -53,7 +55,7 @@ def _frames(begin: int, end: int, count: int) -> list[int]:
   return [begin + i * (end - begin) // count for i in range(count)]
 
 
-@arguments.checked()
+@arguments.checked(total_steps=_STEPS)
 def mdgf_linear(patterns: Patterns, total_steps: int, *,
                 dense_steps: int | None = None,
                 fine_tune_steps: int | None = None, beta: float | None = None,
@@ -99,7 +101,7 @@ def mdgf_linear(patterns: Patterns, total_steps: int, *,
       schedules.fade_linear(begin, end, rate=beta), straight_through))
 
 
-@arguments.checked()
+@arguments.checked(total_steps=_STEPS)
 def mdgf_exponential(patterns: Patterns, total_steps: int, *,
                      dense_steps: int | None = None,
                      fine_tune_steps: int | None = None,
@@ -140,7 +142,7 @@ def _kept_by_frame(n: int, m: int) -> list[int]:
   return [k for k in dict.fromkeys([m - 1, *halves]) if k > n] + [n]
 
 
-@arguments.checked()
+@arguments.checked(total_steps=_STEPS)
 def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
                   dense_steps: int | None = None,
                   fine_tune_steps: int | None = None) -> Method:
@@ -184,7 +186,7 @@ def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
       rules.prune(patterns, schedule=schedules.staircase(levels)), flows.ste())
 
 
-@arguments.checked()
+@arguments.checked(total_steps=_STEPS)
 def sdgf_geometric(patterns: Patterns, total_steps: int, *,
                    frames: int | None = _FRAMES, dense_steps: int | None = None,
                    fine_tune_steps: int | None = None) -> Method:

@@ -300,6 +300,7 @@ def _condense(w: jax.Array, kept: jax.Array, block: int, fan_in: int
       indices)
 
 
+@arguments.checked()
 @jax.jit
 def uncondense(w: Condensed) -> jax.Array:
   """The weight that was condensed, zeros included.

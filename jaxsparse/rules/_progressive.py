@@ -46,8 +46,8 @@ class ProgressiveState(base.Around, _Fields):
 
 
 @arguments.checked(
-    steps=arguments.whole(1, '4, for four portions'),
-    every=arguments.whole(1), score=scores_lib.SCORE)
+    steps=arguments.step(1, '4, for four portions'),
+    every=arguments.step(1, '100'), score=scores_lib.SCORE)
 def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
                 score: scores_lib.Score | None = None) -> base.Rule:
   """Makes a rule take weights away in portions instead of all at once.

@@ -39,7 +39,8 @@ class UnitState(base.Around, _Fields):
   """
 
 
-@arguments.checked(threshold=arguments.number(0, write='1e-3'))
+@arguments.checked(multiple=multiples.MULTIPLE,
+                   threshold=arguments.number(0, write='1e-3'))
 def prune_units(groups: Groups, *, importance: Importance,
                 count: int | None = None, sparsity: float | None = None,
                 threshold: float | None = None, scope: str = 'layer',
@@ -131,7 +132,6 @@ def prune_units(groups: Groups, *, importance: Importance,
         f'count={count}, sparsity={sparsity}, scope={scope!r}, floor={floor}, '
         f'multiple={multiple} beside it. Leave these out; multiples are kept '
         'by alive(params, ties, multiple=8).')
-  multiples.check(multiple)
   schedule = schedule or schedules.one_shot()
   when = when or schedules.every(1)
 

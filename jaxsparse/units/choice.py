@@ -128,7 +128,7 @@ def _removable(ties: Ties, names: Collection[str]) -> Ties:
       and not (tie.fixed or tie.kept or tie.read)), ties.shapes)
 
 
-@arguments.checked()
+@arguments.checked(multiple=multiples.MULTIPLE)
 def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
                count: int | None = None, sparsity: float | None = None,
                scope: str = 'layer', multiple: int = 1
@@ -167,7 +167,6 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
   ties = tuple(ties_lib.as_ties(ties))
   budget = Budget(count, sparsity, scope)
   budget.check()
-  multiples.check(multiple)
   scores = _of_ties(importance, ties)
   steps = multiples.steps(ties, multiple)
   budget.check_sizes([tie.size for tie in ties], steps)

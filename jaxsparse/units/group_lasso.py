@@ -27,6 +27,8 @@ from jaxsparse.units.groups import Family
 from jaxsparse.units.groups import Groups
 
 Number = float | Callable[[jax.Array], Any]
+arguments.register(Number, arguments.or_function(
+    arguments.number(0, write='1e-3')))
 
 
 def _norms(family: Family, leaves: dict[str, jax.Array]) -> jax.Array:
@@ -40,18 +42,6 @@ def _strength(alpha: Number, count: jax.Array, family: Family, scaled: bool
               ) -> jax.Array:
   return flows.value_at(alpha, count) * (
       math.sqrt(family.size) if scaled else 1.)
-
-
-def _check(name: str, example: str, **numbers: Number) -> None:
-  for key, value in numbers.items():
-    known = isinstance(value, (int, float))
-    # Arrays come from optax.inject_hyperparams.
-    if not (known and value >= 0 or callable(value)
-            or isinstance(value, jax.Array)):
-      raise ValueError(
-          f'{name}({key}={value!r}): {key} is a number of 0 or more'
-          f'{", or a function of the step" * (key != "threshold")}. Write '
-          f'e.g. {example}.')
 
 
 def _transform(name: str, groups: Groups, changed: Callable[..., dict]
@@ -111,8 +101,6 @@ def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
   [[6. 0.]
    [8. 0.]]
   """
-  _check('add_group_lasso', 'add_group_lasso(1e-3, ties)', alpha=alpha)
-
   def changed(count, families, params, grads):
     for family in families:
       norms = _norms(family, params)
@@ -172,9 +160,6 @@ def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
   [[2.4 0. ]
    [3.2 0. ]]
   """
-  _check('prox_group_lasso', 'prox_group_lasso(0.1, ties, learning_rate=1e-3)',
-         alpha=alpha, learning_rate=learning_rate)
-
   def changed(count, families, params, updates):
     moved = {path: w + updates[path].astype(w.dtype)
              for path, w in params.items()}

@@ -22,11 +22,13 @@ from typing import Any, Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.units import groups
 from jaxsparse.units import per_unit
@@ -241,9 +243,17 @@ def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
   """
   ties = ties_lib.as_ties(ties)
 
+  def scalar(params, batch):
+    loss = loss_fn(params, batch)
+    if np.shape(loss):
+      raise ValueError(
+          'sensitivity differentiates a scalar, and loss_fn returned '
+          f'{brief(loss)}. Write e.g. its mean.')
+    return loss
+
   @jax.jit
   def of_batch(params, batch):
-    return unit_saliency(params, jax.grad(loss_fn)(params, batch), ties)
+    return unit_saliency(params, jax.grad(scalar)(params, batch), ties)
   total = None
   for batch in batches:
     new = of_batch(params, batch)

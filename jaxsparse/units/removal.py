@@ -29,7 +29,7 @@ from jaxsparse.units.ties import Ties
 Shapes = Mapping[str, Sequence[int]]
 
 
-@arguments.checked()
+@arguments.checked(multiple=multiples.MULTIPLE)
 def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
           ) -> dict[str, np.ndarray]:
   """Finds the units that have an effect, for `slim`.
@@ -71,7 +71,6 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
   {'hidden': array([ True, False,  True])}
   """
   ties = ties_lib.as_ties(ties)
-  multiples.check(multiple)
   nonzero = _nonzero(params, ties)
   shapes = {path: x.shape for path, x in nonzero.items()}
   live = {tie.name: np.ones(tie.shape, bool) for tie in ties}
