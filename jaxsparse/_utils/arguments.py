@@ -17,6 +17,7 @@ import functools
 import inspect
 import math
 import re
+import sys
 import types
 import typing
 from typing import Any, Callable, Collection, TypeVar
@@ -66,8 +67,9 @@ def is_whole(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
   """Whether a value is a finite real number, of Python or of numpy."""
-  return (isinstance(value, (int, float, np.integer, np.floating))
-          and not isinstance(value, bool) and abs(value) < math.inf)
+  if isinstance(value, (float, np.floating)):
+    return math.isfinite(value)
+  return is_whole(value) and abs(int(value)) <= sys.float_info.max
 
 
 def is_array(value: Any) -> bool:
@@ -123,14 +125,20 @@ def number(least: float = -math.inf, most: float = math.inf,
       expected or f'a number {bounds}'.strip(), write, _plain)
 
 
+def nearest(value: Any, words: Collection[str], cutoff: float = .6
+            ) -> list[str]:
+  """The word that was meant by a wrong one, or nothing."""
+  text = value[:80] if isinstance(value, str) else brief(value)
+  return difflib.get_close_matches(text, words, n=1, cutoff=cutoff)
+
+
 def one_of(words: Collection[str]) -> Check:
   """Words, of which the nearest is the example."""
-  def nearest(value):
-    near = difflib.get_close_matches(brief(value), words, n=1)
-    return repr([*near, *words][0])
+  def write(value):
+    return repr([*nearest(value, words), *words][0])
   return Check(
       lambda value: isinstance(value, str) and value in [*words],
-      f'one of {", ".join(words)}', nearest, words=words)
+      f'one of {", ".join(words)}', write, words=words)
 
 
 def function(expected: str = 'a function', write: str = '') -> Check:
@@ -170,13 +178,14 @@ def transformation(expected: str = 'an optax transformation',
   return Check(_is_transformation, expected, write)
 
 
+NONE = Check(lambda value: value is None, 'None')
 # By annotation: those of packages, and those of Python, numpy, jax and optax.
 _KINDS: dict[Any, Check] = {
     int: whole(), float: number(),
     bool: Check(lambda value: isinstance(value, (bool, np.bool_))
                 or isinstance(value, jax.core.Tracer), 'True or False', 'True'),
     str: instance(str, 'a text'),
-    type(None): Check(lambda value: value is None, 'None'),
+    type(None): NONE,
     jax.Array: Check(is_array, 'an array', 'jnp.ones((2, 4))'),
     np.ndarray: Check(is_array, 'an array', 'np.ones((2, 4))'),
     np.dtype: Check(lambda value: isinstance(value, (str, type, np.dtype))
@@ -302,7 +311,8 @@ def checked(*but: str, **checks: Check) -> Callable[[F], F]:
       return f(*args, **kwargs)
     # With the globals of `f`, by which doctest knows whose function it is.
     wrapped = types.FunctionType(
-        call.__code__, f.__globals__, f.__name__, None, call.__closure__)
+        call.__code__, inspect.unwrap(f).__globals__, f.__name__, None,
+        call.__closure__)
     return typing.cast(F, functools.wraps(f)(wrapped))
   return decorate
 
@@ -311,5 +321,5 @@ def _for_argument(given: Check | None, annotation: Any) -> Check | None:
   if given is None:
     return None if annotation is None else of(annotation)
   if type(None) in typing.get_args(annotation):
-    return any_of(given, _KINDS[type(None)])
+    return any_of(given, NONE)
   return given

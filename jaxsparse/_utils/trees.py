@@ -103,7 +103,7 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
     if is_dense(m):
       continue
     kind = getattr(m, 'dtype', type(m))
-    if kind != np.bool_ or np.shape(m) != np.shape(w):
+    if kind not in (bool, np.bool_) or np.shape(m) != np.shape(w):
       raise ValueError(
           f'{path}: a mask is a bool array in the shape of its parameter, '
           f'{np.shape(w)}, got {kind} in {np.shape(m)}. Write e.g. '

@@ -83,6 +83,11 @@ _PARAMETERS = (
     'importance_metric')
 
 
+def is_one(config: Mapping[str, Any]) -> bool:
+  """Whether a mapping has the keys of Neural Compressor."""
+  return 'pruning' in config
+
+
 def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
               ) -> tuple[dict[str, Any], tuple[str, ...]]:
   """Turns such a file into a recipe.
