@@ -66,6 +66,9 @@ axis = _Check(
     'the contraction axis, or neighbouring ones that are contracted together, '
     'from the end', '[-3, -2]', lambda value: (
         [*map(int, value)] if isinstance(value, (list, tuple)) else int(value)))
+text = _Check(lambda value: isinstance(value, str), 'a text', "'4x1'", str)
+mapping = _Check(lambda value: isinstance(value, Mapping),
+                 'a mapping of keys to values', '{reg_coeff: 1.0e-3}', dict)
 layers = _Check(
     lambda value: isinstance(value, (list, tuple)),
     'a list of mappings with names and what is other there',
