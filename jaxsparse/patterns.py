@@ -145,7 +145,7 @@ class Pattern:
     if self.reduce not in ('sum', 'mean', 'max'):
       raise ValueError(
           f"{self.name}: reduce must be 'sum', 'mean' or 'max', got "
-          f'{self.reduce!r}.')
+          f'{brief(self.reduce)}.')
     if self.sparsity is not None:
       self.check_lines(self.sparsity)
 
@@ -271,7 +271,7 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
           and m > 0):
     raise ValueError(
         'nm(n, m, axis=-2) keeps n of every m and needs integers 0 <= n <= m, '
-        f'got nm({n!r}, {m!r}, axis={axis!r}). 2:4 is nm(2, 4).')
+        f'got nm({n!r}, {m!r}, axis={brief(axis)}). 2:4 is nm(2, 4).')
   if not joined or any(b - a != 1 for a, b in zip(joined, joined[1:])):
     raise ValueError(
         'Axes that nm joins are neighbours, major first, such as '
@@ -420,7 +420,7 @@ def block(shape: tuple[int, ...], *, balanced: bool = False,
       reduce=reduce, min_sparsity=min_sparsity, max_sparsity=max_sparsity))
 
 
-@arguments.checked()
+@arguments.checked(axis=arguments.whole(write='-1'))
 def channel(axis: int = -1, *, sparsity: float | None = None,
             reduce: str = 'sum', min_sparsity: float = 0.,
             max_sparsity: float = 1.) -> Pattern:
@@ -449,10 +449,6 @@ def channel(axis: int = -1, *, sparsity: float | None = None,
   Array([[False,  True],
          [False,  True]], dtype=bool)
   """
-  if type(axis) is not int:
-    raise ValueError(
-        f'channel(axis) needs an integer, got {axis!r}. Output channels are '
-        'channel(-1).')
   return Pattern(
       unit=Tiling(((axis, 1),), rest=None), group=Tiling(), **_options(
           f'channel({axis})', sparsity=sparsity, reduce=reduce,

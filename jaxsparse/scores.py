@@ -29,6 +29,7 @@ import optax
 
 from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 
 __all__ = [
@@ -151,7 +152,7 @@ def _accumulator(dtype: DTypeLike | None) -> Callable[[Any], Any]:
     return numerics.at_least_float32
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
-        f'A score is kept in a float dtype, got {dtype!r:.80}. Write e.g. '
+        f'A score is kept in a float dtype, got {brief(dtype)}. Write e.g. '
         "dtype='bfloat16', or None for float32.")
   return lambda _: jnp.dtype(dtype)
 

@@ -38,7 +38,8 @@ class Check:
   Attributes:
     takes: whether a value is one of them.
     expected: the values in words.
-    write: an example, or a function that makes one of a wrong value.
+    write: an example, or a function that makes one of a wrong value; where
+      there is none, an argument's default is one.
     make: turns such a value into the one that is used.
     words: the values, if they are words.
     joint: what stands between a name and its value where one is written.
@@ -90,7 +91,7 @@ def _plain(value: Any) -> Any:
   return value.item() if isinstance(value, np.generic) else value
 
 
-def whole(least: int | None = None, write: str = '100', *, bits: int = 63
+def whole(least: int | None = None, write: str = '', *, bits: int = 63
           ) -> Check:
   """Whole numbers, or arrays of one; 1.0 is none.
 
@@ -113,7 +114,7 @@ def step(least: int | None = None, write: str = '1_000') -> Check:
 
 
 def number(least: float = -math.inf, most: float = math.inf,
-           expected: str = '', write: str | Callable[[Any], str] = '0.1'
+           expected: str = '', write: str | Callable[[Any], str] = ''
            ) -> Check:
   """Finite numbers in an interval, or arrays of one."""
   bounds = (f'in [{least}, {most}]' if most < math.inf else
@@ -283,19 +284,17 @@ def checked(*but: str, **checks: Check) -> Callable[[F], F]:
   """
   def decorate(f: F) -> F:
     parameters = inspect.signature(f).parameters
-    names, rest, table = [], None, {}
+    names, rest = [], None
     for name, parameter in parameters.items():
       if parameter.kind is parameter.VAR_POSITIONAL:
         rest = name
       elif parameter.kind is not parameter.KEYWORD_ONLY:
         names.append(name)
-      if name not in but and parameter.kind is not parameter.VAR_KEYWORD:
-        table[name] = parameter.annotation
-    known: dict[str, Check | None] = {}
+    known: dict[str, Check | None] = dict.fromkeys(but)
 
     def check(name, value):
       if name not in known:  # When it is called: modules have registered then.
-        known[name] = _for_argument(checks.get(name), table.get(name))
+        known[name] = _for_argument(checks.get(name), parameters.get(name))
       found = known[name]
       return value if found is None else found(f'{f.__name__}: {name}', value)
 
@@ -317,9 +316,17 @@ def checked(*but: str, **checks: Check) -> Callable[[F], F]:
   return decorate
 
 
-def _for_argument(given: Check | None, annotation: Any) -> Check | None:
-  if given is None:
-    return None if annotation is None else of(annotation)
-  if type(None) in typing.get_args(annotation):
-    return any_of(given, NONE)
-  return given
+def _for_argument(given: Check | None, parameter: inspect.Parameter | None
+                  ) -> Check | None:
+  """The check for a parameter, `None` for one that is not there or is any."""
+  if parameter is None or parameter.kind is parameter.VAR_KEYWORD:
+    return None
+  check = of(parameter.annotation) if given is None else given
+  if check is None:
+    return None
+  if given is not None and type(None) in typing.get_args(parameter.annotation):
+    check = any_of(given, NONE)
+  default = parameter.default
+  if not check.write and isinstance(default, (bool, int, float, str)):
+    check = dataclasses.replace(check, write=repr(default))
+  return check

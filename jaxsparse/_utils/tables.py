@@ -66,14 +66,14 @@ def _brief(value: object, depth: int, width: int) -> str:
     return repr(value[:width]) + ' ...' * (len(value) > width)
   if isinstance(value, int) and value.bit_length() > 128:
     return f'an integer of {value.bit_length()} bits'  # Its digits take long.
+  if isinstance(value, (np.bool_, np.number)):
+    return repr(value.item())
   if value is None or isinstance(value, (bool, int, float, complex)):
     return repr(value)
   if isinstance(value, types.FunctionType):
     return f'the function {value.__name__[:width]}'
   if isinstance(value, type):
     return f'the class {value.__name__[:width]}'
-  if isinstance(value, (np.bool_, np.number)):
-    return repr(value.item())
   if isinstance(value, (np.ndarray, jax.Array, jax.ShapeDtypeStruct)):
     return f'{value.dtype}[{",".join(map(str, value.shape[:8]))}]'
   if isinstance(value, pathlib.PurePath):
@@ -94,6 +94,8 @@ def _brief_container(value: Any, depth: int, width: int) -> str:
   elif isinstance(value, (list, tuple, set, frozenset)):
     parts = [('', x) for x in itertools.islice(value, 4)]
     sides = {list: '[]', tuple: '()'}.get(kind, '{}')
+    if kind is tuple and len(value) == 1:
+      sides = '(', ',)'
   else:
     return f'an object of the class {kind.__name__[:width]}'
   if not depth and parts:

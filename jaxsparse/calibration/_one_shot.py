@@ -10,6 +10,7 @@ import numpy as np
 from jaxsparse import graph
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _kernels
 from jaxsparse.calibration import _layouts
@@ -218,7 +219,7 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
   for path, pattern in wanted.items():
     if not isinstance(pattern, Pattern):
       raise ValueError(
-          f'{path}: expected a pattern, got {pattern!r}. Write e.g. '
+          f'{path}: expected a pattern, got {brief(pattern)}. Write e.g. '
           'jaxsparse.nm(2, 4).')
     try:
       layout = _layouts.layout(kernels[path], pattern)

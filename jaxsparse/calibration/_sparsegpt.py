@@ -8,6 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.calibration import _common
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks.selection import Kept
@@ -82,13 +83,14 @@ def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
   _common.check_damping(damping)
   if compete not in ('matrix', 'block'):
     raise ValueError(
-        f"compete is 'matrix' or 'block', got {compete!r}. Write "
+        f"compete is 'matrix' or 'block', got {brief(compete)}. Write "
         "compete='block' for the published share of every block.")
   if block is None:
     block = min(max(w.shape[0] // 32, 16), 128)
   if type(block) is not int or block < 1:
     raise ValueError(
-        f'block is a number of inputs, got {block!r}. Write e.g. block=128.')
+        f'block is a number of inputs, got {brief(block)}. Write e.g. '
+        'block=128.')
   pattern = _common.along_inputs(pattern, w.shape)
   sizes = _sizes(pattern, w.shape, block)
   kept = _common.kept(pattern, w.shape, sparsity)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import kernel_axes
 from jaxsparse.graph import taps
@@ -91,7 +92,7 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   [10.  4.  0.] 2.0
   """
   if kind not in _KINDS:
-    raise ValueError(f"kind is 'norm' or 'moment', got {kind!r}.")
+    raise ValueError(f"kind is 'norm' or 'moment', got {brief(kind)}.")
   traced = tracing.trace(fn, params, *inputs)
   kernels = kernel_axes.kernels_of(tracing.read_jaxpr(*traced))
   wanted = [path for path, kernel in kernels.items() if kernel.contracted
@@ -99,7 +100,7 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   if not wanted:
     known = [path for path, kernel in kernels.items() if kernel.contracted]
     raise ValueError(
-        f'No kernel is {which!r}; the function multiplies data with '
+        f'No kernel is {brief(which)}; the function multiplies data with '
         f'{known[:5]}. Write a regular expression for whole paths, such as '
         "which='.*kernel'.")
   found = taps.run_jaxpr(*traced, jax.tree.leaves((params, inputs)),

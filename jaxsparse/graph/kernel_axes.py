@@ -254,10 +254,6 @@ def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   in         3x8    dense: group of nm(2, 4) needs axis -2 to be a multiple of 4
   out        5x8    nm(2, 4, axis=-1)
   """
-  if not isinstance(pattern, Pattern):
-    raise ValueError(
-        f'Expected a pattern, got {pattern!r}. Write e.g. '
-        'pattern=jaxsparse.nm(2, 4).')
   if patterns.is_transposable(pattern) and (
       {axis for axis, _ in pattern.group.sizes} != {-2, -1}):
     raise ValueError(

@@ -34,6 +34,7 @@ from jaxsparse import scopes
 from jaxsparse import scores
 from jaxsparse import units
 from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.transform import Method
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
@@ -325,8 +326,9 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     end at 90 and 120 of 160 epochs.
   """
   if not isinstance(shares, (list, tuple)) or not shares:
-    raise ValueError(f'mest takes a sequence of shares, got {shares!r}. Write '
-                     'e.g. shares=(0.05, 0.025).')
+    raise ValueError(
+        f'mest takes a sequence of shares, got {brief(shares)}. Write e.g. '
+        'shares=(0.05, 0.025).')
   for p in shares:
     _check_shares(shares=p)
   kept = 1.
@@ -334,7 +336,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     if callable(sparsity):
       raise ValueError(
           'mest(soft_bound=False) prunes to sparsity + p, so it needs a '
-          f'number, got the distribution {sparsity!r:.80}. Write e.g. 0.9.')
+          f'number, got the distribution {brief(sparsity)}. Write e.g. 0.9.')
     kept -= sparsity
     if max(shares) > kept:
       raise ValueError(

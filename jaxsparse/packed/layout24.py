@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
 from jaxsparse.packed import _planar_layout
@@ -138,7 +139,7 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
   0.5625
   """
   if isinstance(w, Packed24):
-    raise ValueError(f'pack takes a dense weight, got {w!r}.')
+    raise ValueError(f'pack takes a dense weight, got {brief(w)}.')
   w = jnp.asarray(w)
   if not (w.dtype in _BYTES or w.dtype.itemsize > 1
           and jnp.issubdtype(w.dtype, jnp.floating)):
@@ -352,4 +353,4 @@ def check_packed(w: Packed24) -> None:
 def check_layout(layout: str) -> None:
   """Raises if there is no such layout."""
   if layout not in _LAYOUTS:
-    raise ValueError(f'layout must be one of {_LAYOUTS}, got {layout!r}.')
+    raise ValueError(f'layout must be one of {_LAYOUTS}, got {brief(layout)}.')

@@ -11,6 +11,7 @@ from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
 from jaxsparse.units import groups as groups_lib
@@ -129,9 +130,9 @@ def prune_units(groups: Groups, *, importance: Importance,
       None, None, 'layer', 0., 1):
     raise ValueError(
         f'threshold={threshold} alone decides how many groups die, got '
-        f'count={count}, sparsity={sparsity}, scope={scope!r}, floor={floor}, '
-        f'multiple={multiple} beside it. Leave these out; multiples are kept '
-        'by alive(params, ties, multiple=8).')
+        f'count={count}, sparsity={sparsity}, scope={brief(scope)}, '
+        f'floor={floor}, multiple={multiple} beside it. Leave these out; multiples '
+        'are kept by alive(params, ties, multiple=8).')
   schedule = schedule or schedules.one_shot()
   when = when or schedules.every(1)
 

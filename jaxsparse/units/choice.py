@@ -21,6 +21,7 @@ import numpy as np
 from jaxsparse import distributions
 from jaxsparse import patterns
 from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.remade import Remade
@@ -237,13 +238,13 @@ class Budget(NamedTuple):
     if scope not in ('layer', 'global') or (
         count is not None and scope == 'global'):
       raise ValueError(
-          f"scope must be 'layer', or 'global' with a sparsity, got {scope!r} "
-          f'and count={count}. Write e.g. sparsity=0.5, scope=\'global\'.')
+          "scope must be 'layer', or 'global' with a sparsity, got "
+          f'{brief(scope)} and count={count}. Write e.g. sparsity=0.5, scope=\'global\'.')
     if not 0 <= self.floor <= 1 or self.floor and scope != 'global':
       raise ValueError(
           'floor is the share of its fair number of units that a tie keeps in '
           f'a global rank, in [0, 1], got floor={self.floor} and scope='
-          f"{scope!r}. Write e.g. scope='global', floor=0.2.")
+          f"{brief(scope)}. Write e.g. scope='global', floor=0.2.")
 
   def check_sizes(self, sizes: Sequence[int], steps: Sequence[int] = ()
                   ) -> None:

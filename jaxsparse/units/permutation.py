@@ -16,6 +16,7 @@ import numpy as np
 from jaxsparse import patterns as patterns_lib
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 from jaxsparse.units import permutation_search
@@ -89,7 +90,7 @@ def find_permutation(
   if not isinstance(budget, int) or budget < 0:
     raise ValueError(
         'budget is a number of sweeps, an integer >= 0 (0 for no search), got '
-        f'{budget!r}. Write e.g. budget=4000.')
+        f'{brief(budget)}. Write e.g. budget=4000.')
   for p in each:
     _check_one_axis(p)
   n_ms = {patterns_lib.n_m_axis(p)[:2] for p in each}
