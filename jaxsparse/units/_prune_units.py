@@ -131,8 +131,8 @@ def prune_units(groups: Groups, *, importance: Importance,
     raise ValueError(
         f'threshold={threshold} alone decides how many groups die, got '
         f'count={count}, sparsity={sparsity}, scope={brief(scope)}, '
-        f'floor={floor}, multiple={multiple} beside it. Leave these out; multiples '
-        'are kept by alive(params, ties, multiple=8).')
+        f'floor={floor}, multiple={multiple} beside it. Leave these out; '
+        'multiples are kept by alive(params, ties, multiple=8).')
   schedule = schedule or schedules.one_shot()
   when = when or schedules.every(1)
 

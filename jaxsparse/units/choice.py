@@ -239,7 +239,8 @@ class Budget(NamedTuple):
         count is not None and scope == 'global'):
       raise ValueError(
           "scope must be 'layer', or 'global' with a sparsity, got "
-          f'{brief(scope)} and count={count}. Write e.g. sparsity=0.5, scope=\'global\'.')
+          f'{brief(scope)} and count={count}. Write e.g. sparsity=0.5, '
+          "scope='global'.")
     if not 0 <= self.floor <= 1 or self.floor and scope != 'global':
       raise ValueError(
           'floor is the share of its fair number of units that a tie keeps in '
