@@ -181,6 +181,8 @@ class Pattern:
 SPARSITY = arguments.number(
     0, 1, 'the fraction pruned, a number in [0, 1]', lambda value: str(
         value / 100 if arguments.is_number(value) and 1 < value <= 100 else .9))
+_SPARSITIES = dict.fromkeys(
+    ('sparsity', 'min_sparsity', 'max_sparsity'), SPARSITY)
 arguments.register(Pattern, arguments.instance(
     Pattern, 'a pattern', 'jaxsparse.nm(2, 4)'))
 
@@ -194,7 +196,7 @@ def _options(name: str, **options) -> dict:
   return dict(options, name=f'{name[:name.index("(")]}({inner})')
 
 
-@arguments.checked()
+@arguments.checked(**_SPARSITIES)
 def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
                  max_sparsity: float = 1.) -> Pattern:
   """Single weights that compete within the whole weight.
@@ -372,7 +374,7 @@ def attention(n: int, m: int, *, transposable: bool = False
               n, m, axis=(-3, -2), transposable=transposable)}
 
 
-@arguments.checked()
+@arguments.checked(**_SPARSITIES)
 def block(shape: tuple[int, ...], *, balanced: bool = False,
           sparsity: float | None = None, reduce: str = 'sum',
           min_sparsity: float = 0., max_sparsity: float = 1.) -> Pattern:
@@ -420,7 +422,7 @@ def block(shape: tuple[int, ...], *, balanced: bool = False,
       reduce=reduce, min_sparsity=min_sparsity, max_sparsity=max_sparsity))
 
 
-@arguments.checked(axis=arguments.whole(write='-1'))
+@arguments.checked(axis=arguments.whole(write='-1'), **_SPARSITIES)
 def channel(axis: int = -1, *, sparsity: float | None = None,
             reduce: str = 'sum', min_sparsity: float = 0.,
             max_sparsity: float = 1.) -> Pattern:

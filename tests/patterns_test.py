@@ -157,7 +157,7 @@ def test_with_sparsity_changes_how_many_and_not_who_competes():
     assert other.sparsity == .75
     assert (other.unit, other.group) == (pattern.unit, pattern.group)
   assert n_m_axis(with_sparsity(nm(1, 8, axis=-1), .75)) == (2, 8, -1)
-  with pytest.raises(ValueError, match='must lie in'):
+  with pytest.raises(ValueError, match='must be the fraction'):
     with_sparsity(nm(1, 8), 1.5)
 
 

@@ -179,6 +179,14 @@ def transformation(expected: str = 'an optax transformation',
   return Check(_is_transformation, expected, write)
 
 
+def _is_dtype(value: Any) -> bool:
+  try:
+    return value is not None and jax.dtypes.canonicalize_dtype(
+        value) is not None
+  except (TypeError, ValueError):
+    return False
+
+
 NONE = Check(lambda value: value is None, 'None')
 # By annotation: those of packages, and those of Python, numpy, jax and optax.
 _KINDS: dict[Any, Check] = {
@@ -189,8 +197,7 @@ _KINDS: dict[Any, Check] = {
     type(None): NONE,
     jax.Array: Check(is_array, 'an array', 'jnp.ones((2, 4))'),
     np.ndarray: Check(is_array, 'an array', 'np.ones((2, 4))'),
-    np.dtype: Check(lambda value: isinstance(value, (str, type, np.dtype))
-                    or is_array(value), 'a dtype', 'jnp.bfloat16'),
+    np.dtype: Check(_is_dtype, 'a dtype', 'jnp.bfloat16'),
     optax.GradientTransformation: transformation(),
     optax.GradientTransformationExtraArgs: transformation(),
 }
@@ -216,6 +223,8 @@ def of(annotation: Any) -> Check | None:
   origin = typing.get_origin(annotation)
   parts = typing.get_args(annotation)
   if origin in (typing.Union, types.UnionType):
+    if np.dtype in parts:  # `DTypeLike`, or that or `None`.
+      parts = [part for part in parts if part in (np.dtype, type(None))]
     each = [of(part) for part in parts]
     known = [check for check in each if check is not None]
     return any_of(*known) if len(known) == len(each) else None

@@ -110,6 +110,18 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
           '`masks = jaxsparse.get_masks(opt_state)`.')
 
 
+def check_beside(params: PyTree, tree: PyTree) -> None:
+  """Raises a `ValueError` unless a tree has something for every parameter."""
+  try:
+    jax.tree.structure(params).flatten_up_to(tree)
+  except ValueError as error:
+    raise ValueError(
+        'A tree must have the structure of the params, got '
+        f'{_differing(tree, params)} where these have '
+        f'{_differing(params, tree)}. Write e.g. tx.update(grads, opt_state, '
+        'params), with gradients of all params.') from error
+
+
 def _differing(tree: PyTree, other: PyTree) -> str:
   """Some paths of a tree, those first that the other does not have."""
   theirs = set(paths(other))
@@ -209,6 +221,8 @@ def map_masked(f: Callable[..., Any], params: PyTree, masks: PyTree,
   """Maps `f(param, mask, ...)` over sparse leaves and `dense(param, ...)` over
   the others."""
   same_structure(params, masks)
+  for tree in rest:
+    check_beside(params, tree)
   return jax.tree.map(
       lambda w, m, *others: (
           dense(w, *others) if is_dense(m) else f(w, m, *others)),

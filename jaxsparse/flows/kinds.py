@@ -122,7 +122,8 @@ def sr_ste(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4, *,
   return ste()._replace(after=transforms.add_pruned_decay(negative))
 
 
-@arguments.checked()
+@arguments.checked(gain=arguments.function(
+    'a function of the step', 'optax.linear_schedule(1., 0., 5_000)'))
 def mdgf(gain: Callable[[jax.Array], ArrayLike], straight_through: bool = True
          ) -> Flow:
   """Mask-decay gradient flow: pruned weights fade out, `w~ = w*(m + d*(1-m))`.

@@ -23,12 +23,14 @@ class CountState(NamedTuple):
   count: jax.Array
 
 
+@arguments.checked('count')
 def value_at(value: float | Callable[[jax.Array], ArrayLike], count: jax.Array
              ) -> jax.Array:
   """A number, or a schedule at a step, as float32."""
   return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
 
 
+@arguments.checked('count')
 def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: jax.Array
             ) -> jax.Array:
   """A gain at a step, clipped to [0, 1].

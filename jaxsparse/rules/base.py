@@ -189,6 +189,7 @@ def sparse_only(tree: Any, like: Any) -> Any:
   """`tree` with `None` in place of every leaf that is dense in `like`."""
   if tree is None:
     return None
+  trees.check_beside(tree, like)
   return jax.tree.map(
       lambda x, other: None if trees.is_dense(other) else x, tree, like)
 

@@ -224,7 +224,7 @@ def observed(opt_state: ArrayTree) -> dict[str, Statistics]:
           for i, name in enumerate(names)}
 
 
-@arguments.checked()
+@arguments.checked(steps=arguments.step(1, '100'))
 def rehearse(method: transform.Method | optax.GradientTransformation,
              params: ArrayTree, *, steps: int) -> dict[str, Statistics]:
   """What a method will do over a training, without the training.

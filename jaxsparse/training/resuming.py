@@ -16,7 +16,7 @@ from jaxsparse._utils.typing import ArrayTree
 _MOST_OFF = 0.005  # Of a layer's weights; thresholds of random weights move.
 
 
-@arguments.checked()
+@arguments.checked(steps=arguments.step(0, '100'))
 def check_resume(method: transform.Method | optax.GradientTransformation,
                  params: ArrayTree, opt_state: ArrayTree, *, steps: int
                  ) -> dict[str, tuple[float, float]]:
