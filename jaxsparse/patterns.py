@@ -374,7 +374,12 @@ def attention(n: int, m: int, *, transposable: bool = False
               n, m, axis=(-3, -2), transposable=transposable)}
 
 
-@arguments.checked(**_SPARSITIES)
+@arguments.checked(
+    shape=arguments.Check(
+        lambda value: isinstance(value, (tuple, list))
+        and all(map(arguments.is_whole, value)), 'a tuple of whole numbers',
+        '(4, 4)', tuple),
+    **_SPARSITIES)
 def block(shape: tuple[int, ...], *, balanced: bool = False,
           sparsity: float | None = None, reduce: str = 'sum',
           min_sparsity: float = 0., max_sparsity: float = 1.) -> Pattern:

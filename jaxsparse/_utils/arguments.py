@@ -91,6 +91,13 @@ def _plain(value: Any) -> Any:
   return value.item() if isinstance(value, np.generic) else value
 
 
+def _real(value: Any) -> Any:
+  """The same, and what int32 cannot hold as a float."""
+  value = _plain(value)
+  return (float(value) if isinstance(value, int) and abs(value) >= 2**31
+          else value)
+
+
 def whole(least: int | None = None, write: str = '', *, bits: int = 63
           ) -> Check:
   """Whole numbers, or arrays of one; 1.0 is none.
@@ -123,7 +130,7 @@ def number(least: float = -math.inf, most: float = math.inf,
       lambda value: is_number(value) and least <= value <= most
       or not isinstance(value, np.generic) and _is_scalar(value, np.number)
       and not jax.dtypes.issubdtype(value.dtype, np.complexfloating),
-      expected or f'a number {bounds}'.strip(), write, _plain)
+      expected or f'a number {bounds}'.strip(), write, _real)
 
 
 def nearest(value: Any, words: Collection[str], cutoff: float = .6
@@ -150,8 +157,8 @@ def function(expected: str = 'a function', write: str = '') -> Check:
 def any_of(*checks: Check) -> Check:
   """What any of several checks takes; the first says what to write."""
   words = dict.fromkeys(check.expected for check in checks)
-  make = next((check.make for check in checks if check.make is _plain),
-              checks[0].make)
+  make = next((check.make for check in checks if check.make in (
+      _plain, _real)), checks[0].make)
   return Check(lambda value: any(check.takes(value) for check in checks),
                ' or '.join(words), checks[0].write, make)
 
@@ -235,7 +242,7 @@ def of(annotation: Any) -> Check | None:
   if origin in (collections.abc.Sequence, list):
     return _sequence(of(parts[0]))
   if origin is tuple and parts[1:] == (...,):
-    return _sequence(of(parts[0]))
+    return _sequence(of(parts[0]), tuple)
   if origin is collections.abc.Iterable:
     return Check(lambda value: (hasattr(value, '__iter__')
                                 or hasattr(value, '__getitem__'))
@@ -261,12 +268,13 @@ def _mapping(keys: Check | None, values: Check | None) -> Check:
       f'a mapping{of_what}', '')
 
 
-def _sequence(each: Check | None) -> Check:
+def _sequence(each: Check | None, kind: Any = collections.abc.Sequence
+              ) -> Check:
   of_what = '' if each is None else f', each {each.expected}'
   return Check(
-      lambda value: isinstance(value, collections.abc.Sequence)
+      lambda value: isinstance(value, kind)
       and not isinstance(value, (str, bytes)) and _entries(each, value),
-      f'a list{of_what}', '')
+      f'a {"tuple" if kind is tuple else "list"}{of_what}', '')
 
 
 def checked(*but: str, **checks: Check) -> Callable[[F], F]:

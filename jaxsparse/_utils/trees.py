@@ -21,6 +21,9 @@ import jax
 import numpy as np
 import optax
 
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
+
 PyTree = Any
 
 
@@ -108,6 +111,16 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
           f'{path}: a mask is a bool array in the shape of its parameter, '
           f'{np.shape(w)}, got {kind} in {np.shape(m)}. Write e.g. '
           '`masks = jaxsparse.get_masks(opt_state)`.')
+
+
+def check_arrays(name: str, tree: PyTree) -> None:
+  """Raises a `ValueError` that names what is no array or number."""
+  for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if not (arguments.is_array(leaf) or arguments.is_number(leaf)
+            and abs(leaf) < 2**31 or isinstance(leaf, (bool, float, complex))):
+      raise ValueError(
+          f'{name} must be a tree of arrays, got {brief(leaf)} at '
+          f'{jax.tree_util.keystr(keys) or "its root"}.')
 
 
 def check_beside(params: PyTree, tree: PyTree) -> None:

@@ -12,7 +12,9 @@ from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
 
-@arguments.checked()
+@arguments.checked(
+    sparsity=_common.SPARSITY, damping=_common.DAMPING,
+    steps=arguments.step(1, '300'))
 def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
          sparsity: float | jax.Array | None = None, *, steps: int = 20,
          ramp: int = 15, damping: float | jax.Array = 0.1

@@ -45,7 +45,9 @@ def _reconstruction_error(w: jax.Array, v: jax.Array, h: jax.Array
   return jnp.where(error == 0, 0., error / of)
 
 
-@arguments.checked()
+@arguments.checked(
+    steps=arguments.step(0, '100'),
+    tolerance=arguments.number(0))
 def refit(w: jax.Array, h: jax.Array, mask: jax.Array, *,
           start: jax.Array | None = None, steps: int = 50,
           tolerance: float | jax.Array = 1e-4) -> jax.Array:

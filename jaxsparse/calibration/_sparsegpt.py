@@ -18,7 +18,7 @@ _STEP = 16  # Inputs whose weights stay in a cache, where no groups say it.
 _Result = tuple[jax.Array, jax.Array, jax.Array]  # Weights, mask and errors.
 
 
-@arguments.checked()
+@arguments.checked(sparsity=_common.SPARSITY, damping=_common.DAMPING)
 def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
               sparsity: float | jax.Array | None = None, *,
               damping: float | jax.Array = 0.01, block: int | None = None,

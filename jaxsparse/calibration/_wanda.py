@@ -11,7 +11,7 @@ from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
 
-@arguments.checked()
+@arguments.checked(sparsity=_common.SPARSITY)
 def wanda(w: jax.Array, squares: jax.Array, pattern: Pattern,
           sparsity: float | jax.Array | None = None) -> jax.Array:
   """The mask of the weights that add most to their output.

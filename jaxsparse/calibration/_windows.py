@@ -45,7 +45,7 @@ class ReconstructState(NamedTuple):
   done: int | jax.Array
 
 
-@arguments.checked()
+@arguments.checked(steps=arguments.step(1, '100'))
 def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
                 batches: Iterable[Any], *, dense: ArrayTree,
                 steps: int = 100,

@@ -36,7 +36,7 @@ arguments.register(Flow, arguments.instance(
     Flow, 'a flow', 'jaxsparse.hard(), with its parentheses'))
 
 
-@arguments.checked()
+@arguments.checked(gain=arguments.number())
 def apply_masks(params: ArrayTree, masks: ArrayTree, gain: Numeric = 0.
                 ) -> ArrayTree:
   """The weights that the forward pass sees, `w * (m + a * (1 - m))`.

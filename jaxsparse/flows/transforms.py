@@ -14,6 +14,7 @@ import optax
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse._utils.typing import Numeric
 
 Transform = optax.GradientTransformationExtraArgs
 
@@ -23,15 +24,15 @@ class CountState(NamedTuple):
   count: jax.Array
 
 
-@arguments.checked('count')
-def value_at(value: float | Callable[[jax.Array], ArrayLike], count: jax.Array
+@arguments.checked()
+def value_at(value: float | Callable[[jax.Array], ArrayLike], count: Numeric
              ) -> jax.Array:
   """A number, or a schedule at a step, as float32."""
   return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
 
 
-@arguments.checked('count')
-def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: jax.Array
+@arguments.checked()
+def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: Numeric
             ) -> jax.Array:
   """A gain at a step, clipped to [0, 1].
 

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
+from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import _networks
 from jaxsparse.masks import _transposable
@@ -268,10 +270,21 @@ def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
     A tree of masks.
   """
   make = scores if callable(scores) else lambda: scores
+  trees.check_arrays('scores', None if callable(scores) else scores)
   avals = jax.eval_shape(make)
   leaves, structure = jax.tree.flatten(avals)
   rules = jax.tree.leaves(patterns)
-  numbers = structure.flatten_up_to(kept)
+  try:
+    numbers = structure.flatten_up_to(kept)
+  except ValueError as error:
+    raise ValueError(
+        'kept must have a number or a count for each of the scores, '
+        f'{trees.few(trees.paths(avals))}, got {brief(kept)}.') from error
+  if len(rules) != len(leaves) or not all(
+      isinstance(rule, Pattern) for rule in rules):
+    raise ValueError(
+        'patterns must have a pattern for each of the scores, '
+        f'{trees.few(trees.paths(avals))}, got {brief(patterns)}.')
   rest = [i for i, (x, pattern, k) in enumerate(zip(leaves, rules, numbers))
           if math.prod(x.shape) and isinstance(k, Kept)
           and _is_whole(pattern, x.shape)]

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 
 from jaxsparse import distributions
 from jaxsparse import flows
+from jaxsparse import patterns as patterns_lib
 from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scopes
@@ -40,6 +41,11 @@ from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
 Sparsity = float | distributions.Distribution
+_STEPS = {
+    'total_steps': arguments.step(1, '10_000'), **dict.fromkeys(
+        ('every', 'prune_every'), arguments.step(1, '100')),
+    'sparsity': arguments.any_of(patterns_lib.SPARSITY, arguments.function(
+        'a distribution'))}
 
 
 def _shared(sparsity: Sparsity, distribution) -> distributions.Distribution:
@@ -70,7 +76,7 @@ def _fading(every: int, end: int) -> schedules.When:
   return schedules.every(every, begin=every, end=max(end - 1, every))
 
 
-@arguments.checked()
+@arguments.checked(**_STEPS)
 def set_training(patterns: rules.Patterns, sparsity: Sparsity,
                  total_steps: int, *, fraction: float = 0.3, every: int = 100,
                  end: int | None = None, by_sign: bool = False, seed: int = 0
@@ -110,7 +116,7 @@ def set_training(patterns: rules.Patterns, sparsity: Sparsity,
       init=scores.random(seed)), flows.hard())
 
 
-@arguments.checked()
+@arguments.checked(**_STEPS)
 def dsr(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
         fraction: float = 0.1, every: int = 100, threshold: float = 1e-3,
         seed: int = 0) -> Method:
@@ -158,7 +164,7 @@ def dsr(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
                 flows.hard())
 
 
-@arguments.checked()
+@arguments.checked(**_STEPS)
 def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          fraction: float = 0.5, decay: float = 0.9, every: int = 100,
          end: int | None = None, seed: int = 0) -> Method:
@@ -198,7 +204,7 @@ def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       init=scores.random(seed)), flows.hard())
 
 
-@arguments.checked()
+@arguments.checked(**_STEPS)
 def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          fraction: float = 0.3, every: int = 100, end: int | None = None,
          replace_step: bool = True, seed: int = 0) -> Method:
@@ -239,7 +245,7 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       _fading(every, end), replace_step, seed)
 
 
-@arguments.checked()
+@arguments.checked(**_STEPS)
 def rigl_itop(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
               fraction: float = 0.5, last_fraction: float = 0.005,
               every: int = 4000, end: int | None = None, seed: int = 0
@@ -291,7 +297,7 @@ def _by_gradient(patterns: rules.Patterns, sparsity: Sparsity, fraction, when,
       init=scores.random(seed)), flow)
 
 
-@arguments.checked()
+@arguments.checked(**_STEPS)
 def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          soft_bound: bool = True, shares: Sequence[float] = (0.05, 0.025),
          scale: float = 0.01, every: int = 100, end: int | None = None,
@@ -360,7 +366,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       init=scores.random(seed), **moves), flows.hard())
 
 
-@arguments.checked()
+@arguments.checked(**_STEPS)
 def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           ties: Ties | Sequence[Tie], channel_sparsity: float = 0.4,
           floor: float = 0.2, multiple: int = 1, prune_skip: bool = False,

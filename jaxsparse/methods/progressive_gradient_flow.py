@@ -175,7 +175,7 @@ def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
   targets = {t[:2] for t in targets_of(patterns).values() if t}
   if len(targets) != 1:
     raise ValueError(
-        'sdgf_stepwise takes one N:M for all sparse layers, got '
+        'sdgf_stepwise takes patterns of one N:M for all sparse layers, got '
         f'{sorted(targets)}. Axes may differ.')
   (n, m), = targets
   begin, end = _phases(total_steps, dense_steps, fine_tune_steps)

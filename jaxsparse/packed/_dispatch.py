@@ -10,6 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 import jax
 from jax import lax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils.tables import brief
 from jaxsparse.packed import _gpu
 from jaxsparse.packed import _tpu
@@ -35,6 +36,7 @@ def names_of(implementation: Implementation) -> tuple[str, ...] | None:
   return names
 
 
+@arguments.checked()
 def missing(implementation: str) -> str | None:
   """Why this machine cannot run an implementation, or `None` if it can.
 

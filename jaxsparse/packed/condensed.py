@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.packed import _groups
 from jaxsparse.packed._compressed import Compressed
 
@@ -192,7 +193,7 @@ def _block_of(pattern: Any, shape: tuple[int, ...]) -> int:
 def _as_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
   dtype = getattr(mask, 'dtype', None)
   if dtype != np.dtype(bool) or mask.shape != shape:
-    got = mask if dtype is None else f'{dtype} of shape {mask.shape}'
+    got = brief(mask) if dtype is None else f'{dtype} of shape {mask.shape}'
     raise ValueError(
         'condense(w, mask) needs a pattern or a bool mask of the shape of w, '
         f'{shape}, got {got}. Write e.g. condense(w, w != 0).')

@@ -90,6 +90,10 @@ class Packed24(Compressed):
     return f'Packed24({sizes or self.values}, {self.layout}{both})'
 
 
+arguments.register(Packed24, arguments.instance(
+    Packed24, 'a Packed24', 'jaxsparse.pack(w)'))
+
+
 jax.tree_util.register_dataclass(
     Packed24, data_fields=['values', 'positions', 'transposed'],
     meta_fields=['contracted', 'features', 'contracted_last', 'layout'])
@@ -283,7 +287,7 @@ def without_values(packed: Packed24) -> Packed24:
   return dataclasses.replace(packed, values=nothing)
 
 
-@arguments.checked()
+@arguments.checked('layout')
 def with_layout(packed: Packed24, layout: str) -> Packed24:
   """The same weight in the layout that a kernel reads; made once, at load.
 
@@ -352,5 +356,4 @@ def check_packed(w: Packed24) -> None:
 
 def check_layout(layout: str) -> None:
   """Raises if there is no such layout."""
-  if layout not in _LAYOUTS:
-    raise ValueError(f'layout must be one of {_LAYOUTS}, got {brief(layout)}.')
+  arguments.one_of(_LAYOUTS)('layout', layout)

@@ -99,7 +99,7 @@ class Recipe(NamedTuple):
 
 def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
                 total_steps: int, steps_per_epoch: int | None = None,
-                exclude: Sequence[str] = ()) -> Recipe:
+                exclude: str | Sequence[str] = ()) -> Recipe:
   """Makes rule, flow and regulariser from a recipe.
 
   Args:
@@ -190,6 +190,9 @@ def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
   recipe = copy.deepcopy(made.recipe)
   if path is not None:
     path = pathlib.Path(path)
+    if not path.name:
+      raise ValueError(f'path must name a file, got {brief(str(path))}. Write '
+                       "e.g. to_recipe(made, 'recipe.yaml').")
     text = (json.dumps(recipe, indent=2) + '\n' if path.suffix == '.json'
             else _files.yaml_library().safe_dump(recipe, sort_keys=False))
     part = path.with_name(f'.{path.name}.part')

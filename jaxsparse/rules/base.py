@@ -160,6 +160,7 @@ def with_extra_args(rule: optax.GradientTransformation) -> Rule:
   return Rule(rule.init, update)
 
 
+@arguments.checked()
 def resolve(patterns: Patterns, params: ArrayTree) -> Any:
   """The pattern of every parameter, or `None`; checks that each one fits.
 

@@ -253,6 +253,7 @@ def rehearse(method: transform.Method | optax.GradientTransformation,
   >>> print(seen['kernel'].forward)  # 5 of 10 steps dense, then 1:4
   0.625
   """
+  trees.check_arrays('params', params)
   tx = observe(transform.sparsify(optax.set_to_zero(), method))
   zeros = jax.tree.map(jnp.zeros_like, params)
 

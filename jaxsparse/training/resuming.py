@@ -58,6 +58,7 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
   >>> check_resume(rule(0.5), params, state, steps=4)
   {'w': (0.5, 0.5)}
   """
+  trees.check_arrays('params', params)
   restored = transform.state_of(opt_state)
   rule = method.rule if isinstance(method, transform.Method) else method
 

@@ -20,7 +20,7 @@ from jaxsparse.units.ties import Ties
 _ROUNDS = 3  # Of other parameters and other permutations.
 
 
-@arguments.checked()
+@arguments.checked(seed=arguments.whole(0))
 def check_ties(fn: Callable[..., Any], params: ArrayTree,
                ties: Ties | Sequence[Tie], *inputs: Any, seed: int = 0
                ) -> float:

@@ -18,6 +18,7 @@ the weights where `grads` were taken. An importance that needs gradients returns
 | `saliency` | how the loss changes with a mask on it | the sum so far |
 """
 
+import functools
 from typing import Any, Callable, Iterable, Sequence
 
 import jax
@@ -30,6 +31,7 @@ from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.graph import _jaxprs
 from jaxsparse.units import groups
 from jaxsparse.units import per_unit
 from jaxsparse.units import ties as ties_lib
@@ -203,7 +205,9 @@ def unit_saliency(params: ArrayTree, grads: ArrayTree,
   >>> unit_saliency(w, g, [tie])['hidden']
   Array([3., 4.], dtype=float32)
   """
-  shapes = {path: w.shape for path, w, g in trees.align(params, grads)
+  trees.check_arrays('params', params)
+  trees.check_beside(params, grads)
+  shapes = {path: np.shape(w) for path, w, g in trees.align(params, grads)
             if g is not None}
   found = [groups.of_tie(tie, shapes) for tie in ties_lib.as_ties(ties)
            if any(per_unit.members(tie, [*shapes]))]
@@ -243,17 +247,17 @@ def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
   """
   ties = ties_lib.as_ties(ties)
 
-  def scalar(params, batch):
-    loss = loss_fn(params, batch)
+  def gradient(params, batch):
+    loss = _jaxprs.told(lambda f: functools.partial(jax.eval_shape, f), loss_fn,
+                        params, batch)
     if np.shape(loss):
       raise ValueError(
           'sensitivity differentiates a scalar, and loss_fn returned '
           f'{brief(loss)}. Write e.g. its mean.')
-    return loss
+    return jax.grad(loss_fn)(params, batch)
 
-  @jax.jit
-  def of_batch(params, batch):
-    return unit_saliency(params, jax.grad(scalar)(params, batch), ties)
+  of_batch = jax.jit(lambda params, batch: unit_saliency(
+      params, gradient(params, batch), ties))
   total = None
   for batch in batches:
     new = of_batch(params, batch)

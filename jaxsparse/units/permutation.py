@@ -29,7 +29,7 @@ from jaxsparse.units.ties import Ties
 Array = jax.Array | np.ndarray
 
 
-@arguments.checked()
+@arguments.checked(seed=arguments.whole(0))
 def find_permutation(
     scores: Array | Sequence[Array], pattern: Pattern | Sequence[Pattern], *,
     budget: int = 4000, seed: int = 0,
@@ -153,7 +153,7 @@ def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
       np.result_type(x.dtype, np.float32)))
 
 
-@arguments.checked()
+@arguments.checked(seed=arguments.whole(0))
 def find_permutations(
     params: ArrayTree, ties: Ties | Sequence[Tie],
     patterns: Mapping[str, Pattern | None], *, budget: int = 4000,

@@ -236,7 +236,7 @@ def test_errors_say_what_to_write():
       add_group_lasso(bad, {'.*': jaxsparse.channel(-1)})
   with pytest.raises(ValueError, match='number of 0 or more or a function'):
     prox_group_lasso(1., {'.*': jaxsparse.channel(-1)}, learning_rate=-1.)
-  with pytest.raises(ValueError, match=r'or more.*Write e.g. prune_units'):
+  with pytest.raises(ValueError, match=r'or more.*Write e.g. threshold'):
     _vanished({'.*': jaxsparse.channel(-1)}, threshold=-1.)
   with pytest.raises(ValueError, match='when must be a function'):
     _vanished({'.*': jaxsparse.channel(-1)}, when=100)
