@@ -17,7 +17,6 @@ import functools
 import inspect
 import math
 import re
-import sys
 import types
 import typing
 from typing import Any, Callable, Collection, TypeVar
@@ -29,6 +28,7 @@ import optax
 from jaxsparse._utils.tables import brief
 
 F = TypeVar('F', bound=Callable[..., Any])
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +67,10 @@ def is_whole(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-  """Whether a value is a finite real number, of Python or of numpy."""
+  """Whether a value is a real number that a float32 holds, and is finite."""
   if isinstance(value, (float, np.floating)):
-    return math.isfinite(value)
-  return is_whole(value) and abs(int(value)) <= sys.float_info.max
+    return math.isfinite(value) and abs(float(value)) <= _LARGEST
+  return is_whole(value) and abs(int(value)) <= _LARGEST
 
 
 def is_array(value: Any) -> bool:

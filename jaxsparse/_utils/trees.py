@@ -114,10 +114,9 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
 
 
 def check_arrays(name: str, tree: PyTree) -> None:
-  """Raises a `ValueError` that names what is no array or number."""
+  """Raises a `ValueError` that names what is no array."""
   for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if not (arguments.is_array(leaf) or arguments.is_number(leaf)
-            and abs(leaf) < 2**31 or isinstance(leaf, (bool, float, complex))):
+    if not arguments.is_array(leaf):
       raise ValueError(
           f'{name} must be a tree of arrays, got {brief(leaf)} at '
           f'{jax.tree_util.keystr(keys) or "its root"}.')

@@ -37,8 +37,8 @@ from jaxsparse import units
 
 PACKAGES = (
     calibration, distributions, flows, graph, masks, methods, nn, packed,
-    patterns, placement, recipes, rules, schedules, scopes, scores, training, transform,
-    units)
+    patterns, placement, recipes, rules, schedules, scopes, scores, training,
+    transform, units)
 
 
 def functions() -> dict[str, Any]:
@@ -90,7 +90,8 @@ def _values() -> dict[str, Any]:
       'steps': 4, 'every': 10, 'begin': 0, 'end': 10, 'n': 2, 'm': 4,
       'axis': -1, 'grow': jaxsparse.gradient(), 'when': schedules.every(2),
       'gain': .5, 'h': jnp.eye(4), 'v': w + 1., 'squares': jnp.ones(4),
-      'mask': mask, 'packed': jaxsparse.pack(sparse, axis=0), 'scores': jnp.abs(w),
+      'mask': mask, 'packed': jaxsparse.pack(sparse, axis=0),
+      'scores': jnp.abs(w),
       'groups': {'.*kernel': jaxsparse.channel(-1)}, 'alpha': .1,
       'learning_rate': .1, 'method': methods.ste(two_of_four, 10),
       'importance': units_of, 'loss_fn': lambda p, x: _apply(p, x[0]).sum(),
