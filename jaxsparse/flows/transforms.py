@@ -25,14 +25,14 @@ class CountState(NamedTuple):
 
 
 @arguments.checked()
-def value_at(value: float | Callable[[jax.Array], ArrayLike], count: Numeric
+def value_at(value: float | Callable[[jax.Array], ArrayLike], count: Numeric | None
              ) -> jax.Array:
-  """A number, or a schedule at a step, as float32."""
+  """A number, or a schedule at a step, as float32; a number needs no step."""
   return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
 
 
 @arguments.checked()
-def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: Numeric
+def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: Numeric | None
             ) -> jax.Array:
   """A gain at a step, clipped to [0, 1].
 
