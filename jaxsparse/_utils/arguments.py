@@ -249,7 +249,7 @@ def of(annotation: Any) -> Check | None:
                  and not isinstance(value, (str, bytes, type)),
                  'a list, or what a loop can go through', '[batch]')
   if (isinstance(annotation, type) and not origin
-      and annotation not in (Any, object)):
+      and annotation not in (Any, object, inspect.Parameter.empty)):
     if getattr(annotation, '_is_protocol', False):
       return None
     return instance(annotation, f'a {annotation.__name__}')
@@ -305,7 +305,8 @@ def checked(*but: str, **checks: Check) -> Callable[[F], F]:
     for name, parameter in parameters.items():
       if parameter.kind is parameter.VAR_POSITIONAL:
         rest = name
-      elif parameter.kind is not parameter.KEYWORD_ONLY:
+      elif parameter.kind in (parameter.POSITIONAL_ONLY,
+                              parameter.POSITIONAL_OR_KEYWORD):
         names.append(name)
     known: dict[str, Check | None] = dict.fromkeys(but)
 

@@ -14,7 +14,6 @@ import optax
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
-from jaxsparse._utils.typing import Numeric
 
 Transform = optax.GradientTransformationExtraArgs
 
@@ -25,14 +24,14 @@ class CountState(NamedTuple):
 
 
 @arguments.checked()
-def value_at(value: float | Callable[[jax.Array], ArrayLike], count: Numeric | None
+def value_at(value: float | Callable[[jax.Array], ArrayLike], count: Any
              ) -> jax.Array:
   """A number, or a schedule at a step, as float32; a number needs no step."""
   return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
 
 
 @arguments.checked()
-def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: Numeric | None
+def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: Any
             ) -> jax.Array:
   """A gain at a step, clipped to [0, 1].
 

@@ -7,7 +7,6 @@ store `[out, in]`. `infer_kernels` asks the function itself, and
 """
 
 import dataclasses
-import functools
 import math
 import re
 from typing import Any, Callable, NamedTuple, Sequence
@@ -20,7 +19,6 @@ from jaxsparse._utils import numerics
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
-from jaxsparse.graph import _jaxprs
 from jaxsparse.graph import tracing
 from jaxsparse.patterns import Pattern
 
@@ -187,8 +185,7 @@ def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
   >>> rules = {**dict.fromkeys(last), '.*': patterns.unstructured()}
   """
   # Something is added to what is returned: it has the axes of that.
-  more = _jaxprs.told(lambda f: functools.partial(jax.eval_shape, f), fn,
-                      params, *inputs)
+  more = tracing.shapes(fn, params, *inputs)
 
   def added(both, *inputs):
     return jax.tree.map(numerics.joined, fn(both[0], *inputs), both[1])

@@ -42,9 +42,9 @@ def whole(least: int, write: str) -> arguments.Check:
 
 def one_of(words: Collection[str]) -> arguments.Check:
   """Words, of which the nearest is the example."""
-  check = arguments.one_of(words)
   return dataclasses.replace(
-      check, make=str, joint=': ', write=lambda value: check.write(value)[1:-1])
+      arguments.one_of(words), make=str, joint=': ',
+      write=lambda value: [*arguments.nearest(value, words), *words][0])
 
 
 flag = _Check(

@@ -24,9 +24,8 @@ References:
 """  # noqa: E501
 
 import re
-from typing import Any, Collection, Mapping
+from typing import Any, Callable, Collection, Mapping
 
-from jaxsparse._utils.arguments import Check
 from jaxsparse.recipes import _checks
 
 LAST_LAYER = (
@@ -65,7 +64,8 @@ def is_one(config: Mapping[str, Any], ours: Collection[str]) -> bool:
       key in ours and key not in both for key in config)
 
 
-def renamed(where: str, section: Any, checks: Mapping[str, Check]
+def renamed(where: str, section: Any,
+            checks: Mapping[str, Callable[[str, Any], Any]]
             ) -> tuple[dict[str, Any], list[str]]:
   """A section by the names of 1.x, checked, without what is null or empty.
 

@@ -18,7 +18,6 @@ the weights where `grads` were taken. An importance that needs gradients returns
 | `saliency` | how the loss changes with a mask on it | the sum so far |
 """
 
-import functools
 from typing import Any, Callable, Iterable, Sequence
 
 import jax
@@ -31,7 +30,7 @@ from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
-from jaxsparse.graph import _jaxprs
+from jaxsparse.graph import tracing
 from jaxsparse.units import groups
 from jaxsparse.units import per_unit
 from jaxsparse.units import ties as ties_lib
@@ -248,8 +247,7 @@ def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
   ties = ties_lib.as_ties(ties)
 
   def gradient(params, batch):
-    loss = _jaxprs.told(lambda f: functools.partial(jax.eval_shape, f), loss_fn,
-                        params, batch)
+    loss = tracing.shapes(loss_fn, params, batch)
     if np.shape(loss):
       raise ValueError(
           'sensitivity differentiates a scalar, and loss_fn returned '
