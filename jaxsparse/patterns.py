@@ -181,7 +181,7 @@ class Pattern:
 SPARSITY = arguments.number(
     0, 1, 'the fraction pruned, a number in [0, 1]',
     lambda value: str(value / 100 if arguments.is_number(value)
-                      and 2 <= value <= 100 else .9))
+                      and 1 < value <= 100 else .9))
 _SPARSITIES = dict.fromkeys(
     ('sparsity', 'min_sparsity', 'max_sparsity'), SPARSITY)
 arguments.register(Pattern, arguments.instance(

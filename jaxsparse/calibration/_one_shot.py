@@ -10,7 +10,6 @@ import numpy as np
 from jaxsparse import graph
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
-from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _kernels
 from jaxsparse.calibration import _layouts
@@ -41,8 +40,13 @@ class OneShotState(NamedTuple):
   errors: dict[str, np.ndarray]
   done: int | jax.Array
 
+WEIGHTS = arguments.function(
+    'a function of inputs', 'lambda x: x != 0')
 
-@arguments.checked()
+
+@arguments.checked(  # A state that was restored may be a dict.
+    'state', weights=WEIGHTS, progress=arguments.function(
+        'a function that wraps an iterable', 'tqdm.tqdm'))
 def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
              patterns: Pattern | Mapping[str, Pattern | None],
              method: str | _kernels.Prune = 'sparsegpt',
@@ -136,7 +140,7 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   all                               50.0%    96  192
   """
   batches = batched(batches)
-  check(params, batches, weights, progress)
+  check(params, batches)
   how = _kernels.method(method, refit)
   tasks = tasks_of(fn, params, batches[0], patterns, sparsity)
   data = Data(fn, params, batches, weights, how.kind or 'norm',
@@ -161,19 +165,13 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   return state.params, state.masks
 
 
-def check(params: ArrayTree, batches: Any, weights: Any, progress: Any = None
-          ) -> None:
-  """Raises for values that are traced, and for functions that are none."""
+def check(params: ArrayTree, batches: Any) -> None:
+  """Raises for values that are traced."""
   if any(isinstance(x, jax.core.Tracer)
          for x in jax.tree.leaves((params, batches))):
     raise ValueError(
         'one_shot and owl look at values and compile what they need by '
         'themselves. Call them outside of jax.jit, vmap and grad.')
-  for name, value, example in (
-      ('weights', weights, 'weights=lambda x: x != 0, a function of inputs'),
-      ('progress', progress, 'progress=tqdm.tqdm, which wraps an iterable')):
-    if value is not None and not callable(value):
-      raise ValueError(f'Got {name}={value!r:.60}. Write {example}.')
 
 
 class Task(NamedTuple):
@@ -197,13 +195,8 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
   if isinstance(patterns, Pattern):
     rules = graph.kernel_patterns(fn, params, *batch, pattern=patterns)
     kernels = rules.kernels
-  elif isinstance(patterns, Mapping):
-    rules, kernels = patterns, graph.infer_kernels(fn, params, *batch)
   else:
-    raise ValueError(
-        f'Got patterns={patterns!r:.60}, expected a pattern or rules by path. '
-        "Write e.g. jaxsparse.nm(2, 4), or {'.*kernel': "
-        'jaxsparse.unstructured(0.5)}.')
+    rules, kernels = patterns, graph.infer_kernels(fn, params, *batch)
   wanted = {path: pattern for path, _, pattern in trees.align(
       params, trees.match_rules(rules, params)) if pattern is not None}
   if isinstance(sparsity, Mapping):
@@ -217,10 +210,6 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
         "Write e.g. {'.*kernel': jaxsparse.nm(2, 4)}.")
   tasks, left = {}, {}
   for path, pattern in wanted.items():
-    if not isinstance(pattern, Pattern):
-      raise ValueError(
-          f'{path}: expected a pattern, got {brief(pattern)}. Write e.g. '
-          'jaxsparse.nm(2, 4).')
     try:
       layout = _layouts.layout(kernels[path], pattern)
     except ValueError as error:

@@ -45,7 +45,8 @@ class ReconstructState(NamedTuple):
   done: int | jax.Array
 
 
-@arguments.checked(steps=arguments.step(1, '100'))
+@arguments.checked(
+    'state', steps=arguments.step(1, '100'))  # Restored, it may be a dict.
 def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
                 batches: Iterable[Any], *, dense: ArrayTree,
                 steps: int = 100,
