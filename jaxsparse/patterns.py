@@ -20,6 +20,7 @@ The file is long because each pattern says its groups, errors and examples.
 import dataclasses
 import itertools
 import math
+from typing import Sequence
 
 from jaxsparse._utils import arguments
 from jaxsparse._utils.tables import brief
@@ -381,7 +382,7 @@ def attention(n: int, m: int, *, transposable: bool = False
         and all(map(arguments.is_whole, value)), 'a tuple of whole numbers',
         '(4, 4)', tuple),
     **_SPARSITIES)
-def block(shape: tuple[int, ...], *, balanced: bool = False,
+def block(shape: Sequence[int], *, balanced: bool = False,
           sparsity: float | None = None, reduce: str = 'sum',
           min_sparsity: float = 0., max_sparsity: float = 1.) -> Pattern:
   """Blocks over the trailing axes that live or die together.

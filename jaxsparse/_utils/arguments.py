@@ -168,6 +168,14 @@ def or_function(check: Check) -> Check:
   return any_of(check, function('a function of the step'))
 
 
+def state(kind: Any) -> Check:
+  """A named tuple, or a mapping with its fields, as a restored one may be."""
+  return Check(
+      lambda value: isinstance(value, kind) or isinstance(
+          value, collections.abc.Mapping) and {*value} == {*kind._fields},
+      f'a {kind.__name__}, or a mapping with its fields')
+
+
 def instance(kinds: type | tuple[type, ...], expected: str, write: str = ''
              ) -> Check:
   """Objects of one of several classes."""
@@ -246,7 +254,9 @@ def of(annotation: Any) -> Check | None:
   if origin is collections.abc.Iterable:
     return Check(lambda value: (hasattr(value, '__iter__')
                                 or hasattr(value, '__getitem__'))
-                 and not isinstance(value, (str, bytes, type)),
+                 and not isinstance(
+                     value, (str, bytes, type, collections.abc.Mapping))
+                 and getattr(value, 'ndim', 1) > 0,
                  'a list, or what a loop can go through', '[batch]')
   if (isinstance(annotation, type) and not origin
       and annotation not in (Any, object, inspect.Parameter.empty)):

@@ -44,8 +44,9 @@ WEIGHTS = arguments.function(
     'a function of inputs', 'lambda x: x != 0')
 
 
-@arguments.checked(  # A state that was restored may be a dict.
-    'state', weights=WEIGHTS, progress=arguments.function(
+@arguments.checked(
+    state=arguments.state(OneShotState), weights=WEIGHTS,
+    progress=arguments.function(
         'a function that wraps an iterable', 'tqdm.tqdm'))
 def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
              patterns: Pattern | Mapping[str, Pattern | None],

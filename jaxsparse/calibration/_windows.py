@@ -45,8 +45,8 @@ class ReconstructState(NamedTuple):
   done: int | jax.Array
 
 
-@arguments.checked(
-    'state', steps=arguments.step(1, '100'))  # Restored, it may be a dict.
+@arguments.checked(state=arguments.state(ReconstructState),
+                   steps=arguments.step(1, '100'))
 def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
                 batches: Iterable[Any], *, dense: ArrayTree,
                 steps: int = 100,
@@ -131,6 +131,8 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
     state = ReconstructState(**state)
   state = ReconstructState(params, (), (), 0) if state is None else state
   leaves = jax.tree.leaves(state.params)
+  trees.check_arrays('dense', dense)
+  trees.check_beside(params, dense)
   originals = jax.tree.leaves(dense)
   data, target = ([chain.start(*batch) for chain, batch in zip(
       chains, batches)] for _ in range(2))

@@ -280,6 +280,10 @@ def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
     raise ValueError(
         'kept must have a number or a count for each of the scores, '
         f'{trees.few(trees.paths(avals))}, got {brief(kept)}.') from error
+  if not all(map(_SPARSITY.takes, numbers)):
+    raise ValueError(
+        'kept must have a number or a count for each of the scores, '
+        f'{trees.few(trees.paths(avals))}, got {brief(kept)}.')
   if len(rules) != len(leaves) or not all(
       isinstance(rule, Pattern) for rule in rules):
     raise ValueError(

@@ -206,8 +206,11 @@ def unit_saliency(params: ArrayTree, grads: ArrayTree,
   """
   trees.check_arrays('params', params)
   trees.check_beside(params, grads)
-  shapes = {path: np.shape(w) for path, w, g in trees.align(params, grads)
-            if g is not None}
+  shapes = {}
+  for path, w, g in trees.align(params, grads):
+    if g is not None:
+      arguments.of(jax.Array)(f'grads: {path or "their root"}', g)
+      shapes[path] = np.shape(w)
   found = [groups.of_tie(tie, shapes) for tie in ties_lib.as_ties(ties)
            if any(per_unit.members(tie, [*shapes]))]
   found = [family for family in found if not _no_saliency(family)]
@@ -245,6 +248,7 @@ def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
   {'hidden': Array([ 8., 24.], dtype=float32)}
   """
   ties = ties_lib.as_ties(ties)
+  trees.check_arrays('params', params)
 
   def gradient(params, batch):
     loss = tracing.shapes(loss_fn, params, batch)

@@ -161,7 +161,8 @@ def _own(name: str) -> dict[str, Any]:
           values['tx']).init(values['params'])},
       'calibration.refit': {'h': jnp.eye(4)},
       'calibration.reconstruct': {
-          'dense': values['params'], 'params': jaxsparse.apply_masks(
+          'optimizer': optax.sgd(.1), 'dense': values['params'],
+          'params': jaxsparse.apply_masks(
               values['params'], values['masks']), 'steps': 1,
           'block': lambda path: path.partition('/')[0]},
       'calibration.owl': {'patterns': jaxsparse.unstructured(),
