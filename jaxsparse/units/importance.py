@@ -209,7 +209,10 @@ def unit_saliency(params: ArrayTree, grads: ArrayTree,
   shapes = {}
   for path, w, g in trees.align(params, grads):
     if g is not None:
-      arguments.of(jax.Array)(f'grads: {path or "their root"}', g)
+      if not arguments.is_array(g):
+        raise ValueError(
+            'grads must have the structure of params, and an array or None for '
+            f'each; got {brief(g)} at {path!r}.')
       shapes[path] = np.shape(w)
   found = [groups.of_tie(tie, shapes) for tie in ties_lib.as_ties(ties)
            if any(per_unit.members(tie, [*shapes]))]
