@@ -380,7 +380,7 @@ def attention(n: int, m: int, *, transposable: bool = False
     shape=arguments.Check(
         lambda value: isinstance(value, (tuple, list))
         and all(map(arguments.is_whole, value)), 'a tuple of whole numbers',
-        '(4, 4)', tuple),
+        '(4, 4)', lambda value: tuple(map(int, value))),
     **_SPARSITIES)
 def block(shape: Sequence[int], *, balanced: bool = False,
           sparsity: float | None = None, reduce: str = 'sum',
@@ -417,8 +417,7 @@ def block(shape: Sequence[int], *, balanced: bool = False,
   Array([[1, 1, 0, 0],
          [0, 0, 1, 1]], dtype=int32)
   """
-  shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-  if not shape or not all(isinstance(s, int) and s > 0 for s in shape):
+  if not shape or min(shape) < 1:
     raise ValueError(
         f'block(shape) needs a tuple of positive sizes, got {shape}. Write '
         'e.g. block((4, 4)) or block((1, 16)).')
