@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import exact_counts as counts
@@ -38,6 +39,7 @@ from jaxsparse.masks.selection import on_the_way
 from jaxsparse.masks.selection import on_the_way_each
 from jaxsparse.masks.selection import units_of
 from jaxsparse.patterns import Pattern
+from jaxsparse.patterns import SPARSITY
 
 __all__ = [
     'Distribution', 'er', 'erk', 'global_threshold', 'uniform',
@@ -45,13 +47,8 @@ __all__ = [
 
 # Of scores, patterns and progress; the result is a tree of counts to keep.
 Distribution = Callable[[ArrayTree, Any, ArrayLike], Any]
-
-
-def _check(name: str, sparsity: float) -> None:
-  if not 0 <= sparsity <= 1:
-    raise ValueError(
-        f'{name}(sparsity) takes the fraction pruned, in [0, 1], got '
-        f'{sparsity}. For 90% pruned write {name}(0.9).')
+arguments.register(Distribution, arguments.function(
+    'a function of scores, patterns and progress', 'jaxsparse.uniform(0.9)'))
 
 
 def _bounds(pattern: Pattern, units: int) -> tuple[int, int]:
@@ -80,6 +77,7 @@ def _leaf_by_leaf(scores: ArrayTree, patterns: Any,
   return trees.map_with_path(lambda path, *_: made[path], scores, patterns)
 
 
+@arguments.checked(sparsity=SPARSITY)
 def uniform(sparsity: float | None = None) -> Distribution:
   """The same sparsity in every layer.
 
@@ -93,9 +91,6 @@ def uniform(sparsity: float | None = None) -> Distribution:
   Raises:
     ValueError: if the sparsity is outside [0, 1], or missing for a pattern.
   """
-  if sparsity is not None:
-    _check('uniform', sparsity)
-
   def distribution(scores, patterns, progress):
     finals = {}
     for path, score, pattern in trees.align(scores, patterns):
@@ -113,6 +108,7 @@ def uniform(sparsity: float | None = None) -> Distribution:
   return distribution
 
 
+@arguments.checked(sparsity=SPARSITY)
 def erk(sparsity: float, power: float = 1.0) -> Distribution:
   """Erdos-Renyi-kernel: density falls with a layer's size.
 
@@ -137,13 +133,13 @@ def erk(sparsity: float, power: float = 1.0) -> Distribution:
     Evci et al., `Rigging the Lottery: Making All Tickets Winners
     <https://arxiv.org/abs/1911.11134>`_, 2020
   """
-  _check('erk', sparsity)
 
   def raw(shape):
     return (sum(shape) / math.prod(shape))**power
   return _erdos_renyi(sparsity, raw)
 
 
+@arguments.checked(sparsity=SPARSITY)
 def er(sparsity: float) -> Distribution:
   """Erdos-Renyi: `erk` with `(in + out) / (in * out)`, kernel size left out.
 
@@ -160,7 +156,6 @@ def er(sparsity: float) -> Distribution:
     Mocanu et al., `Scalable Training of Artificial Neural Networks with
     Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
   """
-  _check('er', sparsity)
 
   def raw(shape):
     last = shape[-2:]
@@ -195,6 +190,10 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
   while wanted:
     rest = budget - sum(d * weights[p] for p, d in held.items())
     mass = sum(r * weights[p] for p, r in wanted.items())
+    if not 0 < mass < math.inf:
+      raise ValueError(
+          'Densities of layers are so far apart that no float holds them; the '
+          'power of erk is too large. Write e.g. power=1.')
     density = {p: max(rest, 0) / mass * r for p, r in wanted.items()}
     over = {p: hi / units[p] for p, (_, hi) in bounds.items()
             if p in wanted and density[p] > hi / units[p]}
@@ -230,6 +229,7 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
   return finals
 
 
+@arguments.checked(sparsity=SPARSITY)
 def global_threshold(sparsity: float) -> Distribution:
   """One threshold over all layers: the lowest scores go, wherever they are.
 
@@ -248,7 +248,6 @@ def global_threshold(sparsity: float) -> Distribution:
     ValueError: if the sparsity is outside [0, 1] or a pattern's groups are
       smaller than its weight.
   """
-  _check('global_threshold', sparsity)
   return _GlobalThreshold(sparsity)
 
 

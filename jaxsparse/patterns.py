@@ -20,6 +20,10 @@ The file is long because each pattern says its groups, errors and examples.
 import dataclasses
 import itertools
 import math
+from typing import Sequence
+
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 
 __all__ = [
     'attention', 'block', 'channel', 'is_nm', 'is_transposable', 'n_m_axis',
@@ -142,7 +146,7 @@ class Pattern:
     if self.reduce not in ('sum', 'mean', 'max'):
       raise ValueError(
           f"{self.name}: reduce must be 'sum', 'mean' or 'max', got "
-          f'{self.reduce!r}.')
+          f'{brief(self.reduce)}.')
     if self.sparsity is not None:
       self.check_lines(self.sparsity)
 
@@ -174,6 +178,17 @@ class Pattern:
           '0.75; nm(...) without transposable=True goes up to 1.')
 
 
+# Of arguments and of recipes.
+SPARSITY = arguments.number(
+    0, 1, 'the fraction pruned, a number in [0, 1]',
+    lambda value: str(value / 100 if arguments.is_number(value)
+                      and 1 < value <= 100 else .9))
+_SPARSITIES = dict.fromkeys(
+    ('sparsity', 'min_sparsity', 'max_sparsity'), SPARSITY)
+arguments.register(Pattern, arguments.instance(
+    Pattern, 'a pattern', 'jaxsparse.nm(2, 4)'))
+
+
 def _options(name: str, **options) -> dict:
   """Puts the options that were set into the pattern's name."""
   shown = [f'{k}={v}' for k, v in options.items()
@@ -183,6 +198,7 @@ def _options(name: str, **options) -> dict:
   return dict(options, name=f'{name[:name.index("(")]}({inner})')
 
 
+@arguments.checked(**_SPARSITIES)
 def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
                  max_sparsity: float = 1.) -> Pattern:
   """Single weights that compete within the whole weight.
@@ -205,6 +221,7 @@ def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
       max_sparsity=max_sparsity))
 
 
+@arguments.checked()
 def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
        transposable: bool = False) -> Pattern:
   """N of every M neighbours along an axis are kept: N:M sparsity.
@@ -258,7 +275,7 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
           and m > 0):
     raise ValueError(
         'nm(n, m, axis=-2) keeps n of every m and needs integers 0 <= n <= m, '
-        f'got nm({n!r}, {m!r}, axis={axis!r}). 2:4 is nm(2, 4).')
+        f'got nm({n!r}, {m!r}, axis={brief(axis)}). 2:4 is nm(2, 4).')
   if not joined or any(b - a != 1 for a, b in zip(joined, joined[1:])):
     raise ValueError(
         'Axes that nm joins are neighbours, major first, such as '
@@ -279,6 +296,7 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
                  per_line=n)
 
 
+@arguments.checked()
 def is_nm(pattern: Pattern | None) -> bool:
   """Whether a pattern is what `nm` returns.
 
@@ -290,6 +308,7 @@ def is_nm(pattern: Pattern | None) -> bool:
       and pattern.unit == Tiling(rest=1) and pattern.group.rest == 1)
 
 
+@arguments.checked()
 def is_transposable(pattern: Pattern | None) -> bool:
   """Whether a pattern is what `nm(..., transposable=True)` returns.
 
@@ -307,13 +326,16 @@ def n_m_axis(pattern: Pattern) -> tuple[int, int, int | tuple[int, ...]]:
   >>> n_m_axis(nm(2, 4))
   (2, 4, -2)
   """
-  axis, m = pattern.group.sizes[0] if is_nm(pattern) else (0, None)
+  known = isinstance(pattern, Pattern) and is_nm(pattern)
+  axis, m = pattern.group.sizes[0] if known else (0, None)
   if m is None or pattern.sparsity is None:
+    named = pattern if isinstance(pattern, Pattern) else brief(pattern)
     raise ValueError(
-        f'Expected an N:M pattern, got {pattern}. Write e.g. nm(2, 4).')
+        f'Expected an N:M pattern, got {named}. Write e.g. nm(2, 4).')
   return round((1 - pattern.sparsity) * m), m, axis
 
 
+@arguments.checked(sparsity=SPARSITY)
 def with_sparsity(pattern: Pattern, sparsity: float) -> Pattern:
   """The same units and groups with another fraction pruned.
 
@@ -324,6 +346,7 @@ def with_sparsity(pattern: Pattern, sparsity: float) -> Pattern:
       pattern, name=f'{pattern} at sparsity {sparsity}', sparsity=sparsity)
 
 
+@arguments.checked()
 def attention(n: int, m: int, *, transposable: bool = False
               ) -> dict[str, Pattern]:
   """N:M along the contraction axes of Flax's attention projections.
@@ -353,7 +376,13 @@ def attention(n: int, m: int, *, transposable: bool = False
               n, m, axis=(-3, -2), transposable=transposable)}
 
 
-def block(shape: tuple[int, ...], *, balanced: bool = False,
+@arguments.checked(
+    shape=arguments.Check(
+        lambda value: isinstance(value, (tuple, list))
+        and all(map(arguments.is_whole, value)), 'a tuple of whole numbers',
+        '(4, 4)', lambda value: tuple(map(int, value))),
+    **_SPARSITIES)
+def block(shape: Sequence[int], *, balanced: bool = False,
           sparsity: float | None = None, reduce: str = 'sum',
           min_sparsity: float = 0., max_sparsity: float = 1.) -> Pattern:
   """Blocks over the trailing axes that live or die together.
@@ -388,8 +417,7 @@ def block(shape: tuple[int, ...], *, balanced: bool = False,
   Array([[1, 1, 0, 0],
          [0, 0, 1, 1]], dtype=int32)
   """
-  shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-  if not shape or not all(isinstance(s, int) and s > 0 for s in shape):
+  if not shape or min(shape) < 1:
     raise ValueError(
         f'block(shape) needs a tuple of positive sizes, got {shape}. Write '
         'e.g. block((4, 4)) or block((1, 16)).')
@@ -400,6 +428,7 @@ def block(shape: tuple[int, ...], *, balanced: bool = False,
       reduce=reduce, min_sparsity=min_sparsity, max_sparsity=max_sparsity))
 
 
+@arguments.checked(axis=arguments.whole(write='-1'), **_SPARSITIES)
 def channel(axis: int = -1, *, sparsity: float | None = None,
             reduce: str = 'sum', min_sparsity: float = 0.,
             max_sparsity: float = 1.) -> Pattern:
@@ -428,10 +457,6 @@ def channel(axis: int = -1, *, sparsity: float | None = None,
   Array([[False,  True],
          [False,  True]], dtype=bool)
   """
-  if type(axis) is not int:
-    raise ValueError(
-        f'channel(axis) needs an integer, got {axis!r}. Output channels are '
-        'channel(-1).')
   return Pattern(
       unit=Tiling(((axis, 1),), rest=None), group=Tiling(), **_options(
           f'channel({axis})', sparsity=sparsity, reduce=reduce,

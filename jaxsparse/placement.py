@@ -15,11 +15,14 @@ from jax.sharding import Sharding
 from jax.sharding import SingleDeviceSharding
 import optax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 
 __all__ = ['state_shardings']
 
+@arguments.checked()
 def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
                     ) -> ArrayTree:
   """The shardings of an optimizer state whose arrays lie with their weights.
@@ -53,10 +56,6 @@ def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
   >>> opt_state[0].mu['kernel'].sharding == kernel.sharding
   True
   """
-  if not (callable(getattr(tx, 'init', None)) and hasattr(tx, 'update')):
-    raise ValueError(
-        'The first argument must be an optimizer, got '
-        f'{type(tx).__name__}. Write state_shardings(tx, params).')
   weights, elsewhere = _weights(params)
   # Without shardings: those of explicit axes would have to fit the mesh that
   # is set here, and shapes do not depend on them.
@@ -125,7 +124,7 @@ def _weights(params: ArrayTree) -> tuple[Any, Sharding]:
   if not rows:
     raise ValueError(
         'There are no parameters, so no devices to lie on, got '
-        f'{params!r:.80}. Write state_shardings(tx, params).')
+        f'{brief(params)}. Write state_shardings(tx, params).')
   on_mesh = [row for row in rows if isinstance(row[-1], NamedSharding)]
   first, _, sharding = (on_mesh or rows)[0]
   elsewhere = (

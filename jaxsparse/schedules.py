@@ -26,6 +26,7 @@ from typing import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils.typing import Numeric
 
 __all__ = [
@@ -38,6 +39,12 @@ __all__ = [
 Schedule = Callable[[Numeric], jax.typing.ArrayLike]
 Curve = Callable[[Numeric], jax.Array]  # What they return.
 When = Callable[[Numeric], bool | jax.Array]
+arguments.register(Schedule, arguments.function(
+    'a function of the step', 'jaxsparse.schedules.cubic(0, 10_000)'))
+arguments.register(When, arguments.function(
+    'a function of the step', 'jaxsparse.schedules.every(100)'))
+# Where numbers have another relation, the functions say so themselves.
+_STEP, _FIRST = arguments.step(), arguments.step(0, '0')
 
 
 def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
@@ -56,11 +63,13 @@ def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
   return schedule
 
 
+@arguments.checked(begin=_FIRST)
 def one_shot(begin: int = 0) -> Curve:
   """0 before `begin`, 1 from there on."""
   return lambda step: jnp.where(jnp.asarray(step) >= begin, 1., 0.)
 
 
+@arguments.checked(begin=_STEP, end=_STEP)
 def linear(begin: int, end: int) -> Curve:
   """`p`: the same amount at every step.
 
@@ -80,6 +89,7 @@ def linear(begin: int, end: int) -> Curve:
   return _ramp(begin, end, lambda p: p)
 
 
+@arguments.checked(begin=_STEP, end=_STEP)
 def cubic(begin: int, end: int) -> Curve:
   """`1 - (1 - p)^3`: fast while there is much to prune, then ever slower.
 
@@ -103,16 +113,19 @@ def cubic(begin: int, end: int) -> Curve:
   return _ramp(begin, end, lambda p: 1. - (1. - p)**3)
 
 
+@arguments.checked(begin=_STEP, end=_STEP)
 def cosine(begin: int, end: int) -> Curve:
   """`1 - cos(pi p / 2)`, Neural Compressor's 'cos'; see `linear`."""
   return _ramp(begin, end, lambda p: 1. - jnp.cos(.5 * jnp.pi * p))
 
 
+@arguments.checked(begin=_STEP, end=_STEP)
 def cube(begin: int, end: int) -> Curve:
   """`p^3`, Neural Compressor's 'cube'; the opposite of `cubic`."""
   return _ramp(begin, end, lambda p: p**3)
 
 
+@arguments.checked(begin=_STEP, end=_STEP)
 def exponential(begin: int, end: int, *, final_sparsity: float) -> Curve:
   """`(1 - (1 - s)^p) / s`: each step prunes the same share of what is left.
 
@@ -139,6 +152,7 @@ def exponential(begin: int, end: int, *, final_sparsity: float) -> Curve:
       1. - (1. - final_sparsity)**p) / final_sparsity)
 
 
+@arguments.checked()
 def staircase(levels: Mapping[int, float]) -> Curve:
   """Constant progress between given steps; 0 before the first.
 
@@ -168,6 +182,7 @@ def staircase(levels: Mapping[int, float]) -> Curve:
   return schedule
 
 
+@arguments.checked(begin=_STEP)
 def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Curve:
   """0 before `begin`, from there on `share + (1 - share) * schedule(step)`.
 
@@ -215,6 +230,7 @@ def _check_rate(name: str, rate: float) -> None:
         '1e-4 to 2e-4; leave it out to be (near) 0 at the end.')
 
 
+@arguments.checked(begin=_STEP, end=_STEP)
 def fade_linear(begin: int, end: int, *, rate: float | None = None
                 ) -> Curve:
   """`max(1 - rate * (step - begin), 0)` from `begin` on, exactly 0 from `end`.
@@ -247,6 +263,7 @@ def fade_linear(begin: int, end: int, *, rate: float | None = None
       jnp.maximum(1. - rate * (end - begin) * progress(step), 0.), 0.)
 
 
+@arguments.checked(begin=_STEP, end=_STEP)
 def fade_exponential(begin: int, end: int, *, rate: float | None = None
                      ) -> Curve:
   """`exp(-rate * (step - begin))` from `begin` on, exactly 0 from `end` on.
@@ -279,6 +296,7 @@ def fade_exponential(begin: int, end: int, *, rate: float | None = None
       progress(step) < 1., jnp.exp(-rate * (end - begin) * progress(step)), 0.)
 
 
+@arguments.checked(begin=_STEP, end=_STEP)
 def fade_cosine(begin: int, end: int) -> Curve:
   """`(1 + cos(pi p)) / 2`, exactly 0 from `end` on.
 
@@ -310,6 +328,7 @@ def arrives(schedule: Schedule, step: Numeric) -> jax.Array:
   return (now >= 1) & (before < 1)
 
 
+@arguments.checked()
 def either(*whens: When) -> When:
   """True at the steps at which any of several is.
 
@@ -335,6 +354,7 @@ def either(*whens: When) -> When:
   return when
 
 
+@arguments.checked(n=arguments.step(1), begin=_FIRST, end=_STEP)
 def every(n: int, begin: int = 0, end: int | None = None) -> When:
   """True at steps `begin`, `begin + n`, ... up to `end`.
 

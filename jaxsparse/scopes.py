@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsparse import distributions
+from jaxsparse._utils import arguments
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.exact_counts import Count
@@ -59,6 +60,16 @@ class Layer(NamedTuple):
 
 
 Scope = Callable[[Sequence[Layer], Sequence[Count]], list[jax.Array]]
+_GOALS = arguments.Check(
+    lambda value: isinstance(value, (list, tuple)) and len(value) > 0 and all(
+        isinstance(goal, Count) for goal in value),
+    'a list of counts, one for each layer')
+_LAYERS = arguments.Check(
+    lambda value: isinstance(value, (list, tuple)) and len(value) > 0 and all(
+        isinstance(layer, Layer) for layer in value),
+    'a list of layers, of one at least')
+arguments.register(Scope, arguments.function(
+    'a function of layers and goals', 'jaxsparse.scopes.all_layers'))
 
 
 class Layers(list):
@@ -102,6 +113,7 @@ def _highest(make: Callable[[], Sequence[Layer]], kept: Sequence[Kept]
   return [units & layer.open for units, layer in zip(chosen, layers)]
 
 
+@arguments.checked(layers=_LAYERS, goals=_GOALS)
 def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
               ) -> list[jax.Array]:
   """Units compete within their layer, or their group there, and it keeps its
@@ -110,6 +122,7 @@ def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
   return _highest(lambda: _again(layers), [Kept(goal) for goal in goals])
 
 
+@arguments.checked(layers=_LAYERS, goals=_GOALS)
 def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
              ) -> list[jax.Array]:
   """As `per_layer`, but positive and negative units each give their share.
@@ -144,6 +157,7 @@ def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
   return [one | other for one, other in zip(chosen[::2], chosen[1::2])]
 
 
+@arguments.checked(layers=_LAYERS, goals=_GOALS)
 def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
                ) -> list[jax.Array]:
   """All units of all layers compete under one threshold; the total is kept.
@@ -165,6 +179,7 @@ def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
   return _highest(lambda: _again(layers), kept)
 
 
+@arguments.checked(layers=_LAYERS, goals=_GOALS)
 def above_one(layers: Sequence[Layer], goals: Sequence[Count]
               ) -> list[jax.Array]:
   """Every open unit with a score of 1 or more, however many these are.
@@ -176,6 +191,7 @@ def above_one(layers: Sequence[Layer], goals: Sequence[Count]
           for layer in layers]
 
 
+@arguments.checked(layers=_LAYERS, goals=_GOALS)
 def by_survivors(layers: Sequence[Layer], goals: Sequence[Count]
                  ) -> list[jax.Array]:
   """Layers grow in proportion to the units that they still have.
@@ -193,6 +209,7 @@ def by_survivors(layers: Sequence[Layer], goals: Sequence[Count]
       counts.total_each([layer.certain for layer in layers])))
 
 
+@arguments.checked(layers=_LAYERS, goals=_GOALS)
 def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
                   ) -> list[jax.Array]:
   """Layers grow in proportion to the mean score of their active units.

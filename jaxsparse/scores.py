@@ -27,7 +27,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 import optax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 
 __all__ = [
@@ -38,6 +40,10 @@ __all__ = [
 ]
 
 Score = optax.GradientTransformationExtraArgs
+_FACTOR = arguments.number(0)
+# For arguments: a score may be any transformation of optax.
+SCORE = arguments.transformation(
+    'a score', 'jaxsparse.magnitude(), with its parentheses')
 
 
 def _stateless(f: Callable[..., ArrayTree | None]) -> Score:
@@ -109,6 +115,7 @@ def saliency() -> Score:
   return _stateless(lambda grads, params, point: _products(grads, point))
 
 
+@arguments.checked()
 def magnitude_and_gradient(scale: float = 0.01) -> Score:
   """Scores weights by `|w| + scale * |g|`, the criterion of MEST.
 
@@ -145,7 +152,7 @@ def _accumulator(dtype: DTypeLike | None) -> Callable[[Any], Any]:
     return numerics.at_least_float32
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
-        f'A score is kept in a float dtype, got {dtype!r:.80}. Write e.g. '
+        f'A score is kept in a float dtype, got {brief(dtype)}. Write e.g. '
         "dtype='bfloat16', or None for float32.")
   return lambda _: jnp.dtype(dtype)
 
@@ -173,6 +180,7 @@ class SnipMomentumState(NamedTuple):
   accumulated: ArrayTree
 
 
+@arguments.checked(decay=_FACTOR, scale=_FACTOR)
 def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
                   dtype: DTypeLike | None = None) -> Score:
   """Accumulates the saliency of every step: `S <- decay * S + scale * |w * g|`.
@@ -230,6 +238,7 @@ class MomentumState(NamedTuple):
   mean: ArrayTree
 
 
+@arguments.checked(decay=_FACTOR)
 def momentum(decay: float = 0.9, *, dtype: DTypeLike | None = None) -> Score:
   """Scores weights by `|M|`, with `M <- decay * M + (1 - decay) * g`.
 
@@ -282,6 +291,7 @@ class ThresholdState(NamedTuple):
   threshold: jax.Array
 
 
+@arguments.checked()
 def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
                        when: Callable[[jax.Array], bool | jax.Array],
                        tolerance: float = 0.1) -> Score:
@@ -345,6 +355,7 @@ class RandomState(NamedTuple):
   count: jax.Array
 
 
+@arguments.checked()
 def random(seed: int) -> Score:
   """Scores weights by chance, uniform in [0, 1).
 

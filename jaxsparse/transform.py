@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import flows
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
 
@@ -63,6 +65,7 @@ class Method(NamedTuple):
   flow: flows.Flow
 
 
+@arguments.checked('rule', 'flow')  # Below: a rule may be no flow.
 def sparsify(inner: optax.GradientTransformation,
              rule: optax.GradientTransformation | Method,
              flow: flows.Flow | None = None
@@ -175,7 +178,7 @@ def _rule_and_flow(rule: Any, flow: Any
   if isinstance(rule, Method):
     if flow is not None:
       raise ValueError(
-          f'A method brings its own flow, got {flow!r:.80} beside it. Write '
+          f'A method brings its own flow, got {brief(flow)} beside it. Write '
           'sparsify(optax.adam(1e-3), method), or sparsify(optax.adam(1e-3), '
           'method.rule, flow).')
     rule, flow = rule
@@ -183,12 +186,12 @@ def _rule_and_flow(rule: Any, flow: Any
   if isinstance(rule, flows.Flow) or not isinstance(
       rule, optax.GradientTransformation):
     raise ValueError(
-        f'The second argument must be a rule or a method, got {rule!r:.80}. '
+        f'The second argument must be a rule or a method, got {brief(rule)}. '
         'Write e.g. sparsify(optax.adam(1e-3), jaxsparse.prune({".*kernel": '
         'jaxsparse.nm(2, 4)})).')
   if not isinstance(flow, flows.Flow):
     raise ValueError(
-        f'The third argument must be a flow, got {flow!r:.80}. Write e.g. '
+        f'The third argument must be a flow, got {brief(flow)}. Write e.g. '
         'sparsify(optax.adam(1e-3), rule, jaxsparse.hard()).')
   return rule, flow
 

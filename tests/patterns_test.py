@@ -71,13 +71,13 @@ def test_channel_has_a_unit_per_index():
   assert channel(0).sizes((2, 8, 4)) == (1, 2)
 
 
-@pytest.mark.parametrize('n, m', [(3, 2), (-1, 4), (1, 0), (1., 4), (2, -4)])
+@pytest.mark.parametrize('n, m', [(3, 2), (-1, 4), (1, 0), (2, -4)])
 def test_n_above_m_is_an_error(n, m):
   with pytest.raises(ValueError, match=r'(?s)n of every m.*got nm\('):
     nm(n, m)
 
 
-@pytest.mark.parametrize('shape', [(), (0, 4), (-1,), (2., 2)])
+@pytest.mark.parametrize('shape', [(), (0, 4), (-1,)])
 def test_a_block_without_a_size_is_an_error(shape):
   with pytest.raises(ValueError, match=r'(?s)positive sizes, got.*block\('):
     block(shape)
@@ -157,7 +157,7 @@ def test_with_sparsity_changes_how_many_and_not_who_competes():
     assert other.sparsity == .75
     assert (other.unit, other.group) == (pattern.unit, pattern.group)
   assert n_m_axis(with_sparsity(nm(1, 8, axis=-1), .75)) == (2, 8, -1)
-  with pytest.raises(ValueError, match='must lie in'):
+  with pytest.raises(ValueError, match='must be the fraction'):
     with_sparsity(nm(1, 8), 1.5)
 
 

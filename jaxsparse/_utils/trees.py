@@ -21,6 +21,9 @@ import jax
 import numpy as np
 import optax
 
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
+
 PyTree = Any
 
 
@@ -100,11 +103,35 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
         f'in parameters and {_differing(masks, params)} in {name}. Write e.g. '
         '`masks = jaxsparse.get_masks(opt_state)`.')
   for path, w, m in rows:
-    if not is_dense(m) and np.shape(m) != np.shape(w):
+    if is_dense(m):
+      continue
+    kind = getattr(m, 'dtype', type(m))
+    if kind not in (bool, np.bool_) or np.shape(m) != np.shape(w):
       raise ValueError(
-          f'{path}: a mask has the shape of its parameter, {np.shape(w)}, got '
-          f'{np.shape(m)}. Write e.g. '
+          f'{path}: a mask is a bool array in the shape of its parameter, '
+          f'{np.shape(w)}, got {kind} in {np.shape(m)}. Write e.g. '
           '`masks = jaxsparse.get_masks(opt_state)`.')
+
+
+def check_arrays(name: str, tree: PyTree) -> None:
+  """Raises a `ValueError` that names what is no array."""
+  for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if not arguments.is_array(leaf):
+      raise ValueError(
+          f'{name} must be a tree of arrays, got {brief(leaf)} at '
+          f'{jax.tree_util.keystr(keys) or "its root"}.')
+
+
+def check_beside(params: PyTree, tree: PyTree) -> None:
+  """Raises a `ValueError` unless a tree has something for every parameter."""
+  try:
+    jax.tree.structure(params).flatten_up_to(tree)
+  except ValueError as error:
+    raise ValueError(
+        'A tree must have the structure of the params, got '
+        f'{_differing(tree, params)} where these have '
+        f'{_differing(params, tree)}. Write e.g. tx.update(grads, opt_state, '
+        'params), with gradients of all params.') from error
 
 
 def _differing(tree: PyTree, other: PyTree) -> str:
@@ -206,6 +233,8 @@ def map_masked(f: Callable[..., Any], params: PyTree, masks: PyTree,
   """Maps `f(param, mask, ...)` over sparse leaves and `dense(param, ...)` over
   the others."""
   same_structure(params, masks)
+  for tree in rest:
+    check_beside(params, tree)
   return jax.tree.map(
       lambda w, m, *others: (
           dense(w, *others) if is_dense(m) else f(w, m, *others)),

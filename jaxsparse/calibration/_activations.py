@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from jaxsparse import graph
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _layouts
@@ -25,6 +26,7 @@ from jaxsparse.units.ties import Ties
 Activations = dict[str, jax.Array]
 
 
+@arguments.checked()
 def activations(fn: Callable[..., Any], params: ArrayTree,
                 batches: Iterable[Any], *,
                 weights: Callable[..., jax.Array] | None = None) -> Activations:
@@ -68,6 +70,7 @@ def activations(fn: Callable[..., Any], params: ArrayTree,
   return found
 
 
+@arguments.checked()
 def wanda_score(found: Activations) -> Score:
   """Scores weights by `|w| * sqrt(mean of x^2)`, for `prune` while training.
 
@@ -104,6 +107,7 @@ def wanda_score(found: Activations) -> Score:
   return Score(init, update)
 
 
+@arguments.checked()
 def mean_activation(found: Activations) -> Importance:
   """The root mean square of what a unit gives to those who read it.
 
@@ -150,6 +154,7 @@ def mean_activation(found: Activations) -> Importance:
   return importance
 
 
+@arguments.checked()
 def unit_activations(found: Activations, params: ArrayTree,
                      ties: Ties | Iterable[Tie]) -> dict[str, np.ndarray]:
   """The root mean squares of units, for `keep_units`: see `mean_activation`.

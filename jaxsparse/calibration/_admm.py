@@ -6,11 +6,15 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse.calibration import _common
 from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
 
+@arguments.checked(
+    sparsity=_common.SPARSITY, damping=_common.DAMPING,
+    steps=arguments.step(1, '300'))
 def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
          sparsity: float | jax.Array | None = None, *, steps: int = 20,
          ramp: int = 15, damping: float | jax.Array = 0.1

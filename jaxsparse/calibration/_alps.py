@@ -7,6 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse.calibration import _common
 from jaxsparse.calibration import _reconstruction
 from jaxsparse.masks import exact_counts as counts
@@ -17,6 +18,9 @@ _CHECK, _LEAST = 3, 30  # Turns between changes of the penalty, and before rest.
 _RESTED = 3e-4          # The share of kept weights that may still change then.
 
 
+@arguments.checked(
+    sparsity=_common.SPARSITY, damping=_common.DAMPING,
+    steps=arguments.step(1, '300'))
 def alps(w: jax.Array, h: jax.Array, pattern: Pattern,
          sparsity: float | jax.Array | None = None, *, steps: int = 300,
          damping: float | jax.Array = 0.01) -> tuple[jax.Array, jax.Array]:

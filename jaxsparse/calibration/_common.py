@@ -10,6 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse import patterns
+from jaxsparse._utils import arguments
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.selection import Kept
@@ -27,6 +28,11 @@ def shows(test: Callable[[jax.Array], jax.Array], *arrays: Any) -> bool:
     return False
   with jax.ensure_compile_time_eval():  # Around us may be a trace of others.
     return any(bool(jnp.any(test(jnp.asarray(x)))) for x in arrays)
+
+
+# Of arguments: what is no number is told here, and what is none of these there.
+SPARSITY = arguments.number()
+DAMPING = arguments.number(write='0.01')
 
 
 def check_arrays(w: jax.Array, h: jax.Array, *same: jax.Array) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import graph
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _kernels
@@ -39,7 +40,14 @@ class OneShotState(NamedTuple):
   errors: dict[str, np.ndarray]
   done: int | jax.Array
 
+WEIGHTS = arguments.function(
+    'a function of inputs', 'lambda x: x != 0')
 
+
+@arguments.checked(
+    state=arguments.state(OneShotState), weights=WEIGHTS,
+    progress=arguments.function(
+        'a function that wraps an iterable', 'tqdm.tqdm'))
 def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
              patterns: Pattern | Mapping[str, Pattern | None],
              method: str | _kernels.Prune = 'sparsegpt',
@@ -135,7 +143,7 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   all                               50.0%    96  192
   """
   batches = batched(batches)
-  check(params, batches, weights, progress)
+  check(params, batches)
   how = _kernels.method(method, refit)
   tasks = tasks_of(fn, params, batches[0], patterns, sparsity)
   data = Data(fn, params, batches, weights, how.kind or 'norm',
@@ -160,19 +168,13 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   return state.params, state.masks
 
 
-def check(params: ArrayTree, batches: Any, weights: Any, progress: Any = None
-          ) -> None:
-  """Raises for values that are traced, and for functions that are none."""
+def check(params: ArrayTree, batches: Any) -> None:
+  """Raises for values that are traced."""
   if any(isinstance(x, jax.core.Tracer)
          for x in jax.tree.leaves((params, batches))):
     raise ValueError(
         'one_shot and owl look at values and compile what they need by '
         'themselves. Call them outside of jax.jit, vmap and grad.')
-  for name, value, example in (
-      ('weights', weights, 'weights=lambda x: x != 0, a function of inputs'),
-      ('progress', progress, 'progress=tqdm.tqdm, which wraps an iterable')):
-    if value is not None and not callable(value):
-      raise ValueError(f'Got {name}={value!r:.60}. Write {example}.')
 
 
 class Task(NamedTuple):
@@ -199,13 +201,8 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
     for path, why in rules.dense.items():
       if kernels[path].contracted:  # Whatever else is dense is no kernel.
         warnings.warn(f'{path} stays dense: {why}', stacklevel=3)
-  elif isinstance(patterns, Mapping):
-    rules, kernels = patterns, graph.infer_kernels(fn, params, *batch)
   else:
-    raise ValueError(
-        f'Got patterns={patterns!r:.60}, expected a pattern or rules by path. '
-        "Write e.g. jaxsparse.nm(2, 4), or {'.*kernel': "
-        'jaxsparse.unstructured(0.5)}.')
+    rules, kernels = patterns, graph.infer_kernels(fn, params, *batch)
   wanted = {path: pattern for path, _, pattern in trees.align(
       params, trees.match_rules(rules, params)) if pattern is not None}
   if isinstance(sparsity, Mapping):
@@ -219,10 +216,6 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
         "Write e.g. {'.*kernel': jaxsparse.nm(2, 4)}.")
   tasks, left = {}, {}
   for path, pattern in wanted.items():
-    if not isinstance(pattern, Pattern):
-      raise ValueError(
-          f'{path}: expected a pattern, got {pattern!r}. Write e.g. '
-          'jaxsparse.nm(2, 4).')
     try:
       layout = _layouts.layout(kernels[path], pattern)
     except ValueError as error:

@@ -5,6 +5,7 @@ from typing import Any, Callable, Iterable, Mapping
 import jax
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _blocks
@@ -18,6 +19,7 @@ from jaxsparse.patterns import Pattern
 _STEPS = 60  # Of a bisection, down to the last bit.
 
 
+@arguments.checked(weights=_one_shot.WEIGHTS)
 def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
         patterns: Pattern | Mapping[str, Pattern | None], sparsity: float, *,
         limit: float = 0.08, outlier: float = 5.,
@@ -79,7 +81,7 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     if not 0 <= value <= 1:
       raise ValueError(f'{name} is a fraction in [0, 1], got {value}.')
   batches = _stages.batched(batches)
-  _one_shot.check(params, batches, weights)
+  _one_shot.check(params, batches)
   tasks = {path: task for path, task in _one_shot.tasks_of(
       fn, params, batches[0], patterns, None).items() if task.sparsity is None}
   if not tasks:

@@ -6,9 +6,11 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse.calibration import _common
 
 
+@arguments.checked()
 def reconstruction_error(w: jax.Array, v: jax.Array, h: jax.Array) -> jax.Array:
   """The squared error of outputs, relative to the squares of the outputs.
 
@@ -43,6 +45,9 @@ def _reconstruction_error(w: jax.Array, v: jax.Array, h: jax.Array
   return jnp.where(error == 0, 0., error / of)
 
 
+@arguments.checked(
+    steps=arguments.step(0, '100'),
+    tolerance=arguments.number(0))
 def refit(w: jax.Array, h: jax.Array, mask: jax.Array, *,
           start: jax.Array | None = None, steps: int = 50,
           tolerance: float | jax.Array = 1e-4) -> jax.Array:

@@ -7,6 +7,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.calibration import _common
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks.selection import Kept
@@ -16,6 +18,7 @@ _STEP = 16  # Inputs whose weights stay in a cache, where no groups say it.
 _Result = tuple[jax.Array, jax.Array, jax.Array]  # Weights, mask and errors.
 
 
+@arguments.checked(sparsity=_common.SPARSITY, damping=_common.DAMPING)
 def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
               sparsity: float | jax.Array | None = None, *,
               damping: float | jax.Array = 0.01, block: int | None = None,
@@ -80,13 +83,14 @@ def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
   _common.check_damping(damping)
   if compete not in ('matrix', 'block'):
     raise ValueError(
-        f"compete is 'matrix' or 'block', got {compete!r}. Write "
+        f"compete is 'matrix' or 'block', got {brief(compete)}. Write "
         "compete='block' for the published share of every block.")
   if block is None:
     block = min(max(w.shape[0] // 32, 16), 128)
   if type(block) is not int or block < 1:
     raise ValueError(
-        f'block is a number of inputs, got {block!r}. Write e.g. block=128.')
+        f'block is a number of inputs, got {brief(block)}. Write e.g. '
+        'block=128.')
   pattern = _common.along_inputs(pattern, w.shape)
   sizes = _sizes(pattern, w.shape, block)
   kept = _common.kept(pattern, w.shape, sparsity)

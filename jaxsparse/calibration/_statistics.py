@@ -9,8 +9,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import meshes
 from jaxsparse._utils import numerics
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import kernel_axes
 from jaxsparse.graph import taps
@@ -35,6 +37,7 @@ class Statistic(NamedTuple):
   count: jax.Array
 
 
+@arguments.checked()
 def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                      which: str | None = None, kind: str = 'norm',
                      weights: jax.Array | None = None) -> dict[str, Statistic]:
@@ -90,7 +93,7 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   [10.  4.  0.] 2.0
   """
   if kind not in _KINDS:
-    raise ValueError(f"kind is 'norm' or 'moment', got {kind!r}.")
+    raise ValueError(f"kind is 'norm' or 'moment', got {brief(kind)}.")
   traced = tracing.trace(fn, params, *inputs)
   kernels = kernel_axes.kernels_of(tracing.read_jaxpr(*traced))
   wanted = [path for path, kernel in kernels.items() if kernel.contracted
@@ -98,7 +101,7 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   if not wanted:
     known = [path for path, kernel in kernels.items() if kernel.contracted]
     raise ValueError(
-        f'No kernel is {which!r}; the function multiplies data with '
+        f'No kernel is {brief(which)}; the function multiplies data with '
         f'{known[:5]}. Write a regular expression for whole paths, such as '
         "which='.*kernel'.")
   found = taps.run_jaxpr(*traced, jax.tree.leaves((params, inputs)),

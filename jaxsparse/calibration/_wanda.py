@@ -5,11 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse.calibration import _common
 from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
 
+@arguments.checked(sparsity=_common.SPARSITY)
 def wanda(w: jax.Array, squares: jax.Array, pattern: Pattern,
           sparsity: float | jax.Array | None = None) -> jax.Array:
   """The mask of the weights that add most to their output.

@@ -14,6 +14,7 @@ import optax
 from jaxsparse import flows
 from jaxsparse import rules
 from jaxsparse import transform
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
@@ -44,6 +45,8 @@ class ReconstructState(NamedTuple):
   done: int | jax.Array
 
 
+@arguments.checked(state=arguments.state(ReconstructState),
+                   steps=arguments.step(1, '100'))
 def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
                 batches: Iterable[Any], *, dense: ArrayTree,
                 steps: int = 100,
@@ -128,6 +131,8 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
     state = ReconstructState(**state)
   state = ReconstructState(params, (), (), 0) if state is None else state
   leaves = jax.tree.leaves(state.params)
+  trees.check_arrays('dense', dense)
+  trees.check_beside(params, dense)
   originals = jax.tree.leaves(dense)
   data, target = ([chain.start(*batch) for chain, batch in zip(
       chains, batches)] for _ in range(2))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse._utils.typing import Numeric
@@ -36,6 +37,11 @@ class Flow(NamedTuple):
   forward: Callable[[ArrayTree, ArrayTree], Any] | None = None
 
 
+arguments.register(Flow, arguments.instance(
+    Flow, 'a flow', 'jaxsparse.hard(), with its parentheses'))
+
+
+@arguments.checked(gain=arguments.number())
 def apply_masks(params: ArrayTree, masks: ArrayTree, gain: Numeric = 0.
                 ) -> ArrayTree:
   """The weights that the forward pass sees, `w * (m + a * (1 - m))`.
@@ -91,6 +97,8 @@ def ste() -> Flow:
               optax.with_extra_args_support(optax.identity()))
 
 
+@arguments.checked(
+    decay=arguments.or_function(arguments.number(0, write='2e-4')))
 def sr_ste(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4, *,
            decoupled: bool = False) -> Flow:
   """Sparse-refined straight-through estimator: `ste` plus decay when pruned.
@@ -119,6 +127,8 @@ def sr_ste(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4, *,
   return ste()._replace(after=transforms.add_pruned_decay(negative))
 
 
+@arguments.checked(gain=arguments.function(
+    'a function of the step', 'optax.linear_schedule(1., 0., 5_000)'))
 def mdgf(gain: Callable[[jax.Array], ArrayLike], straight_through: bool = True
          ) -> Flow:
   """Mask-decay gradient flow: pruned weights fade out, `w~ = w*(m + d*(1-m))`.
@@ -155,6 +165,7 @@ def _of_rule(tx: transforms.Transform, sets: Callable[[Any], dict[str, Any]]
   return transforms.Transform(tx.init, update)
 
 
+@arguments.checked(decay=arguments.number(0, write='1e-4'))
 def top_kast(decay: float = 1e-4, p: int = 2) -> Flow:
   """Top-KAST: A is used, B is trained, and nothing else moves.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 
@@ -22,13 +23,15 @@ class CountState(NamedTuple):
   count: jax.Array
 
 
-def value_at(value: float | Callable[[jax.Array], ArrayLike], count: jax.Array
+@arguments.checked()
+def value_at(value: float | Callable[[jax.Array], ArrayLike], count: Any
              ) -> jax.Array:
-  """A number, or a schedule at a step, as float32."""
+  """A number, or a schedule at a step, as float32; a number needs no step."""
   return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
 
 
-def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: jax.Array
+@arguments.checked()
+def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: Any
             ) -> jax.Array:
   """A gain at a step, clipped to [0, 1].
 
@@ -61,6 +64,7 @@ def _masked(name: str, f: Callable[..., Any], *, of_step: bool) -> Transform:
   return Transform(init, update)
 
 
+@arguments.checked()
 def gate_gradients(gain: float | Callable[[jax.Array], ArrayLike] = 0.
                    ) -> Transform:
   """Multiplies the gradient of pruned weights by a gain: `g*(m + b*(1-m))`.
@@ -85,6 +89,7 @@ def gate_gradients(gain: float | Callable[[jax.Array], ArrayLike] = 0.
   return _masked('gate_gradients', gate, of_step=callable(gain))
 
 
+@arguments.checked()
 def add_pruned_decay(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4
                      ) -> Transform:
   """Adds weight decay on pruned weights only: `g + c * (1 - m) * w`.
@@ -140,6 +145,7 @@ class HeldState(NamedTuple):
   inner: ArrayTree
 
 
+@arguments.checked()
 def hold_steps(inner: optax.GradientTransformation,
                when: Callable[[jax.Array], bool | jax.Array]
                ) -> Transform:
@@ -183,6 +189,7 @@ def hold_steps(inner: optax.GradientTransformation,
   return Transform(init, update)
 
 
+@arguments.checked(decay=arguments.number(0, write='1e-4'))
 def add_exploration_decay(decay: float = 1e-4, p: int = 2) -> Transform:
   """Adds the exploration penalty of Top-KAST to gradients.
 

@@ -12,6 +12,7 @@ from typing import Any, Callable, NamedTuple
 import jax
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
@@ -109,6 +110,7 @@ def _density(path: str, leaf: Any) -> float:
       f'{got}. For 90% pruned write 0.1.')
 
 
+@arguments.checked()
 def flops(f: Callable[..., Any], params: ArrayTree, *args: Any) -> Flops:
   """Counts the FLOPs of the products in `f(params, *args)`, by parameter.
 

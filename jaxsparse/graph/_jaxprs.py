@@ -26,18 +26,7 @@ def trace(f: Callable[..., Any], params: ArrayTree, *inputs: Any
     ValueError: if the function cannot be traced so, or two parameters have one
       path.
   """
-  try:
-    closed = jax.make_jaxpr(f)(params, *inputs)
-  except Exception as error:  # Whatever a function of the user says.
-    name = getattr(f, '__name__', type(f).__name__)
-    said = tables.one_line(error, 160).rstrip('.')
-    raise ValueError(
-        f'{name}(params, *inputs) cannot be traced with inputs '
-        f'{_told(inputs)}: {type(error).__name__}: {said}. Give '
-        'the params and inputs that it takes, arrays or shapes, and a function '
-        'that returns arrays; what else it needs, such as a key or '
-        '`train=False`, is given by `lambda params, x: f(params, x, ...)`.'
-    ) from error
+  closed = told(jax.make_jaxpr, f, params, *inputs)
   paths = trees.own_paths(params)
   silent = _silent(closed.jaxpr)
   alive, _ = partial_eval.dce_jaxpr(
@@ -45,7 +34,33 @@ def trace(f: Callable[..., Any], params: ArrayTree, *inputs: Any
   return core.ClosedJaxpr(alive, closed.consts), paths
 
 
-def _told(inputs: Any) -> str:
+def told(transform: Callable[..., Any], f: Callable[..., Any], *args: Any
+         ) -> Any:
+  """`transform(f)(params, *inputs)`, with an error that says what was given.
+
+  Args:
+    transform: what traces a function, such as `jax.make_jaxpr`.
+    f: the function of a user.
+    *args: its params and inputs.
+
+  Raises:
+    ValueError: if the function cannot be traced so.
+  """
+  try:
+    return transform(f)(*args)
+  except Exception as error:  # Whatever a function of the user says.
+    name = getattr(f, '__name__', type(f).__name__)
+    said = tables.one_line(error, 160).rstrip('.')
+    raise ValueError(
+        f'{name}(params, *inputs) cannot be traced with inputs '
+        f'{_kinds(args[1:])}: {type(error).__name__}: {said}. Give '
+        'the params and inputs that it takes, arrays or shapes, and a function '
+        'that returns arrays; what else it needs, such as a key or '
+        '`train=False`, is given by `lambda params, x: f(params, x, ...)`.'
+    ) from error
+
+
+def _kinds(inputs: Any) -> str:
   def told(x):
     return (f'{x.dtype}{list(x.shape)}' if hasattr(x, 'dtype') else
             type(x).__name__)

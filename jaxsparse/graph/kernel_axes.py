@@ -14,6 +14,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import jax
 
 from jaxsparse import patterns
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
@@ -95,6 +96,7 @@ _ROLES = {'add': 'added', 'sub': 'added', 'mul': 'scales', 'div': 'scales',
           'concatenate': 'joined', 'select_n': 'chosen'}
 
 
+@arguments.checked()
 def infer_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
                   ) -> Kernels:
   """Finds which parameters are weights of matrix products or convolutions.
@@ -151,6 +153,7 @@ def _kernel(path: str, read: tracing.Reading) -> Kernel:
   return kernel._replace(why='; '.join(notes) or None)
 
 
+@arguments.checked()
 def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
                  ) -> list[str]:
   """Finds the kernels whose product the function returns: the last layers.
@@ -182,7 +185,7 @@ def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
   >>> rules = {**dict.fromkeys(last), '.*': patterns.unstructured()}
   """
   # Something is added to what is returned: it has the axes of that.
-  more = jax.eval_shape(fn, params, *inputs)
+  more = tracing.shapes(fn, params, *inputs)
 
   def added(both, *inputs):
     return jax.tree.map(numerics.joined, fn(both[0], *inputs), both[1])
@@ -214,6 +217,7 @@ def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
   return last
 
 
+@arguments.checked()
 def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                     pattern: Pattern, dense: str | Sequence[str] = ()
                     ) -> KernelPatterns:
@@ -250,10 +254,6 @@ def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   in         3x8    dense: group of nm(2, 4) needs axis -2 to be a multiple of 4
   out        5x8    nm(2, 4, axis=-1)
   """
-  if not isinstance(pattern, Pattern):
-    raise ValueError(
-        f'Expected a pattern, got {pattern!r}. Write e.g. '
-        'pattern=jaxsparse.nm(2, 4).')
   if patterns.is_transposable(pattern) and (
       {axis for axis, _ in pattern.group.sizes} != {-2, -1}):
     raise ValueError(

@@ -4,6 +4,8 @@ from typing import Any, Callable
 
 import numpy as np
 
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.graph import _walk
 from jaxsparse.graph import primitives
 from jaxsparse.graph.primitives import New
@@ -12,6 +14,8 @@ from jaxsparse.graph.primitives import Wiring
 _registered: dict[str, Callable[[Any], Wiring]] = {}
 
 
+@arguments.checked(wiring=arguments.function(
+    'a function from an equation to its Wiring', 'lambda eqn: Wiring(...)'))
 def register_primitive(name: str, wiring: Callable[[Any], Wiring]) -> None:
   """Tells what a primitive of your own does with axes.
 
@@ -41,11 +45,6 @@ def register_primitive(name: str, wiring: Callable[[Any], Wiring]) -> None:
     raise ValueError(
         f'The primitive {name!r} of JAX is known already, and followed. Give '
         'your own primitive another name.')
-  if not callable(wiring):
-    raise ValueError(
-        f'register_primitive({name!r}, wiring) takes a function from an '
-        f'equation to its Wiring, got {wiring!r}. Write lambda eqn: {wiring!r}.'
-    )
   _registered[name] = wiring
 
 
@@ -68,7 +67,7 @@ def _check(name: str, eqn: Any, found: Wiring) -> None:
   operands, results = ([tuple(np.shape(v.aval)) for v in some]
                        for some in (eqn.invars, eqn.outvars))
   if not isinstance(found, Wiring):
-    raise wrong(f'is {found!r}, expected a jaxsparse.graph.Wiring')
+    raise wrong(f'is {brief(found)}, expected a jaxsparse.graph.Wiring')
   if [len(row) for row in found.outputs] != [*map(len, results)]:
     raise wrong(
         f'has {[len(row) for row in found.outputs]} axes of results, expected '

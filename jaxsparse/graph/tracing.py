@@ -74,6 +74,16 @@ class Reading(NamedTuple):
         (path, place.axis, place.leaf.size) for path, place in self.places())
 
 
+def shapes(fn: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Any:
+  """The shapes of what a function returns.
+
+  Raises:
+    ValueError: if the function cannot be traced so.
+  """
+  return _jaxprs.told(lambda f: functools.partial(jax.eval_shape, f), fn,
+                      params, *inputs)
+
+
 def read(f: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Reading:
   """Reads `f(params, *inputs)`, which is traced and not run."""
   return read_jaxpr(*trace(f, params, *inputs))

@@ -174,7 +174,9 @@ def mask_flips(before: ArrayTree, after: ArrayTree) -> ArrayTree:
   if jax.tree.structure(before) != jax.tree.structure(after):
     raise ValueError(
         'Flips are counted between masks of the same layers, got masks of '
-        f'{trees.paths(before)} and {trees.paths(after)}. Write e.g. '
+        f'{trees.few(trees.paths(before)) or "nothing"} before and of '
+        f'{trees.few(trees.paths(after)) or "nothing"} after. Write e.g. '
         'mask_flips(get_masks(old_state), get_masks(new_state)).')
+  trees.same_structure(before, after, 'after')
   return jax.tree.map(
       lambda a, b: (a != b).sum(dtype=jnp.uint32), before, after)

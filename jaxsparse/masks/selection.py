@@ -14,7 +14,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
+from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import _networks
 from jaxsparse.masks import _transposable
@@ -24,6 +27,7 @@ from jaxsparse.masks import whole
 from jaxsparse.masks.remade import jitted_outside
 from jaxsparse.masks.remade import Remade
 from jaxsparse.patterns import Pattern
+from jaxsparse.patterns import SPARSITY
 
 
 class Kept(NamedTuple):
@@ -36,6 +40,11 @@ class Kept(NamedTuple):
   """
   count: counts.Count
   found: topk.Bracket | None = None
+
+_SPARSITY = arguments.any_of(SPARSITY, arguments.Check(
+    lambda value: isinstance(value, Kept)
+    and isinstance(value.count, counts.Count), 'what a distribution returns'))
+
 
 
 def _split(x: jax.Array, tile: tuple[int, ...]) -> jax.Array:
@@ -191,6 +200,7 @@ def on_the_way_each(units: Sequence[int], finals: Sequence[int],
   return [Kept(k) for k in counts.unstack(made)]
 
 
+@arguments.checked(sparsity=_SPARSITY)
 def select(scores: jax.Array, pattern: Pattern,
            sparsity: float | jax.Array | Kept | None = None) -> jax.Array:
   """The mask that keeps the units with the highest scores.
@@ -231,10 +241,6 @@ def select(scores: jax.Array, pattern: Pattern,
     raise ValueError(
         f'{pattern} has no sparsity of its own. Write e.g. '
         'select(scores, pattern, 0.9), where 0.9 is the fraction pruned.')
-  if isinstance(sparsity, (int, float)) and not 0 <= sparsity <= 1:
-    raise ValueError(
-        'sparsity is the fraction pruned and must lie in [0, 1], got '
-        f'{sparsity}. For 90% pruned write 0.9.')
   if isinstance(sparsity, (int, float)):
     pattern.check_lines(sparsity)
   if scores.size == 0:
@@ -264,10 +270,25 @@ def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
     A tree of masks.
   """
   make = scores if callable(scores) else lambda: scores
+  trees.check_arrays('scores', None if callable(scores) else scores)
   avals = jax.eval_shape(make)
   leaves, structure = jax.tree.flatten(avals)
   rules = jax.tree.leaves(patterns)
-  numbers = structure.flatten_up_to(kept)
+  try:
+    numbers = structure.flatten_up_to(kept)
+  except ValueError as error:
+    raise ValueError(
+        'kept must have a number or a count for each of the scores, '
+        f'{trees.few(trees.paths(avals))}, got {brief(kept)}.') from error
+  if not all(map(_SPARSITY.takes, numbers)):
+    raise ValueError(
+        'kept must have a number or a count for each of the scores, '
+        f'{trees.few(trees.paths(avals))}, got {brief(kept)}.')
+  if len(rules) != len(leaves) or not all(
+      isinstance(rule, Pattern) for rule in rules):
+    raise ValueError(
+        'patterns must have a pattern for each of the scores, '
+        f'{trees.few(trees.paths(avals))}, got {brief(patterns)}.')
   rest = [i for i, (x, pattern, k) in enumerate(zip(leaves, rules, numbers))
           if math.prod(x.shape) and isinstance(k, Kept)
           and _is_whole(pattern, x.shape)]

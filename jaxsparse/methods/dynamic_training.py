@@ -28,16 +28,24 @@ import jax.numpy as jnp
 
 from jaxsparse import distributions
 from jaxsparse import flows
+from jaxsparse import patterns as patterns_lib
 from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import scores
 from jaxsparse import units
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.transform import Method
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
 Sparsity = float | distributions.Distribution
+_STEPS = {
+    'total_steps': arguments.step(1, '10_000'), **dict.fromkeys(
+        ('every', 'prune_every'), arguments.step(1, '100')),
+    'sparsity': arguments.any_of(patterns_lib.SPARSITY, arguments.function(
+        'a distribution'))}
 
 
 def _shared(sparsity: Sparsity, distribution) -> distributions.Distribution:
@@ -68,6 +76,7 @@ def _fading(every: int, end: int) -> schedules.When:
   return schedules.every(every, begin=every, end=max(end - 1, every))
 
 
+@arguments.checked(**_STEPS)
 def set_training(patterns: rules.Patterns, sparsity: Sparsity,
                  total_steps: int, *, fraction: float = 0.3, every: int = 100,
                  end: int | None = None, by_sign: bool = False, seed: int = 0
@@ -107,6 +116,7 @@ def set_training(patterns: rules.Patterns, sparsity: Sparsity,
       init=scores.random(seed)), flows.hard())
 
 
+@arguments.checked(**_STEPS)
 def dsr(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
         fraction: float = 0.1, every: int = 100, threshold: float = 1e-3,
         seed: int = 0) -> Method:
@@ -154,6 +164,7 @@ def dsr(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
                 flows.hard())
 
 
+@arguments.checked(**_STEPS)
 def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          fraction: float = 0.5, decay: float = 0.9, every: int = 100,
          end: int | None = None, seed: int = 0) -> Method:
@@ -193,6 +204,7 @@ def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       init=scores.random(seed)), flows.hard())
 
 
+@arguments.checked(**_STEPS)
 def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          fraction: float = 0.3, every: int = 100, end: int | None = None,
          replace_step: bool = True, seed: int = 0) -> Method:
@@ -233,6 +245,7 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       _fading(every, end), replace_step, seed)
 
 
+@arguments.checked(**_STEPS)
 def rigl_itop(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
               fraction: float = 0.5, last_fraction: float = 0.005,
               every: int = 4000, end: int | None = None, seed: int = 0
@@ -284,6 +297,7 @@ def _by_gradient(patterns: rules.Patterns, sparsity: Sparsity, fraction, when,
       init=scores.random(seed)), flow)
 
 
+@arguments.checked(**_STEPS)
 def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          soft_bound: bool = True, shares: Sequence[float] = (0.05, 0.025),
          scale: float = 0.01, every: int = 100, end: int | None = None,
@@ -318,8 +332,9 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     end at 90 and 120 of 160 epochs.
   """
   if not isinstance(shares, (list, tuple)) or not shares:
-    raise ValueError(f'mest takes a sequence of shares, got {shares!r}. Write '
-                     'e.g. shares=(0.05, 0.025).')
+    raise ValueError(
+        f'mest takes a sequence of shares, got {brief(shares)}. Write e.g. '
+        'shares=(0.05, 0.025).')
   for p in shares:
     _check_shares(shares=p)
   kept = 1.
@@ -327,7 +342,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     if callable(sparsity):
       raise ValueError(
           'mest(soft_bound=False) prunes to sparsity + p, so it needs a '
-          f'number, got the distribution {sparsity!r:.80}. Write e.g. 0.9.')
+          f'number, got the distribution {brief(sparsity)}. Write e.g. 0.9.')
     kept -= sparsity
     if max(shares) > kept:
       raise ValueError(
@@ -351,6 +366,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       init=scores.random(seed), **moves), flows.hard())
 
 
+@arguments.checked(**_STEPS)
 def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           ties: Ties | Sequence[Tie], channel_sparsity: float = 0.4,
           floor: float = 0.2, multiple: int = 1, prune_skip: bool = False,

@@ -13,11 +13,15 @@ from typing import Any, Callable, Mapping
 from jaxsparse import flows
 from jaxsparse import rules
 from jaxsparse import schedules
+from jaxsparse._utils import arguments
 from jaxsparse.methods._targets import targets as targets_of
 from jaxsparse.rules import Patterns
 from jaxsparse.transform import Method
 
+_STEPS = arguments.step(1, '10_000')
 
+
+@arguments.checked(total_steps=_STEPS)
 def ste(patterns: Patterns, total_steps: int) -> Method:
   """N:M by the straight-through estimator, sparse from the first step.
 
@@ -41,6 +45,7 @@ def ste(patterns: Patterns, total_steps: int) -> Method:
   return Method(rules.prune(patterns), flows.ste())
 
 
+@arguments.checked(total_steps=_STEPS)
 def sr_ste(patterns: Patterns, total_steps: int, *,
            decay: float | Callable[[Any], Any] = 2e-4,
            decoupled: bool = False) -> Method:
@@ -69,6 +74,7 @@ def sr_ste(patterns: Patterns, total_steps: int, *,
                 flows.sr_ste(decay, decoupled=decoupled))
 
 
+@arguments.checked(total_steps=_STEPS)
 def s_ste(patterns: Patterns, total_steps: int, *, rescale: bool = True
           ) -> Method:
   """S-STE: the forward pass shrinks kept weights, so that it is continuous.
@@ -104,6 +110,7 @@ def s_ste(patterns: Patterns, total_steps: int, *, rescale: bool = True
                 flows.soft_threshold(patterns, rescale=rescale))
 
 
+@arguments.checked(total_steps=_STEPS)
 def top_kast(patterns: Patterns, total_steps: int, *,
              backward: float | Mapping[str, float] | None = None,
              every: int = 100, decay: float = 1e-4, p: int = 2) -> Method:
@@ -143,6 +150,7 @@ def top_kast(patterns: Patterns, total_steps: int, *,
       flows.top_kast(decay, p))
 
 
+@arguments.checked(total_steps=_STEPS)
 def train_prune_retrain(patterns: Patterns, total_steps: int, *,
                         prune_step: int | None = None) -> Method:
   """Train dense, prune once to N:M by magnitude, train on with those masks.

@@ -20,11 +20,14 @@ from jaxsparse import flows
 from jaxsparse import patterns as patterns_lib
 from jaxsparse import rules
 from jaxsparse import schedules
+from jaxsparse._utils import arguments
 from jaxsparse.methods._targets import targets as targets_of
 from jaxsparse.rules import Patterns
 from jaxsparse.transform import Method
 
 _FRAMES = 5
+
+_STEPS = arguments.step(1, '10_000')
 
 
 def _phases(total_steps: int, dense_steps: int | None,
@@ -52,6 +55,7 @@ def _frames(begin: int, end: int, count: int) -> list[int]:
   return [begin + i * (end - begin) // count for i in range(count)]
 
 
+@arguments.checked(total_steps=_STEPS)
 def mdgf_linear(patterns: Patterns, total_steps: int, *,
                 dense_steps: int | None = None,
                 fine_tune_steps: int | None = None, beta: float | None = None,
@@ -97,6 +101,7 @@ def mdgf_linear(patterns: Patterns, total_steps: int, *,
       schedules.fade_linear(begin, end, rate=beta), straight_through))
 
 
+@arguments.checked(total_steps=_STEPS)
 def mdgf_exponential(patterns: Patterns, total_steps: int, *,
                      dense_steps: int | None = None,
                      fine_tune_steps: int | None = None,
@@ -137,6 +142,7 @@ def _kept_by_frame(n: int, m: int) -> list[int]:
   return [k for k in dict.fromkeys([m - 1, *halves]) if k > n] + [n]
 
 
+@arguments.checked(total_steps=_STEPS)
 def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
                   dense_steps: int | None = None,
                   fine_tune_steps: int | None = None) -> Method:
@@ -169,7 +175,7 @@ def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
   targets = {t[:2] for t in targets_of(patterns).values() if t}
   if len(targets) != 1:
     raise ValueError(
-        'sdgf_stepwise takes one N:M for all sparse layers, got '
+        'sdgf_stepwise takes patterns of one N:M for all sparse layers, got '
         f'{sorted(targets)}. Axes may differ.')
   (n, m), = targets
   begin, end = _phases(total_steps, dense_steps, fine_tune_steps)
@@ -180,6 +186,7 @@ def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
       rules.prune(patterns, schedule=schedules.staircase(levels)), flows.ste())
 
 
+@arguments.checked(total_steps=_STEPS)
 def sdgf_geometric(patterns: Patterns, total_steps: int, *,
                    frames: int | None = _FRAMES, dense_steps: int | None = None,
                    fine_tune_steps: int | None = None) -> Method:

@@ -10,6 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse import packed
+from jaxsparse._utils import arguments
 from jaxsparse._utils import tables
 from jaxsparse.packed import Implementation
 from jaxsparse.packed import Packed24
@@ -18,6 +19,7 @@ DimensionNumbers = tuple[tuple[Sequence[int], Sequence[int]],
                          tuple[Sequence[int], Sequence[int]]]
 
 
+@arguments.checked()
 def dot_general(
     lhs: jax.Array, rhs: jax.Array | Packed24,
     dimension_numbers: DimensionNumbers, precision: Any = None,
@@ -63,6 +65,7 @@ def dot_general(
   return product(_arranged(lhs, dimension_numbers), rhs)
 
 
+@arguments.checked()
 def training_dot_general(
     lhs: jax.Array, rhs: jax.Array | Packed24,
     dimension_numbers: DimensionNumbers, precision: Any = None,

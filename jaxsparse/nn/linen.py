@@ -7,6 +7,7 @@ from flax import errors
 from flax import linen
 import jax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse.nn import dots
 from jaxsparse.packed import Implementation
@@ -48,6 +49,7 @@ class Dense(linen.Dense):
     return _dense(self, inputs, kernel, self.implementation)
 
 
+@arguments.checked()
 def accept_packed(
     f: Callable[..., Any], *, implementation: Implementation = None
 ) -> Callable[..., Any]:

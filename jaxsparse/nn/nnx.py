@@ -6,6 +6,7 @@ from typing import Any, Callable, cast
 from flax import nnx
 import jax
 
+from jaxsparse._utils import arguments
 from jaxsparse.nn import dots
 from jaxsparse.packed import Implementation
 from jaxsparse.packed import pack
@@ -57,6 +58,7 @@ class _LinearGeneral(nnx.LinearGeneral):
     return _call(self, super().__call__, inputs, out_sharding)
 
 
+@arguments.checked()
 def pack_model(model: nnx.Module, masks_or_rules: Any, *,
                layout: str | None = None, transposed: bool = False,
                implementation: Implementation = None) -> nnx.Module:

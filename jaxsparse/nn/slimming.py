@@ -5,6 +5,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 from flax import nnx
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse.units import removal
 from jaxsparse.units import slim
@@ -16,6 +17,7 @@ from jaxsparse.units.ties import as_ties
 Widths = Callable[[Any], Mapping[str, Any]]
 
 
+@arguments.checked()
 def slim_model(model: nnx.Module, ties: Ties | Sequence[Tie],
                keep: Mapping[str, Any], *,
                widths: Mapping[type[nnx.Module], Widths] | None = None

@@ -10,6 +10,8 @@ from typing import Any, Callable, Mapping, Sequence
 import jax
 from jax import lax
 
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.packed import _gpu
 from jaxsparse.packed import _tpu
 
@@ -30,10 +32,11 @@ def names_of(implementation: Implementation) -> tuple[str, ...] | None:
   if not names or not set(names) <= set(_PLATFORMS):
     raise ValueError(
         f'implementation must be one of {tuple(_PLATFORMS)}, several of them, '
-        f'or None, got {implementation!r}.')
+        f'or None, got {brief(implementation)}.')
   return names
 
 
+@arguments.checked()
 def missing(implementation: str) -> str | None:
   """Why this machine cannot run an implementation, or `None` if it can.
 

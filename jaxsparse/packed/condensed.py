@@ -27,6 +27,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.packed import _groups
 from jaxsparse.packed._compressed import Compressed
 
@@ -87,6 +89,7 @@ jax.tree_util.register_dataclass(
     meta_fields=['inputs', 'block'])
 
 
+@arguments.checked()
 def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
              fan_in: int | None = None) -> Condensed:
   """Condenses a weight of 1 x S blocks, or of constant fan-in.
@@ -190,7 +193,7 @@ def _block_of(pattern: Any, shape: tuple[int, ...]) -> int:
 def _as_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
   dtype = getattr(mask, 'dtype', None)
   if dtype != np.dtype(bool) or mask.shape != shape:
-    got = mask if dtype is None else f'{dtype} of shape {mask.shape}'
+    got = brief(mask) if dtype is None else f'{dtype} of shape {mask.shape}'
     raise ValueError(
         'condense(w, mask) needs a pattern or a bool mask of the shape of w, '
         f'{shape}, got {got}. Write e.g. condense(w, w != 0).')
@@ -298,6 +301,7 @@ def _condense(w: jax.Array, kept: jax.Array, block: int, fan_in: int
       indices)
 
 
+@arguments.checked()
 @jax.jit
 def uncondense(w: Condensed) -> jax.Array:
   """The weight that was condensed, zeros included.

@@ -31,6 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
 from jaxsparse.packed import _planar_layout
@@ -88,11 +90,16 @@ class Packed24(Compressed):
     return f'Packed24({sizes or self.values}, {self.layout}{both})'
 
 
+arguments.register(Packed24, arguments.instance(
+    Packed24, 'a Packed24', 'jaxsparse.pack(w)'))
+
+
 jax.tree_util.register_dataclass(
     Packed24, data_fields=['values', 'positions', 'transposed'],
     meta_fields=['contracted', 'features', 'contracted_last', 'layout'])
 
 
+@arguments.checked()
 def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
          transposed: bool = False) -> Packed24:
   """Packs a 2:4 weight: of every four along an axis, two and their places.
@@ -136,7 +143,7 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
   0.5625
   """
   if isinstance(w, Packed24):
-    raise ValueError(f'pack takes a dense weight, got {w!r}.')
+    raise ValueError(f'pack takes a dense weight, got {brief(w)}.')
   w = jnp.asarray(w)
   if not (w.dtype in _BYTES or w.dtype.itemsize > 1
           and jnp.issubdtype(w.dtype, jnp.floating)):
@@ -234,6 +241,7 @@ def _pack(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   return _groups.keep(matrix, bits), _planar_layout.to_words(bits)
 
 
+@arguments.checked()
 def unpack(packed: Packed24) -> jax.Array:
   """The weight that was packed, zeros included.
 
@@ -288,6 +296,7 @@ def without_values(packed: Packed24) -> Packed24:
   return dataclasses.replace(packed, values=nothing)
 
 
+@arguments.checked('layout')
 def with_layout(packed: Packed24, layout: str) -> Packed24:
   """The same weight in the layout that a kernel reads; made once, at load.
 
@@ -356,5 +365,4 @@ def check_packed(w: Packed24) -> None:
 
 def check_layout(layout: str) -> None:
   """Raises if there is no such layout."""
-  if layout not in _LAYOUTS:
-    raise ValueError(f'layout must be one of {_LAYOUTS}, got {layout!r}.')
+  arguments.one_of(_LAYOUTS)('layout', layout)

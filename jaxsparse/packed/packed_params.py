@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from jaxsparse import flows
 from jaxsparse import patterns
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _hopper_layout
@@ -15,6 +17,7 @@ from jaxsparse.packed import layout24
 from jaxsparse.patterns import Pattern
 
 
+@arguments.checked()
 def pack_params(params: ArrayTree, masks_or_rules: Any, *,
                 layout: str | None = None, transposed: bool = False,
                 dense: Mapping[str, str] | None = None) -> ArrayTree:
@@ -106,7 +109,7 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
         "{'.*/kernel': jaxsparse.nm(2, 4)}, and give the masks or these rules.")
   if layout and all(w.layout != layout for w in packed):
     raise ValueError(
-        f'layout={layout!r} holds bfloat16 and float16, got weights of '
+        f'layout={brief(layout)} holds bfloat16 and float16, got weights of '
         f'{packed[0].dtype}. Cast the parameters before.')
   return result
 

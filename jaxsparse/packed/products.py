@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse.packed import _condensed_products
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _gpu
@@ -31,6 +32,7 @@ _TRANSPOSED = {'gpu': _gpu.matmul_transposed, 'tpu': _tpu.matmul_transposed}
 _CONDENSED = {'xla': _condensed_products.matmul}
 
 
+@arguments.checked()
 def matmul(x: jax.Array, w: Packed24 | Condensed, *,
            implementation: Implementation = None,
            preferred_element_type: jax.typing.DTypeLike | None = None

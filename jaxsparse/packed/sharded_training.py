@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec
 
+from jaxsparse._utils import arguments
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _mesh
 from jaxsparse.packed import _operands
@@ -17,6 +18,7 @@ from jaxsparse.packed import training_product
 from jaxsparse.packed._dispatch import Implementation
 
 
+@arguments.checked()
 def sharded_training_matmul(
     x: jax.Array, w: jax.Array, *, columns: str | None = None,
     rows: str | None = None, batch: str | PartitionSpec | None = None,

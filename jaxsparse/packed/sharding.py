@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec
 
+from jaxsparse._utils import arguments
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
@@ -27,6 +28,7 @@ from jaxsparse.packed._dispatch import Implementation
 from jaxsparse.packed.layout24 import Packed24
 
 
+@arguments.checked()
 def partition_specs(w: Packed24, *, columns: str | None = None,
                     rows: str | None = None) -> Packed24:
   """The `PartitionSpec`s of a packed weight's arrays.
@@ -70,6 +72,7 @@ def partition_specs(w: Packed24, *, columns: str | None = None,
   return dataclasses.replace(w, **specs)
 
 
+@arguments.checked()
 def sharded_matmul(
     x: jax.Array, w: Packed24, *, columns: str | None = None,
     rows: str | None = None, batch: str | PartitionSpec | None = None,

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _gpu
 from jaxsparse.packed import _operands
@@ -19,6 +20,7 @@ from jaxsparse.packed.layout24 import Packed24
 _PRODUCTS = {'gpu': _gpu.matmul_packing, 'xla': _xla.dense}
 
 
+@arguments.checked()
 def training_matmul(
     x: jax.Array, w: jax.Array, *, implementation: Implementation = None,
     preferred_element_type: jax.typing.DTypeLike | None = None,

@@ -1,85 +1,82 @@
 """Checks of values, and levels, the mappings that a recipe is made of."""
 
 import dataclasses
-import difflib
+import functools
 import re
 from typing import Any, Callable, Collection, Mapping, NamedTuple
 
-import numpy as np
+from jaxsparse import patterns
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
+
+_Check = functools.partial(arguments.Check, joint=': ')
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
-  """The values that a key takes, and the error for all others.
-
-  Attributes:
-    takes: whether a value is one of them.
-    make: turns such a value into that of the recipe.
-    expected: the values in words.
-    write: an example, or a function that makes one of a wrong value.
-    words: the values, if they are words.
-  """
-  takes: Callable[[Any], bool]
-  make: Callable[[Any], Any]
-  expected: str
-  write: str | Callable[[Any], str]
-  words: Collection[str] = ()
-
-  def __call__(self, where: str, value: Any) -> Any:
-    if self.takes(value):
-      return self.make(value)
-    write = self.write(value) if callable(self.write) else self.write
-    raise ValueError(
-        f'{where} must be {self.expected}, got {value!r:.80}. Write e.g. '
-        f'{where.split(".")[-1]}: {write}')
+def _are(values: Any, takes: Callable[[Any], bool]) -> bool:
+  return isinstance(values, (list, tuple)) and all(map(takes, values))
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_regex(value: Any) -> bool:
+  if not isinstance(value, str):
+    return False
+  try:
+    re.compile(value)
+  except (re.error, OverflowError, RecursionError, ValueError):
+    return False
+  return True
 
 
-def is_whole(value: Any) -> bool:
-  """Whether a value is a whole number, of Python or of numpy."""
-  return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def _is_axis(value: Any) -> bool:
+  return arguments.is_whole(value) and abs(value) < _MOST_AXES
 
 
-def _are(values: Any, kind: type) -> bool:
-  """Whether several values are all of a kind, of which a bool is none."""
-  return isinstance(values, (list, tuple)) and all(
-      isinstance(value, kind) and not isinstance(value, bool)
-      for value in values)
+_MOST_AXES = 64
 
 
-def whole(least: int, write: str) -> Check:
-  return Check(lambda value: is_whole(value) and value >= least, int,
-               f'a whole number of steps from {least} up', write)
+def whole(least: int, write: str) -> arguments.Check:
+  """Whole numbers of steps; no arrays of them, as a recipe is plain data."""
+  return _Check(
+      lambda value: arguments.is_whole(value) and least <= value < 2**31,
+      f'a whole number of steps from {least} up, below 2**31', write, int)
 
 
-def one_of(words: Collection[str]) -> Check:
-  def nearest(value):
-    return [*difflib.get_close_matches(str(value), words, n=1), *words][0]
-  return Check(lambda value: value in [*words], str,
-               f'one of {", ".join(words)}', nearest, words)
+def one_of(words: Collection[str]) -> arguments.Check:
+  """Words, of which the nearest is the example."""
+  return dataclasses.replace(
+      arguments.one_of(words), make=str, joint=': ',
+      write=lambda value: [*arguments.nearest(value, words), *words][0])
 
 
-flag = Check(
-    lambda value: isinstance(value, bool), bool, 'true or false', 'true')
-number = Check(
-    lambda value: _is_number(value) and value >= 0, float,
-    'a number of 0 or more (YAML reads 1e-4 without a point as text)', '1.0e-4')
-fraction = Check(
-    lambda value: _is_number(value) and 0 <= value <= 1, float,
-    'the fraction pruned, a number in [0, 1]', lambda value: str(
-        value / 100 if _is_number(value) and 1 < value <= 100 else .9))
-regexes = Check(
-    lambda value: isinstance(value, str) or _are(value, str),
-    lambda value: [value] if isinstance(value, str) else [*value],
-    'a regular expression for whole paths, or a list of them', '[".*kernel"]')
-axis = Check(
-    lambda value: _are([value], int) or _are(value, int) and len(value) > 0,
-    lambda value: value if isinstance(value, int) else [*value],
+flag = _Check(
+    lambda value: isinstance(value, bool), 'true or false', 'true', bool)
+number = _Check(
+    lambda value: arguments.is_number(value) and value >= 0,
+    'a number of 0 or more (YAML reads 1e-4 without a point as text)', '1.0e-4',
+    float)
+fraction = dataclasses.replace(
+    patterns.SPARSITY, takes=lambda value: (
+        arguments.is_number(value) and 0 <= value <= 1),
+    make=float, joint=': ')
+regexes = _Check(
+    lambda value: _is_regex(value) or _are(value, _is_regex),
+    'a regular expression for whole paths, or a list of them', '[".*kernel"]',
+    lambda value: [value] if isinstance(value, str) else [*value])
+axis = _Check(
+    lambda value: _is_axis(value) or _are(value, _is_axis) and len(value) > 0,
     'the contraction axis, or neighbouring ones that are contracted together, '
-    'from the end', '[-3, -2]')
+    'from the end', '[-3, -2]', lambda value: (
+        [*map(int, value)] if isinstance(value, (list, tuple)) else int(value)))
+text = _Check(lambda value: isinstance(value, str), 'a text', "'4x1'", str)
+mapping = _Check(lambda value: isinstance(value, Mapping),
+                 'a mapping of keys to values', '{reg_coeff: 1.0e-3}', dict)
+layers = _Check(
+    lambda value: isinstance(value, (list, tuple)),
+    'a list of mappings with names and what is other there',
+    '[{names: head/kernel, sparsity: 0.5}]', list)
+total_steps = dataclasses.replace(
+    whole(1, '10_000'), joint='=',
+    expected='how many updates training makes, a whole number from 1 up, below '
+    '2**31')
 
 
 def sides(pattern: str) -> tuple[str, tuple[int, int]] | None:
@@ -88,7 +85,7 @@ def sides(pattern: str) -> tuple[str, tuple[int, int]] | None:
   >>> sides('4x1'), sides('2:4'), sides('channel')
   (('x', (4, 1)), (':', (2, 4)), None)
   """
-  found = re.fullmatch(r'([1-9]\d*)([x:])([1-9]\d*)', pattern)
+  found = re.fullmatch(r'([1-9][0-9]{0,8})([x:])([1-9][0-9]{0,8})', pattern)
   return found and (found[2], (int(found[1]), int(found[3])))
 
 
@@ -102,14 +99,15 @@ def nm_sparsity(pattern: str) -> float | None:
   return 1 - n / m if kind == ':' else None
 
 
-def pattern(words: Collection[str]) -> Check:
+def pattern(words: Collection[str]) -> arguments.Check:
+  """Patterns that are words or have numbers."""
   def takes(value):
     return isinstance(value, str) and (value in words or (
         sides(value) is not None and (nm_sparsity(value) or 0) >= 0))
-  return Check(
-      takes, str, f'one of {", ".join(words)}, blocks such as 4x1 (outputs x '
+  return _Check(
+      takes, f'one of {", ".join(words)}, blocks such as 4x1 (outputs x '
       "inputs), or '2:4', which keeps 2 of every 4 (in quotes: YAML reads 2:4 "
-      'as 124)', "'2:4'", words)
+      'as 124)', "'2:4'", str, words)
 
 
 def check_keys(where: str, mapping: Any, known: Collection[str]) -> None:
@@ -117,14 +115,14 @@ def check_keys(where: str, mapping: Any, known: Collection[str]) -> None:
   if not isinstance(mapping, Mapping):
     raise ValueError(
         f'{where or "A recipe"} is a mapping of keys to values, got '
-        f'{mapping!r:.80}. Its keys are {", ".join(known)}.')
+        f'{brief(mapping)}. Its keys are {", ".join(known)}.')
   for key in mapping:
     if key not in known:
-      near = difflib.get_close_matches(str(key), known, n=1, cutoff=.75) or [
-          name for name in known if name in str(key).split('_')]
+      near = arguments.nearest(key, known, .75) or [
+          name for name in known if name in brief(key).strip("'").split('_')]
       meant = f'Did you mean {near[0]!r}? ' if near else ''
       raise ValueError(
-          f'{where or "the recipe"} has no key {key!r}. {meant}'
+          f'{where or "the recipe"} has no key {brief(key)}. {meant}'
           f'Its keys are {", ".join(known)}.')
 
 

@@ -55,13 +55,18 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scores
 from jaxsparse import transform
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse.recipes import _checks
+from jaxsparse.recipes import _files
 from jaxsparse.recipes import _words
 from jaxsparse.recipes import neural_compressor
 from jaxsparse.recipes import schema
 
 Section = Mapping[str, Any]
+_EPOCH = arguments.any_of(
+    arguments.step(1, 'len(dataset) // batch'), arguments.NONE)
 Patterns = dict[str, patterns.Pattern | None]
 
 
@@ -94,7 +99,7 @@ class Recipe(NamedTuple):
 
 def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
                 total_steps: int, steps_per_epoch: int | None = None,
-                exclude: Sequence[str] = ()) -> Recipe:
+                exclude: str | Sequence[str] = ()) -> Recipe:
   """Makes rule, flow and regulariser from a recipe.
 
   Args:
@@ -111,8 +116,11 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
   Raises:
     ValueError: for an unknown key, at any depth, with the one that was meant;
       for a value that is none; for steps or sparsities that contradict each
-      other. From the rule's `init`, if an expression matches nothing or a
-      pattern does not fit.
+      other; for more than a recipe may have (20_000 values, 20 levels, a file
+      of 256 KB), with aliases of YAML counted as all they stand for. The
+      message names the key, and the file or its line. From the rule's `init`,
+      if an expression matches nothing or a pattern does not fit.
+    OSError: if there is no such file, or it may not be read.
     ImportError: for a YAML file without PyYAML.
 
   >>> from jaxsparse import rules
@@ -123,12 +131,14 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
   >>> print(masks['kernel'][:, 0], masks['bias'])
   [False False False  True] None
   """
-  messages = ()
+  _EPOCH('steps_per_epoch', steps_per_epoch)
+  name = ''
   if not isinstance(recipe, Mapping):
-    recipe = _load(_path(recipe))
-  if 'pruning' in recipe:
-    recipe, messages = neural_compressor.translate(recipe, steps_per_epoch)
-  whole = schema.complete(recipe, total_steps, exclude)
+    name, recipe = _files.load(recipe)
+  try:
+    whole, messages = _whole(recipe, total_steps, steps_per_epoch, exclude)
+  except ValueError as error:
+    raise (ValueError(f'{name}: {error}') if name else error) from error
   sections = _sections(whole)
   mappings = [_patterns(whole, section) for section in sections]
   made = [_rule(*row) for row in zip(sections, mappings)]
@@ -138,6 +148,18 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
       whole, tuple(messages))
 
 
+def _whole(recipe: Mapping[str, Any], total_steps: int,
+           steps_per_epoch: int | None, exclude: Sequence[str]
+           ) -> tuple[dict[str, Any], Sequence[str]]:
+  """The recipe with every key, and what has no meaning here."""
+  _files.check_bounds('A recipe', recipe)
+  messages: Sequence[str] = ()
+  if neural_compressor.is_one(recipe):
+    recipe, messages = neural_compressor.translate(recipe, steps_per_epoch)
+  return schema.complete(recipe, total_steps, exclude), messages
+
+
+@arguments.checked('made')
 def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
               ) -> dict[str, Any]:
   """The whole recipe, with every key and default written out.
@@ -162,82 +184,20 @@ def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
   (700, 'uniform', {'hard': {}})
   """
   if not isinstance(made, Recipe):
-    raise ValueError(f'to_recipe takes what from_recipe made, got {made!r:.80}.'
-                     ' Write to_recipe(from_recipe(recipe, total_steps=...)).')
+    raise ValueError(
+        f'to_recipe takes what from_recipe made, got {brief(made)}. Write '
+        'to_recipe(from_recipe(recipe, total_steps=...)).')
   recipe = copy.deepcopy(made.recipe)
   if path is not None:
     path = pathlib.Path(path)
+    if not path.name:
+      raise ValueError(f'path must name a file, got {brief(str(path))}. Write '
+                       "e.g. to_recipe(made, 'recipe.yaml').")
     text = (json.dumps(recipe, indent=2) + '\n' if path.suffix == '.json'
-            else _yaml().safe_dump(recipe, sort_keys=False))
+            else _files.yaml_library().safe_dump(recipe, sort_keys=False))
     part = path.with_name(f'.{path.name}.part')
     part.write_text(text, encoding='utf-8')
     part.replace(path)
-  return recipe
-
-
-def _yaml() -> Any:
-  try:
-    import yaml
-  except ImportError as error:
-    raise ImportError(
-        'YAML recipes need PyYAML: pip install pyyaml. Without it write JSON, '
-        'in a file whose name ends in .json, or give a dict.') from error
-  return yaml
-
-
-def _path(recipe: Any) -> pathlib.Path:
-  try:
-    return pathlib.Path(recipe)
-  except TypeError as error:
-    raise ValueError(
-        'A recipe is a mapping or the path of a file with one, got '
-        f"{recipe!r:.80}. Write e.g. {{'sparsity': 0.9}}.") from error
-
-
-def _load(path: pathlib.Path) -> Any:
-  text = path.read_text(encoding='utf-8')
-  if path.suffix == '.json':
-    return _mapping(path, _json(path, text))
-  yaml = _yaml()
-
-  class Loader(yaml.SafeLoader):
-    """Reads `!Pruner` and the like as the mappings they stand before."""
-
-    def compose_mapping_node(self, anchor):
-      node = super().compose_mapping_node(anchor)
-      # As it is written: merge keys are resolved later, and may override.
-      _check_once(path, [key.value for key, _ in node.value])
-      return node
-
-  Loader.add_multi_constructor(
-      '!', lambda loader, tag, node: loader.construct_mapping(node, deep=True))
-  try:
-    return _mapping(path, yaml.load(text, Loader))
-  except yaml.YAMLError as error:
-    raise ValueError(f'{path} is not YAML that can be read: {error}') from error
-
-
-def _json(path: pathlib.Path, text: str) -> Any:
-  def mapping(pairs):
-    _check_once(path, [key for key, _ in pairs])
-    return dict(pairs)
-  try:
-    return json.loads(text, object_pairs_hook=mapping)
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path} is not JSON that can be read: {error}') from error
-
-
-def _check_once(path: pathlib.Path, keys: list[Any]) -> None:
-  twice = [key for i, key in enumerate(keys) if key in keys[:i]]
-  if twice:
-    raise ValueError(f'{path} has the key {twice[0]!r} twice in one mapping, '
-                     'of which one would be lost. Remove one of them.')
-
-
-def _mapping(path: pathlib.Path, recipe: Any) -> Mapping[str, Any]:
-  if not isinstance(recipe, Mapping):
-    raise ValueError(f'{path} must hold a mapping of keys to values, got '
-                     f'{recipe!r:.80}. Write e.g. sparsity: 0.9')
   return recipe
 
 
@@ -264,8 +224,9 @@ def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
         late = bool(found) and all(path in taken for path in found)
         if late and where != 'excluded':
           raise ValueError(
-              f'{where}: {regex!r} decides about nothing, as {found} come '
-              f'under {taken[found[0]]} before. Put it in front of that.')
+              f'{where}: {regex!r} decides about nothing, as '
+              f'{trees.few(found)} come under {taken[found[0]]} before. Put it '
+              'in front of that.')
         taken |= {p: f'{where} ({regex!r})' for p in found if p not in taken}
     return state
   return rule._replace(init=init)

@@ -1,10 +1,11 @@
-"""Neural Compressor's YAML for pruning, as one of our recipes.
+"""Neural Compressor's configuration of pruning, as one of our recipes.
 
-The keys of `pruning.approach.weight_compression` (which counts epochs) and
-`weight_compression_pytorch` (which counts steps), as in releases 1.x, with
-a list of `pruners`, each a mapping or a `!Pruner`:
+Of releases 1.x the keys of `pruning.approach.weight_compression` (which counts
+epochs) and `weight_compression_pytorch` (which counts steps), with a list of
+`pruners`, each a mapping or a `!Pruner`; of releases 2.x those of
+`WeightPruningConfig`, see `_weight_pruning_config`:
 
-| there | here |
+| there, in 1.x | here |
 |---|---|
 | `target_sparsity`, `initial_sparsity` | `sparsity`, `initial_sparsity` |
 | `start_step`, `end_step`, `start_epoch`, `end_epoch` | `start`, `end` |
@@ -34,12 +35,23 @@ References:
 """
 
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
+from jaxsparse._utils.tables import brief
 from jaxsparse.recipes import _checks
+from jaxsparse.recipes import _weight_pruning_config
 from jaxsparse.recipes import schema
 
 _SECTIONS = ('weight_compression', 'weight_compression_pytorch')
+
+
+class _Defaults(NamedTuple):
+  """What a kind of file means where it says nothing."""
+  by_steps: bool
+  sparsity: float = .97
+  reduce: str = 'sum'
+
+
 _ALIASES = {'not_to_prune_names': 'excluded_names',
             'exclude_names': 'extra_excluded_names'}
 _DECAYS = {'exp': 'exponential', 'cos': 'cosine', 'cube': 'cube',
@@ -68,9 +80,10 @@ _CHECKS = {key: schema.Whole.keys()[ours].check
     'prune_domain': _checks.one_of(_DOMAINS),
     'sparsity_decay_type': _checks.one_of(_DECAYS),
     'prune_type': _checks.one_of(_TYPES),
-    'update_frequency': _checks.number}
+    'update_frequency': _checks.number, 'pattern': _checks.text,
+    'parameters': _checks.mapping, 'reg_type': _checks.text}
 _NOTHING = ('prune_layer_type', 'method')
-_KEYS = (*_CHECKS, 'pattern', 'parameters', 'reg_type', *_NOTHING, *_ALIASES)
+_KEYS = (*_CHECKS, *_NOTHING, *_ALIASES)
 # All that has a meaning, or its own message, under pattern lock,
 _LOCKED = ('names', 'excluded_names', 'extra_excluded_names', 'pattern',
            'prune_type', 'parameters', 'reg_type', 'reduce_type', *_NOTHING)
@@ -83,12 +96,22 @@ _PARAMETERS = (
     'importance_metric')
 
 
+def is_one(config: Mapping[str, Any]) -> bool:
+  """Whether a mapping is a configuration of Neural Compressor.
+
+  >>> is_one({'target_sparsity': 0.9}), is_one({'sparsity': 0.9})
+  (True, False)
+  """
+  return 'pruning' in config or _weight_pruning_config.is_one(
+      config, schema.Whole.keys())
+
+
 def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
               ) -> tuple[dict[str, Any], tuple[str, ...]]:
   """Turns such a file into a recipe.
 
   Args:
-    config: the file's content, with `pruning` among its keys.
+    config: the file's content, with `pruning` or keys of `WeightPruningConfig`.
     steps_per_epoch: how many updates an epoch makes, where it counts epochs.
 
   Returns:
@@ -104,6 +127,8 @@ def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
   >>> recipe['pattern'], messages[0][:31]
   ('1:4', "pruners[0].pattern: '3:4' has 3")
   """
+  if 'pruning' not in config:
+    return _translate_2(config)
   messages = [f'{key}: has no meaning here.' for key in config
               if key != 'pruning']
   where = 'pruning'
@@ -114,43 +139,75 @@ def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
   _checks.check_keys('pruning.approach', approach, _SECTIONS)
   if len(approach) != 1:
     raise ValueError('pruning.approach must have one section, one of '
-                     f'{_SECTIONS}, got {[*approach]}.')
+                     f'{_SECTIONS}, got {[*approach]}. Write each to a file.')
   (name, section), = approach.items()
   where = f'pruning.approach.{name}'
   _checks.check_keys(where, section, (*_KEYS, 'pruners'))
-  pruners = section.get('pruners') or [{}]
+  pruners = _pruners(f'{where}.pruners', section.get('pruners'))
   shared = _given(
       where, {key: section[key] for key in section if key != 'pruners'})
+  defaults = _Defaults(by_steps=name.endswith('pytorch'))
   parts = []
   for i, pruner in enumerate(pruners):
     _checks.check_keys(f'pruners[{i}]', pruner, _KEYS)
     parts.append(_section(
-        f'pruners[{i}]', shared, _given(f'pruners[{i}]', pruner),
-        name.endswith('pytorch'), steps_per_epoch, messages))
+        f'pruners[{i}]', shared, _given(f'pruners[{i}]', pruner), defaults,
+        steps_per_epoch, messages))
   if shared.get('excluded_names'):
     messages.append(
         f"{where}.excluded_names: {shared['excluded_names']} was searched in "
         'module names of PyTorch, and is here in paths; what is found nowhere '
         'excludes nothing.')
-  messages = tuple(dict.fromkeys(messages))
-  if len(parts) == 1:
-    return parts[0], messages
-  return {'names': [], 'layers': parts}, messages
+  return _joined(parts), tuple(dict.fromkeys(messages))
+
+
+def _translate_2(config: Mapping[str, Any]
+                 ) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """As `translate`, of a `WeightPruningConfig`."""
+  two = _weight_pruning_config
+  where = 'pruning_configs'
+  shared, messages = two.renamed('', {
+      key: value for key, value in config.items() if key != where}, _CHECKS)
+  parts = []
+  for i, local in enumerate(_pruners(where, config.get(where))):
+    mine, more = two.renamed(f'{where}[{i}]', local, _CHECKS)
+    messages += more
+    # What is excluded locally is so instead of what is globally.
+    around = {key: value for key, value in shared.items()
+              if key not in mine or key != 'excluded_names'}
+    told: list[str] = []
+    parts.append(_section(
+        f'{where}[{i}]' if config.get(where) else 'the recipe', around, mine,
+        _Defaults(by_steps=True, sparsity=.9, reduce='mean'), None, told))
+    messages += map(two.in_its_words, told)
+  return _joined(parts), tuple(dict.fromkeys([*messages, two.LAST_LAYER]))
+
+
+def _pruners(where: str, value: Any) -> list[Any]:
+  """Several sections, or an empty one where there are none."""
+  if value is None:
+    return [{}]
+  return [*_checks.layers(where, value)] or [{}]
+
+
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+  return parts[0] if len(parts) == 1 else {'names': [], 'layers': parts}
 
 
 def _given(where: str, section: Mapping[str, Any]) -> dict[str, Any]:
   """Under one name each, checked, without what is null or empty."""
   given = {_ALIASES.get(key, key): value for key, value in section.items()
-           if value is not None and value != [] and value != {}}
+           if value is not None and not (
+               isinstance(value, (list, tuple, Mapping)) and not value)}
   return {key: _CHECKS[key](f'{where}.{key}', value)
           if key in _CHECKS else value for key, value in given.items()}
 
 
 def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
-             by_steps: bool, steps_per_epoch: int | None, messages: list[str]
-             ) -> dict[str, Any]:
+             defaults: _Defaults, steps_per_epoch: int | None,
+             messages: list[str]) -> dict[str, Any]:
   """One pruner's part of the recipe; defaults are those of there."""
-  pruner = {**shared, **mine}
+  pruner, by_steps = {**shared, **mine}, defaults.by_steps
   but = [name for key in ('extra_excluded_names', 'excluded_names')
          for name in dict.fromkeys([*shared.get(key, []), *mine.get(key, [])])]
   for key in _NOTHING:
@@ -169,7 +226,7 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
     _leave(where, pruner, {*pruner} - {*_LOCKED},
            'as pattern_lock keeps the zeros that are there', messages)
     return {**recipe, 'lock': True,
-            'reduce': pruner.get('reduce_type', 'sum')}
+            'reduce': pruner.get('reduce_type', defaults.reduce)}
 
   nm_sparsity = _checks.nm_sparsity(recipe['pattern'])
   if nm_sparsity is not None:
@@ -191,11 +248,11 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
       initial_sparsity=pruner.get('initial_sparsity', 0.),
       min_sparsity=pruner.get('min_sparsity_ratio_per_layer', 0.),
       max_sparsity=pruner.get('max_sparsity_ratio_per_layer', .98),
-      reduce=pruner.get('reduce_type', 'sum'))
+      reduce=pruner.get('reduce_type', defaults.reduce))
   if nm_sparsity is not None:
     return {**recipe, 'max_sparsity': 1.}
   sparsity, most = recipe['sparsity'], recipe['max_sparsity']
-  sparsity = .97 if sparsity is None else sparsity
+  sparsity = defaults.sparsity if sparsity is None else sparsity
   if sparsity > most:
     messages.append(f'{where}: target_sparsity {sparsity} is above '
                     f'max_sparsity_ratio_per_layer, so {most} is used.')
@@ -309,10 +366,12 @@ def _regularizer(where: str, pruner: Mapping[str, Any], kind: str,
         f'{kind} and no reg_type.' for key in parameters)
     return {}
   strengths = ('reg_coeff', 'coeff', 'alpha')
-  alphas = [parameters[key] for key in strengths if key in parameters]
+  alphas = [_checks.number(f'{where}.parameters.{key}', parameters[key])
+            for key in strengths if key in parameters]
   if len(alphas) != 1:
     raise ValueError(
-        f'{where}: group_lasso needs its strength once, got {parameters}. '
+        f'{where}: group_lasso needs its strength once, got '
+        f'{brief(parameters)}. '
         'Write e.g. parameters: {reg_coeff: 0.001}')
   messages.extend(
       f'{where}.parameters.{key}: has no meaning here; the groups are the '

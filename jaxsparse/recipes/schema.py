@@ -181,10 +181,7 @@ class Layer(Section):
 
 
 def _layers(where: str, value: Any) -> list[dict[str, Any]]:
-  listed = _checks.Check(
-      lambda value: isinstance(value, (list, tuple)), list,
-      'a list of mappings with names and what is other there',
-      '[{names: head/kernel, sparsity: 0.5}]')(where, value)
+  listed = _checks.layers(where, value)
   return [Layer.read(f'{where}[{i}]', each) for i, each in enumerate(listed)]
 
 
@@ -235,11 +232,7 @@ def complete(recipe: Values, total_steps: int, exclude: Sequence[str] = ()
   >>> whole['end'], whole['frequency'], whole['criterion']
   (700, 7, {'magnitude': {}})
   """
-  if not _checks.is_whole(total_steps) or total_steps < 1:
-    raise ValueError(
-        'total_steps is how many updates training makes, a whole number from 1 '
-        f'up, got {total_steps!r}.')
-  total_steps = int(total_steps)
+  total_steps = _checks.total_steps('total_steps', total_steps)
   given = Whole.read('', recipe)
   top, exclude = Top.fill(given), _checks.regexes('exclude', exclude)
   top['excluded'] = [

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
@@ -36,6 +36,7 @@ class CombinedState(NamedTuple):
     return jnp.stack(known).any() if known else None
 
 
+@arguments.checked()
 def combine(*rules: base.Rule) -> base.Rule:
   """Joins rules for different parameters into one.
 
@@ -68,11 +69,6 @@ def combine(*rules: base.Rule) -> base.Rule:
     raise ValueError(
         'combine() needs one rule at least. Write e.g. combine(prune({"mlp.*": '
         'nm(2, 4)}), prune({"head": nm(1, 4)})).')
-  for rule in rules:
-    if not isinstance(rule, optax.GradientTransformation):
-      raise ValueError(
-          f'combine takes rules, got {rule!r:.80}. Write e.g. '
-          'combine(jaxsparse.prune(...), jaxsparse.lock(...)).')
   parts = [base.with_extra_args(rule) for rule in rules]
 
   def init(params):

@@ -10,6 +10,7 @@ from jaxsparse import distributions
 from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import scores as scores_lib
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
@@ -20,8 +21,12 @@ from jaxsparse.rules import base
 from jaxsparse.rules.base import RuleState
 
 Share = float | Callable[[jax.Array], jax.typing.ArrayLike]
+_SHARE = arguments.or_function(arguments.number(0, 1, write='0.3'))
 
 
+@arguments.checked(
+    patterns=base.SOME_PATTERNS, grow=scores_lib.SCORE, drop=scores_lib.SCORE,
+    init=scores_lib.SCORE, fraction=_SHARE, surplus=_SHARE)
 def prune_and_grow(
     patterns: base.Patterns, *, sparsity: float | distributions.Distribution,
     grow: optax.GradientTransformation,
@@ -58,18 +63,18 @@ def prune_and_grow(
       `erk(0.9)`.
     grow: the score by which units are grown.
     when: at which steps; every 100 by default.
-    fraction: the share of active units replaced, a number or an optax schedule;
-      clipped to [0, 1].
+    fraction: the share of active units replaced, a number in [0, 1] or an optax
+      schedule, which is clipped to that.
     drop: the score by which active units stay; `magnitude()` by default.
     init: the score of the first masks; `random(0)` by default, as in the
       papers. Give `random(seed)` for other topologies.
     drop_scope: who competes with whom to stay; `scopes.per_layer` by default,
       see `jaxsparse.scopes`.
     grow_scope: who competes with whom to be grown.
-    surplus: density above the budget, a number or an optax schedule; clipped to
-      [0, 1]. The last exchange that it allows more at decides what remains, so
-      let it be 0 by then. It belongs to scopes that keep a layer's count, or
-      `all_layers`.
+    surplus: density above the budget, a number in [0, 1] or an optax schedule,
+      which is clipped to that. The last exchange that it allows more at decides
+      what remains, so let it be 0 by then. It belongs to scopes that keep a
+      layer's count, or `all_layers`.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
@@ -95,16 +100,10 @@ def prune_and_grow(
   >>> print(rule.update(jnp.array([0., 1., 2., 9.]), state, w)[0])
   [ True False False  True]
   """
-  base.check_patterns(patterns)
-  base.check_scores(drop=drop, grow=grow, init=init)
   drop, grow, first = (optax.with_extra_args_support(s) for s in (
       drop or scores_lib.magnitude(), grow, init or scores_lib.random(0)))
   drop_scope, grow_scope = (
       scope or scopes.per_layer for scope in (drop_scope, grow_scope))
-  base.check_functions(
-      when=(when, 'schedules.every(100)'),
-      drop_scope=(drop_scope, 'scopes.all_layers'),
-      grow_scope=(grow_scope, 'scopes.all_layers'))
   when = when or schedules.every(100)
   distribution = sparsity if callable(sparsity) else (
       distributions.uniform(sparsity))

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxsparse import patterns as patterns_lib
+from jaxsparse._utils import arguments
 from jaxsparse.masks import selection
 from jaxsparse.rules import base
 
 
+@arguments.checked()
 def lock(patterns: base.Patterns | None = None) -> base.Rule:
   """Pattern lock: what is zero now stays zero.
 
@@ -36,9 +38,6 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
   >>> print(lock().init({'kernel': jnp.array([0., 2.])}).masks['kernel'])
   [False  True]
   """
-  if patterns is not None:
-    base.check_patterns(patterns)
-
   def capture(w, pattern):
     if not jnp.issubdtype(w.dtype, jnp.inexact):
       return None  # A key, or a table of whole numbers: not a weight.

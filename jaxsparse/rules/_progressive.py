@@ -17,6 +17,7 @@ from jaxsparse import patterns
 from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import scores as scores_lib
+from jaxsparse._utils import arguments
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
@@ -44,6 +45,9 @@ class ProgressiveState(base.Around, _Fields):
   masks = _Fields.masks  # Not those of the rule inside.
 
 
+@arguments.checked(
+    steps=arguments.step(1, '4, for four portions'),
+    every=arguments.step(1, '100'), score=scores_lib.SCORE)
 def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
                 score: scores_lib.Score | None = None) -> base.Rule:
   """Makes a rule take weights away in portions instead of all at once.
@@ -95,17 +99,6 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
   [[False  True]
    [False  True]]
   """
-  if not isinstance(rule, optax.GradientTransformation):
-    raise ValueError(
-        f'progressive wraps a rule, got {rule!r:.80}. Write e.g. '
-        "progressive(jaxsparse.prune({'.*kernel': jaxsparse.block((4, 1))}, "
-        '...)).')
-  for name, value in (('steps', steps), ('every', every)):
-    if not isinstance(value, int) or value < 1:
-      raise ValueError(
-          f'{name} must be a whole number, at least 1, got {value!r}. Write '
-          'e.g. steps=4, every=100: four portions, 100 updates apart.')
-  base.check_scores(score=score)
   rule = base.with_extra_args(rule)
   progress = getattr(rule, 'progress', None)
 

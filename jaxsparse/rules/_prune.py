@@ -9,11 +9,13 @@ import optax
 from jaxsparse import distributions
 from jaxsparse import schedules
 from jaxsparse import scores as scores_lib
+from jaxsparse._utils import arguments
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import selection
 from jaxsparse.rules import base
 
 
+@arguments.checked(patterns=base.SOME_PATTERNS, score=scores_lib.SCORE)
 def prune(patterns: base.Patterns, *, sparsity: float | None = None,
           score: optax.GradientTransformation | None = None,
           distribution: distributions.Distribution | None = None,
@@ -53,12 +55,6 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
   >>> print(masks['mlp']['kernel'][:, 0], masks['mlp']['bias'])
   [False False  True  True] None
   """
-  base.check_patterns(patterns)
-  base.check_functions(
-      distribution=(distribution, 'uniform(0.9)'),
-      schedule=(schedule, 'schedules.cubic(0, 10_000)'),
-      when=(when, 'schedules.every(100)'))
-  base.check_scores(score=score)
   score = optax.with_extra_args_support(score or scores_lib.magnitude())
   if sparsity is not None and distribution is not None:
     raise ValueError(

@@ -6,9 +6,11 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
 from jaxsparse.rules import base
 
 
+@arguments.checked()
 def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
   """Puts another rule in force from given steps on.
 

@@ -11,6 +11,7 @@ from typing import Any, Mapping, NamedTuple
 
 from jaxsparse import patterns as patterns_lib
 from jaxsparse import schedules
+from jaxsparse._utils import arguments
 from jaxsparse.rules import base
 from jaxsparse.rules._prune import prune
 
@@ -29,6 +30,7 @@ class ForwardBackwardState(base.Around, _Fields):
   """
 
 
+@arguments.checked(patterns=base.SOME_PATTERNS)
 def forward_backward(patterns: base.Patterns, *,
                      backward: float | Mapping[str, float],
                      when: schedules.When | None = None) -> base.Rule:
@@ -60,7 +62,6 @@ def forward_backward(patterns: base.Patterns, *,
   >>> print(state.masks[:, 0], state.backward[:, 0])
   [False False False  True] [False False  True  True]
   """
-  base.check_patterns(patterns)
   wider = {}
   for regex, pattern in patterns.items():
     if pattern is None:

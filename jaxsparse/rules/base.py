@@ -15,6 +15,7 @@ optimizer and given `updates`, what that is about to add, and its masks belong
 to `params + updates`: the next forward pass sees no mask that is a step old.
 """
 
+import dataclasses
 from typing import Any, Callable, Mapping, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ import optax
 
 from jaxsparse import schedules
 from jaxsparse import scores as scores_lib
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
@@ -48,6 +50,29 @@ class EveryStep(Rule):
 
 
 Patterns = Mapping[str, Pattern | None]
+
+
+def _are_patterns(value: Any) -> bool:
+  return isinstance(value, Mapping) and all(
+      isinstance(regex, str) and isinstance(pattern, Pattern | None)
+      for regex, pattern in value.items())
+
+
+def _with_path(value: Any) -> str:
+  alone = value if isinstance(value, Pattern) else 'jaxsparse.nm(2, 4)'
+  return (f"{{'.*kernel': {alone}}}, or kernel_patterns(apply, params, x, "
+          'pattern=...) for all kernels of a function')
+
+
+_PATTERNS = arguments.Check(
+    _are_patterns, 'a mapping in which regular expressions for paths map to a '
+    'pattern or None', _with_path)
+arguments.register(Patterns, _PATTERNS)
+# For rules that would prune nothing without any.
+SOME_PATTERNS = dataclasses.replace(
+    _PATTERNS, takes=lambda value: _are_patterns(value) and bool(value))
+arguments.register(Rule, arguments.transformation(
+    'a rule', "jaxsparse.prune({'.*kernel': jaxsparse.nm(2, 4)})"))
 
 
 class RuleState(NamedTuple):
@@ -135,25 +160,7 @@ def with_extra_args(rule: optax.GradientTransformation) -> Rule:
   return Rule(rule.init, update)
 
 
-def check_patterns(patterns: Any) -> None:
-  """Raises a `ValueError` unless patterns are given by paths."""
-  if isinstance(patterns, Pattern):
-    raise ValueError(
-        'A pattern needs the paths of its parameters, as regular expressions, '
-        f'got {patterns} alone. '
-        f"Write e.g. {{'.*kernel': {patterns}}}, or kernel_patterns(apply, "
-        'params, x, pattern=...) for all kernels of a function.')
-  if not isinstance(patterns, Mapping):
-    raise ValueError(
-        'Patterns are given by regular expressions for paths, got '
-        f'{patterns!r:.80}. Write e.g. {{".*kernel": jaxsparse.nm(2, 4)}}.')
-  for regex, pattern in patterns.items():
-    if pattern is not None and not isinstance(pattern, Pattern):
-      raise ValueError(
-          f'Rule {regex!r} must map to a pattern or None, got {pattern!r}. '
-          'Write e.g. {".*/kernel": jaxsparse.nm(2, 4)}.')
-
-
+@arguments.checked()
 def resolve(patterns: Patterns, params: ArrayTree) -> Any:
   """The pattern of every parameter, or `None`; checks that each one fits.
 
@@ -169,8 +176,6 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
     ValueError: naming the rule that matches nothing, or the parameter that a
       pattern does not fit and why.
   """
-  check_patterns(patterns)
-
   def check(path, w, pattern):
     if pattern is not None:
       try:
@@ -181,31 +186,11 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
   return trees.map_with_path(check, params, trees.match_rules(patterns, params))
 
 
-def check_functions(**arguments: tuple[Any, str]) -> None:
-  """Raises a `ValueError` unless each is a function, or `None`.
-
-  Each argument has a value and an example to write after `jaxsparse.`.
-  """
-  for name, (value, example) in arguments.items():
-    if value is not None and not callable(value):
-      raise ValueError(f'{name} must be a function, got {value!r}. Write e.g. '
-                       f'{name}=jaxsparse.{example}.')
-
-
-def check_scores(**scores: Any) -> None:
-  """Raises a `ValueError` unless each is a score, or `None`."""
-  for name, score in scores.items():
-    if score is not None and not isinstance(
-        score, optax.GradientTransformation):
-      raise ValueError(
-          f'{name} must be a score, got {score!r:.80}. Write e.g. '
-          f'{name}=jaxsparse.magnitude(), with its parentheses.')
-
-
 def sparse_only(tree: Any, like: Any) -> Any:
   """`tree` with `None` in place of every leaf that is dense in `like`."""
   if tree is None:
     return None
+  trees.check_beside(tree, like)
   return jax.tree.map(
       lambda x, other: None if trees.is_dense(other) else x, tree, like)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import transform
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import accounting
@@ -69,6 +70,7 @@ class ObservedState(NamedTuple):
   statistics: Statistics
 
 
+@arguments.checked()
 def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
             second_decay: float = 0.999
             ) -> optax.GradientTransformationExtraArgs:
@@ -222,6 +224,7 @@ def observed(opt_state: ArrayTree) -> dict[str, Statistics]:
           for i, name in enumerate(names)}
 
 
+@arguments.checked(steps=arguments.step(1, '100'))
 def rehearse(method: transform.Method | optax.GradientTransformation,
              params: ArrayTree, *, steps: int) -> dict[str, Statistics]:
   """What a method will do over a training, without the training.
@@ -250,6 +253,7 @@ def rehearse(method: transform.Method | optax.GradientTransformation,
   >>> print(seen['kernel'].forward)  # 5 of 10 steps dense, then 1:4
   0.625
   """
+  trees.check_arrays('params', params)
   tx = observe(transform.sparsify(optax.set_to_zero(), method))
   zeros = jax.tree.map(jnp.zeros_like, params)
 

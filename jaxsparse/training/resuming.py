@@ -9,12 +9,14 @@ import numpy as np
 import optax
 
 from jaxsparse import transform
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 
 _MOST_OFF = 0.005  # Of a layer's weights; thresholds of random weights move.
 
 
+@arguments.checked(steps=arguments.step(0, '100'))
 def check_resume(method: transform.Method | optax.GradientTransformation,
                  params: ArrayTree, opt_state: ArrayTree, *, steps: int
                  ) -> dict[str, tuple[float, float]]:
@@ -56,6 +58,7 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
   >>> check_resume(rule(0.5), params, state, steps=4)
   {'w': (0.5, 0.5)}
   """
+  trees.check_arrays('params', params)
   restored = transform.state_of(opt_state)
   rule = method.rule if isinstance(method, transform.Method) else method
 

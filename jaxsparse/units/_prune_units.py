@@ -9,7 +9,9 @@ import optax
 from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scopes
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
 from jaxsparse.units import groups as groups_lib
@@ -38,6 +40,8 @@ class UnitState(base.Around, _Fields):
   """
 
 
+@arguments.checked(multiple=multiples.MULTIPLE,
+                   threshold=arguments.number(0, write='1e-3'))
 def prune_units(groups: Groups, *, importance: Importance,
                 count: int | None = None, sparsity: float | None = None,
                 threshold: float | None = None, scope: str = 'layer',
@@ -113,7 +117,12 @@ def prune_units(groups: Groups, *, importance: Importance,
   >>> print(masks['kernel'][0])
   [ True False]
   """
-  _check(groups, importance, threshold, schedule, when, within)
+  if threshold is not None and schedule is not None:
+    raise ValueError(
+        'A schedule leads to a count or a sparsity, and a threshold has none '
+        'to lead to. Leave schedule out.')
+  if within is not None:
+    ties_lib.as_ties(groups)  # Says that ties are needed.
   budget = Budget(count, sparsity, scope, floor, normalize)
   if threshold is None:
     budget.check()
@@ -121,10 +130,9 @@ def prune_units(groups: Groups, *, importance: Importance,
       None, None, 'layer', 0., 1):
     raise ValueError(
         f'threshold={threshold} alone decides how many groups die, got '
-        f'count={count}, sparsity={sparsity}, scope={scope!r}, floor={floor}, '
-        f'multiple={multiple} beside it. Leave these out; multiples are kept '
-        'by alive(params, ties, multiple=8).')
-  multiples.check(multiple)
+        f'count={count}, sparsity={sparsity}, scope={brief(scope)}, '
+        f'floor={floor}, multiple={multiple} beside it. Leave these out; '
+        'multiples are kept by alive(params, ties, multiple=8).')
   schedule = schedule or schedules.one_shot()
   when = when or schedules.every(1)
 
@@ -207,35 +215,6 @@ def prune_units(groups: Groups, *, importance: Importance,
 
   return base.made_of(
       init, update, within, ahead=base.acts_always(when) and not begin)
-
-
-def _check(groups: Any, importance: Any, threshold: Any, schedule: Any,
-           when: Any, within: Any) -> None:
-  """Raises a `ValueError` if arguments are not of their kind."""
-  if isinstance(importance, optax.GradientTransformation) or not callable(
-      importance):
-    raise ValueError(
-        f'importance must be an importance of groups, got {importance!r:.80}. '
-        'Write e.g. importance=jaxsparse.units.saliency().')
-  if threshold is not None and not (
-      isinstance(threshold, (int, float)) and threshold >= 0):
-    raise ValueError(
-        f'threshold is a number of 0 or more, got {threshold!r:.80}. Write '
-        'e.g. prune_units(ties, importance=root_mean_square(), '
-        'threshold=1e-3).')
-  if threshold is not None and schedule is not None:
-    raise ValueError(
-        'A schedule leads to a count or a sparsity, and a threshold has none '
-        'to lead to. Leave schedule out.')
-  if within is not None:
-    if not isinstance(within, optax.GradientTransformation):
-      raise ValueError(
-          f'within must be a rule, got {within!r:.80}. Write e.g. '
-          'within=jaxsparse.prune_and_grow(...).')
-    ties_lib.as_ties(groups)  # Says that ties are needed.
-  base.check_functions(
-      schedule=(schedule, 'schedules.cubic(0, 10_000)'),
-      when=(when, 'schedules.every(100)'))
 
 
 def _mortal(ties: Groups, masks: ArrayTree, prune_skip: bool

@@ -3,12 +3,14 @@
 import collections
 from typing import Any, Mapping, Sequence
 
+from jaxsparse._utils import arguments
 from jaxsparse.units import removal
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
 
+@arguments.checked()
 def sizes(ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
           ) -> dict[str, dict[str, tuple[int, ...]]]:
   """The shapes that parameters will have after `slim`, by module.

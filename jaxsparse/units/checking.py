@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import constants
@@ -19,6 +20,7 @@ from jaxsparse.units.ties import Ties
 _ROUNDS = 3  # Of other parameters and other permutations.
 
 
+@arguments.checked(seed=arguments.whole(0))
 def check_ties(fn: Callable[..., Any], params: ArrayTree,
                ties: Ties | Sequence[Tie], *inputs: Any, seed: int = 0
                ) -> float:

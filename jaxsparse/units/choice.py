@@ -20,6 +20,8 @@ import numpy as np
 
 from jaxsparse import distributions
 from jaxsparse import patterns
+from jaxsparse._utils import arguments
+from jaxsparse._utils.tables import brief
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.remade import Remade
@@ -37,6 +39,7 @@ _ROWS = patterns.Pattern(
 _CHOOSING = 'reduce_max', 'top_k', 'argmax', 'gather'
 
 
+@arguments.checked()
 def heads(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are attention heads, and may be removed.
 
@@ -56,6 +59,7 @@ def heads(ties: Ties | Sequence[Tie]) -> Ties:
   return _removable(ties, holding - within)
 
 
+@arguments.checked()
 def neurons(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are neurons or channels, and may be removed.
 
@@ -73,6 +77,7 @@ def neurons(ties: Ties | Sequence[Tie]) -> Ties:
   return _removable(ties, {tie.name for tie in ties} - within - holding)
 
 
+@arguments.checked()
 def experts(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are experts, as ones that may be removed.
 
@@ -131,6 +136,7 @@ def _removable(ties: Ties, names: Collection[str]) -> Ties:
       and not (tie.fixed or tie.kept or tie.read)), ties.shapes)
 
 
+@arguments.checked(multiple=multiples.MULTIPLE)
 def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
                count: int | None = None, sparsity: float | None = None,
                scope: str = 'layer', multiple: int = 1
@@ -169,7 +175,6 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
   ties = tuple(ties_lib.as_ties(ties))
   budget = Budget(count, sparsity, scope)
   budget.check()
-  multiples.check(multiple)
   scores = _of_ties(importance, ties)
   steps = multiples.steps(ties, multiple)
   budget.check_sizes([tie.size for tie in ties], steps)
@@ -240,13 +245,14 @@ class Budget(NamedTuple):
     if scope not in ('layer', 'global') or (
         count is not None and scope == 'global'):
       raise ValueError(
-          f"scope must be 'layer', or 'global' with a sparsity, got {scope!r} "
-          f'and count={count}. Write e.g. sparsity=0.5, scope=\'global\'.')
+          "scope must be 'layer', or 'global' with a sparsity, got "
+          f'{brief(scope)} and count={count}. Write e.g. sparsity=0.5, '
+          "scope='global'.")
     if not 0 <= self.floor <= 1 or self.floor and scope != 'global':
       raise ValueError(
           'floor is the share of its fair number of units that a tie keeps in '
           f'a global rank, in [0, 1], got floor={self.floor} and scope='
-          f"{scope!r}. Write e.g. scope='global', floor=0.2.")
+          f"{brief(scope)}. Write e.g. scope='global', floor=0.2.")
 
   def check_sizes(self, sizes: Sequence[int], steps: Sequence[int] = ()
                   ) -> None:

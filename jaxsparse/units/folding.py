@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
@@ -55,6 +56,7 @@ class Folded(NamedTuple):
                         right=[1])
 
 
+@arguments.checked()
 def fold_constants(fn: Callable[..., Any], params: ArrayTree,
                    ties: Ties | Sequence[Tie], *inputs: Any) -> Folded:
   """Moves what units without weights give into their readers' biases.

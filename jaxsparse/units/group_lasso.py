@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse import flows
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse.units import groups as groups_lib
@@ -26,6 +27,8 @@ from jaxsparse.units.groups import Family
 from jaxsparse.units.groups import Groups
 
 Number = float | Callable[[jax.Array], Any]
+arguments.register(Number, arguments.or_function(
+    arguments.number(0, write='1e-3')))
 
 
 def _norms(family: Family, leaves: dict[str, jax.Array]) -> jax.Array:
@@ -39,18 +42,6 @@ def _strength(alpha: Number, count: jax.Array, family: Family, scaled: bool
               ) -> jax.Array:
   return flows.value_at(alpha, count) * (
       math.sqrt(family.size) if scaled else 1.)
-
-
-def _check(name: str, example: str, **numbers: Number) -> None:
-  for key, value in numbers.items():
-    known = isinstance(value, (int, float))
-    # Arrays come from optax.inject_hyperparams.
-    if not (known and value >= 0 or callable(value)
-            or isinstance(value, jax.Array)):
-      raise ValueError(
-          f'{name}({key}={value!r}): {key} is a number of 0 or more'
-          f'{", or a function of the step" * (key != "threshold")}. Write '
-          f'e.g. {example}.')
 
 
 def _transform(name: str, groups: Groups, changed: Callable[..., dict]
@@ -73,6 +64,7 @@ def _transform(name: str, groups: Groups, changed: Callable[..., dict]
   return optax.GradientTransformation(init, update)
 
 
+@arguments.checked()
 def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
                     ) -> optax.GradientTransformation:
   """Adds the gradient of group Lasso: `g + alpha * w / ||w_g||`.
@@ -109,8 +101,6 @@ def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
   [[6. 0.]
    [8. 0.]]
   """
-  _check('add_group_lasso', 'add_group_lasso(1e-3, ties)', alpha=alpha)
-
   def changed(count, families, params, grads):
     for family in families:
       norms = _norms(family, params)
@@ -123,6 +113,7 @@ def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
   return _transform('add_group_lasso', groups, changed)
 
 
+@arguments.checked()
 def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
                      scaled: bool = False) -> optax.GradientTransformation:
   """The proximal step of group Lasso, which lands groups on exactly zero.
@@ -169,9 +160,6 @@ def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
   [[2.4 0. ]
    [3.2 0. ]]
   """
-  _check('prox_group_lasso', 'prox_group_lasso(0.1, ties, learning_rate=1e-3)',
-         alpha=alpha, learning_rate=learning_rate)
-
   def changed(count, families, params, updates):
     moved = {path: w + updates[path].astype(w.dtype)
              for path, w in params.items()}

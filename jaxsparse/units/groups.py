@@ -94,9 +94,10 @@ def families(groups: Groups, params: ArrayTree) -> list[Family]:
     ValueError: if a pattern or a tie does not fit, or no tie has units that may
       be removed.
   """
-  shapes = {path: w.shape for path, w in trees.align(params)}
+  trees.check_arrays('params', params)
+  shapes = {path: np.shape(w) for path, w in trees.align(params)}
   if isinstance(groups, Mapping):
-    return [_of_pattern(path, w.shape, pattern) for path, w, pattern
+    return [_of_pattern(path, np.shape(w), pattern) for path, w, pattern
             in trees.align(params, rules.resolve(groups, params))
             if pattern is not None and w.size]
   ties = ties_lib.as_ties(groups)

@@ -22,11 +22,15 @@ from typing import Any, Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.graph import tracing
 from jaxsparse.units import groups
 from jaxsparse.units import per_unit
 from jaxsparse.units import ties as ties_lib
@@ -35,6 +39,10 @@ from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
 Importance = Callable[[Sequence[Family]], optax.GradientTransformationExtraArgs]
+arguments.register(Importance, arguments.Check(
+    lambda value: callable(value) and not isinstance(
+        value, optax.GradientTransformation),
+    'an importance of groups', 'jaxsparse.units.saliency()'))
 
 
 def _of_weights(score: Callable[[Family, dict[str, jax.Array]], jax.Array]
@@ -173,6 +181,7 @@ def _saliencies(families: Sequence[Family], params: ArrayTree, grads: ArrayTree
   return [saliency_of(family) for family in families]
 
 
+@arguments.checked()
 def unit_saliency(params: ArrayTree, grads: ArrayTree,
                   ties: Ties | Sequence[Tie]) -> dict[str, jax.Array]:
   """The saliency of one batch, `|sum over weights that read u of w * g|`.
@@ -195,8 +204,16 @@ def unit_saliency(params: ArrayTree, grads: ArrayTree,
   >>> unit_saliency(w, g, [tie])['hidden']
   Array([3., 4.], dtype=float32)
   """
-  shapes = {path: w.shape for path, w, g in trees.align(params, grads)
-            if g is not None}
+  trees.check_arrays('params', params)
+  trees.check_beside(params, grads)
+  shapes = {}
+  for path, w, g in trees.align(params, grads):
+    if g is not None:
+      if not arguments.is_array(g):
+        raise ValueError(
+            'grads must have the structure of params, and an array or None for '
+            f'each; got {brief(g)} at {path!r}.')
+      shapes[path] = np.shape(w)
   found = [groups.of_tie(tie, shapes) for tie in ties_lib.as_ties(ties)
            if any(per_unit.members(tie, [*shapes]))]
   found = [family for family in found if not _no_saliency(family)]
@@ -204,6 +221,7 @@ def unit_saliency(params: ArrayTree, grads: ArrayTree,
       found, _saliencies(found, params, grads))}
 
 
+@arguments.checked()
 def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
                 batches: Iterable[Any], ties: Ties | Sequence[Tie]
                 ) -> dict[str, jax.Array]:
@@ -233,10 +251,18 @@ def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
   {'hidden': Array([ 8., 24.], dtype=float32)}
   """
   ties = ties_lib.as_ties(ties)
+  trees.check_arrays('params', params)
 
-  @jax.jit
-  def of_batch(params, batch):
-    return unit_saliency(params, jax.grad(loss_fn)(params, batch), ties)
+  def gradient(params, batch):
+    loss = tracing.shapes(loss_fn, params, batch)
+    if np.shape(loss):
+      raise ValueError(
+          'sensitivity differentiates a scalar, and loss_fn returned '
+          f'{brief(loss)}. Write e.g. its mean.')
+    return jax.grad(loss_fn)(params, batch)
+
+  of_batch = jax.jit(lambda params, batch: unit_saliency(
+      params, gradient(params, batch), ties))
   total = None
   for batch in batches:
     new = of_batch(params, batch)

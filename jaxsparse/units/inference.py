@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import axes as axes_lib
@@ -28,6 +29,7 @@ from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
 
+@arguments.checked()
 def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                check: bool = True) -> Ties:
   """Finds which axes of parameters index the same hidden units of a function.

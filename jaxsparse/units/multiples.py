@@ -11,21 +11,17 @@ keep 8, 16 or 20.
 """
 
 import math
-from typing import Any, Iterable, Sequence
+from typing import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse.units.ties import Tie
 
-
-def check(multiple: Any) -> None:
-  """Raises a `ValueError` if it is no multiple."""
-  if not isinstance(multiple, int) or multiple < 1:
-    raise ValueError(
-        'multiple is what the number of units kept is a multiple of, 1 or '
-        f'more, got {multiple!r:.80}. Write e.g. multiple=8.')
+# Of arguments `multiple`.
+MULTIPLE = arguments.whole(1, '8')
 
 
 def nested(ties: Sequence[Tie], inside: Iterable[Tie] | None = None

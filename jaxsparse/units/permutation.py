@@ -14,7 +14,9 @@ import jax
 import numpy as np
 
 from jaxsparse import patterns as patterns_lib
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 from jaxsparse.units import permutation_search
@@ -27,6 +29,7 @@ from jaxsparse.units.ties import Ties
 Array = jax.Array | np.ndarray
 
 
+@arguments.checked(seed=arguments.whole(0))
 def find_permutation(
     scores: Array | Sequence[Array], pattern: Pattern | Sequence[Pattern], *,
     budget: int = 4000, seed: int = 0,
@@ -87,7 +90,7 @@ def find_permutation(
   if not isinstance(budget, int) or budget < 0:
     raise ValueError(
         'budget is a number of sweeps, an integer >= 0 (0 for no search), got '
-        f'{budget!r}. Write e.g. budget=4000.')
+        f'{brief(budget)}. Write e.g. budget=4000.')
   for p in each:
     _check_one_axis(p)
   n_ms = {patterns_lib.n_m_axis(p)[:2] for p in each}
@@ -150,6 +153,7 @@ def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
       np.result_type(x.dtype, np.float32)))
 
 
+@arguments.checked(seed=arguments.whole(0))
 def find_permutations(
     params: ArrayTree, ties: Ties | Sequence[Tie],
     patterns: Mapping[str, Pattern | None], *, budget: int = 4000,
@@ -261,6 +265,7 @@ def _columns(tie: Tie, member: Member, w: Array, pattern: Pattern
   return groups
 
 
+@arguments.checked()
 def permute(tree: ArrayTree, ties: Ties | Sequence[Tie],
             permutations: Mapping[str, Any]) -> ArrayTree:
   """Puts hidden units in another order, everywhere; the function stays.

@@ -16,6 +16,7 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.units import multiples
@@ -28,6 +29,7 @@ from jaxsparse.units.ties import Ties
 Shapes = Mapping[str, Sequence[int]]
 
 
+@arguments.checked(multiple=multiples.MULTIPLE)
 def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
           ) -> dict[str, np.ndarray]:
   """Finds the units that have an effect, for `slim`.
@@ -69,7 +71,6 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
   {'hidden': array([ True, False,  True])}
   """
   ties = ties_lib.as_ties(ties)
-  multiples.check(multiple)
   nonzero = _nonzero(params, ties)
   shapes = {path: x.shape for path, x in nonzero.items()}
   live = {tie.name: np.ones(tie.shape, bool) for tie in ties}
@@ -99,6 +100,7 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
   return {tie.name: k for tie, k in keep.items()}
 
 
+@arguments.checked()
 def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
          ) -> ArrayTree:
   """Removes hidden units, everywhere in a tree.

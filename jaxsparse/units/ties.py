@@ -7,6 +7,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import tables
 
 # How many, and how far apart.
@@ -216,6 +217,11 @@ class Ties:
       return text
     more = f' (and {len(untried) - 1} more)' * (len(untried) > 1)
     return f'{text}\nnot tried: with smaller arrays, {untried[0]}{more}'
+
+
+_WRITE = 'jaxsparse.infer_ties(fn, params, *inputs)'
+arguments.register(Ties, arguments.instance((Ties, Tie), 'ties', _WRITE))
+arguments.register(Tie, arguments.instance(Tie, 'a tie', _WRITE))
 
 
 def as_ties(ties: Any) -> Ties:

@@ -28,7 +28,7 @@ RULES = {'bias': None, '.*': HALF}
     ('span others of its axes', {'patterns': {'up': jaxsparse.block((2, 2))}}),
     ('span others of its axes', {'patterns': {'up': jaxsparse.nm(
         2, 4, axis=-1)}}),
-    ('expected a pattern', {'patterns': {'up': 0.5}}),
+    ('map to a pattern', {'patterns': {'up': 0.5}}),
     ('not summed over with data', {'patterns': {'bias': HALF}}),
     ('up: group of nm.1, 7. needs axis', {'patterns': {'up': jaxsparse.nm(
         1, 7)}}),
@@ -39,9 +39,9 @@ RULES = {'bias': None, '.*': HALF}
     ('up: its inputs are NaN', {'batches': [np.full_like(X[0], np.nan)]}),
     ('up has weights that are NaN', {'params': {
         **MLP, 'up': np.full_like(MLP['up'], np.nan)}, 'method': 'magnitude'}),
-    ('Got patterns=0.5', {'patterns': 0.5}),
-    ('Got weights=.*a function', {'weights': np.ones(3)}),
-    ('Got progress=True', {'progress': True}),
+    ('patterns must be a pattern.*0.5', {'patterns': 0.5}),
+    ('weights must be a function of inputs', {'weights': np.ones(3)}),
+    ('progress must be a function.*True', {'progress': True}),
     ('No parameter has a pattern', {'patterns': {'.*': None}}),
     (r'up: sparsity has the shape .2,.', {'sparsity': {'up': [.5, .2]}}),
     ('inputs of a kernel the leading axes', {

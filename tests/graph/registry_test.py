@@ -105,5 +105,5 @@ def test_primitives_of_jax_are_not_replaced(name):
 
 
 def test_what_is_no_function_is_no_wiring():
-  with pytest.raises(ValueError, match='takes a function from an equation'):
+  with pytest.raises(ValueError, match='must be a function from an equation'):
     graph.register_primitive('mine', graph.Wiring([[]]))

@@ -48,7 +48,7 @@ def test_a_pattern_without_a_path_is_told_at_once(make):
   with pytest.raises(ValueError, match=re.escape(
       "{'.*kernel': nm(2, 4)}")):
     make(jaxsparse.nm(2, 4))
-  with pytest.raises(ValueError, match='must map to a pattern or None'):
+  with pytest.raises(ValueError, match='map to a pattern or None'):
     make({'.*kernel': '2:4'})
 
 

@@ -19,11 +19,14 @@ import jaxsparse
 _ROOT = pathlib.Path(__file__).parents[2]
 _LIBRARY = _ROOT / 'jaxsparse'
 _STANDARD = {'collections', 'copy', 'dataclasses', 'difflib', 'functools',
-             'itertools', 'math', 'operator', 're', 'typing', 'warnings'}
+             'inspect', 'itertools', 'math', 'operator', 're', 'types',
+             'typing', 'warnings'}
 # Words after `jaxsparse.` that are no names: suffixes of files, a bad import.
 _ELSEWHERE = {'egg'}
 # Imported inside of the functions that need it.
-_MORE = {'recipes.building': {'json', 'pathlib', 'yaml'},
+_MORE = {'_utils.tables': {'pathlib'},
+         'recipes._files': {'json', 'pathlib', 'stat', 'yaml'},
+         'recipes.building': {'json', 'pathlib'},
          'training.hooks': {'flax'}}
 
 

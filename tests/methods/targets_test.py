@@ -12,9 +12,6 @@ def test_targets_are_n_m_and_axis_by_regular_expression():
   }) == {'a': (2, 4, -2), 'b': (1, 8, -1), '.*': None}
 
 
-@pytest.mark.parametrize('wrong, told', [
-    (jaxsparse.nm(2, 4), 'takes rules for parameters'),
-    ({'.*': jaxsparse.block((4, 4))}, 'N:M pattern')])
-def test_other_targets_are_told(wrong, told):
-  with pytest.raises(ValueError, match=told):
-    _targets.targets(wrong)
+def test_other_targets_are_told():
+  with pytest.raises(ValueError, match='N:M pattern'):
+    _targets.targets({'.*': jaxsparse.block((4, 4))})

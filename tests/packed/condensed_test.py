@@ -155,7 +155,7 @@ def test_other_masks_are_told_to_be_filled_up(mask):
 @pytest.mark.parametrize('options, told', [
     ({'fan_in': 1}, 'more than fan_in=1'), ({'fan_in': 13}, 'of 12 inputs'),
     ({'fan_in': -1}, 'of 12 inputs'), ({'block': 3}, 'must divide'),
-    ({'block': 0}, 'must divide'), ({'block': 4.}, 'must divide'),
+    ({'block': 0}, 'must divide'), ({'block': 4.}, 'must be a whole number'),
     ({'block': 20}, 'not made of 1 x 20 .*which finds 4')])
 def test_what_does_not_fit_is_told(options, told):
   with pytest.raises(ValueError, match=told):

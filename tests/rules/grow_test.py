@@ -125,7 +125,7 @@ def test_groups_of_n_m_exchange_each_their_own():
 
 @pytest.mark.parametrize('fraction, changes', [(0., 0), (-1., 0), (7., 64)])
 def test_a_fraction_is_clipped(fraction, changes):
-  rule = _rule(fraction=fraction)
+  rule = _rule(fraction=lambda step: fraction)
   masks = _advance(rule, 1)
   fresh = np.asarray(masks[1]['a']['kernel'])
   assert fresh.sum() == 64

@@ -164,7 +164,7 @@ def test_nothing_is_selected_on_steps_where_nothing_goes():
 
 
 @pytest.mark.parametrize('build, message', [
-    (lambda: progressive(jaxsparse.block((4, 1))), 'wraps a rule'),
+    (lambda: progressive(jaxsparse.block((4, 1))), 'must be a rule'),
     (lambda: progressive(_gradual(), steps=0), 'steps must be a whole'),
     (lambda: progressive(_gradual(), every=0.5), 'every must be a whole'),
     (lambda: progressive(_gradual(), score=jaxsparse.magnitude), 'a score'),

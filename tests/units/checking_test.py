@@ -40,7 +40,7 @@ def test_a_check_that_could_not_fail_is_refused():
 
 
 def test_what_are_no_ties_is_told():
-  with pytest.raises(ValueError, match='Expected ties, got ndarray'):
+  with pytest.raises(ValueError, match='must be ties or a list'):
     check_ties(mlp, params(), X, [HIDDEN])
 
 

@@ -232,11 +232,11 @@ def test_what_is_not_a_group_is_left_alone():
 def test_errors_say_what_to_write():
   w = jnp.ones((4, 4))
   for bad in (-1., '0.1'):
-    with pytest.raises(ValueError, match='number of 0 or more, or a function'):
+    with pytest.raises(ValueError, match='number of 0 or more or a function'):
       add_group_lasso(bad, {'.*': jaxsparse.channel(-1)})
-  with pytest.raises(ValueError, match='number of 0 or more, or a function'):
+  with pytest.raises(ValueError, match='number of 0 or more or a function'):
     prox_group_lasso(1., {'.*': jaxsparse.channel(-1)}, learning_rate=-1.)
-  with pytest.raises(ValueError, match=r'or more.*Write e.g. prune_units'):
+  with pytest.raises(ValueError, match=r'or more.*Write e.g. threshold'):
     _vanished({'.*': jaxsparse.channel(-1)}, threshold=-1.)
   with pytest.raises(ValueError, match='when must be a function'):
     _vanished({'.*': jaxsparse.channel(-1)}, when=100)
