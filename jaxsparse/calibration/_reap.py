@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _stages
@@ -17,6 +18,7 @@ from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
 
+@arguments.checked()
 def reap(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
          ties: Ties | Sequence[Tie], *,
          weights: Callable[..., jax.Array] | None = None

@@ -29,8 +29,8 @@ from jaxsparse.flows.kinds import mdgf
 from jaxsparse.flows.kinds import sr_ste
 from jaxsparse.flows.kinds import ste
 from jaxsparse.flows.kinds import top_kast
-from jaxsparse.flows.soft_threshold import soft_threshold
-from jaxsparse.flows.soft_threshold import SoftThreshold
+from jaxsparse.flows.thresholds import soft_threshold
+from jaxsparse.flows.thresholds import SoftThreshold
 from jaxsparse.flows.transforms import add_exploration_decay
 from jaxsparse.flows.transforms import add_pruned_decay
 from jaxsparse.flows.transforms import CountState

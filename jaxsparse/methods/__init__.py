@@ -16,8 +16,8 @@ from jaxsparse.methods.dynamic_training import rigl
 from jaxsparse.methods.dynamic_training import rigl_itop
 from jaxsparse.methods.dynamic_training import set_training
 from jaxsparse.methods.dynamic_training import snfs
-from jaxsparse.methods.learned_masks import learned_masks
-from jaxsparse.methods.learned_masks import LearnedMasks
+from jaxsparse.methods.mask_learning import learned_masks
+from jaxsparse.methods.mask_learning import LearnedMasks
 from jaxsparse.methods.nm_training import s_ste
 from jaxsparse.methods.nm_training import sr_ste
 from jaxsparse.methods.nm_training import ste

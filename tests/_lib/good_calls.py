@@ -106,8 +106,9 @@ def _values() -> dict[str, Any]:
       'permutations': {}, 'layout': 'planar', 'implementation': 'xla'}
 
 
-_NM = ('ste', 'sr_ste', 'mdgf_linear', 'mdgf_exponential', 'sdgf_geometric',
-       'sdgf_stepwise', 'top_kast', 'train_prune_retrain')
+_NM = ('ste', 'sr_ste', 's_ste', 'learned_masks', 'mdgf_linear',
+       'mdgf_exponential', 'sdgf_geometric', 'sdgf_stepwise', 'top_kast',
+       'train_prune_retrain')
 
 
 def _own(name: str) -> dict[str, Any]:
@@ -127,6 +128,8 @@ def _own(name: str) -> dict[str, Any]:
   if package == 'nn':
     return _of_nn(short)
   return {
+      'calibration.reap': _mixture() if short == 'reap' else {},
+      'flows.soft_threshold': {'patterns': {'.*kernel': jaxsparse.nm(2, 4)}},
       'flows.mdgf': {'gain': schedules.fade_linear(0, 10)},
       'graph.register_primitive': {
           'name': 'a_primitive_of_a_test', 'wiring': lambda eqn: None},
@@ -171,6 +174,18 @@ def _own(name: str) -> dict[str, Any]:
                                'sparsity': None, 'method': 'magnitude'},
       'flows.apply_masks': {'gain': 0.},
   }.get(name, {})
+
+
+def _mixture() -> dict[str, Any]:
+  """Two experts and their router."""
+  def fn(params, x):
+    gates = jax.nn.softmax(x @ params['router'])
+    return jnp.einsum('te,tef->tf', gates, jnp.einsum(
+        'td,edf->tef', x, params['experts']))
+  params = {'router': jnp.ones((4, 2)), 'experts': jnp.ones((2, 4, 4))}
+  x = _values()['x']
+  return {'fn': fn, 'params': params, 'batches': [(x,)],
+          'ties': units.experts(jaxsparse.infer_ties(fn, params, x))}
 
 
 def _of_nn(short: str) -> dict[str, Any]:

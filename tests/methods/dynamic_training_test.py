@@ -450,7 +450,7 @@ def test_a_period_longer_than_training_is_a_taught_error(make):
 
 @pytest.mark.parametrize('every, total_steps', [(0, 50), (-1, 50), (1, 0)])
 def test_no_step_to_move_connections_in_is_a_taught_error(every, total_steps):
-  with pytest.raises(ValueError, match='No connection would move'):
+  with pytest.raises(ValueError, match='must be a whole number of 1'):
     methods.rigl(exchanges.FREE, .5, total_steps, every=every)
 
 

@@ -99,9 +99,10 @@ def test_a_better_mask_than_the_prior_is_learned():
     (lambda: _learned(jaxsparse.nm(4, 4)), '0 < N < M'),
     (lambda: _learned(jaxsparse.nm(2, 4, transposable=True)), 'transposable'),
     (lambda: _learned(jaxsparse.unstructured(0.5)), 'N:M'),
-    (lambda: _learned(temperature=(4., 0.)), 'temperature must be above 0'),
+    (lambda: _learned(temperature=(4., 0.)),
+     'temperature must be two numbers above 0'),
     (lambda: methods.learned_masks({'w': jaxsparse.nm(2, 4)}, 0),
-     'total_steps must be above 0'),
+     'total_steps must be a whole number of 1'),
     (lambda: _learned().init(_KEY, {'w': jnp.ones((6, 2)), 'b': jnp.ones(1)}),
      'multiple of 4')])
 def test_mistakes_are_told(make, part):

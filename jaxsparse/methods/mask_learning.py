@@ -21,11 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import patterns as patterns_lib
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 
 _MOST = 70  # Candidates of a group, those of 4:8.
+_ENDS = arguments.Check(
+    lambda value: isinstance(value, (tuple, list)) and len(value) == 2 and all(
+        arguments.is_number(end) and end > 0 for end in value),
+    'two numbers above 0, at the first and at the last step')
 
 
 class LearnedMasks(NamedTuple):
@@ -47,6 +52,8 @@ class LearnedMasks(NamedTuple):
   masks: Callable[[ArrayTree, ArrayTree], ArrayTree]
 
 
+@arguments.checked(total_steps=arguments.step(1, '2_000'),
+                   scale=_ENDS, temperature=_ENDS)
 def learned_masks(patterns: Mapping[str, Pattern | None], total_steps: int, *,
                   scale: tuple[float, float] = (100., 500.),
                   temperature: tuple[float, float] = (4., 0.05),
@@ -95,10 +102,6 @@ def learned_masks(patterns: Mapping[str, Pattern | None], total_steps: int, *,
   for regex, pattern in patterns.items():
     if pattern is not None:
       _check(regex, pattern)
-  for name, value in (('scale', min(scale)), ('temperature', min(temperature)),
-                      ('total_steps', total_steps)):
-    if not value > 0:
-      raise ValueError(f'learned_masks: {name} must be above 0, got {value}.')
 
   def at(ends, step):
     done = jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0., 1.)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsparse import patterns as patterns_lib
+from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.flows import kinds
@@ -29,6 +30,7 @@ class SoftThreshold(NamedTuple):
                                    strict=True)]
 
 
+@arguments.checked()
 def soft_threshold(patterns: Mapping[str, patterns_lib.Pattern | None], *,
                    rescale: bool = True) -> kinds.Flow:
   """Soft thresholding: kept weights shrink by the largest that is pruned.
