@@ -18,7 +18,7 @@ from jaxsparse.patterns import Pattern
 def pack_params(params: ArrayTree, masks_or_rules: Any, *,
                 layout: str | None = None, transposed: bool = False,
                 dense: Mapping[str, str] | None = None) -> ArrayTree:
-  """Packs all weights that are 2:4 and get smaller by it.
+  """Packs all weights that are 2:4 and smaller when packed.
 
   Weights that packing makes no smaller stay as they are, pruned: those of fewer
   than 4 inputs (float32), 8 (bfloat16) or 12 (int8), and, where kernels read

@@ -38,14 +38,15 @@ def prune_and_grow(
 
     nnz - floor(fraction * nnz)
 
-  stay, those with the highest drop score, and the places left go to the highest
-  grow scores among all others, those just dropped included. The number of
-  active units never changes. Scopes other than `per_layer` let layers compete:
-  then these counts hold for their sum.
+  stay, those with the highest drop score. The others are dropped, and as many
+  units grow: those with the highest grow scores among all inactive units, those
+  just dropped included. The number of active units never changes. A scope is
+  the set of units that compete. Scopes other than `per_layer` let layers
+  compete: then these counts hold for their sum.
 
-  With a `surplus` more units are active than the sparsity says, as long as
-  there is exploring to do: each exchange leaves `budget - floor(fraction *
-  budget)` and grows up to `budget + floor(surplus * size)`.
+  With a `surplus`, more units are active than the sparsity says while the
+  surplus is above 0: each exchange drops to `budget - floor(fraction * budget)`
+  and grows up to `budget + floor(surplus * size)`.
 
   With `hard`, grown weights start at zero with the optimizer's initial moments,
   and take part in the step that grows them. SET, DSR, SNFS, RigL, ITOP, MEST
@@ -63,9 +64,9 @@ def prune_and_grow(
     drop: the score by which active units stay; `magnitude()` by default.
     init: the score of the first masks; `random(0)` by default, as in the
       papers. Give `random(seed)` for other topologies.
-    drop_scope: who competes with whom to stay; `scopes.per_layer` by default,
+    drop_scope: which units compete to stay; `scopes.per_layer` by default,
       see `jaxsparse.scopes`.
-    grow_scope: who competes with whom to be grown.
+    grow_scope: which units compete to be grown.
     surplus: density above the budget, a number or an optax schedule; clipped to
       [0, 1]. The last exchange that it allows more at decides what remains, so
       let it be 0 by then. It belongs to scopes that keep a layer's count, or

@@ -1,4 +1,4 @@
-"""What stands around a train step: measurements, rehearsals, hooks.
+"""Tools around a train step: measurements, rehearsals, hooks.
 
 `observe` measures mask flips, gradient noise and exploration inside the
 optimizer. `rehearse` runs a rule and a flow without a model. `check_resume`
