@@ -91,8 +91,8 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     sequential: `False` prunes all kernels from statistics of the dense model,
       in one stage.
     progress: wraps the stages, such as `tqdm.tqdm`.
-    state: what `save` got, or a dict with its fields, as Orbax restores it:
-      goes on from there, with the same other arguments.
+    state: a state from `save`, or a dict with its fields, as Orbax restores
+      it: resumes from there, with the same other arguments.
     save: is called with the state after each stage.
 
   Returns:

@@ -88,7 +88,7 @@ def ste() -> Flow:
 
 def sr_ste(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4, *,
            decoupled: bool = False) -> Flow:
-  """SR-STE, sparse-refined straight-through: `ste` with pruned weights decayed.
+  """SR-STE, sparse-refined straight-through: `ste` with decay of the pruned.
 
   The term `c * (1 - m) * w` is added to the gradient, so it passes through the
   optimizer as weight decay in SGD does; the paper has it there too. Adam then

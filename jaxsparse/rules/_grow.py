@@ -68,15 +68,14 @@ def prune_and_grow(
       see `jaxsparse.scopes`.
     grow_scope: which units compete to be grown.
     surplus: density above the budget, a number or an optax schedule; clipped to
-      [0, 1]. The last exchange that it allows more at decides what remains, so
-      let it be 0 by then. It belongs to scopes that keep a layer's count, or
-      `all_layers`.
+      [0, 1]. Let it be 0 at the last exchange, or the extra units stay active.
+      It needs a scope that keeps each layer's count, or `all_layers`.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
     Its `update` takes two more arguments: `allowed`, a function that returns a
     tree of bool arrays, outside of which nothing stays or grows, and `act`, a
-    bool scalar that makes it exchange at a step of which `when` knows nothing.
+    bool scalar that triggers an exchange at a step that is not in `when`.
 
   Raises:
     ValueError: from `init`, see `rules.resolve`; or if a sparsity is missing.

@@ -164,7 +164,7 @@ def find_permutations(
 
   Args:
     params: the parameters from which `ties` were inferred, or scores like them;
-      not pruned yet, or there is no better order.
+      not pruned yet: weights that are N:M already have no better order.
     ties: from `infer_ties`, or by hand.
     patterns: rules for `prune`, of which those with N:M matter here.
     budget: of each search, see `find_permutation`.
