@@ -179,8 +179,8 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
 
   Args:
     decay: the factor of the old sum at each step. 1.0 and 0.9 are the
-      documented formula; released Neural Compressor code has them the other way around,
-      `snip_momentum(0.9, 1.0)`.
+      documented formula; released Neural Compressor code has them the other
+      way around, `snip_momentum(0.9, 1.0)`.
     scale: the weight of the newest product.
     dtype: of the sums, and so of the scores; float32 or wider by default.
       'bfloat16' needs half the memory and, after 100 steps of noise, had 99% of
