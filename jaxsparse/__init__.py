@@ -8,13 +8,13 @@ namespace of its own:
 * a **score** (`scores`: `magnitude`, `saliency`, `gradient`, `snip_momentum`,
   ...) says how much a weight matters;
 * a **pattern** (`patterns`: `unstructured`, `nm`, `block`, `channel`) says
-  which weights live or die together and which compete with each other;
+  which weights are pruned together and which compete with each other;
 * a **distribution** (`distributions`: `uniform`, `erk`, `global_threshold`,
   ...) shares sparsity among layers;
 * a **schedule** (`schedules`: `one_shot`, `cubic`, ..., `every`) says how much
   and when;
 * a **flow** (`flows`: `hard`, `ste`, `sr_ste`, `mdgf`, `top_kast`) says what a
-  pruned weight still gives forward and still gets backward.
+  pruned weight contributes forward, and which gradient it gets.
 
 The first four make a **rule** (`rules`: `prune`, `prune_and_grow`, `lock`,
 `stages`, `combine`, ...), and `sparsify(optimizer, rule, flow)` joins a rule
@@ -26,7 +26,7 @@ line, for `sparsify(optimizer, method)`. In the train step one line is new,
 * `masks`: one mask from one array (`select`), and tables (`summary`);
 * `graph`: kernels and FLOPs, read off the function itself;
 * `units`: hidden units, reordered (`permute`), pruned and removed (`slim`);
-* `calibration`: trained weights pruned at once, by what their inputs were;
+* `calibration`: trained weights pruned at once, by statistics of their inputs;
 * `packed`: 2:4 and condensed weights, and their products; `jaxsparse.nn`,
   imported by hand because it needs Flax, has them as layers;
 * `training`: measurements (`observe`) and hooks for loops of other libraries;

@@ -7,8 +7,9 @@ A distribution is a function
 from a tree of scores and a tree of patterns (`None` for dense leaves in both)
 and the progress in [0, 1] to what `select` takes as its `sparsity`, leaf by
 leaf: plain numbers in a distribution of your own, `Kept` counts here, because
-counts stay exact where a float32 fraction does not. What a distribution says
-is done: one of your own looks at `pattern.sparsity` and the bounds itself.
+counts stay exact where a float32 fraction does not. Rules apply the result as
+it is: a distribution of your own has to respect `pattern.sparsity` and the
+bounds itself.
 
 At progress p a layer of n units that ends with k keeps `round(n - p*(n - k))`.
 A pattern with a sparsity of its own, as `nm(2, 4)` has, keeps it and stands
@@ -231,12 +232,12 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
 
 @arguments.checked(sparsity=SPARSITY)
 def global_threshold(sparsity: float) -> Distribution:
-  """One threshold over all layers: the lowest scores go, wherever they are.
+  """One threshold over all layers: prunes the lowest scores of the model.
 
   Keeps exactly `round((1 - sparsity) * units)` units over all layers that share
   (ties go to the earlier layer, then to the lower index), by counting scores
-  above candidate thresholds: no sort, no concatenation. A layer that a bound
-  holds back leaves its share to the others.
+  above candidate thresholds: no sort, no concatenation. If a bound holds a
+  layer back, the other layers get its share.
 
   Args:
     sparsity: the fraction of all units that share, pruned.

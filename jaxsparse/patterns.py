@@ -1,4 +1,4 @@
-"""Patterns: which weights live or die together, and who competes with whom.
+"""Patterns: which weights are pruned together, and which ones compete.
 
 A pattern is plain data made of two tilings. The first cuts a weight into
 **units**, which are kept or pruned as a whole; the second cuts the grid of
@@ -107,7 +107,7 @@ SIDE = 4  # Of a transposable group, a square; `masks` finds the best in these.
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-  """What `unstructured`, `nm`, `block` and `channel` return; plain data.
+  """A pattern as plain data, from `unstructured`, `nm`, `block` or `channel`.
 
   Attributes:
     name: how the pattern is written, for tables and errors.
@@ -117,8 +117,8 @@ class Pattern:
       or 'max'.
     sparsity: the fraction pruned, in [0, 1]; `None` leaves it to the
       distribution.
-    min_sparsity: a distribution gives this layer no less,
-    max_sparsity: and no more.
+    min_sparsity: the least a distribution may prune here.
+    max_sparsity: the most a distribution may prune here.
     per_line: how many every line of a group keeps, along each of its tiled
       axes, as soon as the sparsity is reached; `None` if lines do not matter.
       The group is then a tile of 4 x 4.
@@ -201,7 +201,7 @@ def _options(name: str, **options) -> dict:
 @arguments.checked(**_SPARSITIES)
 def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
                  max_sparsity: float = 1.) -> Pattern:
-  """Single weights that compete within the whole weight.
+  """Unstructured sparsity: all weights of a parameter compete.
 
   Args:
     sparsity: the fraction pruned; `None` leaves it to the distribution.
@@ -224,7 +224,7 @@ def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
 @arguments.checked()
 def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
        transposable: bool = False) -> Pattern:
-  """N of every M neighbours along an axis are kept: N:M sparsity.
+  """N:M sparsity: keeps N of every M neighbours along an axis.
 
   The pattern brings its own sparsity, `1 - n / m`; while a schedule is under
   way, each group keeps `round((1 - progress * sparsity) * m)`.
@@ -385,7 +385,7 @@ def attention(n: int, m: int, *, transposable: bool = False
 def block(shape: Sequence[int], *, balanced: bool = False,
           sparsity: float | None = None, reduce: str = 'sum',
           min_sparsity: float = 0., max_sparsity: float = 1.) -> Pattern:
-  """Blocks over the trailing axes that live or die together.
+  """Blocks over the trailing axes, each pruned or kept as a whole.
 
   Args:
     shape: the block, aligned to the last axes: `(4, 4)` cuts `[in, out]`

@@ -25,13 +25,13 @@ __all__ = ['state_shardings']
 @arguments.checked()
 def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
                     ) -> ArrayTree:
-  """The shardings of an optimizer state whose arrays lie with their weights.
+  """Shardings that place each array of an optimizer state with its weight.
 
   Masks, moments, accumulated scores and gradients, any array of a weight's
   shape at the weight's place in a tree like the params, get the weight's
   sharding. An array of another shape at that place, such as a factored moment,
-  is laid out along the axes that it has in common with the weight, if its shape
-  leaves no doubt which these are. Everything else is replicated.
+  is laid out along the axes that it shares with the weight, if its shape tells
+  which axes these are. Everything else is replicated.
 
   Args:
     tx: any optax optimizer, `sparsify(...)` and what is around or in it.

@@ -1,4 +1,4 @@
-"""Scopes: who competes with whom when weights are dropped and grown.
+"""Scopes: which weights compete when weights are dropped and grown.
 
 A scope is a function
 
@@ -6,9 +6,9 @@ A scope is a function
 
 from the layers of one exchange to the units of each that are active after it,
 bool arrays on their grids of units. `goals` are the counts that each group of
-each layer would have if layers minded their own business; a scope keeps to
-them, or to their sum, or not. `prune_and_grow` calls one to drop and one to
-grow. (The scope of `prune` is its distribution.)
+each layer would have without competition between layers; a scope may keep
+these counts, or their sum, or neither. `prune_and_grow` calls one to drop and
+one to grow. (The scope of `prune` is its distribution.)
 """
 
 import functools

@@ -186,9 +186,9 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
   """Accumulates the saliency of every step: `S <- decay * S + scale * |w * g|`.
 
   Args:
-    decay: what is left of the old sum each step. 1.0 and 0.9 are the documented
-      formula; released Neural Compressor code has them the other way around,
-      `snip_momentum(0.9, 1.0)`.
+    decay: the factor of the old sum at each step. 1.0 and 0.9 are the
+      documented formula; released Neural Compressor code has them the other
+      way around, `snip_momentum(0.9, 1.0)`.
     scale: the weight of the newest product.
     dtype: of the sums, and so of the scores; float32 or wider by default.
       'bfloat16' needs half the memory and, after 100 steps of noise, had 99% of

@@ -59,7 +59,7 @@ class Method(NamedTuple):
 
   Attributes:
     rule: when masks change, and to what.
-    flow: what pruned weights still give forward and still get backward.
+    flow: what pruned weights contribute forward, and which gradient they get.
   """
   rule: optax.GradientTransformation
   flow: flows.Flow
@@ -70,7 +70,7 @@ def sparsify(inner: optax.GradientTransformation,
              rule: optax.GradientTransformation | Method,
              flow: flows.Flow | None = None
              ) -> optax.GradientTransformationExtraArgs:
-  """Makes an optimizer train sparse.
+  """Wraps an optax optimizer, so that it trains sparse.
 
   The train step takes the gradient at `sparse_params(params, opt_state)`:
 
@@ -89,8 +89,8 @@ def sparsify(inner: optax.GradientTransformation,
     rule: `prune(...)`, `prune_and_grow(...)`, `lock()` or a rule of your own
       (`rules.EveryStep(init, update)` if it acts at every step); or a whole
       `Method`, such as `methods.rigl(...)`.
-    flow: what pruned weights still give and get; `hard()` by default, and the
-      method's own if the second argument is a method.
+    flow: what pruned weights contribute, and which gradient they get; `hard()`
+      by default, and the method's own if the second argument is a method.
 
   Returns:
     An optax transformation with a `SparseState`.
@@ -261,7 +261,7 @@ def get_masks(opt_state: ArrayTree) -> ArrayTree:
 
 
 def sparse_params(params: ArrayTree, opt_state: ArrayTree) -> ArrayTree:
-  """The weights that the forward pass sees.
+  """The sparse point: the weights under masks, for the forward pass.
 
   `w * (m + a * (1 - m))` with the flow's current gain `a`; the params
   themselves, at no cost, if the flow is hard; what the flow says, if it has a

@@ -62,17 +62,16 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   """Prunes a trained model, with a little data and without training.
 
   Kernels are pruned in stages, in the order in which the function reads them.
-  A stage has all kernels that read the same data, or at least none that others
-  of it gave, such as query, key and value. Their inputs come from kernels that
-  are pruned already. The function is cut between stages, and the data at a cut
-  are kept for every batch, so that nothing is computed twice: all in all it
-  costs two forward passes, the statistics, and the method. Layers of a `scan`
-  are pruned one by one, and layers that are alike are compiled once. Inside of
-  `cond`, `while`, `shard_map` and a scan over data, such as a recurrent
-  network, there are no cuts: all kernels of such an equation are one stage.
+  The kernels of a stage, such as query, key and value, do not depend on each
+  other's outputs. Their inputs come from kernels that are pruned already. The
+  function is cut between stages, and the data at a cut are kept for every
+  batch, so nothing is computed twice: the total cost is two forward passes, the
+  statistics, and the method. Layers of a `scan` are pruned one by one, and
+  equal layers are compiled once. All kernels inside of one `cond`, `while`,
+  `shard_map` or scan over data, such as a recurrent network, are one stage.
 
-  At any time there are the statistics of one stage, `[in, in]` float32 for each
-  kind of input (`[in]` for 'wanda'), and the data at one cut for all batches.
+  Memory holds the statistics of one stage, `[in, in]` float32 for each kind of
+  input (`[in]` for 'wanda'), and the data at one cut for all batches.
 
   Args:
     fn: `fn(params, *inputs)`, as it is for evaluation; any that JAX can trace.
@@ -100,8 +99,8 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     sequential: `False` prunes all kernels from statistics of the dense model,
       in one stage.
     progress: wraps the stages, such as `tqdm.tqdm`.
-    state: what `save` got, or a dict with its fields, as Orbax restores it:
-      goes on from there, with the same other arguments.
+    state: a state from `save`, or a dict with its fields, as Orbax restores
+      it: resumes from there, with the same other arguments.
     save: is called with the state after each stage.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Flows: what a pruned weight still gives forward and still gets backward.
+"""Flows: what a pruned weight contributes forward, and which gradient it gets.
 
 With mask `m`, weight `w` and the gradient `g` at the sparse point,
 

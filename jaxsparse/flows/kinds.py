@@ -44,12 +44,12 @@ arguments.register(Flow, arguments.instance(
 @arguments.checked(gain=arguments.number())
 def apply_masks(params: ArrayTree, masks: ArrayTree, gain: Numeric = 0.
                 ) -> ArrayTree:
-  """The weights that the forward pass sees, `w * (m + a * (1 - m))`.
+  """Weights under masks, as in the forward pass: `w * (m + a * (1 - m))`.
 
   Args:
     params: a tree of weights.
     masks: the same tree with a bool array, or `None` for dense, at each leaf.
-    gain: `a`, what pruned weights still give; 0 makes them exactly zero.
+    gain: `a`, the factor of pruned weights; 0 makes them exactly zero.
 
   Returns:
     A tree like `params`, of the same dtypes.
@@ -70,7 +70,7 @@ def apply_masks(params: ArrayTree, masks: ArrayTree, gain: Numeric = 0.
 
 
 def hard() -> Flow:
-  """Pruned weights are zero and get nothing: the inactive are inactive.
+  """Hard flow: pruned weights are zero and get no gradient.
 
   Gradients are masked before the optimizer and updates after it, so weight
   decay and momentum cannot move a pruned weight. `sparse_params` costs nothing.
@@ -101,7 +101,7 @@ def ste() -> Flow:
     decay=arguments.or_function(arguments.number(0, write='2e-4')))
 def sr_ste(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4, *,
            decoupled: bool = False) -> Flow:
-  """Sparse-refined straight-through estimator: `ste` plus decay when pruned.
+  """SR-STE, sparse-refined straight-through: `ste` with decay of the pruned.
 
   The term `c * (1 - m) * w` is added to the gradient, so it passes through the
   optimizer as weight decay in SGD does; the paper has it there too. Adam then

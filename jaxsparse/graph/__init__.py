@@ -1,4 +1,4 @@
-"""What a function's jaxpr says: kernels, operands of products, FLOPs.
+"""Reads a function's jaxpr: its kernels, operands of products, FLOPs.
 
 These functions trace a function and never run it. `infer_kernels` finds the
 parameters that multiply data, `kernel_patterns` writes rules for `prune` on the

@@ -123,13 +123,13 @@ def flops(f: Callable[..., Any], params: ArrayTree, *args: Any) -> Flops:
   times their length, devices and kernel grids too, `cond` its costliest branch,
   and `platform_dependent` its default. Dead code costs nothing.
 
-  A product is of the parameter that is one operand, whatever was done to that
-  parameter alone: cast, reshaped, quantised, sliced by a loop, or masked, with
-  bool masks from anywhere. What depends on other arguments, other arrays closed
-  over or another product is data: activations, rows looked up by tokens, merged
-  low-rank updates. Where two parameters meet, as a kernel and its scales or in
-  a product, it is of the larger one, or of none if both have one size. Products
-  of no parameter are `other`.
+  A product counts for the parameter that is one of its operands, also if that
+  parameter was cast, reshaped, quantised, sliced by a loop, or masked, with
+  bool masks from anywhere. An operand that depends on other arguments, on other
+  arrays closed over or on another product is data: activations, rows looked up
+  by tokens, merged low-rank updates. If two parameters meet, as a kernel and
+  its scales or in a product, the product counts for the larger one, or for none
+  if both have one size. Products of no parameter are `other`.
 
   Args:
     f: any function that JAX can trace, gradients included; it is not run.

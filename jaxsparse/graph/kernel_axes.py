@@ -221,14 +221,14 @@ def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
 def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                     pattern: Pattern, dense: str | Sequence[str] = ()
                     ) -> KernelPatterns:
-  """Rules that give a pattern to all kernels of a function, on the right axes.
+  """Assigns a pattern to all kernels of a function, on the right axes.
 
   Axis -2 of the pattern, where N:M groups are, becomes the axis along which a
   kernel is contracted with data, and -1 that of its outputs, where transposable
   groups are, too. Where layers are stacked, weights compete within their layer.
-  Left dense, with the reason, are parameters that are no kernels, that are used
-  in two ways, such as an embedding that is the output head, too, and that the
-  pattern does not fit.
+  A parameter is left dense, with the reason, if it is no kernel, if it is used
+  in two ways, such as an embedding that is also the output head, or if the
+  pattern does not fit it.
 
   Args:
     fn: any function that JAX can trace; it is not run.

@@ -103,7 +103,7 @@ def _describe(mask: np.ndarray) -> str:
 
 
 def summary(params: ArrayTree, masks: ArrayTree) -> Summary:
-  """Counts what masks keep, layer by layer.
+  """Counts the weights that masks keep, layer by layer.
 
   The pattern shown is the regularity found in the mask itself (whole channels,
   blocks, N:M), not the one that was asked for.

@@ -208,13 +208,13 @@ def select(scores: jax.Array, pattern: Pattern,
   Each group keeps exactly `round((1 - sparsity) * units)` (halves to even) of
   its units. Ties go to the lower index; NaN is pruned before anything else,
   -inf included (where a group keeps one, or has fewer than 16 units, -inf and
-  the lowest finite number may tie). A transposable pattern keeps what adds up
-  to the most, see `nm` and, for ties and NaN, `transposable.keep_best`. No
-  array is sorted, and a sharded one stays where it is.
+  the lowest finite number may tie). A transposable pattern keeps the entries of
+  the highest total, see `nm` and, for ties and NaN, `transposable.keep_best`.
+  No array is sorted, and a sharded one stays where it is.
 
   Args:
     scores: floating array of any shape, e.g. `jnp.abs(w)`.
-    pattern: what lives or dies together, and who competes with whom.
+    pattern: which weights are pruned together, and which ones compete.
     sparsity: the fraction pruned, a number in [0, 1] or a traced scalar (read
       as float32), or the `Kept` of a distribution. `None` takes the pattern's
       own.

@@ -102,7 +102,7 @@ jax.tree_util.register_dataclass(
 @arguments.checked()
 def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
          transposed: bool = False) -> Packed24:
-  """Packs a 2:4 weight: of every four along an axis, two and their places.
+  """Packs a 2:4 weight: two values of every four along an axis, and positions.
 
   `unpack(pack(w))` is `w` bit for bit, but that -0.0 becomes 0.0. Takes
   `K/2 * N` values, K counted in groups of 4, and four bytes for every 8 groups
@@ -243,7 +243,7 @@ def _pack(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @arguments.checked()
 def unpack(packed: Packed24) -> jax.Array:
-  """The weight that was packed, zeros included.
+  """The dense weight of a packed one, zeros included.
 
   Args:
     packed: what `pack` returned, in any layout.

@@ -21,27 +21,28 @@ from jaxsparse.patterns import Pattern
 def pack_params(params: ArrayTree, masks_or_rules: Any, *,
                 layout: str | None = None, transposed: bool = False,
                 dense: Mapping[str, str] | None = None) -> ArrayTree:
-  """Packs all weights that are 2:4 and get smaller by it.
+  """Packs all weights that are 2:4 and smaller when packed.
 
   Weights that packing makes no smaller stay as they are, pruned: those of fewer
   than 4 inputs (float32), 8 (bfloat16) or 12 (int8), and, where kernels read
   tiles of 256, those that this padding makes larger.
 
   Args:
-    params: any pytree of parameters. Inside `jit`, where they cannot be looked
-      at, two of every four are kept, as of `pack`.
-    masks_or_rules: rules as of `prune`, by `kernel_patterns`, say: what they
-      make `nm(n, 4)` with n of 1 or 2 is packed along that axis. Or
-      `get_masks(opt_state)`: weights are multiplied by their masks, and
-      matrices packed along axis -2, where the mask is 2:4 there, else along
-      -1. Which axes attention, convolutions or stacked layers contract a mask
-      cannot tell; that takes rules.
+    params: any pytree of parameters. Inside `jit`, where values are not known,
+      two of every four are kept, as in `pack`.
+    masks_or_rules: rules as for `prune`, such as from `kernel_patterns`:
+      parameters with the pattern `nm(1, 4)` or `nm(2, 4)` are packed along its
+      axis. Or `get_masks(opt_state)`: weights are multiplied by their masks,
+      and matrices are packed along axis -2 if the mask is 2:4 there, else
+      along -1. A mask does not tell which axes attention, convolutions or
+      stacked layers contract: pass rules for these.
     layout: 'planar', 'tiled' for TPUs, or 'hopper' for weights that an H100 or
       H200 is to read, bfloat16 and float16, others staying planar; `None` is
       what this machine reads. Checkpoints for any machine are planar.
-    transposed: as of `pack`; then both forms are to take less than two weights.
-    dense: why a weight is to stay dense, though pruned, by its path: what
-      `nn.unreadable` returns of a model whose layers cannot read all of them.
+    transposed: as in `pack`; a weight is then packed if both forms together
+      take less memory than two dense weights.
+    dense: the reason, by path, why a pruned weight has to stay dense, as
+      `nn.unreadable` returns for layers that cannot read packed weights.
 
   Returns:
     The same tree with `Packed24` where there were weights; `unpack_params` is

@@ -48,16 +48,17 @@ def matmul(x: jax.Array, w: Packed24 | Condensed, *,
 
   the gradient to `x` is `dy @ w.T`, made by a kernel on TPU, on GPU where
   `w.transposed` is there, and by XLA elsewhere; the gradient to the kept
-  values, `w.values`, is `x.T @ dy` where they are. Both take `dy` in the dtype
-  of the operands. Positions have none, so that one takes derivatives with
-  respect to values:
+  values, `w.values`, is `x.T @ dy` at their positions. Both take `dy` in the
+  dtype of the operands. Positions have no gradient, so differentiate with
+  respect to the values:
 
     jax.grad(lambda v: loss(dataclasses.replace(w, values=v)))(w.values)
 
-  `w.transposed` gets none either, and its tangent is not read: who trains
-  values packs without it, who trains the weight itself wants `training_matmul`.
+  `w.transposed` has no gradient either, and its tangent is ignored. To train
+  the values, pack without it; to train the weight itself, use
+  `training_matmul`.
 
-  Of a condensed weight inputs are gathered and multiplied with what was kept,
+  With a condensed weight, inputs are gathered and multiplied with kept values,
 
     y[..., S * j + s] = sum_f x[..., indices[j, f]] * values[j, f, s]
 

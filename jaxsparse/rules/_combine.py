@@ -40,10 +40,10 @@ class CombinedState(NamedTuple):
 def combine(*rules: base.Rule) -> base.Rule:
   """Joins rules for different parameters into one.
 
-  A parameter has the mask of the rule that prunes it, and is dense if none
-  does. Every rule has its own score, distribution, schedule and steps, and
-  shares sparsity among its own parameters alone; to give layers another pattern
-  under the same threshold, one rule with several patterns is what is needed.
+  A parameter gets its mask from the rule that prunes it, and is dense if no
+  rule does. Every rule has its own score, distribution, schedule and steps, and
+  its distribution covers its own parameters alone. For several patterns under
+  one threshold, use one rule with several patterns.
 
   Args:
     *rules: `prune(...)`, `prune_and_grow(...)`, `lock(patterns)` or any other,

@@ -43,14 +43,15 @@ def prune_and_grow(
 
     nnz - floor(fraction * nnz)
 
-  stay, those with the highest drop score, and the places left go to the highest
-  grow scores among all others, those just dropped included. The number of
-  active units never changes. Scopes other than `per_layer` let layers compete:
-  then these counts hold for their sum.
+  stay, those with the highest drop score. The others are dropped, and as many
+  units grow: those with the highest grow scores among all inactive units, those
+  just dropped included. The number of active units never changes. A scope is
+  the set of units that compete. Scopes other than `per_layer` let layers
+  compete: then these counts hold for their sum.
 
-  With a `surplus` more units are active than the sparsity says, as long as
-  there is exploring to do: each exchange leaves `budget - floor(fraction *
-  budget)` and grows up to `budget + floor(surplus * size)`.
+  With a `surplus`, more units are active than the sparsity says while the
+  surplus is above 0: each exchange drops to `budget - floor(fraction * budget)`
+  and grows up to `budget + floor(surplus * size)`.
 
   With `hard`, grown weights start at zero with the optimizer's initial moments,
   and take part in the step that grows them. SET, DSR, SNFS, RigL, ITOP, MEST
@@ -68,19 +69,18 @@ def prune_and_grow(
     drop: the score by which active units stay; `magnitude()` by default.
     init: the score of the first masks; `random(0)` by default, as in the
       papers. Give `random(seed)` for other topologies.
-    drop_scope: who competes with whom to stay; `scopes.per_layer` by default,
+    drop_scope: which units compete to stay; `scopes.per_layer` by default,
       see `jaxsparse.scopes`.
-    grow_scope: who competes with whom to be grown.
+    grow_scope: which units compete to be grown.
     surplus: density above the budget, a number in [0, 1] or an optax schedule,
-      which is clipped to that. The last exchange that it allows more at decides
-      what remains, so let it be 0 by then. It belongs to scopes that keep a
-      layer's count, or `all_layers`.
+      which is clipped to that. Let it be 0 at the last exchange, or the extra units stay active.
+      It needs a scope that keeps each layer's count, or `all_layers`.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
     Its `update` takes two more arguments: `allowed`, a function that returns a
     tree of bool arrays, outside of which nothing stays or grows, and `act`, a
-    bool scalar that makes it exchange at a step of which `when` knows nothing.
+    bool scalar that triggers an exchange at a step that is not in `when`.
 
   Raises:
     ValueError: from `init`, see `rules.resolve`; or if a sparsity is missing.

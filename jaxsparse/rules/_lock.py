@@ -14,7 +14,7 @@ from jaxsparse.rules import base
 
 @arguments.checked()
 def lock(patterns: base.Patterns | None = None) -> base.Rule:
-  """Pattern lock: what is zero now stays zero.
+  """Pattern lock: weights that are zero at `init` stay zero.
 
   Masks are taken from the params at `init` and never change. A unit is alive if
   any of its weights is nonzero. A parameter that is zero throughout, such as a

@@ -23,19 +23,19 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
           when: schedules.When | None = None) -> base.Rule:
   """Makes masks from scores: keep the highest, prune the rest.
 
-  Whenever `when(step)` holds, and when the schedule reaches its end, masks are
-  made anew, from the params and gradients at hand, and the optimizer makes its
-  step under them. A rule that does so at every step (the default) is an
-  `EveryStep` rule: it scores the params as that step leaves them. A weight that
-  was pruned comes back if its score says so; with `hard` it is zero and its
-  magnitude does not.
+  Whenever `when(step)` holds, and when the schedule reaches its end, the rule
+  makes new masks from the current params and gradients, and the optimizer makes
+  its step under them. A rule that acts at every step (the default) is an
+  `EveryStep` rule: it scores the params after that step. A pruned weight comes
+  back if its score is high enough; with `hard` it is zero, and magnitude never
+  brings it back.
 
   Args:
     patterns: regular expressions for parameter paths to patterns; see
       `resolve`.
     sparsity: the fraction pruned in every layer; short for
       `distribution=uniform(sparsity)`.
-    score: what weights compete by; `magnitude()` by default.
+    score: the score by which weights compete; `magnitude()` by default.
     distribution: how sparsity is shared among layers; by default every pattern
       brings its own.
     schedule: the share of the final sparsity by step; all at once by default.

@@ -12,12 +12,12 @@ from jaxsparse.rules import base
 
 @arguments.checked()
 def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
-  """Puts another rule in force from given steps on.
+  """Switches to another rule at given steps.
 
-  Which rule makes the masks is a function of the step alone, so a run that is
-  resumed in the middle of a stage goes on as if it had not stopped. Patterns
-  may differ from stage to stage, in one compiled train step (`lax.switch`):
-  only the rule in force is asked, and only its scores accumulate.
+  The step alone decides which rule makes the masks, so a run that is resumed in
+  the middle of a stage continues as if it had not stopped. Patterns may differ
+  from stage to stage, in one compiled train step (`lax.switch`): only the
+  current rule runs, and only its scores accumulate.
 
   A rule that does not act at every step (`when`) takes over the masks of the
   stage before and acts when it next would; steps are counted from the start of

@@ -1,9 +1,9 @@
-"""What stands around a train step: measurements, rehearsals, hooks.
+"""Tools around a train step: measurements, rehearsals, hooks.
 
 `observe` measures mask flips, gradient noise and exploration inside the
 optimizer. `rehearse` runs a rule and a flow without a model. `check_resume`
-warns if a restored state will not come to its target. `Hooks` bring a
-sparsified optimizer into a training loop that somebody else owns.
+warns if a restored state will not reach its target. `Hooks` bring a
+sparsified optimizer into a training loop that you cannot change.
 """
 
 from jaxsparse.training.hooks import Hooks

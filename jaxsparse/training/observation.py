@@ -195,9 +195,9 @@ def _densities(state: transform.SparseState, after: transform.SparseState
 
 
 def observed(opt_state: ArrayTree) -> dict[str, Statistics]:
-  """What `observe` has seen so far, by the path of each sparse layer.
+  """Reads the measurements of `observe`, by the path of each sparse layer.
 
-  The densities are what `Flops.training` takes:
+  `Flops.training` takes the densities:
 
     seen = observed(opt_state)
     spent = steps * counted.training(

@@ -39,20 +39,20 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
     fn(params, *inputs) == fn(permuted params, *inputs),
 
   up to rounding. Axes are followed through the function's jaxpr, so any
-  function will do: Flax, Haiku or your own. What cannot be followed is not
-  guessed, but fixed, with the primitive's name; so are units that are an axis
-  of inputs or of outputs, and those that a constant tells apart. Running
-  averages belong to ties if they are among the parameters and the function
-  uses them, so read it as it is for evaluation.
+  function will do: Flax, Haiku or your own. If an axis cannot be followed, its
+  units are fixed, and `Tie.fixed` names the primitive. Units are also fixed if
+  they are an axis of inputs or of outputs, or if a constant tells them apart.
+  Running averages belong to ties if they are among the parameters and the
+  function uses them, so pass the function in evaluation mode.
 
-  Units may be permuted under softmax, norms and sums over them, but not
-  removed, because what is left would change: then `Tie.kept` says why not. A
-  number such as 0.125 may come from 8 heads or from their 64 dimensions: which
-  it is shows when one is taken away, so that is tried. Where the function does
-  not take smaller arrays, as modules of Linen, Haiku and Keras do not, whose
-  sizes are their own, `Tie.untried` says so.
-  `Member.role` tells what makes units and what reads them, `Tie.read` what
-  else does, such as a sum over them.
+  Units under a softmax, a norm or a sum over them may be permuted, but not
+  removed, because the other units would change: then `Tie.kept` gives the
+  reason. A number such as 0.125 may come from 8 heads or from their 64
+  dimensions. To tell which, `infer_ties` traces the function with one unit
+  less. `Tie.untried` says where the function does not accept smaller arrays, as
+  modules of Linen, Haiku and Keras, which hold their sizes.
+  `Member.role` tells which members make units and which read them, `Tie.read`
+  which operations do, such as a sum over them.
 
   Args:
     fn: any function that JAX can trace.

@@ -159,16 +159,16 @@ def find_permutations(
     patterns: Mapping[str, Pattern | None], *, budget: int = 4000,
     seed: int = 0, progress: permutation_search.Progress | None = None
     ) -> dict[str, np.ndarray]:
-  """A permutation for every tie that lets N:M patterns keep more.
+  """Finds an order of the units of every tie in which N:M keeps more.
 
-  These are ties whose units some N:M kernel contracts. All kernels that do,
-  such as those that read a residual stream, are searched jointly; where units
-  may be ordered along another dimension each in its own way, as in every head
-  or in every stacked layer, there is a search for each.
+  The order matters for ties whose units are contracted by an N:M kernel. All
+  such kernels of a tie, as those that read a residual stream, are searched
+  jointly. If units may be ordered separately along another dimension, as in
+  each head or each stacked layer, there is one search for each.
 
   Args:
     params: the parameters from which `ties` were inferred, or scores like them;
-      not pruned yet, or there is no better order.
+      not pruned yet: weights that are N:M already have no better order.
     ties: from `infer_ties`, or by hand.
     patterns: rules for `prune`, of which those with N:M matter here.
     budget: of each search, see `find_permutation`.
@@ -268,11 +268,12 @@ def _columns(tie: Tie, member: Member, w: Array, pattern: Pattern
 @arguments.checked()
 def permute(tree: ArrayTree, ties: Ties | Sequence[Tie],
             permutations: Mapping[str, Any]) -> ArrayTree:
-  """Puts hidden units in another order, everywhere; the function stays.
+  """Reorders hidden units in every array; the function stays the same.
 
-  Every leaf whose path ends with that of a parameter (Linen's `params/` left
-  out or not) follows it: gradients, optimizer state, masks, running averages.
-  So give all of it together, under the keys that ties know:
+  Every leaf whose path ends with the path of a parameter (with or without
+  Linen's `params/`) is reordered with the parameter: gradients, optimizer
+  state, masks, running averages. Pass them together, under the keys that ties
+  know:
 
     params, opt_state = permute((params, opt_state), ties, permutations)
 

@@ -32,29 +32,31 @@ Shapes = Mapping[str, Sequence[int]]
 @arguments.checked(multiple=multiples.MULTIPLE)
 def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
           ) -> dict[str, np.ndarray]:
-  """Finds the units that have an effect, for `slim`.
+  """Finds the hidden units that are still read, for `slim`.
 
-  A unit `u` is dead if nothing reads it,
+  A unit `u` is dead if no member of its tie, an axis of a parameter, reads it,
 
     sum |w[u]| = 0  over all members w with the role 'reads',
 
-  whatever its other members hold; what a dead unit alone reads or makes counts
-  as zero, until nothing changes, so that a chain of layers dies backwards. If
-  roles are not known, all members but vectors must be zero, of which there are
-  two at least. If no member is known to read the units, or something else
-  does, too (`Tie.read`), all members must be zero.
+  whatever its other members hold. Weights that only a dead unit reads or makes
+  then count as zero. This repeats until nothing changes, so a chain of layers
+  dies backwards. If roles are not known, all members but vectors must be zero,
+  and there must be two of these at least. If no member is known to read the
+  units, or an operation reads them, too (`Tie.read`), all members must be zero.
 
   Along `Tie.along` (heads, stacked layers) arrays stay rectangular: every group
-  keeps as many units as the one with most alive, the first dead ones, too. One
-  unit of every tie stays, and all of those that may not be removed.
+  keeps as many units as the group with most alive, and fills up with its first
+  dead units. One unit of every tie stays, and so do all units that may not be
+  removed.
 
   Args:
     params: the parameters from which `ties` were inferred, pruned, as from
       `sparse_params` or `apply_masks`.
     ties: from `infer_ties`, or by hand.
-    multiple: every tie keeps a multiple of so many units, the first dead ones,
-      too, or all that it has. Of heads it keeps any number if ties of their
-      dimensions are among these, and a multiple of the dimensions.
+    multiple: every tie keeps a multiple of so many units, filled up with the
+      first dead ones, or all that it has. If ties of the dimensions of heads
+      are among `ties`, any number of heads is kept, and a multiple of the
+      dimensions.
 
   Returns:
     By name of tie, bool of `tie.shape`: True where the unit has to stay.
@@ -103,17 +105,18 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
 @arguments.checked()
 def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
          ) -> ArrayTree:
-  """Removes hidden units, everywhere in a tree.
+  """Removes hidden units from every array of a tree.
 
-  Every leaf whose path ends with that of a parameter gets smaller with it:
-  gradients, optimizer state, masks, running averages. So give all together:
+  Every leaf whose path ends with the path of a parameter gets smaller with the
+  parameter: gradients, optimizer state, masks, running averages. Pass them
+  together:
 
     params, opt_state = slim((params, opt_state), ties, alive(params, ties))
 
-  The function must take its widths from the shapes of its arrays. Where groups
-  along `Tie.along` keep other units, these are first put in another order, the
-  kept in front. All else stays in place. Groups of N:M are other ones after it,
-  and ties have to be inferred anew.
+  The function must take its widths from the shapes of its arrays. If groups
+  along `Tie.along` keep different units, each group is first reordered, with
+  the kept units in front. All other units stay in place. Afterwards N:M groups
+  have other members, and ties have to be inferred again.
 
   Args:
     tree: the parameters from which `ties` were inferred, with whatever else is
