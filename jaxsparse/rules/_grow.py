@@ -73,8 +73,9 @@ def prune_and_grow(
       see `jaxsparse.scopes`.
     grow_scope: which units compete to be grown.
     surplus: density above the budget, a number in [0, 1] or an optax schedule,
-      which is clipped to that. Let it be 0 at the last exchange, or the extra units stay active.
-      It needs a scope that keeps each layer's count, or `all_layers`.
+      which is clipped to that. Let it be 0 at the last exchange, or the extra
+      units stay active. It needs a scope that keeps each layer's count, or
+      `all_layers`.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
