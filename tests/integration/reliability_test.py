@@ -1,10 +1,11 @@
 """Runs that are killed, stopped, damaged or out of disk lose nothing.
 
 Each test starts true commands. `TRIES=20 python -m pytest
-tests/integration/reliability_test.py` kills more of them.
+tests/integration/reliability_test.py` kills and damages more of them.
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import random
@@ -24,6 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
 _TRIES = int(os.environ.get('TRIES', 2))
 _STEPS = 80
+_thorough = functools.partial(
+    pytest.param, marks=pytest.mark.skipif(_TRIES < 20, reason='TRIES=20'))
 _SETTINGS = dict(steps=_STEPS, log_every=2, save_every=20, every=10,
                  batch_size=16, test_examples=64, observe=False)
 
@@ -133,7 +136,7 @@ def test_runs_killed_at_any_time_end_bit_identical(
 
 
 @pytest.mark.parametrize('number', [
-    signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+    signal.SIGTERM, signal.SIGINT, _thorough(signal.SIGHUP)])
 def test_a_signal_saves_the_step_and_costs_one_line(
     number, launcher, whole, tmp_path):
   path = tmp_path / 'run'
@@ -151,7 +154,8 @@ def test_a_signal_saves_the_step_and_costs_one_line(
   _assert_same(path, whole)
 
 
-@pytest.mark.parametrize('milliseconds', [60, 400, 1_500])
+@pytest.mark.parametrize(
+    'milliseconds', [400, _thorough(60), _thorough(1_500)])
 def test_ctrl_c_while_a_command_starts_costs_one_line(milliseconds, tmp_path):
   process = commands.python('experiments.train', *_command(tmp_path / 'run'))
   time.sleep(milliseconds / 1_000)
@@ -280,7 +284,10 @@ _REFUSED = {
 }
 
 
-@pytest.mark.parametrize('kind', _MENDED)
+@pytest.mark.parametrize('kind', [
+    _thorough(kind) if kind in ('a renamed checkpoint', 'no checkpoint',
+                                'metrics.jsonl is gone') else kind
+    for kind in _MENDED])
 def test_damage_that_can_be_mended_is_told_and_mended(
     kind, launcher, whole, half, tmp_path):
   path = shutil.copytree(half, tmp_path / 'run')
@@ -328,7 +335,7 @@ def test_a_quota_costs_one_line_that_names_the_file(launcher, whole, tmp_path):
   _assert_same(path, whole)
 
 
-@pytest.mark.parametrize('kilobytes', [24, 160])
+@pytest.mark.parametrize('kilobytes', [160, _thorough(24)])
 def test_a_full_disk_costs_one_line_that_names_the_file(
     kilobytes, launcher, whole, tmp_path):
   disk = tmp_path / 'disk'
