@@ -52,7 +52,7 @@ copybutton_exclude = '.linenos, .gp, .go'
 def _source(app, docname, source):
   """Notebooks are linked as pages; a number stays with its interval."""
   source[0] = re.sub(r'\]\(((?:\.\./)*)\.\./colabs/', r'](\1colabs/', source[0])
-  if docname.startswith('results/'):
+  if docname.startswith(('results/', 'which_method')):
     source[0] = re.sub(r' ([±†])', '\N{NO-BREAK SPACE}\\1', source[0]).replace(
         '± ', '±\N{NO-BREAK SPACE}')
 
