@@ -107,7 +107,10 @@ def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
   """Units compete within their layer, or their group there, and it keeps its
   count. The scope of SET, RigL and MEST.
   """
-  return _highest(lambda: _again(layers), [Kept(goal) for goal in goals])
+  return _highest(lambda: _again(layers), [
+      Kept(counts.minimum(goal, counts.exactly(
+          layer.pattern.sizes(layer.shape)[1])))
+      for layer, goal in zip(layers, goals)])
 
 
 def per_sign(layers: Sequence[Layer], goals: Sequence[Count]

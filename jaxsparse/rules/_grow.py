@@ -68,8 +68,9 @@ def prune_and_grow(
     grow_scope: who competes with whom to be grown.
     surplus: density above the budget, a number or an optax schedule; clipped to
       [0, 1]. The last exchange that it allows more at decides what remains, so
-      let it be 0 by then. It belongs to scopes that keep a layer's count, or
-      `all_layers`.
+      let it be 0 by then. It belongs to scopes that keep a layer's count, where
+      a layer without room leaves its part, or `all_layers`, where the others
+      get it.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
@@ -109,22 +110,29 @@ def prune_and_grow(
   distribution = sparsity if callable(sparsity) else (
       distributions.uniform(sparsity))
 
+  def to_the_bound(masks, shapes, make):
+    """Fills the first masks up by the score that made them."""
+    def layers():
+      scores = make()
+      none = jax.tree.map(lambda m: None, masks)
+      return [_Layer(*row) for row in trees.align(
+          masks, shapes, scores, scores, none) if row[1].size]
+    new = _exchange(layers, {}, scopes.per_layer, grow_scope,
+                    jnp.zeros((), jnp.float32), _at(surplus, 0))
+    return trees.map_with_path(lambda path, m: new.get(path, m), masks)
+
   def init_fn(params):
     shapes = base.resolve(patterns, params)
     sparse = base.sparse_only(params, shapes)
     make = lambda: base.initial_scores(first, sparse)
-    if (scores := jax.eval_shape(make)) is None:
+    if jax.eval_shape(make) is None:
       raise ValueError(
           'prune_and_grow(init=...) needs a score that does without gradients, '
           'such as random(seed) or magnitude().')
-    kept = _budgets(distribution, make, shapes)
+    masks = selection.select_each(
+        make, shapes, _budgets(distribution, make, shapes))
     if surplus is not None:
-      kept = jax.tree.map(
-          lambda s, pattern, k: Kept(_with_surplus(
-              k.count, counts.exactly(pattern.sizes(s.shape)[1]),
-              _at(surplus, 0))),
-          scores, shapes, kept)
-    masks = selection.select_each(make, shapes, kept)
+      masks = to_the_bound(masks, shapes, make)
     states = drop.init(sparse), grow.init(sparse)
     return RuleState(jnp.zeros((), jnp.int32), masks, states,
                      _reads_dense(grow, sparse, states[1], False))
@@ -267,5 +275,5 @@ def _at(share: Share, step: Any) -> jax.Array:
 
 
 def _with_surplus(budget: Count, size: Count, surplus: jax.Array) -> Count:
-  return counts.minimum(
-      size, counts.add(budget, counts.share_of(size, surplus)))
+  """Beyond its size, too: what a dense layer has no room for is for others."""
+  return counts.add(budget, counts.share_of(size, surplus))
