@@ -47,8 +47,9 @@ def prune_and_grow(
   there is exploring to do: each exchange leaves `budget - floor(fraction *
   budget)` and grows up to `budget + floor(surplus * size)`.
 
-  With `hard`, grown weights start at zero with the optimizer's initial moments,
-  and take part in the step that grows them. SET, DSR, SNFS, RigL, ITOP, MEST
+  With `hard`, weights that were pruned start at zero with the optimizer's
+  initial moments, and take part in the step that grows them. Those that one
+  exchange drops and grows again keep their values and moments. SET, DSR, SNFS, RigL, ITOP, MEST
   and Chase, each a few lines over this, are in `jaxsparse.methods`.
 
   Args:
