@@ -232,6 +232,9 @@ METHODS = {
         *_MOVING, 'ties', 'channel_sparsity', 'floor', 'prune_every',
         'prune_skip')),
 
+    # Ever sparser, and connections grow back, https://arxiv.org/abs/2106.10404.
+    'granet': Row(methods.granet, _FREE, _MOVING),
+
     # The zeros of the run in `config.init_from` stay.
     'lock': Row(_lock, ('init_from',)),
     # A dict or a YAML file says it all.

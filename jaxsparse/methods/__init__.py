@@ -6,7 +6,8 @@
 Every function takes patterns and the length of training in steps, and returns a
 `Method`: a rule and a flow. `nm_training` has N:M sparsity from scratch and
 after dense training, `progressive_gradient_flow` has N:M that is reached little
-by little, and `dynamic_training` has dynamic sparse training.
+by little, `dynamic_training` has dynamic sparse training, and
+`gradual_regeneration` prunes and grows at once.
 """
 
 from jaxsparse.methods.dynamic_training import chase
@@ -16,6 +17,7 @@ from jaxsparse.methods.dynamic_training import rigl
 from jaxsparse.methods.dynamic_training import rigl_itop
 from jaxsparse.methods.dynamic_training import set_training
 from jaxsparse.methods.dynamic_training import snfs
+from jaxsparse.methods.gradual_regeneration import granet
 from jaxsparse.methods.nm_training import sr_ste
 from jaxsparse.methods.nm_training import ste
 from jaxsparse.methods.nm_training import top_kast
@@ -26,7 +28,7 @@ from jaxsparse.methods.progressive_gradient_flow import sdgf_geometric
 from jaxsparse.methods.progressive_gradient_flow import sdgf_stepwise
 
 __all__ = [
-    'chase', 'dsr', 'mdgf_exponential', 'mdgf_linear', 'mest', 'rigl',
+    'chase', 'dsr', 'granet', 'mdgf_exponential', 'mdgf_linear', 'mest', 'rigl',
     'rigl_itop', 'sdgf_geometric', 'sdgf_stepwise', 'set_training', 'snfs',
     'sr_ste', 'ste', 'top_kast', 'train_prune_retrain',
 ]

@@ -31,7 +31,10 @@ def prune_and_grow(
     init: optax.GradientTransformation | None = None,
     drop_scope: scopes.Scope | None = None,
     grow_scope: scopes.Scope | None = None,
-    surplus: Share | None = None) -> base.Rule:
+    surplus: Share | None = None,
+    schedule: schedules.Schedule | None = None,
+    init_sparsity: float | distributions.Distribution | None = None
+    ) -> base.Rule:
   """Dynamic sparse training: drop some weights, grow as many elsewhere.
 
   Whenever `when(step)` holds, of the `nnz` active units of each group
@@ -47,10 +50,16 @@ def prune_and_grow(
   there is exploring to do: each exchange leaves `budget - floor(fraction *
   budget)` and grows up to `budget + floor(surplus * size)`.
 
+  With a `schedule` the budget itself changes: each exchange, and the step at
+  which the schedule reaches its end, makes it `schedule(step)` of the sparsity,
+  shared among layers by the drop scores of what is active, before the others
+  are dropped and grown. `global_threshold(0.9)` so is a global pruning first.
+
   With `hard`, weights that were pruned start at zero with the optimizer's
   initial moments, and take part in the step that grows them. Those that one
-  exchange drops and grows again keep their values and moments. SET, DSR, SNFS, RigL, ITOP, MEST
-  and Chase, each a few lines over this, are in `jaxsparse.methods`.
+  exchange drops and grows again keep their values and moments. SET, DSR, SNFS,
+  RigL, ITOP, MEST, Chase and GraNet, each a few lines over this, are in
+  `jaxsparse.methods`.
 
   Args:
     patterns: regular expressions for parameter paths to patterns; see
@@ -72,6 +81,10 @@ def prune_and_grow(
       let it be 0 by then. It belongs to scopes that keep a layer's count, where
       a layer without room leaves its part, or `all_layers`, where the others
       get it.
+    schedule: the share of the sparsity by step; all of it by default. One that
+      starts above 0, `schedules.from_initial`, starts sparse.
+    init_sparsity: of the first masks, or a distribution; by default what the
+      schedule says at step 0.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
@@ -106,10 +119,13 @@ def prune_and_grow(
   base.check_functions(
       when=(when, 'schedules.every(100)'),
       drop_scope=(drop_scope, 'scopes.all_layers'),
-      grow_scope=(grow_scope, 'scopes.all_layers'))
+      grow_scope=(grow_scope, 'scopes.all_layers'),
+      schedule=(schedule, 'schedules.cubic(0, 10_000)'))
   when = when or schedules.every(100)
-  distribution = sparsity if callable(sparsity) else (
-      distributions.uniform(sparsity))
+  distribution, at_first = (
+      s if callable(s) else distributions.uniform(s) for s in (
+          sparsity, sparsity if init_sparsity is None else init_sparsity))
+  progress = schedule or schedules.one_shot()
 
   def to_the_bound(masks, shapes, make):
     """Fills the first masks up by the score that made them."""
@@ -131,7 +147,8 @@ def prune_and_grow(
           'prune_and_grow(init=...) needs a score that does without gradients, '
           'such as random(seed) or magnitude().')
     masks = selection.select_each(
-        make, shapes, _budgets(distribution, make, shapes))
+        make, shapes, _budgets(at_first, make, shapes, (
+            progress(0) if init_sparsity is None else 1.)))
     if surplus is not None:
       masks = to_the_bound(masks, shapes, make)
     states = drop.init(sparse), grow.init(sparse)
@@ -157,9 +174,12 @@ def prune_and_grow(
 
     def exchange():
       budgets = {}
-      if surplus is not None:
-        kept = _budgets(distribution, lambda: scored(drop, state.scores[0])[0],
-                        shapes)
+      if surplus is not None or schedule is not None:
+        kept = _budgets(distribution, lambda: jax.tree.map(
+            # An active weight of zero counts more than a pruned one.
+            lambda m, x: jnp.where(m, x, -jnp.inf),
+            base.sparse_only(state.masks, shapes),
+            scored(drop, state.scores[0])[0]), shapes, progress(step))
         budgets = {path: k.count for path, _, k in trees.align(
             base.sparse_only(state.masks, shapes), kept)}
       new = _exchange(
@@ -170,7 +190,8 @@ def prune_and_grow(
           lambda path, m: new.get(path, m),
           base.sparse_only(state.masks, shapes))
 
-    due = own if act is None else own | act
+    due = own if schedule is None else base.is_due(when, schedule, step)
+    due = due if act is None else due | act
     masks = base.run_if(due, exchange, state.masks)
     scores = tuple(scored(s, t)[1] for s, t in zip((drop, grow), state.scores))
     return masks, RuleState(step, masks, scores, _reads_dense(
@@ -180,13 +201,13 @@ def prune_and_grow(
 
 
 def _budgets(distribution: distributions.Distribution,
-             make: Callable[[], Any], shapes: Any) -> Any:
+             make: Callable[[], Any], shapes: Any, progress: Any) -> Any:
   """Units that each group of each layer ends with, a tree of counts."""
   def count(k, score, pattern):
     return k if isinstance(k, Kept) else Kept(
         selection.kept_count(pattern.sizes(score.shape)[1], k))
   return jax.tree.map(
-      count, distributions.shares(distribution, make, shapes, 1.),
+      count, distributions.shares(distribution, make, shapes, progress),
       jax.eval_shape(make), shapes, is_leaf=lambda x: isinstance(x, Kept))
 
 

@@ -107,6 +107,7 @@ METHODS = {
     'mest': _dynamic('mest'),
     'mest_em': _dynamic('mest', soft_bound=False),
     'chase': _dynamic('chase', ties=[_TIE], prune_every=1, surplus=0.2),
+    'granet': _dynamic('granet', initial_sparsity=.25, end=5),
     'progressive': (
         lambda: jaxsparse.rules.progressive(
             jaxsparse.prune({_KERNELS: jaxsparse.block((4, 2), sparsity=0.5)},
