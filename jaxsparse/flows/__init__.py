@@ -26,6 +26,7 @@ from jaxsparse.flows.kinds import mdgf
 from jaxsparse.flows.kinds import sr_ste
 from jaxsparse.flows.kinds import ste
 from jaxsparse.flows.kinds import top_kast
+from jaxsparse.flows.resetting import reset_state
 from jaxsparse.flows.transforms import add_exploration_decay
 from jaxsparse.flows.transforms import add_pruned_decay
 from jaxsparse.flows.transforms import CountState
@@ -53,6 +54,7 @@ __all__ = [
     'HeldState',
     'hold_steps',
     'project_updates',
+    'reset_state',
     'Transform',
     'value_at',
 ]
