@@ -235,6 +235,9 @@ METHODS = {
     # Ever sparser, and connections grow back, https://arxiv.org/abs/2106.10404.
     'granet': Row(methods.granet, _FREE, _MOVING),
 
+    # Dense and sparse phases take turns, https://arxiv.org/abs/2106.12379.
+    'ac_dc': Row(methods.ac_dc, _FREE),
+
     # The zeros of the run in `config.init_from` stay.
     'lock': Row(_lock, ('init_from',)),
     # A dict or a YAML file says it all.

@@ -40,7 +40,8 @@ def reset_state(inner: optax.GradientTransformation,
     ValueError: if `when` is no function; from `update` if params are missing,
       or from `init` if a rule of the patterns matches no parameter.
 
-  >>> tx, w = reset_state(optax.trace(0.5), lambda step: step == 3), jnp.zeros(1)
+  >>> w = jnp.zeros(1)
+  >>> tx = reset_state(optax.trace(0.5), lambda step: step == 3)
   >>> state = tx.init(w)
   >>> for _ in range(4):
   ...   updates, state = tx.update(jnp.ones(1), state, w)

@@ -7,9 +7,11 @@ Every function takes patterns and the length of training in steps, and returns a
 `Method`: a rule and a flow. `nm_training` has N:M sparsity from scratch and
 after dense training, `progressive_gradient_flow` has N:M that is reached little
 by little, `dynamic_training` has dynamic sparse training, and
-`gradual_regeneration` prunes and grows at once.
+`gradual_regeneration` prunes and grows at once. In `alternating` dense and
+sparse phases take turns.
 """
 
+from jaxsparse.methods.alternating import ac_dc
 from jaxsparse.methods.dynamic_training import chase
 from jaxsparse.methods.dynamic_training import dsr
 from jaxsparse.methods.dynamic_training import mest
@@ -28,7 +30,7 @@ from jaxsparse.methods.progressive_gradient_flow import sdgf_geometric
 from jaxsparse.methods.progressive_gradient_flow import sdgf_stepwise
 
 __all__ = [
-    'chase', 'dsr', 'granet', 'mdgf_exponential', 'mdgf_linear', 'mest', 'rigl',
-    'rigl_itop', 'sdgf_geometric', 'sdgf_stepwise', 'set_training', 'snfs',
-    'sr_ste', 'ste', 'top_kast', 'train_prune_retrain',
+    'ac_dc', 'chase', 'dsr', 'granet', 'mdgf_exponential', 'mdgf_linear',
+    'mest', 'rigl', 'rigl_itop', 'sdgf_geometric', 'sdgf_stepwise',
+    'set_training', 'snfs', 'sr_ste', 'ste', 'top_kast', 'train_prune_retrain',
 ]

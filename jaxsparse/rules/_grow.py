@@ -135,7 +135,7 @@ def prune_and_grow(
       return [_Layer(*row) for row in trees.align(
           masks, shapes, scores, scores, none) if row[1].size]
     new = _exchange(layers, {}, scopes.per_layer, grow_scope,
-                    jnp.zeros((), jnp.float32), _at(surplus, 0))
+                    jnp.zeros((), jnp.float32), _at(surplus or 0., 0))
     return trees.map_with_path(lambda path, m: new.get(path, m), masks)
 
   def init_fn(params):

@@ -49,6 +49,13 @@ def _dynamic(name, **options):
   return (lambda: make().rule), (lambda: make().flow), False
 
 
+def _alternating(**options):
+  """Sparse from step 1, dense from step 2 and sparse from step 4 of 6."""
+  make = functools.partial(
+      jaxsparse.methods.ac_dc, _FREE, 0.5, 6, **options)
+  return (lambda: make().rule), (lambda: make().flow), False
+
+
 _TIE = jaxsparse.units.Tie(8, (
     jaxsparse.units.Member('block/fc/kernel', 1, role='makes'),
     jaxsparse.units.Member('block/fc/bias', 0, role='beside'),
@@ -108,6 +115,7 @@ METHODS = {
     'mest_em': _dynamic('mest', soft_bound=False),
     'chase': _dynamic('chase', ties=[_TIE], prune_every=1, surplus=0.2),
     'granet': _dynamic('granet', initial_sparsity=.25, end=5),
+    'ac_dc': _alternating(period=1, warm_up=1, fine_tune=2),
     'progressive': (
         lambda: jaxsparse.rules.progressive(
             jaxsparse.prune({_KERNELS: jaxsparse.block((4, 2), sparsity=0.5)},
