@@ -8,7 +8,7 @@ Every function takes patterns and the length of training in steps, and returns a
 after dense training, `progressive_gradient_flow` has N:M that is reached little
 by little, `dynamic_training` has dynamic sparse training, and
 `gradual_regeneration` prunes and grows at once. In `alternating` dense and
-sparse phases take turns.
+sparse phases take turns, and in `frozen_moment` one follows the other.
 """
 
 from jaxsparse.methods.alternating import ac_dc
@@ -19,6 +19,9 @@ from jaxsparse.methods.dynamic_training import rigl
 from jaxsparse.methods.dynamic_training import rigl_itop
 from jaxsparse.methods.dynamic_training import set_training
 from jaxsparse.methods.dynamic_training import snfs
+from jaxsparse.methods.frozen_moment import FrozenAdamState
+from jaxsparse.methods.frozen_moment import scale_by_frozen_adam
+from jaxsparse.methods.frozen_moment import step
 from jaxsparse.methods.gradual_regeneration import granet
 from jaxsparse.methods.nm_training import sr_ste
 from jaxsparse.methods.nm_training import ste
@@ -30,7 +33,8 @@ from jaxsparse.methods.progressive_gradient_flow import sdgf_geometric
 from jaxsparse.methods.progressive_gradient_flow import sdgf_stepwise
 
 __all__ = [
-    'ac_dc', 'chase', 'dsr', 'granet', 'mdgf_exponential', 'mdgf_linear',
-    'mest', 'rigl', 'rigl_itop', 'sdgf_geometric', 'sdgf_stepwise',
-    'set_training', 'snfs', 'sr_ste', 'ste', 'top_kast', 'train_prune_retrain',
+    'ac_dc', 'chase', 'dsr', 'FrozenAdamState', 'granet', 'mdgf_exponential',
+    'mdgf_linear', 'mest', 'rigl', 'rigl_itop', 'scale_by_frozen_adam',
+    'sdgf_geometric', 'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'ste',
+    'step', 'top_kast', 'train_prune_retrain',
 ]

@@ -157,6 +157,7 @@ METHODS = {
         'mdgf_linear', 'mdgf_exponential', 'sdgf_stepwise', 'top_kast',
         'train_prune_retrain'),
     **_recipes('sdgf_geometric', frames=2),
+    **_recipes('step', switch=2),
 }
 
 

@@ -29,6 +29,7 @@ METHODS = {
     'sdgf_geometric': (methods.sdgf_geometric, {}),
     'top_kast': (methods.top_kast, dict(every=5)),
     'train_prune_retrain': (methods.train_prune_retrain, {}),
+    'step': (methods.step, dict(switch=8)),
 }
 
 
