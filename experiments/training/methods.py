@@ -251,6 +251,9 @@ METHODS = {
     # Dense and sparse phases take turns, https://arxiv.org/abs/2106.12379.
     'ac_dc': Row(methods.ac_dc, _FREE),
 
+    # Weights are drawn to a sparse copy, https://arxiv.org/abs/2510.01650.
+    'elsa': Row(methods.elsa, _FREE, ('every',)),
+
     # The zeros of the run in `config.init_from` stay.
     'lock': Row(_lock, ('init_from',)),
     # A dict or a YAML file says it all.

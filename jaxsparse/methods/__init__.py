@@ -6,9 +6,10 @@
 Every function takes patterns and the length of training in steps, and returns a
 `Method`: a rule and a flow. `nm_training` has N:M sparsity from scratch and
 after dense training, `progressive_gradient_flow` has N:M that is reached little
-by little, `dynamic_training` has dynamic sparse training, and
-`gradual_regeneration` prunes and grows at once. In `alternating` dense and
-sparse phases take turns, and in `frozen_moment` one follows the other.
+by little, and `frozen_moment` N:M after dense training with the step sizes of
+that. `dynamic_training` has dynamic sparse training, `gradual_regeneration`
+prunes and grows at once, and in `alternating` dense and sparse phases take
+turns. `split_weights` draws trained weights to a sparse copy.
 """
 
 from jaxsparse.methods.alternating import ac_dc
@@ -31,10 +32,12 @@ from jaxsparse.methods.progressive_gradient_flow import mdgf_exponential
 from jaxsparse.methods.progressive_gradient_flow import mdgf_linear
 from jaxsparse.methods.progressive_gradient_flow import sdgf_geometric
 from jaxsparse.methods.progressive_gradient_flow import sdgf_stepwise
+from jaxsparse.methods.split_weights import elsa
+from jaxsparse.methods.split_weights import ElsaState
 
 __all__ = [
-    'ac_dc', 'chase', 'dsr', 'FrozenAdamState', 'granet', 'mdgf_exponential',
-    'mdgf_linear', 'mest', 'rigl', 'rigl_itop', 'scale_by_frozen_adam',
-    'sdgf_geometric', 'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'ste',
-    'step', 'top_kast', 'train_prune_retrain',
+    'ac_dc', 'chase', 'dsr', 'elsa', 'ElsaState', 'FrozenAdamState', 'granet',
+    'mdgf_exponential', 'mdgf_linear', 'mest', 'rigl', 'rigl_itop',
+    'scale_by_frozen_adam', 'sdgf_geometric', 'sdgf_stepwise', 'set_training',
+    'snfs', 'sr_ste', 'ste', 'step', 'top_kast', 'train_prune_retrain',
 ]

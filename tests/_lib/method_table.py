@@ -56,6 +56,12 @@ def _alternating(**options):
   return (lambda: make().rule), (lambda: make().flow), False
 
 
+def _elsa(patterns, sparsity, **options):
+  make = functools.partial(
+      jaxsparse.methods.elsa, patterns, sparsity, 5, every=2, **options)
+  return (lambda: make().rule), (lambda: make().flow), False
+
+
 _TIE = jaxsparse.units.Tie(8, (
     jaxsparse.units.Member('block/fc/kernel', 1, role='makes'),
     jaxsparse.units.Member('block/fc/bias', 0, role='beside'),
@@ -158,6 +164,8 @@ METHODS = {
         'train_prune_retrain'),
     **_recipes('sdgf_geometric', frames=2),
     **_recipes('step', switch=2),
+    'elsa': _elsa(_FREE, 0.5),
+    'elsa_nm': _elsa(_NM, jaxsparse.uniform(), fisher=0.9),
 }
 
 
