@@ -1,4 +1,4 @@
-"""Dynamic sparse training: SET, DSR, SNFS, RigL, ITOP, MEST, Chase, GraNet.
+"""Dynamic sparse training: SET, DSR, SNFS, RigL, ITOP, MEST and Chase.
 
   tx = jaxsparse.sparsify(
       optax.sgd(0.1, 0.9), methods.rigl(patterns, 0.9, total_steps=10_000))

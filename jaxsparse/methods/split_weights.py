@@ -152,7 +152,7 @@ def _projections(patterns: rules.Patterns, distribution: Any,
     shapes = base.resolve(patterns, params)
     weights, step = base.sparse_only(params, shapes), state.count + 1
     second = state.second
-    if second is not None:
+    if fisher is not None:
       second = jax.tree.map(
           lambda v, g: fisher * v + (1. - fisher) * jnp.square(
               g.astype(v.dtype)), second, base.sparse_only(grads, shapes))
@@ -161,9 +161,9 @@ def _projections(patterns: rules.Patterns, distribution: Any,
       near = jax.tree.map(
           lambda w, u: w.astype(u.dtype) + u, weights, state.dual)
       return project(near, second, shapes)
-    made = base.run_if(when(step), new, (state.masks, state.copy, state.dual))
-    state = ElsaState(step, *made, second)
-    return state.masks, state
+    masks, copy, dual = base.run_if(
+        when(step), new, (state.masks, state.copy, state.dual))
+    return masks, ElsaState(step, masks, copy, dual, second)
 
   return base.Rule(init, update)
 
