@@ -1,10 +1,10 @@
 """STEP: Adam learns its step sizes dense, and N:M masks from then on.
 
-  switch = 2_500
   tx = jaxsparse.sparsify(
-      optax.chain(methods.scale_by_frozen_adam(freeze_at=switch),
-                  optax.scale_by_learning_rate(1e-3)),
-      methods.step(patterns, total_steps=10_000, switch=switch))
+      optax.chain(frozen_adam, optax.scale_by_learning_rate(1e-3)),
+      methods.step(patterns, total_steps=10_000, switch=2_500))
+
+with `frozen_adam = methods.scale_by_frozen_adam(freeze_at=2_500)`.
 """
 
 from typing import Any, NamedTuple
