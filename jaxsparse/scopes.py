@@ -119,7 +119,10 @@ def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
   """Units compete within their layer, or their group there, and it keeps its
   count. The scope of SET, RigL and MEST.
   """
-  return _highest(lambda: _again(layers), [Kept(goal) for goal in goals])
+  return _highest(lambda: _again(layers), [
+      Kept(counts.minimum(goal, counts.exactly(
+          layer.pattern.sizes(layer.shape)[1])))
+      for layer, goal in zip(layers, goals)])
 
 
 @arguments.checked(layers=_LAYERS, goals=_GOALS)
@@ -215,8 +218,9 @@ def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
   """Layers grow in proportion to the mean score of their active units.
 
   The scope in which SNFS grows, by the score `momentum`: what its authors call
-  redistribution. What a layer has no room for goes to the others; the total is
-  kept.
+  redistribution. A layer grows into 99% of its room, as in their code; what it
+  has no room for goes to the others, and the total is kept: if all layers are
+  that full, they fill up.
 
   References:
     Dettmers and Zettlemoyer, `Sparse Networks from Scratch: Faster Training
@@ -228,19 +232,27 @@ def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
       layer.scores.max().astype(jnp.float32) for layer in layers))
   return _shared(layers, goals, jnp.stack([
       jnp.mean(layer.scores.astype(jnp.float32) * jnp.where(
-          top > 1e18, 1e-19, 1.), where=layer.active) for layer in layers]))
+          top > 1e18, 1e-19, 1.), where=layer.active) for layer in layers]),
+                 most=0.99)
 
 
 def _shared(layers: Sequence[Layer], goals: Sequence[Count],
-            weights: jax.Array) -> list[jax.Array]:
-  """Shares what all layers may grow in proportion to weights."""
-  has, most = (counts.total_each(column) for column in (
+            weights: jax.Array, most: float = 1.) -> list[jax.Array]:
+  """Shares what all layers may grow in proportion to weights.
+
+  None grows into more than `most` of its room while another can.
+  """
+  has, can = (counts.total_each(column) for column in (
       [layer.certain for layer in layers], [layer.open for layer in layers]))
   goal = counts.sum_few(counts.stack([*goals]))
   have = counts.sum_few(has)
-  grown = counts.in_proportion(
-      counts.subtract(counts.maximum(goal, have), have), weights,
-      counts.subtract(most, has))
+  total = counts.subtract(counts.maximum(goal, have), have)
+  room = counts.subtract(can, has)
+  if most < 1:
+    some = counts.floor_of(room, most)
+    room = counts.where(
+        counts.less_equal(total, counts.sum_few(some)), some, room)
+  grown = counts.in_proportion(total, weights, room)
   return per_layer(layers, counts.unstack(counts.add(has, grown)))
 
 

@@ -154,6 +154,15 @@ def _lock(init_from):
   return jaxsparse.Method(jaxsparse.lock(), jaxsparse.hard())
 
 
+def _step(patterns, steps, schedule, weight_decay):
+  """Dense for a quarter of training, and N:M from then on."""
+  adam = optax.chain(
+      methods.scale_by_frozen_adam(freeze_at=max(steps // 4, 1)),
+      optax.add_decayed_weights(weight_decay),
+      optax.scale_by_learning_rate(schedule))
+  return adam, methods.step(patterns, steps, switch=max(steps // 4, 1))
+
+
 def _sensitivity(ties, sparsity, steps):
   """Sums importance up over a tenth of training, and prunes in the middle."""
   middle = steps // 2
@@ -212,6 +221,10 @@ METHODS = {
     'sdgf_geometric': Row(methods.sdgf_geometric, _NM, fixed={'frames': None}),
     # More weights are trained than used, https://arxiv.org/abs/2106.03517.
     'top_kast': Row(methods.top_kast, _NM),
+    # Dense, then N:M with Adam's second moment frozen,
+    # https://arxiv.org/abs/2302.01172; `config.optimizer` has no say.
+    'step': Row(_step, (*_NM, 'schedule', 'weight_decay'),
+                sparsify=lambda inner, made: jaxsparse.sparsify(*made)),
     # Pruned once, in the middle, https://arxiv.org/abs/2104.08378.
     'train_prune_retrain': Row(
         methods.train_prune_retrain, _NM, ('prune_step',)),
@@ -233,6 +246,15 @@ METHODS = {
     'chase': Row(methods.chase, _FREE, (
         *_MOVING, 'ties', 'channel_sparsity', 'floor', 'prune_every',
         'prune_skip')),
+
+    # Ever sparser, and connections grow back, https://arxiv.org/abs/2106.10404.
+    'granet': Row(methods.granet, _FREE, _MOVING),
+
+    # Dense and sparse phases take turns, https://arxiv.org/abs/2106.12379.
+    'ac_dc': Row(methods.ac_dc, _FREE),
+
+    # Weights are drawn to a sparse copy, https://arxiv.org/abs/2510.01650.
+    'elsa': Row(methods.elsa, _FREE, ('every',)),
 
     # The zeros of the run in `config.init_from` stay.
     'lock': Row(_lock, ('init_from',)),

@@ -29,6 +29,7 @@ from jaxsparse.flows.kinds import mdgf
 from jaxsparse.flows.kinds import sr_ste
 from jaxsparse.flows.kinds import ste
 from jaxsparse.flows.kinds import top_kast
+from jaxsparse.flows.resetting import reset_state
 from jaxsparse.flows.thresholds import soft_threshold
 from jaxsparse.flows.thresholds import SoftThreshold
 from jaxsparse.flows.transforms import add_exploration_decay
@@ -60,6 +61,7 @@ __all__ = [
     'HeldState',
     'hold_steps',
     'project_updates',
+    'reset_state',
     'Transform',
     'value_at',
 ]

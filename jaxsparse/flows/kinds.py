@@ -75,7 +75,7 @@ def hard() -> Flow:
   Gradients are masked before the optimizer and updates after it, so weight
   decay and momentum cannot move a pruned weight. `sparse_params` costs nothing.
   Weights that a rule grows back start at zero, with the optimizer's initial
-  state.
+  state; those dropped and grown in one and the same exchange go on as they are.
 
   Returns:
     A flow.

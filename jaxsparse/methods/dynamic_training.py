@@ -20,6 +20,10 @@ score to drop by, one to grow by, and who competes with whom.
 
 `sparsity` is the fraction pruned, or a distribution; the defaults follow the
 papers.
+
+A weight that an exchange drops and grows again keeps its value and its moments,
+in all of these (the released code of RigL and GraNet does so, that of MEST sets
+it to zero); a weight that was pruned before starts at zero.
 """
 
 from typing import Any, Sequence
@@ -54,14 +58,14 @@ def _shared(sparsity: Sparsity, distribution) -> distributions.Distribution:
 
 def _end(total_steps: int, share: float, end: int | None, every: int, *,
          name: str = 'every') -> int:
-  """The last step at which something happens, on the period's phase."""
+  """The step at which moving connections ends, checked."""
   end = int(total_steps * share) if end is None else end
   if not 0 < every <= end <= total_steps:
     raise ValueError(
         f'No connection would move: {name}={every} and end={end} of '
         f'total_steps={total_steps}, all in steps, need 0 < {name} <= end <= '
         f'total_steps. Write e.g. {name}={max(total_steps // 100, 1)}.')
-  return end // every * every
+  return end
 
 
 def _check_shares(**shares: float) -> None:
@@ -192,7 +196,13 @@ def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
 
   References:
     Dettmers and Zettlemoyer, `Sparse Networks from Scratch: Faster Training
-    without Losing Performance <https://arxiv.org/abs/1907.04840>`_, 2019
+    without Losing Performance <https://arxiv.org/abs/1907.04840>`_, 2019. Its
+    released code drops less of a layer that is over 80% dense and has more than
+    an even share of the momentum: its sparsity, if that is less than the
+    fraction. Here every layer drops its fraction, because who drops knows no
+    momentum; so a nearly dense layer exchanges more than there, and nothing
+    else differs. Growth stops at 99% of a layer's room, as in their code; but
+    the total is exact, where theirs is rounded and made good for later.
   """
   _check_shares(fraction=fraction)
   end = _end(total_steps, 1., end, every)
@@ -317,7 +327,8 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       `end`, when it becomes 0.
     scale: of gradients in the drop score `|w| + scale * |g|`.
     every: how often, in steps.
-    end: the last step at which; by default at 75% of the training.
+    end: the last step at which, a multiple of `every` (it is rounded down);
+      by default at 75% of the training.
     seed: of the first masks and of growth.
 
   Returns:
@@ -329,7 +340,8 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
   References:
     Yuan et al., `MEST: Accurate and Fast Memory-Economic Sparse Training
     Framework on the Edge <https://arxiv.org/abs/2110.14032>`_, 2021. Its phases
-    end at 90 and 120 of 160 epochs.
+    end at 90 and 120 of 160 epochs, and its code sets weights that were dropped
+    and grown again in one exchange to zero, where ours keep their values.
   """
   if not isinstance(shares, (list, tuple)) or not shares:
     raise ValueError(
@@ -349,7 +361,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           f'mest(soft_bound=False) prunes to sparsity + p = '
           f'{sparsity + max(shares):.3g}, which is more than everything. Write '
           f'shares of at most {kept:.3g}.')
-  end = _end(total_steps, 0.75, end, every)
+  end = _end(total_steps, 0.75, end, every) // every * every
   phases = [end * (i + 1) // len(shares) for i in range(len(shares))]
 
   def share(step):
@@ -372,7 +384,7 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           floor: float = 0.2, multiple: int = 1, prune_skip: bool = False,
           surplus: float = 0.05, every: int = 1000, end: int | None = None,
           prune_every: int = 1000, prune_end: int | None = None,
-          seed: int = 0) -> Method:
+          last_fraction: float = 0., seed: int = 0) -> Method:
   """Chase: unstructured dynamic sparse training that empties whole channels.
 
   Connections of all layers compete by magnitude to stay and by gradient to
@@ -396,9 +408,14 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     prune_skip: whether channels of skip paths can die, too.
     surplus: the density above the budget at first.
     every: how often connections move, in steps.
-    end: the last step at which; by default at 80% of the training.
+    end: when the surplus is used up, a multiple of `every` (it is rounded
+      down); by default at 80% of the training.
     prune_every: how often channels die.
-    prune_end: the last step at which; by default at 80% of the training.
+    prune_end: the last step at which, a multiple of `prune_every` (rounded
+      down, too); by default at 80% of the training.
+    last_fraction: the share of active weights that goes on being exchanged
+      every `every` steps from `end` to the end of training; none by default.
+      The authors' script for VGG-19 goes on, at about 0.005.
     seed: of the first masks.
 
   Returns:
@@ -413,19 +430,21 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     <https://arxiv.org/abs/2305.19454>`_, 2023
   """
   _check_shares(surplus=surplus, channel_sparsity=channel_sparsity,
-                floor=floor)
-  end = _end(total_steps, 0.8, end, every)
+                floor=floor, last_fraction=last_fraction)
+  end = _end(total_steps, 0.8, end, every) // every * every
   fade = schedules.fade_cosine(0, end)
   rule = rules.prune_and_grow(
       patterns, sparsity=_shared(sparsity, distributions.erk),
       drop_scope=scopes.all_layers, grow=scores.gradient(),
-      grow_scope=scopes.all_layers, fraction=0.,
+      grow_scope=scopes.all_layers,
+      fraction=lambda step: jnp.where(step > end, last_fraction, 0.),
       surplus=lambda step: surplus * fade(step),
-      when=schedules.every(every, begin=every, end=end),
+      when=schedules.every(
+          every, begin=every, end=total_steps if last_fraction else end),
       init=scores.random(seed))
   if channel_sparsity:
     prune_end = _end(total_steps, 0.8, prune_end, prune_every,
-                     name='prune_every')
+                     name='prune_every') // prune_every * prune_every
     rule = units.prune_units(
         ties, importance=units.mean_magnitude(), sparsity=channel_sparsity,
         scope='global', normalize=False, floor=floor,

@@ -36,7 +36,10 @@ def prune_and_grow(
     init: optax.GradientTransformation | None = None,
     drop_scope: scopes.Scope | None = None,
     grow_scope: scopes.Scope | None = None,
-    surplus: Share | None = None) -> base.Rule:
+    surplus: Share | None = None,
+    schedule: schedules.Schedule | None = None,
+    init_sparsity: float | distributions.Distribution | None = None
+    ) -> base.Rule:
   """Dynamic sparse training: drop some weights, grow as many elsewhere.
 
   Whenever `when(step)` holds, of the `nnz` active units of each group
@@ -53,9 +56,16 @@ def prune_and_grow(
   surplus is above 0: each exchange drops to `budget - floor(fraction * budget)`
   and grows up to `budget + floor(surplus * size)`.
 
-  With `hard`, grown weights start at zero with the optimizer's initial moments,
-  and take part in the step that grows them. SET, DSR, SNFS, RigL, ITOP, MEST
-  and Chase, each a few lines over this, are in `jaxsparse.methods`.
+  With a `schedule` the budget itself changes: each exchange, and the step at
+  which the schedule reaches its end, makes it `schedule(step)` of the sparsity,
+  shared among layers by the drop scores of what is active, before the others
+  are dropped and grown. `global_threshold(0.9)` so is a global pruning first.
+
+  With `hard`, weights that were pruned start at zero with the optimizer's
+  initial moments, and take part in the step that grows them. Those that one
+  exchange drops and grows again keep their values and moments. SET, DSR, SNFS,
+  RigL, ITOP, MEST, Chase and GraNet, each a few lines over this, are in
+  `jaxsparse.methods`.
 
   Args:
     patterns: regular expressions for parameter paths to patterns; see
@@ -74,8 +84,13 @@ def prune_and_grow(
     grow_scope: which units compete to be grown.
     surplus: density above the budget, a number in [0, 1] or an optax schedule,
       which is clipped to that. Let it be 0 at the last exchange, or the extra
-      units stay active. It needs a scope that keeps each layer's count, or
-      `all_layers`.
+      units stay active. It needs a scope that keeps each layer's count, where a
+      layer without room leaves its part, or `all_layers`, where the others get
+      it.
+    schedule: the share of the sparsity by step; all of it by default. One that
+      starts above 0, `schedules.from_initial`, starts sparse.
+    init_sparsity: of the first masks, or a distribution; by default what the
+      schedule says at step 0.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
@@ -106,25 +121,35 @@ def prune_and_grow(
   drop_scope, grow_scope = (
       scope or scopes.per_layer for scope in (drop_scope, grow_scope))
   when = when or schedules.every(100)
-  distribution = sparsity if callable(sparsity) else (
-      distributions.uniform(sparsity))
+  distribution, at_first = (
+      s if callable(s) else distributions.uniform(s) for s in (
+          sparsity, sparsity if init_sparsity is None else init_sparsity))
+  progress = schedule or schedules.one_shot()
+
+  def to_the_bound(masks, shapes, make):
+    """Fills the first masks up by the score that made them."""
+    def layers():
+      scores = make()
+      none = jax.tree.map(lambda m: None, masks)
+      return [_Layer(*row) for row in trees.align(
+          masks, shapes, scores, scores, none) if row[1].size]
+    new = _exchange(layers, {}, scopes.per_layer, grow_scope,
+                    jnp.zeros((), jnp.float32), _at(surplus or 0., 0))
+    return trees.map_with_path(lambda path, m: new.get(path, m), masks)
 
   def init_fn(params):
     shapes = base.resolve(patterns, params)
     sparse = base.sparse_only(params, shapes)
     make = lambda: base.initial_scores(first, sparse)
-    if (scores := jax.eval_shape(make)) is None:
+    if jax.eval_shape(make) is None:
       raise ValueError(
           'prune_and_grow(init=...) needs a score that does without gradients, '
           'such as random(seed) or magnitude().')
-    kept = _budgets(distribution, make, shapes)
+    masks = selection.select_each(
+        make, shapes, _budgets(at_first, make, shapes, (
+            progress(0) if init_sparsity is None else 1.)))
     if surplus is not None:
-      kept = jax.tree.map(
-          lambda s, pattern, k: Kept(_with_surplus(
-              k.count, counts.exactly(pattern.sizes(s.shape)[1]),
-              _at(surplus, 0))),
-          scores, shapes, kept)
-    masks = selection.select_each(make, shapes, kept)
+      masks = to_the_bound(masks, shapes, make)
     states = drop.init(sparse), grow.init(sparse)
     return RuleState(jnp.zeros((), jnp.int32), masks, states,
                      _reads_dense(grow, sparse, states[1], False))
@@ -148,9 +173,12 @@ def prune_and_grow(
 
     def exchange():
       budgets = {}
-      if surplus is not None:
-        kept = _budgets(distribution, lambda: scored(drop, state.scores[0])[0],
-                        shapes)
+      if surplus is not None or schedule is not None:
+        kept = _budgets(distribution, lambda: jax.tree.map(
+            # An active weight of zero counts more than a pruned one.
+            lambda m, x: jnp.where(m, x, -jnp.inf),
+            base.sparse_only(state.masks, shapes),
+            scored(drop, state.scores[0])[0]), shapes, progress(step))
         budgets = {path: k.count for path, _, k in trees.align(
             base.sparse_only(state.masks, shapes), kept)}
       new = _exchange(
@@ -161,7 +189,8 @@ def prune_and_grow(
           lambda path, m: new.get(path, m),
           base.sparse_only(state.masks, shapes))
 
-    due = own if act is None else own | act
+    due = own if schedule is None else base.is_due(when, schedule, step)
+    due = due if act is None else due | act
     masks = base.run_if(due, exchange, state.masks)
     scores = tuple(scored(s, t)[1] for s, t in zip((drop, grow), state.scores))
     return masks, RuleState(step, masks, scores, _reads_dense(
@@ -171,13 +200,13 @@ def prune_and_grow(
 
 
 def _budgets(distribution: distributions.Distribution,
-             make: Callable[[], Any], shapes: Any) -> Any:
+             make: Callable[[], Any], shapes: Any, progress: Any) -> Any:
   """Units that each group of each layer ends with, a tree of counts."""
   def count(k, score, pattern):
     return k if isinstance(k, Kept) else Kept(
         selection.kept_count(pattern.sizes(score.shape)[1], k))
   return jax.tree.map(
-      count, distributions.shares(distribution, make, shapes, 1.),
+      count, distributions.shares(distribution, make, shapes, progress),
       jax.eval_shape(make), shapes, is_leaf=lambda x: isinstance(x, Kept))
 
 
@@ -267,5 +296,5 @@ def _at(share: Share, step: Any) -> jax.Array:
 
 
 def _with_surplus(budget: Count, size: Count, surplus: jax.Array) -> Count:
-  return counts.minimum(
-      size, counts.add(budget, counts.share_of(size, surplus)))
+  """Beyond its size, too: what a dense layer has no room for is for others."""
+  return counts.add(budget, counts.share_of(size, surplus))

@@ -102,11 +102,12 @@ def _values() -> dict[str, Any]:
       'schedule': schedules.linear(0, 10), 'share': .5, 'value': .1,
       'final_sparsity': .5, 'whens': (schedules.every(2),),
       'rules': (rule,), 'backward': .25, 'recipe': {'sparsity': .9},
+      'freeze_at': 2,
       'made': jaxsparse.from_recipe({'sparsity': .9}, total_steps=10),
       'permutations': {}, 'layout': 'planar', 'implementation': 'xla'}
 
 
-_NM = ('ste', 'sr_ste', 's_ste', 'learned_masks', 'mdgf_linear',
+_NM = ('ste', 'step', 'sr_ste', 's_ste', 'learned_masks', 'mdgf_linear',
        'mdgf_exponential', 'sdgf_geometric', 'sdgf_stepwise', 'top_kast',
        'train_prune_retrain')
 

@@ -49,6 +49,19 @@ def _dynamic(name, **options):
   return (lambda: make().rule), (lambda: make().flow), False
 
 
+def _alternating(**options):
+  """Sparse from step 1, dense from step 2 and sparse from step 4 of 6."""
+  make = functools.partial(
+      jaxsparse.methods.ac_dc, _FREE, 0.5, 6, **options)
+  return (lambda: make().rule), (lambda: make().flow), False
+
+
+def _elsa(patterns, sparsity, **options):
+  make = functools.partial(
+      jaxsparse.methods.elsa, patterns, sparsity, 5, every=2, **options)
+  return (lambda: make().rule), (lambda: make().flow), False
+
+
 _TIE = jaxsparse.units.Tie(8, (
     jaxsparse.units.Member('block/fc/kernel', 1, role='makes'),
     jaxsparse.units.Member('block/fc/bias', 0, role='beside'),
@@ -107,6 +120,8 @@ METHODS = {
     'mest': _dynamic('mest'),
     'mest_em': _dynamic('mest', soft_bound=False),
     'chase': _dynamic('chase', ties=[_TIE], prune_every=1, surplus=0.2),
+    'granet': _dynamic('granet', initial_sparsity=.25, end=5),
+    'ac_dc': _alternating(period=1, warm_up=1, fine_tune=2),
     'progressive': (
         lambda: jaxsparse.rules.progressive(
             jaxsparse.prune({_KERNELS: jaxsparse.block((4, 2), sparsity=0.5)},
@@ -148,6 +163,9 @@ METHODS = {
         'mdgf_linear', 'mdgf_exponential', 'sdgf_stepwise', 'top_kast',
         'train_prune_retrain', 's_ste'),
     **_recipes('sdgf_geometric', frames=2),
+    **_recipes('step', switch=2),
+    'elsa': _elsa(_FREE, 0.5),
+    'elsa_nm': _elsa(_NM, jaxsparse.uniform(), fisher=0.9),
 }
 
 

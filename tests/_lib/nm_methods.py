@@ -30,6 +30,7 @@ METHODS = {
     'top_kast': (methods.top_kast, dict(every=5)),
     's_ste': (methods.s_ste, {}),
     'train_prune_retrain': (methods.train_prune_retrain, {}),
+    'step': (methods.step, dict(switch=8)),
 }
 
 

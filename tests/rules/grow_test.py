@@ -159,6 +159,20 @@ def test_a_surplus_ends_where_all_are_active():
   assert counted == [128, 128]
 
 
+def test_the_part_of_a_layer_without_room_goes_to_the_others():
+  """16 are dense: of the 128 and 2 more places all are in the other layer."""
+  params = {'a': {'kernel': jnp.ones((32, 32))},
+            'b': {'kernel': jnp.ones((4, 4))}}
+  rule = _rule(sparsity=jaxsparse.erk(.8), fraction=0., surplus=.125,
+               drop_scope=scopes.all_layers, grow_scope=scopes.all_layers)
+  state = rule.init(params)
+  after, _ = rule.update(params, state, params)
+  for masks in (state.masks, after):
+    counted = {path: int(m['kernel'].sum()) for path, m in masks.items()}
+    assert sum(counted.values()) == 208 + 128 + 2
+  assert int(state.masks['b']['kernel'].sum()) == 16
+
+
 def test_outside_of_what_is_allowed_nothing_stays_or_grows():
   rule, params = _rule(), _params()
   state = rule.init(params)

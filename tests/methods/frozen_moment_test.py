@@ -1,0 +1,119 @@
+"""STEP: a second moment that freezes, and masks from then on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsparse
+from jaxsparse import methods
+from tests._lib import method_table
+
+_NM = {'kernel': jaxsparse.nm(2, 4)}
+_T, _SWITCH, _RATE = 100, 30, .05
+
+
+def _params():
+  return {'kernel': jax.random.normal(jax.random.key(0), (16, 4)),
+          'bias': jnp.zeros(4)}
+
+
+def _grads(params, i):
+  key = jax.random.fold_in(jax.random.key(1), i)
+  return jax.tree.map(
+      lambda w: w - 1. + jax.random.normal(key, w.shape), params)
+
+
+def _two_of_four(w):
+  groups = np.abs(w).reshape(4, 4, 4)
+  ranks = np.argsort(np.argsort(-groups, axis=1, kind='stable'), axis=1)
+  return (ranks < 2).reshape(16, 4)
+
+
+def _reference():
+  """Weights, masks and second moments of the paper's algorithm."""
+  w = {k: np.array(x, np.float64) for k, x in _params().items()}
+  m, v = ({k: np.zeros_like(x) for k, x in w.items()} for _ in range(2))
+  for t in range(1, _T + 1):
+    mask = _two_of_four(w['kernel']) if t > _SWITCH else np.ones((16, 4), bool)
+    sparse = {'kernel': w['kernel'] * mask, 'bias': w['bias']}
+    grads = _grads({k: jnp.float32(x) for k, x in sparse.items()}, t)
+    for k, g in grads.items():
+      g = np.array(g, np.float64)
+      m[k] = .9 * m[k] + .1 * g
+      if t <= _SWITCH:
+        v[k] = .999 * v[k] + .001 * g * g
+      root = v[k] / (1 - .999**min(t, _SWITCH))
+      root = np.sqrt(root) + 1e-8 if t <= _SWITCH else np.sqrt(root + 1e-8)
+      w[k] = w[k] - _RATE * m[k] / (1 - .9**t) / root
+    yield w, mask, v
+
+
+def test_a_hundred_steps_are_those_of_numpy():
+  tx = jaxsparse.sparsify(
+      optax.chain(methods.scale_by_frozen_adam(freeze_at=_SWITCH),
+                  optax.scale(-_RATE)),
+      methods.step(_NM, _T, switch=_SWITCH))
+  params = _params()
+  state = tx.init(params)
+
+  @jax.jit
+  def train_step(params, state, i):
+    grads = _grads(jaxsparse.sparse_params(params, state), i)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  for t, (w, mask, v) in enumerate(_reference(), start=1):
+    np.testing.assert_array_equal(
+        jaxsparse.get_masks(state)['kernel'], mask, err_msg=str(t))
+    params, state = train_step(params, state, t)
+    for k, x in params.items():
+      np.testing.assert_allclose(x, w[k], atol=2e-4, err_msg=str(t))
+      np.testing.assert_allclose(state.inner[0].nu[k], v[k], rtol=1e-4)
+
+
+def test_until_it_freezes_it_is_adam():
+  adam = method_table._standard(optax.scale_by_adam())
+  tx, params = methods.scale_by_frozen_adam(freeze_at=10), _params()
+  state, other = tx.init(params), adam.init(params)
+  for i in range(10):
+    got, state = tx.update(_grads(params, i), state, params)
+    expected, other = adam.update(_grads(params, i), other, params)
+    for k in params:
+      np.testing.assert_allclose(got[k], expected[k], rtol=2e-5)
+
+
+def test_dtypes_are_those_of_the_params():
+  params = {'w': jnp.ones(3, jnp.bfloat16)}
+  tx = methods.scale_by_frozen_adam(freeze_at=1)
+  updates, state = tx.update(params, tx.init(params), params)
+  assert {x.dtype for x in (updates['w'], state.mu['w'], state.nu['w'])} == {
+      jnp.dtype(jnp.bfloat16)}
+  mapped = optax.tree_map_params(tx, lambda x: x + 1, state)
+  assert int(mapped.count) == 1
+
+
+@pytest.mark.parametrize('switch', [0, -1, 100, 200])
+def test_a_switch_outside_of_training_is_a_taught_error(switch):
+  with pytest.raises(ValueError, match=f'switch={switch}.*Write'):
+    methods.step(_NM, 100, switch=switch)
+
+
+def test_a_pattern_that_is_not_n_m_is_a_taught_error():
+  with pytest.raises(ValueError, match='nm'):
+    methods.step({'.*': jaxsparse.unstructured()}, 100, switch=10)
+
+
+def test_a_group_that_does_not_tile_names_its_parameter():
+  rule = methods.step(_NM, 100, switch=10).rule
+  with pytest.raises(ValueError, match='kernel'):
+    rule.init({'kernel': jnp.ones((6, 2))})
+
+
+@pytest.mark.parametrize('options', [
+    dict(freeze_at=0), dict(freeze_at=2.5), dict(freeze_at=1, b2=1.),
+    dict(freeze_at=1, b1=-.1), dict(freeze_at=1, eps=0.)])
+def test_numbers_of_adam_out_of_range_are_taught_errors(options):
+  with pytest.raises(ValueError, match='Write'):
+    methods.scale_by_frozen_adam(**options)
