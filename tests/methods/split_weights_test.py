@@ -119,7 +119,8 @@ def test_narrow_weights_have_wide_accounts():
 @pytest.mark.parametrize('options, message', [
     (dict(penalty=0.), 'penalty=0.0.*Write'),
     (dict(penalty=-1.), 'penalty must be a number.*Write'),
-    (dict(every=0), 'every must be a whole.*Write'), (dict(every=11), 'every=11.*Write'),
+    (dict(every=0), 'every must be a whole.*Write'),
+    (dict(every=11), 'every=11.*Write'),
     (dict(fisher=1.), 'fisher.*Write')])
 def test_bad_input_is_a_taught_error(options, message):
   with pytest.raises(ValueError, match=message):
