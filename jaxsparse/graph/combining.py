@@ -65,11 +65,12 @@ class Layers:
       def one(j):
         shape = [1] * seed.ndim
         shape[layer.axis] = size
-        mine = jnp.broadcast_to(
-            (jnp.arange(size) == j).reshape(shape), seed.shape)
+        mine = (jnp.arange(size) == j).reshape(shape)
+        # Laid out as the seed is, by broadcasting: axes may be Explicit.
         added, weights = jax.jvp(
             lambda seed: layer.program.run([seed, *others])[0],
-            [jnp.where(mine, seed, 0)], [mine.astype(seed.dtype)])
+            [jnp.where(mine, seed, 0)],
+            [jnp.where(mine, jnp.ones_like(seed), 0)])
         return look(Given(added, weights, layer.features))
       return lax.map(one, jnp.arange(size))
     return [*map(units, self.layers)]

@@ -14,6 +14,8 @@ from jaxsparse import calibration
 from tests._lib.calibration import array
 from tests._lib.calibration import HALF
 
+pytestmark = pytest.mark.slow
+
 
 def product(text, x, w):
   """A product whose sum may be over what devices share."""

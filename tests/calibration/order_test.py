@@ -15,6 +15,8 @@ from jaxsparse import calibration
 from tests._lib import calibration as lib
 from tests._lib.near import same
 
+pytestmark = pytest.mark.slow
+
 _SAMPLE = 2**15  # Of scores, which `select` may gather.
 _MOVES = re.compile(r'= \(?\w+\[([\d,]*)\][^=]*? '
                     r'(all-gather|all-to-all|collective-permute)')

@@ -11,6 +11,8 @@ import pytest
 from jaxsparse import calibration
 from jaxsparse import units
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 EXPERTS, WIDTH = 4, 8
 

@@ -11,6 +11,8 @@ from jaxsparse import flows
 from jaxsparse import methods
 from jaxsparse import packed
 
+pytestmark = pytest.mark.slow
+
 _KEY = jax.random.key(0)
 
 

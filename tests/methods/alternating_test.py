@@ -11,6 +11,8 @@ from jaxsparse import methods
 from tests._lib import exchanges
 from tests._lib import method_table
 
+pytestmark = pytest.mark.slow
+
 _T = 100
 # The epochs of the authors' configuration: dense to 10, and so on.
 _SPARSE = [*((b, b + 5) for b in range(10, 75, 10)), (85, 101)]

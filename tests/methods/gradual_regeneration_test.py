@@ -11,6 +11,8 @@ from jaxsparse import methods
 from tests._lib import exchanges
 from tests._lib import method_table
 
+pytestmark = pytest.mark.slow
+
 _T, _EVERY, _BEGIN, _END, _FIRST, _LAST = 100, 4, 6, 50, .4, .8
 _SIZE = 128 + 32 + 72
 

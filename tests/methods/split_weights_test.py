@@ -11,6 +11,8 @@ from jaxsparse import methods
 from tests._lib import exchanges
 from tests._lib import method_table
 
+pytestmark = pytest.mark.slow
+
 _T, _EVERY, _PENALTY, _RATE = 100, 8, .5, exchanges.RATE
 
 

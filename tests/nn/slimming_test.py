@@ -17,6 +17,8 @@ from tests._lib.removals import pruned
 from tests._lib.removals import some
 from tests._lib.zoo_case import data
 
+pytestmark = pytest.mark.slow
+
 
 class Convs(nnx.Module):
   """All kinds of convolutions and norms; channels, and groups of channels."""

@@ -24,6 +24,8 @@ from jaxsparse.packed.training_product import training_matmul
 from tests._lib.packed import two_way
 from tests._lib.packed import with_values
 
+pytestmark = pytest.mark.slow
+
 K, N, T = 16, 8, 3
 
 

@@ -19,6 +19,8 @@ from jaxsparse.units.ties import Tie
 from tests._lib import exchanges
 from tests._lib.near import same
 
+pytestmark = pytest.mark.slow
+
 
 def _layers(sizes):
   return st.lists(st.tuples(sizes, st.sampled_from([1, 2, 4, 8])),
