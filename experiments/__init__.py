@@ -22,8 +22,9 @@ import sys
 
 from experiments._utils import stopping
 
-# One of our commands, and not a program that imports them: from here on Ctrl-C
-# costs one line, also while the command still imports.
-if '-m' in sys.orig_argv and any(
-    part.startswith('experiments.') for part in sys.orig_argv):
+# A command that goes on where it stopped, and not a program that imports it:
+# from here on Ctrl-C costs one line, also while the command still imports.
+_COMMANDS = {f'experiments.{name}'
+             for name in ('train', 'sweep', 'domains', 'prune')}
+if '-m' in sys.orig_argv and _COMMANDS & {*sys.orig_argv}:
   stopping.at_start()
