@@ -175,8 +175,8 @@ def _train(runs, *, bar, cache, workers, after_each=lambda: None):
   """
   plan.check_directories(runs)
   failures, pause = {}, _PAUSE
-  while waiting := [run for run in runs
-                    if run.path not in failures and not ended(run)]:
+  waiting = [run for run in runs if not ended(run)]
+  while waiting:
     for outcome in pool.each(
         functools.partial(_run, cache=cache), waiting, workers=workers):
       if outcome.error:
@@ -187,7 +187,9 @@ def _train(runs, *, bar, cache, workers, after_each=lambda: None):
       bar.refresh()
       _tell(bar, outcome)
       after_each()
-    if any(run.path not in failures and not ended(run) for run in waiting):
+    waiting = [run for run in waiting
+               if run.path not in failures and not ended(run)]
+    if waiting:
       time.sleep(pause)
       pause = min(2 * pause, _LONGEST)
   return [*failures.values()]

@@ -160,8 +160,8 @@ def train(config: ml_collections.ConfigDict, workdir: str,
         journal.save(step, state)
       if signal and step < config.steps:
         raise stopping.Stopped(
-            f'{stopping.name(signal)} after step {step:,}, which is saved; '
-            f'{stopping.AGAIN}', signal)
+            f'{stopping.stopped_by(signal)} after step {step:,}, which is '
+            f'saved; {stopping.AGAIN}', signal)
 
     journal.close()
     params, masks = here(

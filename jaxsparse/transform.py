@@ -282,9 +282,9 @@ def sparse_params(params: ArrayTree, opt_state: ArrayTree) -> ArrayTree:
     return params
   if state.forward is None:
     return flows.apply_masks(params, state.masks, state.gain)
-  rows = [(w, m) for _, w, m in trees.align(
-      params, trees.nested_like(params, state.masks)) if not trees.is_dense(m)]
+  masks = trees.nested_like(params, state.masks)
+  rows = [(w, m) for _, w, m in trees.align(params, masks)
+          if not trees.is_dense(m)]
   sparse = iter(state.forward.sparse(*zip(*rows)) if rows else ())
   return trees.map_masked(
-      lambda w, m: next(sparse), params,
-      trees.nested_like(params, state.masks), dense=lambda w: w)
+      lambda w, m: next(sparse), params, masks, dense=lambda w: w)

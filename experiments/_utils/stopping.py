@@ -44,10 +44,11 @@ class Watch:
     """What the signal calls."""
     del frame
     if not self.can_save:
-      raise Stopped(f'{name(number)} before the first step; {AGAIN}', number)
+      raise Stopped(
+          f'{stopped_by(number)} before the first step; {AGAIN}', number)
     if self.number is not None and number == signal.SIGINT:
-      raise Stopped(f'{name(number)} a second time; {AGAIN}, from its last '
-                    'checkpoint', number)
+      raise Stopped(f'{stopped_by(number)} a second time; {AGAIN}, from its '
+                    'last checkpoint', number)
     self.number = self.number or number
 
 
@@ -68,7 +69,7 @@ def raised() -> Iterator[None]:
   """Makes signals that ask to stop raise `Stopped` where the program stands."""
   def stop(number, frame):
     del frame
-    raise Stopped(f'{name(number)}; {AGAIN}', number)
+    raise Stopped(f'{stopped_by(number)}; {AGAIN}', number)
   with _handled(stop):
     yield
 
@@ -78,18 +79,16 @@ def at_start():
   """
   def leave(number, frame):
     del frame
-    sys.stderr.write(f'error: {name(number)}; {AGAIN}\n')
+    sys.stderr.write(f'error: {stopped_by(number)}; {AGAIN}\n')
     sys.stderr.flush()
     os._exit(128 + number)  # Half-made imports might catch an exception.
-  for number in _ASKING:
-    if signal.getsignal(number) not in (signal.SIG_IGN, None):
-      signal.signal(number, leave)
+  _install(leave)
 
 
-def name(number: int) -> str:
-  """Returns the name of a signal.
+def stopped_by(number: int) -> str:
+  """Returns which signal stopped a command, in words.
 
-  >>> name(15)
+  >>> stopped_by(15)
   'stopped by SIGTERM'
   """
   return f'stopped by {signal.Signals(number).name}'
@@ -97,13 +96,16 @@ def name(number: int) -> str:
 
 @contextlib.contextmanager
 def _handled(handler):
-  before = {}
-  if threading.current_thread() is threading.main_thread():
-    for number in _ASKING:
-      if signal.getsignal(number) not in (signal.SIG_IGN, None):
-        before[number] = signal.signal(number, handler)
+  is_main = threading.current_thread() is threading.main_thread()
+  before = _install(handler) if is_main else {}
   try:
     yield
   finally:
     for number, old in before.items():
       signal.signal(number, old)
+
+
+def _install(handler):
+  """Handles signals that are not ignored; returns who handled them before."""
+  return {number: signal.signal(number, handler) for number in _ASKING
+          if signal.getsignal(number) not in (signal.SIG_IGN, None)}

@@ -48,7 +48,7 @@ def keep(path: pathlib.Path, step: int):
     ValueError: if the file is damaged.
   """
   file = path / workdir.ENVIRONMENT
-  entries = []
+  entries, here = [], current()
   if file.exists():
     try:
       entries = json.loads(file.read_text())
@@ -59,10 +59,10 @@ def keep(path: pathlib.Path, step: int):
       raise ValueError(f'cannot read {file}: {error}. Remove it, and the '
                        'environments of earlier starts are forgotten.'
                        ) from error
-    if last == current():
+    if last == here:
       return
   entries.append(
-      {'from_step': step, 'command': sys.orig_argv, **current()})
+      {'from_step': step, 'command': sys.orig_argv, **here})
   workdir.write(file, json.dumps(entries, indent=2) + '\n')
 
 

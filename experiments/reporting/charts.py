@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import importlib
 import pathlib
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 import uuid
 
 import ml_collections
@@ -42,8 +42,10 @@ class Run(NamedTuple):
 class _TensorBoard:
   """Event files in `tensorboard/`, for `tensorboard --logdir`."""
 
+  PACKAGE = 'tensorboardX'
+
   def __init__(self, run: Run):
-    tensorboard = _package('tensorboardX', 'tensorboard')
+    tensorboard = importlib.import_module(self.PACKAGE)
     folder = run.path / 'tensorboard'
     is_new = not folder.exists()
     # Readers drop what an earlier start wrote from this step on.
@@ -68,8 +70,10 @@ class _WandB:
   reads, as WANDB_PROJECT and WANDB_MODE=offline.
   """
 
+  PACKAGE = 'wandb'
+
   def __init__(self, run: Run):
-    wandb = _package('wandb', 'wandb')
+    wandb = importlib.import_module(self.PACKAGE)
     file = run.path / _WANDB_ID
     is_new = not file.exists()
     if is_new:
@@ -94,14 +98,10 @@ def open_(wanted: Sequence[str], run: Run) -> list[Chart]:
   """Returns the charts of a run.
 
   Args:
-    wanted: names of `CHARTS`.
+    wanted: names of `CHARTS`, of `check`.
     run: which one.
-
-  Raises:
-    ValueError: if there is no such chart, or its package is not installed.
   """
-  makers = [names.lookup(CHARTS, name, kind='chart') for name in wanted]
-  return [make(run) for make in makers]
+  return [CHARTS[name](run) for name in wanted]
 
 
 def check(wanted: Sequence[str]):
@@ -111,8 +111,14 @@ def check(wanted: Sequence[str]):
     ValueError: if there is no such chart, or its package is not installed.
   """
   for name in wanted:
-    names.lookup(CHARTS, name, kind='chart')
-    _package({'tensorboard': 'tensorboardX'}.get(name, name), name)
+    package = getattr(
+        names.lookup(CHARTS, name, kind='chart'), 'PACKAGE', None)
+    if package:  # One of your own imports what it needs itself.
+      try:
+        importlib.import_module(package)
+      except ImportError as error:
+        raise ValueError(f'--charts={name} needs the package {package}: pip '
+                         f'install {package}') from error
 
 
 def values(row: metrics.Row) -> dict[str, float]:
@@ -126,10 +132,3 @@ def _draw_earlier(chart, run, is_new):
   for row in run.rows if is_new else ():
     chart.log(row['step'], values(row))
 
-
-def _package(module: str, chart: str) -> Any:
-  try:
-    return importlib.import_module(module)
-  except ImportError as error:
-    raise ValueError(f'--charts={chart} needs the package {module}: pip '
-                     f'install {module}') from error

@@ -156,11 +156,12 @@ def _lock(init_from):
 
 def _step(patterns, steps, schedule, weight_decay):
   """Dense for a quarter of training, and N:M from then on."""
+  switch = max(steps // 4, 1)
   adam = optax.chain(
-      methods.scale_by_frozen_adam(freeze_at=max(steps // 4, 1)),
+      methods.scale_by_frozen_adam(freeze_at=switch),
       optax.add_decayed_weights(weight_decay),
       optax.scale_by_learning_rate(schedule))
-  return adam, methods.step(patterns, steps, switch=max(steps // 4, 1))
+  return adam, methods.step(patterns, steps, switch=switch)
 
 
 def _sensitivity(ties, sparsity, steps):

@@ -19,7 +19,7 @@ def reset_state(inner: optax.GradientTransformation,
   """Makes an optimizer forget its moments before some of its steps.
 
   Before the step `t` for which `when(t)` holds, counted from 1, moments are
-  those of `inner.init(params)`. Whatever has the structure of the params is a
+  those of `inner.init(params)`. A tree of the structure of the params is a
   moment, which holds for any optax optimizer. A number beside moments, such as
   the count by which Adam corrects their bias, begins anew with them. Counts of
   schedules do not: the learning rate goes on. Gradients that

@@ -41,10 +41,10 @@ class Kept(NamedTuple):
   count: counts.Count
   found: topk.Bracket | None = None
 
+
 _SPARSITY = arguments.any_of(SPARSITY, arguments.Check(
     lambda value: isinstance(value, Kept)
     and isinstance(value.count, counts.Count), 'what a distribution returns'))
-
 
 
 def _split(x: jax.Array, tile: tuple[int, ...]) -> jax.Array:
@@ -276,11 +276,9 @@ def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
   rules = jax.tree.leaves(patterns)
   try:
     numbers = structure.flatten_up_to(kept)
-  except ValueError as error:
-    raise ValueError(
-        'kept must have a number or a count for each of the scores, '
-        f'{trees.few(trees.paths(avals))}, got {brief(kept)}.') from error
-  if not all(map(_SPARSITY.takes, numbers)):
+  except ValueError:
+    numbers = None
+  if numbers is None or not all(map(_SPARSITY.takes, numbers)):
     raise ValueError(
         'kept must have a number or a count for each of the scores, '
         f'{trees.few(trees.paths(avals))}, got {brief(kept)}.')

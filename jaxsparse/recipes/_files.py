@@ -3,7 +3,7 @@
 A recipe may come from anywhere, and a YAML file of 300 bytes can name more
 values than memory holds. So a file has a largest size, and what it says has a
 largest depth and number of values, where an alias counts as all that it stands
-for. Whatever is wrong with a file is a `ValueError` that names it; only one
+for. Every fault of a file is a `ValueError` that names the file; only one
 that is not there, or may not be read, is the `OSError` of Python.
 """
 

@@ -1,9 +1,9 @@
 """Commands that start at once: forked off a process that has imported them.
 
 A process of its own imports `experiments.train`, computes nothing, and forks
-for each command; these share a folder of compiled programs. What a command does
-with signals, exit codes and files is what it does when a shell starts it, but
-for the seconds in which it imports.
+for each command; these share a folder of compiled programs. A command treats
+signals, exit codes and files as it does when a shell starts it, but for the
+seconds in which it imports.
 """
 
 import json

@@ -1,7 +1,5 @@
 """Charts: what TensorBoard and wandb are given, and that they go on."""
 
-import json
-
 import pytest
 
 from experiments import train
@@ -105,7 +103,7 @@ def test_a_missing_package_is_told_with_what_to_install(monkeypatch):
 def test_any_chart_of_two_methods_serves(monkeypatch, tmp_path):
   class Mine:
     def __init__(self, run):
-      self.drawn = [run.rows]
+      self.drawn = [[*run.rows]]
 
     def log(self, step, values):
       self.drawn.append((step, values))
@@ -116,11 +114,9 @@ def test_any_chart_of_two_methods_serves(monkeypatch, tmp_path):
   made = []
   monkeypatch.setitem(
       charts.CHARTS, 'mine', lambda run: made.append(Mine(run)) or made[-1])
-  monkeypatch.setattr(charts, 'check', lambda wanted: None)
   config = commands.config('digits/sr_ste_2_4', steps=2, log_every=1,
                            save_every=2, batch_size=16)
   result = train.train(config, str(tmp_path), train.Options(['mine']))
   assert made[0].drawn == [
-      result.rows, *((row['step'], charts.values(row)) for row in result.rows),
-      'closed'] or made[0].drawn[-1] == 'closed'
-  assert json.dumps(made[0].drawn[1:-1])
+      [], *((row['step'], charts.values(row)) for row in result.rows),
+      'closed']
