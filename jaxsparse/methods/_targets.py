@@ -1,9 +1,14 @@
-"""The N:M targets that a method is given."""
+"""The targets that methods are given: N:M, or a sparsity."""
 
 from typing import Any
 
 from jaxsparse import patterns as patterns_lib
+from jaxsparse._utils import arguments
 from jaxsparse.rules import Patterns
+
+# A fraction, or a distribution that shares it out.
+SPARSITY = arguments.any_of(
+    patterns_lib.SPARSITY, arguments.function('a distribution'))
 
 
 def targets(patterns: Patterns) -> dict[str, tuple[int, int, Any] | None]:

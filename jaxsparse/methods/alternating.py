@@ -8,15 +8,14 @@ import jax.numpy as jnp
 
 from jaxsparse import distributions
 from jaxsparse import flows
-from jaxsparse import patterns as patterns_lib
 from jaxsparse import rules
 from jaxsparse._utils import arguments
+from jaxsparse.methods import _targets
 from jaxsparse.transform import Method
 
 
 @arguments.checked(
-    sparsity=arguments.any_of(patterns_lib.SPARSITY, arguments.function(
-        'a distribution', 'uniform(0.9)')),
+    sparsity=_targets.SPARSITY,
     total_steps=arguments.step(1, '10_000'))
 def ac_dc(patterns: rules.Patterns,
           sparsity: float | distributions.Distribution, total_steps: int, *,

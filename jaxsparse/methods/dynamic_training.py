@@ -32,7 +32,6 @@ import jax.numpy as jnp
 
 from jaxsparse import distributions
 from jaxsparse import flows
-from jaxsparse import patterns as patterns_lib
 from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scopes
@@ -40,6 +39,7 @@ from jaxsparse import scores
 from jaxsparse import units
 from jaxsparse._utils import arguments
 from jaxsparse._utils.tables import brief
+from jaxsparse.methods import _targets
 from jaxsparse.transform import Method
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
@@ -48,8 +48,7 @@ Sparsity = float | distributions.Distribution
 _STEPS = {
     'total_steps': arguments.step(1, '10_000'), **dict.fromkeys(
         ('every', 'prune_every'), arguments.step(1, '100')),
-    'sparsity': arguments.any_of(patterns_lib.SPARSITY, arguments.function(
-        'a distribution'))}
+    'sparsity': _targets.SPARSITY}
 
 
 def _shared(sparsity: Sparsity, distribution) -> distributions.Distribution:

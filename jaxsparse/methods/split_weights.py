@@ -12,13 +12,13 @@ import optax
 
 from jaxsparse import distributions
 from jaxsparse import flows
-from jaxsparse import patterns as patterns_lib
 from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse.masks import selection
+from jaxsparse.methods import _targets
 from jaxsparse.rules import base
 from jaxsparse.transform import Method
 
@@ -43,8 +43,7 @@ class ElsaState(NamedTuple):
 
 
 @arguments.checked(
-    sparsity=arguments.any_of(patterns_lib.SPARSITY, arguments.function(
-        'a distribution', 'uniform(0.9)')),
+    sparsity=_targets.SPARSITY,
     total_steps=arguments.step(1, '4_096'), every=arguments.step(1, '32'),
     penalty=arguments.or_function(arguments.number(0, write='0.01')),
     fisher=arguments.number(0, 1, write='0.999'))

@@ -10,6 +10,7 @@ import pytest
 
 from jaxsparse.recipes import _files
 from jaxsparse.recipes import from_recipe
+from tests._lib.deep import deep
 
 
 def _error(path):
@@ -21,13 +22,6 @@ def _error(path):
     assert len(str(error)) < 1_500
     return str(error)
   return None
-
-
-def _deep(n):
-  value = 1
-  for _ in range(n):
-    value = [value]
-  return value
 
 
 _FILES = {
@@ -120,9 +114,9 @@ def test_the_bounds_are_those_of_the_module():
   _files.check_bounds('it', [inside] * (_files.MOST_VALUES // 1_010))
   with pytest.raises(ValueError, match='it has more than'):
     _files.check_bounds('it', [inside] * (_files.MOST_VALUES // 1_000))
-  _files.check_bounds('it', _deep(_files.DEEPEST))
+  _files.check_bounds('it', deep(_files.DEEPEST))
   with pytest.raises(ValueError, match='within values'):
-    _files.check_bounds('it', _deep(_files.DEEPEST + 1))
+    _files.check_bounds('it', deep(_files.DEEPEST + 1))
   own = {}
   own['own'] = own
   with pytest.raises(ValueError, match='within values'):

@@ -16,6 +16,7 @@ import optax
 import pytest
 
 from jaxsparse.recipes import from_recipe
+from tests._lib.deep import deep
 
 _LONGEST = 1_500  # Characters of a message.
 _RECIPES = [
@@ -48,18 +49,11 @@ def _cycle():
   return own
 
 
-def _deep(n):
-  value = 1
-  for _ in range(n):
-    value = [value]
-  return value
-
-
 _WRONG = [
     math.nan, math.inf, -math.inf, -1, -.5, 1e30, 10**30, 10**400, 'abc', '',
     [], {}, [None], {'x': 1}, True, b'x', object(), np.array([1, 2]),
-    np.float32(.5), np.array(math.nan), (1, 2), set(), 2 + 3j, len, _deep(3),
-    _deep(5_000), {'a': {'b': {'c': 1}}}, 1.5, '2020-01-01', float, _cycle(),
+    np.float32(.5), np.array(math.nan), (1, 2), set(), 2 + 3j, len, deep(3),
+    deep(5_000), {'a': {'b': {'c': 1}}}, 1.5, '2020-01-01', float, _cycle(),
     'x' * 10**6, ['x'] * 10**5, '(', '9' * 500 + 'x1', '(' * 10**4, [['(']]]
 
 
