@@ -15,8 +15,10 @@ from experiments.data import criteo
 from experiments.data import digits
 from experiments.data import glue
 from experiments.data import imagenet
+from experiments.data import mnist
 from experiments.data import movielens
 from experiments.data import packages
+from experiments.data import plays
 from experiments.data import python_source
 from experiments.data.dataset import Batch
 from experiments.data.dataset import Dataset
@@ -26,7 +28,9 @@ from experiments.data.dataset import RECOMMENDATION
 
 _LOADERS = {
     'digits': digits.load,
+    'mnist': mnist.load,
     'python_source': python_source.load,
+    'plays': plays.load,
     'packages': packages.load,
     'synthetic_clicks': clicks.load,
     'criteo': criteo.load,

@@ -57,13 +57,14 @@ def ac_dc(patterns: rules.Patterns,
     the momentum of SGD; here every optimizer forgets, its bias correction
     included, while the learning rate goes on.
 
+  >>> import jax
   >>> import optax
   >>> from jaxsparse import sparsify, unstructured
   >>> tx = sparsify(optax.sgd(0.1), ac_dc({'.*': unstructured()}, 0.5, 20))
   >>> w = jnp.arange(1., 5.)
-  >>> state, active = tx.init(w), []
+  >>> state, active, update = tx.init(w), [], jax.jit(tx.update)
   >>> for _ in range(20):
-  ...   updates, state = tx.update(jnp.ones(4), state, w)
+  ...   updates, state = update(jnp.ones(4), state, w)
   ...   w = optax.apply_updates(w, updates)
   ...   active.append(int(state.masks.sum()))
   >>> active

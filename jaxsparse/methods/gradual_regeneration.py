@@ -71,9 +71,9 @@ def granet(patterns: rules.Patterns, sparsity: float, total_steps: int, *,
   >>> from jaxsparse import unstructured
   >>> rule = granet({'.*': unstructured()}, 0.9, 30, every=3).rule
   >>> w = jax.random.normal(jax.random.key(0), (10, 10))
-  >>> state, active = rule.init(w), []
+  >>> state, active, update = rule.init(w), [], jax.jit(rule.update)
   >>> for _ in range(10):
-  ...   masks, state = rule.update(w, state, w)
+  ...   masks, state = update(w, state, w)
   ...   active.append(int(masks.sum()))
   >>> active  # From 50% to 10% by step 9, 30% of 30.
   [50, 50, 22, 22, 22, 11, 11, 11, 10, 10]

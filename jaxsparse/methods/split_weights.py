@@ -97,10 +97,10 @@ def elsa(patterns: rules.Patterns,
   >>> tx = sparsify(optax.sgd(0.1), elsa(
   ...     {'.*': unstructured()}, 0.5, 100, penalty=1., every=5))
   >>> w = jnp.array([1., 2., 3., 4.])
-  >>> state = tx.init(w)
+  >>> state, update = tx.init(w), jax.jit(tx.update)
   >>> for _ in range(100):  # To be near (2, 2, 2, 4), and half of it zero.
   ...   grads = sparse_params(w, state) - jnp.array([2., 1., 2., 4.])
-  ...   updates, state = tx.update(grads, state, w)
+  ...   updates, state = update(grads, state, w)
   ...   w = optax.apply_updates(w, updates)
   >>> print(sparse_params(w, state).round(1))
   [0. 0. 2. 4.]
