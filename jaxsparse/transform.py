@@ -285,6 +285,7 @@ def sparse_params(params: ArrayTree, opt_state: ArrayTree) -> ArrayTree:
   masks = trees.nested_like(params, state.masks)
   rows = [(w, m) for _, w, m in trees.align(params, masks)
           if not trees.is_dense(m)]
-  sparse = iter(state.forward.sparse(*zip(*rows)) if rows else ())
+  sparse = iter(
+      state.forward.sparse(*zip(*rows), state.gain) if rows else ())
   return trees.map_masked(
       lambda w, m: next(sparse), params, masks, dense=lambda w: w)

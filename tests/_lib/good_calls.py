@@ -107,7 +107,7 @@ def _values() -> dict[str, Any]:
       'permutations': {}, 'layout': 'planar', 'implementation': 'xla'}
 
 
-_NM = ('ste', 'step', 'sr_ste', 's_ste', 'learned_masks', 'mdgf_linear',
+_NM = ('cast', 'ste', 'step', 'sr_ste', 's_ste', 'learned_masks', 'mdgf_linear',
        'mdgf_exponential', 'sdgf_geometric', 'sdgf_stepwise', 'top_kast',
        'train_prune_retrain')
 
