@@ -159,7 +159,8 @@ def sparsify(inner: optax.GradientTransformation,
     updates, after_state = after.update(updates, state.after, params, **seen)
     if ahead:
       masks, rule_state = rule.update(
-          grads, state.rule, params, updates=updates, **extra_args)
+          grads, state.rule, params, updates=updates, optimizer=inner_state,
+          **extra_args)
       if flow.gain is None:
         updates, _ = project.update(updates, project.init(params), params,
                                     masks=masks)
