@@ -214,6 +214,9 @@ METHODS = {
     'sr_ste': Row(methods.sr_ste, _NM, ('decay',)),
     # Kept weights shrink by the largest pruned, https://arxiv.org/abs/2409.09099.
     's_ste': Row(methods.s_ste, _NM),
+    # Pruned weights of a trained network decay ever faster,
+    # https://arxiv.org/abs/2509.25996.
+    'cast': Row(methods.cast, _NM, ('decay', 'every', 'rescale')),
     # Pruned weights fade out; https://arxiv.org/abs/2402.04744, and the next.
     'mdgf_linear': Row(methods.mdgf_linear, _NM),
     'mdgf_exponential': Row(methods.mdgf_exponential, _NM),

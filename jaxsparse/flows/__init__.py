@@ -30,6 +30,8 @@ from jaxsparse.flows.kinds import sr_ste
 from jaxsparse.flows.kinds import ste
 from jaxsparse.flows.kinds import top_kast
 from jaxsparse.flows.resetting import reset_state
+from jaxsparse.flows.sampling import mvue24
+from jaxsparse.flows.sampling import sampled_matmul
 from jaxsparse.flows.thresholds import soft_threshold
 from jaxsparse.flows.thresholds import SoftThreshold
 from jaxsparse.flows.transforms import add_exploration_decay
@@ -60,6 +62,8 @@ __all__ = [
     'gate_gradients',
     'HeldState',
     'hold_steps',
+    'mvue24',
+    'sampled_matmul',
     'project_updates',
     'reset_state',
     'Transform',

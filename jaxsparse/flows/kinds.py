@@ -26,8 +26,8 @@ class Flow(NamedTuple):
     around: wraps the inner optimizer.
     forward: from params and masks to what the forward pass needs beside them,
       found once, at `init`; for flows whose forward pass no gain says. It has a
-      method `sparse(weights, masks)`, from the sparse weights in turn to those
-      that the forward pass sees.
+      method `sparse(weights, masks, gain)`, from the sparse weights in turn to
+      those that the forward pass sees.
   """
   gain: Callable[[jax.Array], ArrayLike] | None
   before: Transform

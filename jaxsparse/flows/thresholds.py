@@ -22,9 +22,10 @@ class SoftThreshold(NamedTuple):
   """
   scales: ArrayTree
 
-  def sparse(self, weights: Sequence[jax.Array], masks: Sequence[jax.Array]
-             ) -> list[jax.Array]:
+  def sparse(self, weights: Sequence[jax.Array], masks: Sequence[jax.Array],
+             gain: jax.Array) -> list[jax.Array]:
     """The sparse weights in turn, as the forward pass sees them."""
+    del gain
     return [_shrunk(w, m, scale.shape) * scale.ravel()[0].astype(w.dtype)
             for w, m, scale in zip(weights, masks, jax.tree.leaves(self.scales),
                                    strict=True)]

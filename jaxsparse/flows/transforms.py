@@ -90,15 +90,21 @@ def gate_gradients(gain: float | Callable[[jax.Array], ArrayLike] = 0.
 
 
 @arguments.checked()
-def add_pruned_decay(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4
-                     ) -> Transform:
+def add_pruned_decay(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4,
+                     p: int = 2) -> Transform:
   """Adds weight decay on pruned weights only: `g + c * (1 - m) * w`.
+
+  With `p=1`, `sign(w)` stands for `w`: the same pull on weights of any size.
 
   Args:
     decay: `c`, a number or a schedule.
+    p: the norm, 1 or 2.
 
   Returns:
     A transform whose `update` takes `masks`.
+
+  Raises:
+    ValueError: if p is another number.
 
   References:
     Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
@@ -110,9 +116,14 @@ def add_pruned_decay(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4
   >>> print(tx.update(jnp.zeros(2), tx.init(w), w, masks=masks)[0])
   [0.  0.5]
   """
+  if p not in (1, 2):
+    raise ValueError(f'The decay of pruned weights has p=1 or p=2, got p={p}. '
+                     'Write p=2 for c * w, or p=1 for c * sign(w).')
+
   def add(count, m, g, w):
     c = value_at(decay, count).astype(g.dtype)
-    return jnp.where(m, g, g + c * w.astype(g.dtype))
+    pull = jnp.sign(w) if p == 1 else w
+    return jnp.where(m, g, g + c * pull.astype(g.dtype))
   return _masked('add_pruned_decay', add, of_step=callable(decay))
 
 

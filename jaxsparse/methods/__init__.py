@@ -9,10 +9,13 @@ after dense training, `progressive_gradient_flow` has N:M that is reached little
 by little, and `frozen_moment` N:M after dense training with the step sizes of
 that. `dynamic_training` has dynamic sparse training, `gradual_regeneration`
 prunes and grows at once, and in `alternating` dense and sparse phases take
-turns. `split_weights` draws trained weights to a sparse copy.
+turns. `split_weights` draws trained weights to a sparse copy, and
+`annealed_decay` draws those that are pruned to zero.
 """
 
 from jaxsparse.methods.alternating import ac_dc
+from jaxsparse.methods.annealed_decay import cast
+from jaxsparse.methods.annealed_decay import GroupScales
 from jaxsparse.methods.dynamic_training import chase
 from jaxsparse.methods.dynamic_training import dsr
 from jaxsparse.methods.dynamic_training import mest
@@ -39,7 +42,8 @@ from jaxsparse.methods.split_weights import elsa
 from jaxsparse.methods.split_weights import ElsaState
 
 __all__ = [
-    'ac_dc', 'chase', 'dsr', 'elsa', 'ElsaState', 'FrozenAdamState', 'granet',
+    'ac_dc', 'cast', 'GroupScales',
+    'chase', 'dsr', 'elsa', 'ElsaState', 'FrozenAdamState', 'granet',
     'learned_masks', 'LearnedMasks', 'mdgf_exponential', 'mdgf_linear', 'mest',
     'rigl', 'rigl_itop', 's_ste', 'scale_by_frozen_adam', 'sdgf_geometric',
     'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'ste', 'step',

@@ -102,7 +102,7 @@ def s_ste(patterns: Patterns, total_steps: int, *, rescale: bool = True
     Hu et al., `S-STE: Continuous Pruning Function for Efficient 2:4 Sparse
     Pre-Training <https://arxiv.org/abs/2409.09099>`_, 2024. There the gradients
     of weights are made from 2:4 samples of output gradients, for speed; here
-    they are exact.
+    they are exact, unless the network multiplies by `flows.sampled_matmul`.
   """
   del total_steps
   targets_of(patterns)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import re
 from typing import Any, Callable, Collection, Mapping, NamedTuple
 
@@ -122,8 +123,9 @@ def check_keys(where: str, mapping: Any, known: Collection[str]) -> None:
           name for name in known if name in brief(key).strip("'").split('_')]
       meant = f'Did you mean {near[0]!r}? ' if near else ''
       raise ValueError(
-          f'{where or "the recipe"} has no key {brief(key)}. {meant}'
-          f'Its keys are {", ".join(known)}.')
+          f'{where or "the recipe"} has no key {brief(key)}. {meant}' + (
+              f'Its keys are {", ".join(known)}.' if known else
+              'It has none at all.'))
 
 
 class Key(NamedTuple):
@@ -218,9 +220,48 @@ class Word:
   def __call__(self, where: str, value: Any) -> bool | dict[str, Any]:
     if self.or_false and value is False:
       return False
-    word, options = (next(iter(value.items())) if isinstance(value, Mapping)
-                     and len(value) == 1 else (value, None))
+    word, options = _word(value)
     one_of(self.words)(where, word)
     level = self.words[word].options
     return {word: level.fill(level.read(
         f'{where}.{word}', {} if options is None else options))}
+
+
+def _word(value: Any) -> tuple[Any, Any]:
+  """A word and its options, or `None`."""
+  return (next(iter(value.items())) if isinstance(value, Mapping)
+          and len(value) == 1 else (value, None))
+
+
+def _of_python(value: Any) -> Any:
+  """A number of numpy as one of Python, which files can hold."""
+  return value.item() if hasattr(value, 'item') else value
+
+
+plain = _Check(
+    lambda value: value is None or isinstance(value, (bool, str))
+    or arguments.is_number(value) or _are(value, arguments.is_number),
+    'a number, a word, true, false or a list of numbers', '100',
+    lambda value: [*map(_of_python, value)] if isinstance(
+        value, (list, tuple)) else _of_python(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """The check for a function's name, or `{name: arguments}`, which it becomes.
+
+  Options are the arguments that the function takes by name alone. It checks
+  their values itself, when it is called.
+  """
+  words: Mapping[str, Callable[..., Any]]
+
+  def __call__(self, where: str, value: Any) -> dict[str, Any]:
+    word, options = _word(value)
+    one_of(self.words)(where, word)
+    where, options = f'{where}.{word}', {} if options is None else options
+    known = {p.name: plain(where, p.default) for p in inspect.signature(
+        self.words[word]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    check_keys(where, options, known)
+    return {word: known | {
+        name: plain(f'{where}.{name}', given)
+        for name, given in options.items() if given is not None}}

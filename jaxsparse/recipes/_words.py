@@ -6,10 +6,12 @@ level if it has options.
 
 import dataclasses
 import functools
+import inspect
 from typing import Any, Callable, Mapping, NamedTuple
 
 from jaxsparse import distributions
 from jaxsparse import flows
+from jaxsparse import methods
 from jaxsparse import patterns
 from jaxsparse import schedules
 from jaxsparse import scores
@@ -105,6 +107,37 @@ FLOWS = {
     'sr_ste': Row(flows.sr_ste, SrSte),
     'mdgf': Row(lambda fade, start, end, straight_through: flows.mdgf(
         FADES[fade](start, end), straight_through), Mdgf)}
+
+
+# Published methods, by their names. A new one needs its line here, unless it
+# takes what no file holds, as chase takes ties, or makes no rule, as
+# learned_masks does.
+METHODS = {function.__name__: function for function in (
+    methods.ste, methods.sr_ste, methods.s_ste, methods.cast, methods.step,
+    methods.mdgf_linear, methods.mdgf_exponential, methods.sdgf_stepwise,
+    methods.sdgf_geometric, methods.top_kast, methods.train_prune_retrain,
+    methods.set_training, methods.dsr, methods.snfs, methods.rigl,
+    methods.rigl_itop, methods.mest, methods.granet, methods.ac_dc,
+    methods.elsa)}
+
+
+def takes_sparsity(method: str) -> bool:
+  """Whether a method is told a sparsity, or has that of N:M.
+
+  >>> takes_sparsity('granet'), takes_sparsity('sr_ste')
+  (True, False)
+  """
+  return 'sparsity' in inspect.signature(METHODS[method]).parameters
+
+
+def takes_scope(method: str) -> bool:
+  """Whether a method is told how layers share its sparsity.
+
+  >>> takes_scope('rigl'), takes_scope('granet')
+  (True, False)
+  """
+  return takes_sparsity(method) and inspect.signature(
+      METHODS[method]).parameters['sparsity'].annotation is not float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,10 @@ threshold unless the layer has a sparsity of its own, of which the same share is
 pruned at `start`. A layer that gives any other key has a rule and a threshold
 to itself.
 
+`method: rigl`, or `method: {rigl: {every: 200}}`, is a published method. It has
+a rule and a flow of its own, so that keys such as `criterion` or `frequency`
+may not stand beside it.
+
 `neural_compressor` reads the YAML of Neural Compressor.
 """
 
@@ -137,8 +141,12 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
     name, recipe = _files.load(recipe)
   try:
     whole, messages = _whole(recipe, total_steps, steps_per_epoch, exclude)
+    method = _method(whole, total_steps)
   except ValueError as error:
     raise (ValueError(f'{name}: {error}') if name else error) from error
+  if method is not None:
+    return Recipe(_all_used(method.rule, whole), method.flow,
+                  lambda optimizer: optimizer, whole, tuple(messages))
   sections = _sections(whole)
   mappings = [_patterns(whole, section) for section in sections]
   made = [_rule(*row) for row in zip(sections, mappings)]
@@ -286,6 +294,29 @@ def _schedule(section: Section) -> schedules.Schedule:
   curve = _words.DECAYS[decay](start, end, initial, final)
   return schedules.from_initial(
       curve, initial / final, start) if initial else curve
+
+
+def _method(recipe: Section, total_steps: int) -> transform.Method | None:
+  """The method of a recipe, if it has one."""
+  if recipe['method'] is None:
+    return None
+  (word, options), = recipe['method'].items()
+  given = {'patterns': _patterns(recipe, recipe), 'total_steps': total_steps}
+  sparsity, scope = recipe['sparsity'], recipe['scope']
+  if scope and not _words.takes_scope(word):
+    raise ValueError(
+        f'scope: the layers of method {word} share its sparsity in a way of '
+        f'its own, got {brief(scope)}. Leave scope out.')
+  if _words.takes_sparsity(word):
+    own = sparsity is None or _checks.nm_sparsity(recipe['pattern']) is not None
+    given['sparsity'] = (
+        _words.SCOPES[scope](sparsity) if scope else distributions.uniform()
+        if own and _words.takes_scope(word) else sparsity)
+  try:
+    return _words.METHODS[word](**given, **options)
+  except ValueError as error:
+    told = str(error).removeprefix(f'{word}: ')
+    raise ValueError(f'method.{word}: {told}') from error
 
 
 def _flow(recipe: Section) -> flows.Flow:

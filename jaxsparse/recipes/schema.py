@@ -197,6 +197,11 @@ class Top(Level):
   flow: dict[str, Any] = key(
       _checks.Word(_words.FLOWS), 'hard',
       'the part of pruned weights in forward and backward passes')
+  method: dict[str, Any] | None = key(
+      _checks.Call(_words.METHODS), None,
+      'a published method instead of all keys but `names`, `excluded`, '
+      '`layers`, `scope` and those from `sparsity` to `max_sparsity`; options '
+      'are the arguments of its function in `jaxsparse.methods`')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +239,25 @@ def complete(recipe: Values, total_steps: int, exclude: Sequence[str] = ()
   """
   total_steps = _checks.total_steps('total_steps', total_steps)
   given = Whole.read('', recipe)
+  top = _top(given, exclude)
+  if top['method'] is not None:
+    return _with_method(given, top, total_steps)
+  (word, options), = top['flow'].items()
+  level = _words.FLOWS[word].options
+  top['flow'] = {word: level.fill(options, total_steps)}
+  level(**top['flow'][word]).check(f'flow.{word}', total_steps)
+
+  given = {name: given[name] for name in Section.keys() if name in given}
+  main = _section('the recipe', given, top, total_steps, bool(top['names']))
+  if main['sparsity'] is not None:
+    given['sparsity'] = main['sparsity']
+  layers = [_layer(f'layers[{i}]', layer, given, top, total_steps)
+            for i, layer in enumerate(top['layers'])]
+  return {**main, **top, 'layers': layers}
+
+
+def _top(given: Values, exclude: Sequence[str]) -> dict[str, Any]:
+  """The keys that a recipe has once."""
   top, exclude = Top.fill(given), _checks.regexes('exclude', exclude)
   top['excluded'] = [
       *(r for r in exclude if r not in top['excluded']), *top['excluded']]
@@ -247,18 +271,37 @@ def complete(recipe: Values, total_steps: int, exclude: Sequence[str] = ()
   if not top['names'] and not top['layers']:
     raise ValueError('names is empty and there are no layers, so nothing would '
                      "be pruned. Write e.g. names: ['.*kernel']")
-  (word, options), = top['flow'].items()
-  level = _words.FLOWS[word].options
-  top['flow'] = {word: level.fill(options, total_steps)}
-  level(**top['flow'][word]).check(f'flow.{word}', total_steps)
+  return top
 
-  given = {name: given[name] for name in Section.keys() if name in given}
-  main = _section('the recipe', given, top, total_steps, bool(top['names']))
-  if main['sparsity'] is not None:
-    given['sparsity'] = main['sparsity']
-  layers = [_layer(f'layers[{i}]', layer, given, top, total_steps)
+
+# What a recipe may have beside a method.
+_BESIDE = ('names', 'excluded', 'layers', 'scope', 'method', *Shared.keys())
+
+
+def _with_method(given: Values, top: Values, total_steps: int
+                 ) -> dict[str, Any]:
+  """Every key of a recipe whose rule and flow are those of a method."""
+  (word, options), = top['method'].items()
+  for where, level in [('the recipe', given)] + [
+      (f'layers[{i}]', layer) for i, layer in enumerate(top['layers'])]:
+    if other := [name for name in level if name not in _BESIDE or (
+        level is not given and name == 'scope')]:
+      raise ValueError(
+          f'{where}: method {word} has a rule and a flow of its own, so '
+          f'{other} have no meaning. Leave them out; options of {word} are '
+          f'{", ".join(options) or "none"}.')
+  # No other key of a section counts; one_shot has defaults for any training.
+  shared = {name: given[name] for name in Shared.keys() if name in given}
+  shared['decay'] = 'one_shot'
+  around = {**top, 'flow': {'hard': {}}}
+  main = _section('the recipe', shared, around, total_steps, bool(
+      top['names']) and _words.takes_sparsity(word))
+  layers = [_layer(f'layers[{i}]', layer, shared, around, total_steps)
             for i, layer in enumerate(top['layers'])]
-  return {**main, **top, 'layers': layers}
+  return {**{name: main[name] for name in Shared.keys()},
+          'scope': given.get('scope'), 'names': top['names'],
+          'excluded': top['excluded'], 'layers': layers,
+          'method': top['method']}
 
 
 def _layer(where: str, layer: Values, main: Values, top: Values,

@@ -45,7 +45,8 @@ class EveryStep(Rule):
   """A rule that acts at every step, and so looks one step ahead.
 
   Its `update` is given `updates` as well, what the optimizer is about to add,
-  and its masks belong to `params + updates`.
+  and its masks belong to `params + updates`. It is given `optimizer`, too, the
+  state that the optimizer has by then.
   """
 
 

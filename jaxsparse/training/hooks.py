@@ -153,7 +153,7 @@ class Hooks:
       self._dense = self._exchange(
           self._with_gain(*gain) if state.forward is None else
           lambda weights: _sparse(
-              state.forward, weights, jax.tree.leaves(state.masks)))
+              state.forward, weights, jax.tree.leaves(state.masks), *gain))
 
   def _to_dense(self) -> None:
     if self._dense is not None:

@@ -104,10 +104,11 @@ def _values() -> dict[str, Any]:
       'rules': (rule,), 'backward': .25, 'recipe': {'sparsity': .9},
       'freeze_at': 2,
       'made': jaxsparse.from_recipe({'sparsity': .9}, total_steps=10),
+      'g': w, 'key': jax.random.key(0),
       'permutations': {}, 'layout': 'planar', 'implementation': 'xla'}
 
 
-_NM = ('ste', 'step', 'sr_ste', 's_ste', 'learned_masks', 'mdgf_linear',
+_NM = ('cast', 'ste', 'step', 'sr_ste', 's_ste', 'learned_masks', 'mdgf_linear',
        'mdgf_exponential', 'sdgf_geometric', 'sdgf_stepwise', 'top_kast',
        'train_prune_retrain')
 
@@ -131,6 +132,7 @@ def _own(name: str) -> dict[str, Any]:
   return {
       'calibration.reap': _mixture() if short == 'reap' else {},
       'flows.soft_threshold': {'patterns': {'.*kernel': jaxsparse.nm(2, 4)}},
+      'flows.sampled_matmul': {'x': jnp.ones((4, 4))},
       'flows.mdgf': {'gain': schedules.fade_linear(0, 10)},
       'graph.register_primitive': {
           'name': 'a_primitive_of_a_test', 'wiring': lambda eqn: None},

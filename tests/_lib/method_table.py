@@ -33,7 +33,7 @@ def _standard_schedule(schedule):
 
 def _recipes(*names, **options):
   """Rows of recipes for a training of four steps."""
-  every = {'top_kast': {'every': 2}}
+  every = dict.fromkeys(('top_kast', 'cast'), {'every': 2})
   made = {name: functools.partial(
       getattr(jaxsparse.methods, name), _NM, 4, **options,
       **every.get(name, {})) for name in names}
@@ -161,7 +161,7 @@ METHODS = {
         _prune(_NM), lambda: jaxsparse.sr_ste(1e-3, decoupled=True), True),
     **_recipes(
         'mdgf_linear', 'mdgf_exponential', 'sdgf_stepwise', 'top_kast',
-        'train_prune_retrain', 's_ste'),
+        'train_prune_retrain', 's_ste', 'cast'),
     **_recipes('sdgf_geometric', frames=2),
     **_recipes('step', switch=2),
     'elsa': _elsa(_FREE, 0.5),

@@ -17,6 +17,7 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import units
 from jaxsparse._utils import trees
+from jaxsparse.recipes import _words
 from jaxsparse.recipes import building
 from jaxsparse.recipes import schema
 from tests._lib import method_table
@@ -417,7 +418,80 @@ _RECIPES = {
 
 
 def test_all_keys_are_in_the_recipe_of_all_keys():
-  assert set(_RECIPES['all']) == set(schema.Whole.keys())
+  assert {*_RECIPES['all'], 'method'} == set(schema.Whole.keys())
+
+
+# Methods.
+
+
+_UNUSUAL = {'granet': {'every': 50}, 'elsa': {'fisher': .9},
+            'mest': {'shares': [.1, .05]}, 'step': {'switch': 'auto'},
+            'rigl_itop': {'every': 100}, 'cast': {'rescale': False}}
+
+
+def _of_method(word):
+  beside = {'sparsity': .9} if _words.takes_sparsity(word) else {
+      'pattern': '2:4'}
+  return {'method': {word: _UNUSUAL.get(word, {})}, **beside}
+
+
+@pytest.mark.parametrize('word', _words.METHODS)
+def test_every_method_is_called_as_it_is_written(monkeypatch, tmp_path, word):
+  seen = []
+  function = _words.METHODS[word]
+  monkeypatch.setitem(_words.METHODS, word, functools.wraps(function)(
+      lambda **given: seen.append(given) or function(**given)))
+  recipe = {**_of_method(word), 'excluded': 'head.*'}
+  made = _made(**recipe)
+  again = building.from_recipe(
+      building.to_recipe(made, tmp_path / 'a.yaml'), total_steps=_STEPS)
+  from_file = building.from_recipe(tmp_path / 'a.yaml', total_steps=_STEPS)
+  assert again.recipe == from_file.recipe == made.recipe
+  assert seen[0] == seen[1] == seen[2]
+  pattern = (jaxsparse.unstructured() if 'sparsity' in recipe
+             else jaxsparse.nm(2, 4))
+  assert seen[0].items() >= {
+      'patterns': {'head.*': None, '.*kernel': pattern}, 'total_steps': _STEPS,
+      **recipe['method'][word],
+      **({'sparsity': .9} if 'sparsity' in recipe else {})}.items()
+
+
+def test_a_method_has_patterns_and_sparsities_of_layers():
+  made = _made(sparsity=.5, scope='uniform', layers=[
+      {'names': 'a/kernel', 'sparsity': .25}], method='rigl')
+  assert made.flow.gain is None and made.regularizer(made) is made
+  masks = _init(made.rule)
+  assert int(masks['a']['kernel'].sum()) == 96
+  assert int(masks['b']['kernel'].sum()) == 64
+  masks = _init(_made(pattern='2:4', layers=[
+      {'names': 'b/kernel', 'pattern': '1:4'}], method='elsa').rule)
+  assert int(masks['a']['kernel'].sum()) == 64
+  assert int(masks['b']['kernel'].sum()) == 32
+
+
+@pytest.mark.parametrize('recipe, told', [
+    ({'method': 'granat'}, "method must be one of.*'granat'.*method: granet"),
+    ({'method': {'granet': {'evry': 9}}},
+     "method.granet has no key 'evry'. Did you mean 'every'[?] Its keys are"),
+    ({'method': {'ste': {'every': 9}}}, 'method.ste has no key.*It has none'),
+    ({'method': {'granet': {'every': '9'}}},
+     "method.granet: every must be.*got '9'.*Write"),
+    ({'method': {'granet': {'every': len}}},
+     'method.granet.every must be a number.*Write'),
+    ({'method': {'granet': {'begin': 900}}}, 'method.granet: No weight'),
+    ({'method': {'granet': 9}}, 'method.granet is a mapping of keys'),
+    ({'method': 'granet', 'scope': 'erk'}, 'scope: .*granet.*Leave scope out'),
+    ({'method': 'sr_ste', 'scope': 'erk'}, 'scope: .*sr_ste.*Leave scope out'),
+    ({'method': 'sr_ste'}, r'method.sr_ste: .*nm\(2, 4\)'),
+    ({'method': 'rigl', 'frequency': 9, 'start': 1},
+     r"method rigl has.*\['frequency', 'start'\] have no meaning.*every"),
+    ({'method': 'rigl', 'flow': 'ste'}, r"\['flow'\] have no meaning"),
+    ({'method': 'rigl', 'layers': [{'names': 'a', 'lock': True}]},
+     r"layers\[0\]: .*\['lock'\] have no meaning"),
+    ({'method': 'rigl', 'sparsity': None}, 'has no sparsity')])
+def test_what_a_method_does_not_take_is_a_taught_error(recipe, told):
+  with pytest.raises(ValueError, match=f'(?s){told}'):
+    _made(**{'sparsity': .9, **recipe})
 
 
 @pytest.mark.parametrize('suffix', ['yaml', 'yml', 'json'])

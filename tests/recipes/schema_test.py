@@ -166,7 +166,8 @@ def test_every_key_and_default_is_written_out():
       'initial_sparsity': 0., 'start': 0, 'end': 700, 'frequency': 7,
       'decay': 'cubic', 'criterion': {'magnitude': {}}, 'score_dtype': None,
       'scope': 'uniform', 'progressive': False, 'lock': False,
-      'regularizer': None, 'layers': [], 'flow': {'hard': {}}}
+      'regularizer': None, 'layers': [], 'flow': {'hard': {}},
+      'method': None}
   assert set(_complete(sparsity=.9)) == set(schema.Whole.keys())
 
 
