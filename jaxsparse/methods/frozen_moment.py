@@ -47,10 +47,11 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
   with `v` as the last of those updates left it, while `m` goes on.
 
   Args:
-    b1: the decay of running means of gradients,
-    b2: and of their squares.
-    eps: what is added to the root of `v` before, and to `v` after.
-    freeze_at: how many updates `v` takes in, 1 at least.
+    b1: the decay of the running means of gradients.
+    b2: the decay of the running means of squared gradients.
+    eps: the constant added to the root of `v` before `freeze_at`, and to `v`
+      itself afterwards.
+    freeze_at: the number of updates that change `v`, at least 1.
 
   Returns:
     An optax transformation. Chain it with the learning rate, and weight decay.
@@ -123,13 +124,14 @@ def step(patterns: rules.Patterns, total_steps: int, *,
   optimizer it is dense training and then `ste`.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps.
     switch: the number of updates that are dense; by default a quarter of the
       training (in the paper between 10% and 50%).
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
     ValueError: if a pattern is not N:M, or the switch not within training.
