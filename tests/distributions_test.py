@@ -201,7 +201,7 @@ def test_uniform_without_a_sparsity_names_the_layer_that_needs_one():
   scores = {'mlp': {'kernel': jnp.ones((4, 4))}, 'head': jnp.ones((4, 4))}
   specs = {'mlp': {'kernel': unstructured()}, 'head': nm(2, 4)}
   with pytest.raises(
-      ValueError, match=r'(?s)mlp/kernel.*no sparsity.*uniform\(0.9\)'):
+      ValueError, match=r'(?s)mlp/kernel.*needs a sparsity.*uniform\(0.9\)'):
     uniform()(scores, specs, 1.)
   specs['mlp']['kernel'] = unstructured(sparsity=.75)
   assert counts_of(uniform()(scores, specs, 1.)) == [2, 4]

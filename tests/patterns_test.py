@@ -137,7 +137,7 @@ def test_a_transposable_pattern_is_n_m_and_says_that_it_is(n, axis):
     (0, 4, -2), (4, 4, -2), (4, 8, -2), (1, 2, -2), (2, 4, 0), (2, 4, (0, 1))])
 def test_other_transposable_patterns_are_an_error(n, m, axis):
   with pytest.raises(ValueError, match=(
-      r'(?s)1, 2 or 3 of 4, along axes counted from the end, got nm\('
+      r'(?s)n of 1, 2 or 3, m of 4, and axes counted from the end, got nm\('
       r'.*Write e\.g\. nm\(2, 4')):
     nm(n, m, axis=axis, transposable=True)
 

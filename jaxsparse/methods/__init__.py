@@ -4,13 +4,17 @@
       optax.adam(1e-3), methods.rigl(patterns, 0.9, total_steps=10_000))
 
 Every function takes patterns and the length of training in steps, and returns a
-`Method`: a rule and a flow. `nm_training` has N:M sparsity from scratch and
-after dense training, `progressive_gradient_flow` has N:M that is reached little
-by little, and `frozen_moment` N:M after dense training with the step sizes of
-that. `dynamic_training` has dynamic sparse training, `gradual_regeneration`
-prunes and grows at once, and in `alternating` dense and sparse phases take
-turns. `split_weights` draws trained weights to a sparse copy, and
-`annealed_decay` draws those that are pruned to zero.
+`Method`: a rule and a flow. The modules are
+
+* `nm_training`: N:M from scratch, and N:M after dense training;
+* `progressive_gradient_flow`: N:M that is reached gradually;
+* `frozen_moment`: N:M after dense training, with Adam's second moment frozen;
+* `dynamic_training`: dynamic sparse training;
+* `gradual_regeneration`: gradual pruning with regrowth;
+* `alternating`: dense and sparse phases that alternate;
+* `split_weights`: a penalty that pulls weights towards a sparse copy;
+* `annealed_decay`: pruned weights of a trained network decay to zero;
+* `mask_learning`: masks learned by gradient descent, for frozen weights.
 """
 
 from jaxsparse.methods.alternating import ac_dc

@@ -1,4 +1,4 @@
-"""The targets that methods are given: N:M, or a sparsity."""
+"""The targets of methods: N:M patterns, or a sparsity."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from jaxsparse import patterns as patterns_lib
 from jaxsparse._utils import arguments
 from jaxsparse.rules import Patterns
 
-# A fraction, or a distribution that shares it out.
+# A fraction, or a distribution over layers.
 SPARSITY = arguments.any_of(
     patterns_lib.SPARSITY, arguments.function('a distribution'))
 
 
 def targets(patterns: Patterns) -> dict[str, tuple[int, int, Any] | None]:
-  """`(n, m, axis)` of every rule, or `None` where it says dense."""
+  """`(n, m, axis)` of every entry of the patterns, or `None` for dense."""
   return {regex: None if p is None else patterns_lib.n_m_axis(p)
           for regex, p in patterns.items()}

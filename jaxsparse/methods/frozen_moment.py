@@ -68,13 +68,14 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
   size of the batch: look at the step that it chooses, `frozen_at` in the state.
 
   Args:
-    b1: the decay of running means of gradients,
-    b2: and of their squares.
-    eps: what is added to the root of `v` before, and to `v` after.
-    freeze_at: how many updates `v` takes in, 1 at least; or the fewest and the
-      most of them, such as `(1_000, 5_000)`.
-    patterns: those of the method; changes of these weights are looked at.
-      Without them, of all.
+    b1: the decay of the running means of gradients.
+    b2: the decay of the running means of squared gradients.
+    eps: the constant added to the root of `v` before `freeze_at`, and to `v`
+      itself afterwards.
+    freeze_at: the number of updates that change `v`, at least 1; or the least
+      and the largest number, such as `(1_000, 5_000)`.
+    patterns: those of the method. AutoSwitch reads the changes of these weights
+      alone; without patterns it reads all weights.
 
   Returns:
     An optax transformation. Chain it with the learning rate, and weight decay.
@@ -186,15 +187,16 @@ def step(patterns: rules.Patterns, total_steps: int, *,
   optimizer it is dense training and then `ste`.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps.
     switch: the number of updates that are dense; by default a quarter of the
       training (in the paper between 10% and 50%). With `'auto'` masks follow an
       optimizer that finds the step itself, `scale_by_frozen_adam(freeze_at=(
       1_000, 5_000), patterns=patterns)`.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
     ValueError: if a pattern is not N:M, or the switch not within training; from

@@ -1,4 +1,4 @@
-"""Checks of values, and levels, the mappings that a recipe is made of."""
+"""Checks of values, and the levels of a recipe: mappings with known keys."""
 
 import dataclasses
 import functools
@@ -35,14 +35,14 @@ _MOST_AXES = 64
 
 
 def whole(least: int, write: str) -> arguments.Check:
-  """Whole numbers of steps; no arrays of them, as a recipe is plain data."""
+  """The check for whole numbers of steps; a recipe holds no arrays."""
   return _Check(
       lambda value: arguments.is_whole(value) and least <= value < 2**31,
       f'a whole number of steps from {least} up, below 2**31', write, int)
 
 
 def one_of(words: Collection[str]) -> arguments.Check:
-  """Words, of which the nearest is the example."""
+  """The check for a word of a list; an error suggests the nearest word."""
   return dataclasses.replace(
       arguments.one_of(words), make=str, joint=': ',
       write=lambda value: [*arguments.nearest(value, words), *words][0])
@@ -81,7 +81,7 @@ total_steps = dataclasses.replace(
 
 
 def sides(pattern: str) -> tuple[str, tuple[int, int]] | None:
-  """The sides of `'4x1'` or `'2:4'`, with what stands between them.
+  """The separator and the two numbers of a pattern such as `'4x1'` or `'2:4'`.
 
   >>> sides('4x1'), sides('2:4'), sides('channel')
   (('x', (4, 1)), (':', (2, 4)), None)
@@ -91,7 +91,7 @@ def sides(pattern: str) -> tuple[str, tuple[int, int]] | None:
 
 
 def nm_sparsity(pattern: str) -> float | None:
-  """The sparsity that a pattern brings itself, if it is N:M.
+  """The sparsity of an N:M pattern, or `None` for other patterns.
 
   >>> nm_sparsity('1:4'), nm_sparsity('4x1')
   (0.75, None)
@@ -101,7 +101,7 @@ def nm_sparsity(pattern: str) -> float | None:
 
 
 def pattern(words: Collection[str]) -> arguments.Check:
-  """Patterns that are words or have numbers."""
+  """The check for patterns: words, blocks or N:M."""
   def takes(value):
     return isinstance(value, str) and (value in words or (
         sides(value) is not None and (nm_sparsity(value) or 0) >= 0))
@@ -112,10 +112,10 @@ def pattern(words: Collection[str]) -> arguments.Check:
 
 
 def check_keys(where: str, mapping: Any, known: Collection[str]) -> None:
-  """Raises a `ValueError` that says which key was meant."""
+  """Raises a `ValueError` for an unknown key, and suggests the nearest one."""
   if not isinstance(mapping, Mapping):
     raise ValueError(
-        f'{where or "A recipe"} is a mapping of keys to values, got '
+        f'{where or "A recipe"} must be a mapping of keys to values, got '
         f'{brief(mapping)}. Its keys are {", ".join(known)}.')
   for key in mapping:
     if key not in known:
@@ -132,10 +132,12 @@ class Key(NamedTuple):
   """A key of a level.
 
   Attributes:
-    check: makes of a value's place and the value that of the recipe, or raises.
-    default: as in a file, or a function of the recipe and `total_steps`.
-    text: what the key holds.
-    otherwise: the default in words, where it does not speak for itself.
+    check: a function from the place of a value and the value to the value in
+      the recipe; it raises for a wrong value.
+    default: the default as written in a file, or a function of the recipe and
+      `total_steps` that computes it.
+    text: a description of the key.
+    otherwise: a description of the default, if its value needs one.
   """
   check: Callable[[str, Any], Any]
   default: Any
@@ -145,14 +147,14 @@ class Key(NamedTuple):
 
 def key(check: Callable[[str, Any], Any], default: Any, text: str,
         otherwise: str = '') -> Any:
-  """A field of a `Level`, whose name is the key's."""
+  """A field of a `Level`; the name of the field is the key."""
   return dataclasses.field(
       metadata={'key': Key(check, default, text, otherwise)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-  """A mapping in a recipe, whose keys are fields made by `key`."""
+  """A mapping in a recipe; its keys are the fields, which are made by `key`."""
 
   @classmethod
   def keys(cls) -> dict[str, Key]:
@@ -162,7 +164,7 @@ class Level:
 
   @classmethod
   def read(cls, where: str, given: Any) -> dict[str, Any]:
-    """What is given, each value checked; null is as good as nothing."""
+    """The given keys, each value checked; a key with null counts as absent."""
     keys, prefix = cls.keys(), f'{where}.' if where else ''
     check_keys(where, given, keys)
     return {name: keys[name].check(prefix + name, value)
@@ -171,11 +173,11 @@ class Level:
   @classmethod
   def fill(cls, given: Mapping[str, Any], total_steps: int | None = None,
            around: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Every key, with the value that is given or its default.
+    """Every key, with the given value or its default.
 
-    A default that is a function sees the values of this level and of those
-    `around` it, of other functions only the ones before; without `total_steps`
-    it is not called.
+    A default that is a function receives the values of this level, of the
+    levels `around` it, and of the function defaults before it. Without
+    `total_steps` the function is not called.
     """
     keys = cls.keys()
     filled = {name: given.get(name) for name in keys}
@@ -193,7 +195,7 @@ class Level:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """The check for options, or true for their defaults, or false."""
+  """The check for options: a mapping, true for all defaults, or false."""
   level: type[Level]
 
   @property
@@ -208,7 +210,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-  """The check for a word of a table, or `{word: options}`, which it becomes."""
+  """The check for a word of a table, or `{word: options}`; makes the latter."""
   words: Mapping[str, Any]
   or_false: bool = False
 

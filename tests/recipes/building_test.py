@@ -573,12 +573,12 @@ layers:
 
 @pytest.mark.parametrize('recipe', [None, [{'sparsity': .9}], 3])
 def test_what_is_no_recipe_is_an_error(recipe):
-  with pytest.raises(ValueError, match='A recipe is a mapping or the path'):
+  with pytest.raises(ValueError, match='recipe must be a mapping, or the path'):
     building.from_recipe(recipe, total_steps=_STEPS)
 
 
 def test_what_is_no_plan_is_an_error():
-  with pytest.raises(ValueError, match='takes what from_recipe made, got {'):
+  with pytest.raises(ValueError, match='the result of from_recipe, got {'):
     building.to_recipe({'sparsity': .9})
 
 
@@ -613,7 +613,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_the_doc_example_is_a_recipe():
-  text = building.__doc__.split('may hold\n')[1].split('`help(')[0]
+  text = building.__doc__.split('of prune.yaml:\n')[1].split('`help(')[0]
   import yaml
   made = _made(**yaml.safe_load(text))
   assert [layer['pattern'] for layer in made.recipe['layers']] == ['2:4']
@@ -632,7 +632,7 @@ def test_groups_lie_along_the_axis_that_is_said():
   assert (np.asarray(masks['query']).reshape(2, 4, 6).sum(1) == 2).all()
   assert (np.asarray(masks['out']).reshape(2, 4, 5).sum(1) == 2).all()
   assert make(building.to_recipe(made)).recipe == made.recipe
-  with pytest.raises(ValueError, match='axis says where groups of N:M lie'):
+  with pytest.raises(ValueError, match='axis is the axis of N:M groups'):
     make({'pattern': '4x1', 'sparsity': .5, 'axis': -3})
   with pytest.raises(ValueError, match='the contraction axis'):
     make({'pattern': '2:4', 'axis': 'in'})
@@ -641,6 +641,6 @@ def test_groups_lie_along_the_axis_that_is_said():
 def test_a_layer_that_comes_too_late_is_told():
   made = building.from_recipe({'sparsity': .5, 'names': 'b', 'layers': [
       {'names': '.*a'}, {'names': 'a', 'pattern': '2:4'}]}, total_steps=10)
-  with pytest.raises(ValueError, match=r"layers\[1\].names: 'a' decides about"):
+  with pytest.raises(ValueError, match=r"layers\[1\].names: 'a' has no"):
     made.rule.init({'a': np.ones((4, 4), np.float32),
                     'b': np.ones((4, 4), np.float32)})
