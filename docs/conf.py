@@ -25,6 +25,7 @@ extensions = [
     'sphinx.ext.viewcode',
     'sphinx_copybutton',
     'docstrings',
+    'method_links',
     'public_names',
 ]
 exclude_patterns = ['_build', '**.ipynb_checkpoints']

@@ -60,6 +60,12 @@ _SLOW = {  # Those take seconds where a value is none that is refused.
 _NAMES = [name for name in good_calls.functions() if name not in _OTHERS]
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path):
+  """Drawn texts are names of files to `to_recipe`, which writes them."""
+  monkeypatch.chdir(tmp_path)
+
+
 def _parameters(name):
   """The arguments that a call may have, but those that may be anything else."""
   function = good_calls.functions()[name]
