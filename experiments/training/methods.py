@@ -258,7 +258,7 @@ METHODS = {
     'ac_dc': Row(methods.ac_dc, _FREE),
 
     # Weights are drawn to a sparse copy, https://arxiv.org/abs/2510.01650.
-    'elsa': Row(methods.elsa, _FREE, ('every',)),
+    'elsa': Row(methods.elsa, _FREE, ('every', 'penalty')),
 
     # The zeros of the run in `config.init_from` stay.
     'lock': Row(_lock, ('init_from',)),

@@ -134,15 +134,19 @@ def cast(patterns: rules.Patterns, total_steps: int, *,
 
 def _scales(patterns: rules.Patterns, params: Any, masks: Any) -> GroupScales:
   """The root of what each group had for what is kept of it."""
-  def scale(w, mask, pattern):
+  def scale(path, w, mask, pattern):
     if trees.is_dense(mask):
       return None
+    if pattern is None:
+      raise ValueError(
+          f'{path}: another rule prunes it, and cast has scales for its own '
+          'patterns. Write cast(..., rescale=False).')
     tile = pattern.group_tile(w.shape)
     grid = [n // max(t, 1) for n, t in zip(w.shape, tile)]
     kept, all_of_it = (_squares(x, grid) for x in (
         jnp.where(mask, w, jnp.zeros_like(w)), w))
     return _root(all_of_it, kept).astype(jnp.float32)
-  return GroupScales(jax.tree.map(
+  return GroupScales(trees.map_with_path(
       scale, params, masks, trees.match_rules(patterns, params)))
 
 

@@ -313,7 +313,8 @@ def _method(recipe: Section, total_steps: int) -> transform.Method | None:
   if recipe['method'] is None:
     return None
   (word, options), = recipe['method'].items()
-  given = {'patterns': _patterns(recipe, recipe), 'total_steps': total_steps}
+  given: dict[str, Any] = {
+      'patterns': _patterns(recipe, recipe), 'total_steps': total_steps}
   sparsity, scope = recipe['sparsity'], recipe['scope']
   if scope and not _words.takes_scope(word):
     raise ValueError(
