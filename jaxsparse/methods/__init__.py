@@ -7,12 +7,14 @@ Every function takes patterns and the length of training in steps, and returns a
 `Method`: a rule and a flow. `nm_training` has N:M sparsity from scratch and
 after dense training, `progressive_gradient_flow` has N:M that is reached little
 by little, and `frozen_moment` N:M after dense training with the step sizes of
-that. `dynamic_training` has dynamic sparse training, `gradual_regeneration`
-prunes and grows at once, and in `alternating` dense and sparse phases take
-turns. `split_weights` draws trained weights to a sparse copy.
+that. `dynamic_training` has dynamic sparse training, `constant_fan_in` that of
+neurons that read equally many inputs, `gradual_regeneration` prunes and grows
+at once, and in `alternating` dense and sparse phases take turns.
+`split_weights` draws trained weights to a sparse copy.
 """
 
 from jaxsparse.methods.alternating import ac_dc
+from jaxsparse.methods.constant_fan_in import srigl
 from jaxsparse.methods.dynamic_training import chase
 from jaxsparse.methods.dynamic_training import dsr
 from jaxsparse.methods.dynamic_training import mest
@@ -42,6 +44,6 @@ __all__ = [
     'ac_dc', 'chase', 'dsr', 'elsa', 'ElsaState', 'FrozenAdamState', 'granet',
     'learned_masks', 'LearnedMasks', 'mdgf_exponential', 'mdgf_linear', 'mest',
     'rigl', 'rigl_itop', 's_ste', 'scale_by_frozen_adam', 'sdgf_geometric',
-    'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'ste', 'step',
-    'top_kast', 'train_prune_retrain',
+    'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'srigl', 'ste',
+    'step', 'top_kast', 'train_prune_retrain',
 ]
