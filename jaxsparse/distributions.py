@@ -36,6 +36,7 @@ from jaxsparse.masks.remade import jitted_outside
 from jaxsparse.masks.remade import Remade
 from jaxsparse.masks.selection import final_count
 from jaxsparse.masks.selection import Kept
+from jaxsparse.masks.selection import kept_count
 from jaxsparse.masks.selection import on_the_way
 from jaxsparse.masks.selection import on_the_way_each
 from jaxsparse.masks.selection import units_of
@@ -300,6 +301,21 @@ def shares(distribution: Distribution, make: Callable[[], ArrayTree],
   if isinstance(distribution, _GlobalThreshold):
     return distribution(make, patterns, progress)
   return distribution(make(), patterns, progress)
+
+
+def budgets(distribution: Distribution, make: Callable[[], ArrayTree],
+            patterns: Any, progress: ArrayLike) -> Any:
+  """`shares` as counts alone, those of a distribution of numbers, too.
+
+  Returns:
+    A tree of `Kept`: the units that each group of each layer ends with.
+  """
+  def count(k, score, pattern):
+    return k if isinstance(k, Kept) else Kept(
+        kept_count(pattern.sizes(score.shape)[1], k))
+  return jax.tree.map(
+      count, shares(distribution, make, patterns, progress),
+      jax.eval_shape(make), patterns, is_leaf=lambda x: isinstance(x, Kept))
 
 
 def _cut(xs: Remade, patterns: Sequence[Pattern], sparsity: float,

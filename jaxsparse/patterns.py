@@ -7,6 +7,7 @@ units into **groups**, inside which units compete for a fixed number of places.
 | pattern | unit | group |
 |---|---|---|
 | `unstructured()` | one weight | the whole weight |
+| `unstructured(balanced=True)` | one weight | those of the same output |
 | `nm(2, 4)` | one weight | 4 neighbours along the contraction axis |
 | `nm(2, 4, transposable=True)` | one weight | a 4 x 4 tile, 2 in each line |
 | `block((4, 4))` | a 4 x 4 tile of the last two axes | the whole weight |
@@ -201,12 +202,18 @@ def _options(name: str, **options) -> dict:
 
 
 @arguments.checked(**_SPARSITIES)
-def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
-                 max_sparsity: float = 1.) -> Pattern:
-  """Unstructured sparsity: all weights of a parameter compete.
+def unstructured(sparsity: float | None = None, *, balanced: bool = False,
+                 min_sparsity: float = 0., max_sparsity: float = 1.) -> Pattern:
+  """Unstructured sparsity: all weights of a parameter, or of a neuron, compete.
 
   Args:
     sparsity: the fraction pruned; `None` leaves it to the distribution.
+    balanced: whether weights compete only with those of the same output, an
+      index of the last axis, so that all neurons read equally many inputs: a
+      constant fan-in. The inputs of a kernel `[..., in, out]` are all its other
+      axes, of `HWIO` the window, too. `graph.kernel_patterns` finds the axes of
+      any kernel, and where layers are stacked. By default all weights of the
+      parameter compete.
     min_sparsity: the smallest sparsity that a distribution may assign.
     max_sparsity: the largest sparsity that a distribution may assign.
 
@@ -217,10 +224,15 @@ def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
   >>> from jaxsparse import select
   >>> select(jnp.array([3., 1., 2., 4.]), unstructured(), 0.5)
   Array([ True, False, False,  True], dtype=bool)
+  >>> w = jnp.array([[9., 1.], [8., 2.]])
+  >>> select(w, unstructured(balanced=True), 0.5)
+  Array([[ True, False],
+         [False,  True]], dtype=bool)
   """
-  return Pattern(unit=Tiling(rest=1), group=Tiling(), **_options(
-      'unstructured()', sparsity=sparsity, min_sparsity=min_sparsity,
-      max_sparsity=max_sparsity))
+  group = Tiling(((-1, 1),)) if balanced else Tiling()
+  return Pattern(unit=Tiling(rest=1), group=group, **_options(
+      f'unstructured({"balanced=True" * balanced})', sparsity=sparsity,
+      min_sparsity=min_sparsity, max_sparsity=max_sparsity))
 
 
 @arguments.checked()

@@ -34,6 +34,14 @@ def _make(request):
   return _ALL[request.param]
 
 
+def test_numbers_of_a_distribution_are_budgets_as_counts_are():
+  specs = {'a': unstructured(), 'b': nm(2, 4)}
+  make = lambda: {'a': jnp.ones((5, 2)), 'b': jnp.ones((4, 2))}
+  for distribution in (lambda *_: {'a': .3, 'b': .5}, uniform(.3)):
+    kept = distributions.budgets(distribution, make, specs, 1.)
+    assert {k: integer(n.count) for k, n in kept.items()} == {'a': 7, 'b': 2}
+
+
 @pytest.mark.parametrize('sparsity', [1.5, -.1, 90, float('nan')])
 def test_a_sparsity_outside_of_0_and_1_is_an_error(make, sparsity):
   with pytest.raises(

@@ -159,6 +159,19 @@ def replicated(x: jax.Array) -> jax.Array:
   return x
 
 
+def everywhere(x: jax.Array) -> jax.Array:
+  """A small array that every device of the current mesh has.
+
+  Said of what several large arrays are compared with, lest a partitioner gives
+  each of them the layout of another.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.manual_axes or any(
+      kind != jax.sharding.AxisType.Auto for kind in mesh.axis_types):
+    return x
+  return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec())
+
+
 def shards(x: jax.Array) -> list[int]:
   """In how many parts an explicit sharding cuts each axis."""
   sharding = jax.typeof(x).sharding

@@ -296,6 +296,8 @@ def _for_kernel(pattern: Pattern, kernel: Kernel) -> Pattern:
   if patterns.is_transposable(pattern) and not (
       kernel.contracted and kernel.outputs):
     raise ValueError(f'{pattern} needs contracted and output axes')
+  if pattern.group.sizes and pattern.group.rest is None and not kernel.outputs:
+    raise ValueError(f'{pattern} needs an output axis')
 
   def joined(axes):
     axes = tuple(axis - rank for axis in axes)

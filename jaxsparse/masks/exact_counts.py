@@ -14,6 +14,8 @@ from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxsparse._utils import numerics
+
 _U32 = jnp.uint32
 _LOW = 0xFFFF
 
@@ -79,6 +81,16 @@ def unstack(a: Count) -> list[Count]:
   return [Count(a.hi[i], a.lo[i]) for i in range(len(a.hi))]
 
 
+def from_uint32(n: jax.Array) -> Count:
+  """The counts that are uint32 numbers."""
+  return Count(n >> 16, n & _LOW)
+
+
+def to_uint32(a: Count) -> jax.Array:
+  """Counts below 2^32 as numbers."""
+  return a.hi << 16 | a.lo
+
+
 def in_turn(wanted: Count, total: Count) -> Count:
   """Shares a total in order: each entry gets `wanted` until the total is used.
   """
@@ -133,7 +145,7 @@ def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
   rank = jnp.argsort(jnp.argsort(-remainders, stable=True)).astype(_U32)
   missing = subtract(total, sum_few(given))
   one = ~less_equal(room, given) & ~less_equal(
-      missing, Count(rank >> 16, rank & _LOW))
+      missing, from_uint32(rank))
   given = add(given, Count(jnp.zeros_like(rank), one.astype(_U32)))
   return add(given, in_turn(
       subtract(room, given), subtract(total, sum_few(given))))
@@ -212,6 +224,22 @@ def remaining(a: Count, part: Count, fraction: ArrayLike) -> Count:
   return subtract(kept, Count(jnp.zeros_like(kept.hi), down.astype(_U32)))
 
 
+def divide(a: Count, n: jax.Array) -> Count:
+  """`floor(a / n)` of vectors, bit by bit; `n` is uint32 in [1, 2^31)."""
+  def turn(i, carry):
+    quotient, rest = carry
+    bit = jnp.where(i < 32, a.hi >> (31 - jnp.minimum(i, 31)),
+                    a.lo >> (47 - jnp.maximum(i, 32))) & 1
+    rest = rest << 1 | bit
+    fits = rest >= n
+    twice = add(quotient, quotient)
+    return (Count(twice.hi, twice.lo | fits.astype(_U32)),
+            jnp.where(fits, rest - n, rest))
+  none = Count(*(jnp.zeros_like(a.lo),) * 2), jnp.zeros_like(a.lo)
+  none = numerics.varying_as(none, lambda: turn(_U32(0), none))
+  return lax.fori_loop(_U32(0), _U32(48), turn, none)[0]
+
+
 def part_of(size: int, most: int) -> int:
   """The largest part of an axis, up to `most`, that keeps shardings valid.
 
@@ -263,7 +291,7 @@ def total(mask: jax.Array, axes: tuple[int, ...]) -> Count:
   """The number of true entries of an array along `axes`, kept as size 1."""
   if math.prod(mask.shape[a] for a in axes) < 2**32:
     small, = total_below_32_bits([mask], [axes])
-    return Count(small >> 16, small & _LOW)
+    return from_uint32(small)
   longest = max(axes, key=lambda a: mask.shape[a])
   rows = mask.sum(longest, dtype=_U32, keepdims=True)
   return sum_wide(rows, tuple(a for a in axes if a != longest))
@@ -284,5 +312,5 @@ def total_each(masks: Sequence[jax.Array]) -> Count:
     return exactly_each([])
   if all(m.size < 2**32 for m in masks):
     small = jnp.stack([n.reshape(()) for n in total_below_32_bits(masks, axes)])
-    return Count(small >> 16, small & _LOW)
+    return from_uint32(small)
   return stack([total(m, a) for m, a in zip(masks, axes)])

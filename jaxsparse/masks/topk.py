@@ -218,9 +218,8 @@ def _per_group(scalar: jax.Array, x: jax.Array, axes: tuple[int, ...]
   value = jnp.broadcast_to(scalar, groups)
   if len(axes) == x.ndim:
     return value
-  # Explicitly sharded groups: laid out as `x` is.
-  return value + jnp.zeros_like(
-      lax.slice(x, (0,) * x.ndim, groups), value.dtype)
+  # Explicitly sharded groups: laid out as `x` is, and groups over devices.
+  return value + jnp.zeros_like(x.max(axes, keepdims=True), value.dtype)
 
 
 def _cut_at(x: jax.Array, found: Bracket, quota: Count, axes: tuple[int, ...]

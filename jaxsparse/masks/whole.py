@@ -254,7 +254,7 @@ def _compared(ways: Sequence[_Blocks], places: Sequence[jax.Array],
   table = compare(jnp.arange(max(sizes), dtype=jnp.uint32)[None],
                   index[:, None])
   return [
-      row[:size].reshape(tuple(
+      numerics.everywhere(row[:size]).reshape(tuple(
           n if a in some else 1 for a, n in enumerate(way.shape)))
       for row, way, some, size in zip(
           numerics.rows_at(table, places), ways, axes, sizes)]

@@ -10,6 +10,8 @@ Every function takes patterns and the length of training in steps, and returns a
 * `progressive_gradient_flow`: N:M that is reached gradually;
 * `frozen_moment`: N:M after dense training, with Adam's second moment frozen;
 * `dynamic_training`: dynamic sparse training;
+* `constant_fan_in`: dynamic sparse training in which all neurons of a layer
+  read equally many inputs;
 * `gradual_regeneration`: gradual pruning with regrowth;
 * `alternating`: dense and sparse phases that alternate;
 * `split_weights`: a penalty that pulls weights towards a sparse copy;
@@ -20,6 +22,7 @@ Every function takes patterns and the length of training in steps, and returns a
 from jaxsparse.methods.alternating import ac_dc
 from jaxsparse.methods.annealed_decay import cast
 from jaxsparse.methods.annealed_decay import GroupScales
+from jaxsparse.methods.constant_fan_in import srigl
 from jaxsparse.methods.dynamic_training import chase
 from jaxsparse.methods.dynamic_training import dsr
 from jaxsparse.methods.dynamic_training import mest
@@ -50,6 +53,6 @@ __all__ = [
     'chase', 'dsr', 'elsa', 'ElsaState', 'FrozenAdamState', 'granet',
     'learned_masks', 'LearnedMasks', 'mdgf_exponential', 'mdgf_linear', 'mest',
     'rigl', 'rigl_itop', 's_ste', 'scale_by_frozen_adam', 'sdgf_geometric',
-    'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'ste', 'step',
-    'top_kast', 'train_prune_retrain',
+    'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'srigl', 'ste',
+    'step', 'top_kast', 'train_prune_retrain',
 ]

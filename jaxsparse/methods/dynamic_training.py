@@ -40,45 +40,17 @@ from jaxsparse import scores
 from jaxsparse import units
 from jaxsparse._utils import arguments
 from jaxsparse._utils.tables import brief
+from jaxsparse.methods import _periods
 from jaxsparse.methods import _targets
+from jaxsparse.methods._targets import Sparsity
 from jaxsparse.transform import Method
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
-Sparsity = float | distributions.Distribution
 _STEPS = {
     'total_steps': arguments.step(1, '10_000'), **dict.fromkeys(
         ('every', 'prune_every'), arguments.step(1, '100')),
     'sparsity': _targets.SPARSITY}
-
-
-def _shared(sparsity: Sparsity, distribution) -> distributions.Distribution:
-  return sparsity if callable(sparsity) else distribution(sparsity)
-
-
-def _end(total_steps: int, share: float, end: int | None, every: int, *,
-         name: str = 'every') -> int:
-  """The last step at which connections move, checked."""
-  end = int(total_steps * share) if end is None else end
-  if not 0 < every <= end <= total_steps:
-    raise ValueError(
-        f'Connections would never move: expected 0 < {name} <= end <= '
-        f'total_steps, all in steps, got {name}={every}, end={end} and '
-        f'total_steps={total_steps}. Write e.g. '
-        f'{name}={max(total_steps // 100, 1)}.')
-  return end
-
-
-def _check_shares(**shares: float) -> None:
-  for name, share in shares.items():
-    if not 0 <= share <= 1:
-      raise ValueError(f'{name} must be a share in [0, 1], got {share}. '
-                       f'For 30%, write {name}=0.3.')
-
-
-def _fading(every: int, end: int) -> schedules.When:
-  """The steps of exchanges while a share fades to 0, without its last step."""
-  return schedules.every(every, begin=every, end=max(end - 1, every))
 
 
 @arguments.checked(**_STEPS)
@@ -112,14 +84,14 @@ def set_training(patterns: rules.Patterns, sparsity: Sparsity,
     Mocanu et al., `Scalable Training of Artificial Neural Networks with
     Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
   """
-  _check_shares(fraction=fraction)
+  _periods.check_shares(fraction=fraction)
   return Method(rules.prune_and_grow(
-      patterns, sparsity=_shared(sparsity, distributions.er),
+      patterns, sparsity=_targets.shared(sparsity, distributions.er),
       drop=scores.signed_magnitude() if by_sign else scores.magnitude(),
       drop_scope=scopes.per_sign if by_sign else scopes.per_layer,
       grow=scores.random(seed + 1), fraction=fraction,
       when=schedules.every(
-          every, begin=every, end=_end(total_steps, 1., end, every)),
+          every, begin=every, end=_periods.end_of(total_steps, 1., end, every)),
       init=scores.random(seed)), flows.hard())
 
 
@@ -158,15 +130,15 @@ def dsr(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     <https://arxiv.org/abs/1902.05967>`_, 2019. The paper gives a number of
     weights to drop for each model; here it is a fraction.
   """
-  _check_shares(fraction=fraction)
-  _end(total_steps, 0.25, None, every)
+  _periods.check_shares(fraction=fraction)
+  _periods.end_of(total_steps, 0.25, None, every)
   quarters = [i * total_steps // 4 for i in range(5)]
   when = schedules.either(*(
       schedules.every(every * 2**i, begin=begin + every * 2**i, end=end)
       for i, (begin, end) in enumerate(zip(quarters, quarters[1:]))
       if begin + every * 2**i <= end))
   return Method(rules.prune_and_grow(
-      patterns, sparsity=_shared(sparsity, distributions.uniform),
+      patterns, sparsity=_targets.shared(sparsity, distributions.uniform),
       drop=scores.adaptive_threshold(threshold, fraction=fraction, when=when),
       drop_scope=scopes.above_one, grow=scores.random(seed + 1),
       grow_scope=scopes.by_survivors, when=when, init=scores.random(seed)),
@@ -212,13 +184,14 @@ def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     at 99% of a layer's inactive weights, as in the released code. The total is
     exact here; the released code rounds it and corrects it later.
   """
-  _check_shares(fraction=fraction)
-  end = _end(total_steps, 1., end, every)
+  _periods.check_shares(fraction=fraction)
+  end = _periods.end_of(total_steps, 1., end, every)
   fade = schedules.fade_cosine(0, end)
   return Method(rules.prune_and_grow(
-      patterns, sparsity=_shared(sparsity, distributions.erk),
+      patterns, sparsity=_targets.shared(sparsity, distributions.erk),
       grow=scores.momentum(decay), grow_scope=scopes.by_mean_score,
-      fraction=lambda step: fraction * fade(step), when=_fading(every, end),
+      fraction=lambda step: fraction * fade(step),
+      when=_periods.fading(every, end),
       init=scores.random(seed)), flows.hard())
 
 
@@ -252,17 +225,14 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     Evci et al., `Rigging the Lottery: Making All Tickets Winners
     <https://arxiv.org/abs/1911.11134>`_, 2020
   """
-  _check_shares(fraction=fraction)
-  end = _end(total_steps, 0.75, end, every)
-  if replace_step and every == 1:
-    raise ValueError(
-        'rigl(every=1, replace_step=True) would replace every step of the '
-        'optimizer by an exchange. Write e.g. every=100, or '
-        'replace_step=False.')
-  fade = schedules.fade_cosine(0, end)
-  return _by_gradient(
-      patterns, sparsity, lambda step: fraction * fade(step),
-      _fading(every, end), replace_step, seed)
+  _periods.check_shares(fraction=fraction)
+  end = _periods.end_of(total_steps, 0.75, end, every)
+  when, fade = _periods.fading(every, end), schedules.fade_cosine(0, end)
+  flow = flows.hard()
+  if replace_step:
+    flow = _periods.replacing(flow, when, 'rigl', every)
+  return Method(_by_gradient(
+      patterns, sparsity, lambda step: fraction * fade(step), when, seed), flow)
 
 
 @arguments.checked(**_STEPS)
@@ -300,24 +270,21 @@ def rigl_itop(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     Over-Parameterization in Sparse Training
     <https://arxiv.org/abs/2102.02887>`_, 2021
   """
-  _check_shares(fraction=fraction, last_fraction=last_fraction)
-  end = _end(total_steps, 1., end, every)
+  _periods.check_shares(fraction=fraction, last_fraction=last_fraction)
+  end = _periods.end_of(total_steps, 1., end, every)
   fade = schedules.fade_cosine(0, total_steps)
-  return _by_gradient(
+  return Method(_by_gradient(
       patterns, sparsity,
       lambda step: last_fraction + (fraction - last_fraction) * fade(step),
-      schedules.every(every, begin=every, end=end), False, seed)
+      schedules.every(every, begin=every, end=end), seed), flows.hard())
 
 
 def _by_gradient(patterns: rules.Patterns, sparsity: Sparsity, fraction, when,
-                 replace_step: bool, seed: int) -> Method:
-  flow = flows.hard()
-  if replace_step:
-    flow = flow._replace(around=lambda inner: flows.hold_steps(inner, when))
-  return Method(rules.prune_and_grow(
-      patterns, sparsity=_shared(sparsity, distributions.erk),
+                 seed: int) -> rules.Rule:
+  return rules.prune_and_grow(
+      patterns, sparsity=_targets.shared(sparsity, distributions.erk),
       grow=scores.gradient(), fraction=fraction, when=when,
-      init=scores.random(seed)), flow)
+      init=scores.random(seed))
 
 
 @arguments.checked(**_STEPS)
@@ -363,7 +330,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
         f'mest needs a sequence of shares, got {brief(shares)}. Write e.g. '
         'shares=(0.05, 0.025).')
   for p in shares:
-    _check_shares(shares=p)
+    _periods.check_shares(shares=p)
   kept = 1.
   if not soft_bound:
     if callable(sparsity):
@@ -377,7 +344,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           f'mest(soft_bound=False) prunes to sparsity + p, which must be at '
           f'most 1, got {sparsity + max(shares):.3g}. Write shares of at most '
           f'{kept:.3g}.')
-  end = _end(total_steps, 0.75, end, every) // every * every
+  end = _periods.end_of(total_steps, 0.75, end, every) // every * every
   phases = [end * (i + 1) // len(shares) for i in range(len(shares))]
 
   def share(step):
@@ -388,7 +355,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       dict(fraction=0., surplus=share) if soft_bound
       else dict(fraction=lambda step: share(step) / kept))
   return Method(rules.prune_and_grow(
-      patterns, sparsity=_shared(sparsity, distributions.uniform),
+      patterns, sparsity=_targets.shared(sparsity, distributions.uniform),
       drop=scores.magnitude_and_gradient(scale), grow=scores.random(seed + 1),
       when=schedules.every(every, begin=every, end=end),
       init=scores.random(seed), **moves), flows.hard())
@@ -449,12 +416,12 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     Yin et al., `Dynamic Sparsity Is Channel-Level Sparsity Learner
     <https://arxiv.org/abs/2305.19454>`_, 2023
   """
-  _check_shares(surplus=surplus, channel_sparsity=channel_sparsity,
+  _periods.check_shares(surplus=surplus, channel_sparsity=channel_sparsity,
                 floor=floor, last_fraction=last_fraction)
-  end = _end(total_steps, 0.8, end, every) // every * every
+  end = _periods.end_of(total_steps, 0.8, end, every) // every * every
   fade = schedules.fade_cosine(0, end)
   rule = rules.prune_and_grow(
-      patterns, sparsity=_shared(sparsity, distributions.erk),
+      patterns, sparsity=_targets.shared(sparsity, distributions.erk),
       drop_scope=scopes.all_layers, grow=scores.gradient(),
       grow_scope=scopes.all_layers,
       fraction=lambda step: jnp.where(step > end, last_fraction, 0.),
@@ -463,7 +430,7 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           every, begin=every, end=total_steps if last_fraction else end),
       init=scores.random(seed))
   if channel_sparsity:
-    prune_end = _end(total_steps, 0.8, prune_end, prune_every,
+    prune_end = _periods.end_of(total_steps, 0.8, prune_end, prune_every,
                      name='prune_every') // prune_every * prune_every
     rule = units.prune_units(
         ties, importance=units.mean_magnitude(), sparsity=channel_sparsity,

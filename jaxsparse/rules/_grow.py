@@ -15,7 +15,6 @@ from jaxsparse._utils import trees
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.exact_counts import Count
-from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 from jaxsparse.rules import base
 from jaxsparse.rules.base import RuleState
@@ -151,7 +150,7 @@ def prune_and_grow(
           'prune_and_grow(init=...) needs a score without gradients, got one '
           'that reads them. Write e.g. init=scores.random(0), or magnitude().')
     masks = selection.select_each(
-        make, shapes, _budgets(at_first, make, shapes, (
+        make, shapes, distributions.budgets(at_first, make, shapes, (
             progress(0) if init_sparsity is None else 1.)))
     if surplus is not None:
       masks = to_the_bound(masks, shapes, make)
@@ -179,7 +178,7 @@ def prune_and_grow(
     def exchange():
       budgets = {}
       if surplus is not None or schedule is not None:
-        kept = _budgets(distribution, lambda: jax.tree.map(
+        kept = distributions.budgets(distribution, lambda: jax.tree.map(
             # An active weight of zero counts more than a pruned one.
             lambda m, x: jnp.where(m, x, -jnp.inf),
             base.sparse_only(state.masks, shapes),
@@ -202,17 +201,6 @@ def prune_and_grow(
         grow, base.sparse_only(params, shapes), state.scores[1], due))
 
   return base.Rule(init_fn, update)
-
-
-def _budgets(distribution: distributions.Distribution,
-             make: Callable[[], Any], shapes: Any, progress: Any) -> Any:
-  """Units that each group of each layer ends with, a tree of counts."""
-  def count(k, score, pattern):
-    return k if isinstance(k, Kept) else Kept(
-        selection.kept_count(pattern.sizes(score.shape)[1], k))
-  return jax.tree.map(
-      count, distributions.shares(distribution, make, shapes, progress),
-      jax.eval_shape(make), shapes, is_leaf=lambda x: isinstance(x, Kept))
 
 
 def _reads_dense(grow: scores_lib.Score, sparse: Any, state: Any,

@@ -12,16 +12,13 @@ from jaxsparse import scopes
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.tables import brief
-from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
 from jaxsparse.units import groups as groups_lib
 from jaxsparse.units import multiples
-from jaxsparse.units import per_unit
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.choice import Budget
 from jaxsparse.units.groups import Groups
 from jaxsparse.units.importance import Importance
-from jaxsparse.units.ties import Tie
 
 
 class _Fields(NamedTuple):
@@ -151,7 +148,7 @@ def prune_units(groups: Groups, *, importance: Importance,
       return groups_lib.families(groups, params)
     shapes = {path: w.shape for path, w in trees.align(params)}
     return [groups_lib.of_tie(tie, shapes)
-            for tie in _mortal(groups, masks, prune_skip)]
+            for tie in groups_lib.mortal(groups, masks, prune_skip)]
 
   def init(params):
     inner = None if within is None else within.init(params)
@@ -218,44 +215,3 @@ def prune_units(groups: Groups, *, importance: Importance,
 
   return base.made_of(
       init, update, within, ahead=base.acts_always(when) and not begin)
-
-
-def _mortal(ties: Groups, masks: ArrayTree, prune_skip: bool
-            ) -> list[Tie]:
-  """The ties of which units can die under the masks of a rule.
-
-  Raises:
-    ValueError: if there are masks, but no such tie.
-  """
-  ties = ties_lib.as_ties(ties)
-  reasons = {tie.name: _why_not(tie, masks, prune_skip) for tie in ties}
-  if jax.tree.leaves(masks) and all(reasons.values()):
-    raise ValueError(
-        'prune_units needs ties with units that can be pruned, got none: '
-        f'{reasons}. Give masks to all kernels that make and read hidden '
-        'units, and infer the ties from the function in evaluation mode.')
-  return [tie for tie in ties if not reasons[tie.name]]
-
-
-def _why_not(tie: Tie, masks: ArrayTree, prune_skip: bool) -> str | None:
-  """Why units of a tie cannot die, or `None`."""
-  if tie.fixed or tie.kept:
-    return tie.fixed or tie.kept
-  if tie.read:
-    return f'{tie.read} reads it'
-  if tie.along or any(m.elsewhere for m in tie.members):
-    return 'its units differ along other axes'
-  roles = {m.role for m in tie.members}
-  if None in roles:
-    return "it does not say which members make it and read it (Member.role)"
-  if not {'makes', 'reads'} <= roles:
-    return 'nothing makes it or nothing reads it'
-  sparse = trees.paths(masks)
-  dense = [m.path for m in tie.members
-           if m.role != 'beside' and per_unit.own_path(m.path, sparse) is None]
-  if dense:
-    return f'{dense[0]} is dense'
-  if not prune_skip and len(
-      {m.path for m in tie.members if m.role == 'makes'}) > 1:
-    return 'a skip path'
-  return None

@@ -351,10 +351,9 @@ def _stepped(kept: selection.Kept, final: int, size: int, step: int
 
 def _number(kept: selection.Kept) -> jax.Array:
   """As int32, which numbers of units are within."""
-  return (kept.count.hi << 16 | kept.count.lo).astype(jnp.int32)
+  return counts.to_uint32(kept.count).astype(jnp.int32)
 
 
 def _kept(number: jax.Array) -> selection.Kept:
   """The inverse of `_number`."""
-  n = number.astype(jnp.uint32)
-  return selection.Kept(counts.Count(n >> 16, n & 0xFFFF))
+  return selection.Kept(counts.from_uint32(number.astype(jnp.uint32)))

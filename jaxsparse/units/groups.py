@@ -191,3 +191,44 @@ def masks(alive: Sequence[tuple[Family, jax.Array]], params: ArrayTree, *,
       kept &= one
     return kept
   return trees.map_with_path(mask, params)
+
+
+def mortal(ties: Groups, masks: ArrayTree, prune_skip: bool = False
+           ) -> list[Tie]:
+  """The ties of which units can die under the masks of a rule.
+
+  Raises:
+    ValueError: if there are masks, but no such tie.
+  """
+  ties = ties_lib.as_ties(ties)
+  reasons = {tie.name: _why_not(tie, masks, prune_skip) for tie in ties}
+  if jax.tree.leaves(masks) and all(reasons.values()):
+    raise ValueError(
+        'No tie has units that can be pruned: '
+        f'{reasons}. Give masks to all kernels that make and read hidden '
+        'units, and infer the ties from the function in evaluation mode.')
+  return [tie for tie in ties if not reasons[tie.name]]
+
+
+def _why_not(tie: Tie, masks: ArrayTree, prune_skip: bool) -> str | None:
+  """Why units of a tie cannot die, or `None`."""
+  if tie.fixed or tie.kept:
+    return tie.fixed or tie.kept
+  if tie.read:
+    return f'{tie.read} reads it'
+  if tie.along or any(m.elsewhere for m in tie.members):
+    return 'its units differ along other axes'
+  roles = {m.role for m in tie.members}
+  if None in roles:
+    return "it does not say which members make it and read it (Member.role)"
+  if not {'makes', 'reads'} <= roles:
+    return 'nothing makes it or nothing reads it'
+  sparse = trees.paths(masks)
+  dense = [m.path for m in tie.members
+           if m.role != 'beside' and per_unit.own_path(m.path, sparse) is None]
+  if dense:
+    return f'{dense[0]} is dense'
+  if not prune_skip and len(
+      {m.path for m in tie.members if m.role == 'makes'}) > 1:
+    return 'a skip path'
+  return None

@@ -121,8 +121,9 @@ def _own(name: str) -> dict[str, Any]:
   if package == 'methods':
     return {'patterns': {'.*kernel': jaxsparse.nm(2, 4)}} | (
         {'every': 10} if short == 'top_kast' else {}) if short in _NM else {
-            'every': 2, 'prune_every': 2, 'patterns': {
-                '.*kernel': jaxsparse.unstructured()}}
+            'every': 2, 'prune_every': 2, 'spare': (), 'patterns': {
+                '.*kernel': jaxsparse.unstructured(
+                    balanced=short == 'srigl')}}
   if short.startswith('sharded_'):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('model',))
     return {'mesh': mesh, 'columns': 'model', 'implementation': 'xla', 'w': (

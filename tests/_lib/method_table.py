@@ -17,6 +17,7 @@ from jaxsparse import schedules
 _KERNELS = '.*kernel|0/0|1'  # What the trees below call their weights.
 _FREE = {_KERNELS: jaxsparse.unstructured()}
 _NM = {_KERNELS: jaxsparse.nm(2, 4)}
+_BALANCED = {_KERNELS: jaxsparse.unstructured(balanced=True)}
 
 
 def _prune(patterns, **options):
@@ -41,11 +42,11 @@ def _recipes(*names, **options):
           for name, f in made.items()}
 
 
-def _dynamic(name, **options):
+def _dynamic(name, patterns=_FREE, **options):
   """A row of `jaxsparse.methods` for a training of six steps."""
   options = {'every': 2 if name != 'dsr' else 1, **options}
   make = functools.partial(
-      getattr(jaxsparse.methods, name), _FREE, 0.5, 6, **options)
+      getattr(jaxsparse.methods, name), patterns, 0.5, 6, **options)
   return (lambda: make().rule), (lambda: make().flow), False
 
 
@@ -117,6 +118,7 @@ METHODS = {
     'snfs': _dynamic('snfs'),
     'rigl_replacing_steps': _dynamic('rigl'),
     'rigl_itop': _dynamic('rigl_itop'),
+    'srigl': _dynamic('srigl', _BALANCED, ties=[_TIE], gamma=0.9),
     'mest': _dynamic('mest'),
     'mest_em': _dynamic('mest', soft_bound=False),
     'chase': _dynamic('chase', ties=[_TIE], prune_every=1, surplus=0.2),

@@ -31,6 +31,7 @@ _PATTERNS = {
     '4:32': jaxsparse.nm(4, 32),
     'block': jaxsparse.block((4, 4), sparsity=0.8),
     'channel': jaxsparse.channel(-1, sparsity=0.5),
+    'balanced': jaxsparse.unstructured(0.9, balanced=True),
 }
 
 
@@ -102,6 +103,9 @@ _METHODS = {
         {'.*kernel': jaxsparse.nm(2, 4)}, 8),
     'top_kast': lambda: jaxsparse.methods.top_kast(
         {'.*kernel': jaxsparse.nm(2, 16)}, 8, backward=0.5, every=2),
+    'srigl': lambda: jaxsparse.methods.srigl(
+        {'.*kernel': jaxsparse.unstructured(balanced=True)}, 0.8, 8, every=2,
+        gamma=0.9, spare='both/kernel'),
     # Without snfs: its means round as the compiler pleases, and masks with
     # them.
     **{name: lambda name=name: getattr(jaxsparse.methods, name)(
@@ -148,7 +152,7 @@ def _expected(name):
 @pytest.mark.parametrize('name, kind', [
     *((name, AxisType.Auto) for name in _METHODS),
     *((name, AxisType.Explicit) for name in (
-        'global', 'sr_ste', 'rigl', 'set_training'))], ids=str)
+        'global', 'sr_ste', 'rigl', 'srigl', 'set_training'))], ids=str)
 def test_a_method_on_a_mesh_is_that_of_one_device(name, kind):
   """State as a jitted init returns it; no weight moves, nor does a mask."""
   expected, mesh = _expected(name), _mesh(kind)
