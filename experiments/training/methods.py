@@ -126,6 +126,8 @@ def _patterns(config, pattern):
 _DERIVED = {
     'nm_patterns': nm_patterns,
     'free_patterns': lambda config: _patterns(config, jaxsparse.unstructured()),
+    'balanced_patterns': lambda config: _patterns(
+        config, jaxsparse.unstructured(balanced=True)),
     'block_patterns': lambda config: _patterns(
         config, jaxsparse.block(tuple(config.block))),
     'prune_step': prune_step,
@@ -244,6 +246,10 @@ METHODS = {
     # https://arxiv.org/abs/2102.02887.
     'rigl': Row(methods.rigl, _FREE, _MOVING),
     'rigl_itop': Row(methods.rigl_itop, _FREE, _MOVING),
+    # The same with one fan-in for all neurons of a layer,
+    # https://arxiv.org/abs/2305.02299.
+    'srigl': Row(methods.srigl, ('balanced_patterns', 'sparsity', 'steps'),
+                 (*_MOVING, 'ties')),
     # More weights are held than in the end, https://arxiv.org/abs/2110.14032.
     'mest': Row(methods.mest, _FREE, _MOVING),
     # Whole channels die on the way, https://arxiv.org/abs/2305.19454.

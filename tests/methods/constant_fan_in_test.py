@@ -239,10 +239,10 @@ def test_without_gamma_no_neuron_dies():
 
 @pytest.mark.parametrize('options, match', [
     ({}, 'neurons die.*ties=infer_ties.*spare='),
-    ({'spare': (), 'gamma': 1.5}, 'gamma is a share'),
-    ({'spare': (), 'fraction': -.1}, 'fraction is a share'),
+    ({'spare': (), 'gamma': 1.5}, 'gamma must be a share'),
+    ({'spare': (), 'fraction': -.1}, 'fraction must be a share'),
     ({'spare': (), 'every': 60}, 'every=60.*total_steps=50.*Write'),
-    ({'spare': (), 'every': 4, 'end': 2}, 'every=4 and end=2.*Write'),
+    ({'spare': (), 'every': 4, 'end': 2}, 'every=4, end=2.*Write'),
     ({'spare': (), 'every': 1}, 'srigl.*replace every step.*Write')])
 def test_wrong_numbers_are_taught_errors(options, match):
   with pytest.raises(ValueError, match=f'(?s){match}'):

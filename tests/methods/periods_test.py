@@ -20,7 +20,7 @@ def test_no_step_is_told_by_the_name_of_the_period(end, every):
 @pytest.mark.parametrize('share', [-.1, 1.1, 30.])
 def test_what_is_no_share_is_told(share):
   _periods.check_shares(gamma=0., fraction=1.)
-  with pytest.raises(ValueError, match=rf'gamma is a share.*got {share}'):
+  with pytest.raises(ValueError, match=rf'gamma must be a share.*got {share}'):
     _periods.check_shares(fraction=.5, gamma=share)
 
 
@@ -32,5 +32,5 @@ def test_exchanges_begin_after_a_period_and_stop_before_the_share_is_zero():
 def test_a_flow_that_replaces_steps_leaves_some():
   flow, when = jaxsparse.hard(), jaxsparse.schedules.every(2)
   assert _periods.replacing(flow, when, 'rigl', 2).around is not None
-  with pytest.raises(ValueError, match='rigl.every=1. would replace every'):
+  with pytest.raises(ValueError, match='rigl.every=1, replace_step=True. would replace every'):
     _periods.replacing(flow, when, 'rigl', 1)

@@ -22,8 +22,8 @@ def get_config():
   config.base.begin = config.base.steps // 4
   config.base.end = config.base.steps * 3 // 4
 
-  config.methods = ('dense', 'magnitude', 'set', 'rigl', 'granet', 'ac_dc',
-                    'elsa')
+  config.methods = ('dense', 'magnitude', 'set', 'rigl', 'srigl', 'granet',
+                    'ac_dc', 'elsa')
   config.targets = ('80%', '90%', '95%', '98%')
   config.seeds = (0, 1, 2, 3, 4)
 
