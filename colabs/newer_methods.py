@@ -45,7 +45,6 @@ from typing import NamedTuple
 
 from flax import nnx
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -130,8 +129,8 @@ runs = {name: train(method) for name, method in methods.items()}
 # Right: the share of the first kernel that is kept. AC/DC jumps between dense
 # and 10%, GraNet starts at half and glides to its target in the first 30% of
 # training. SRigL has its number of weights from the first step, and S-STE keeps
-# two of every four. The small dips of SRigL are weights that have just grown: they
-# start at zero.
+# two of every four. The small dips of SRigL are weights that have just grown,
+# which start at zero.
 #
 # Left: each time AC/DC prunes, the loss jumps, and it falls again in the dense
 # phase that follows.
@@ -150,9 +149,9 @@ plt.show()
 # ## What is left in the end
 #
 # `sparse_params` returns the weights of the forward pass, for any method. The
-# first three sparse methods have the same total, 10% of all weights. They spread
-# it over the layers in their own ways: AC/DC and GraNet by one threshold for all
-# layers, SRigL by layer size.
+# first three sparse methods have the same total, 10% of all weights. They
+# spread it over the layers in their own ways: AC/DC and GraNet by one threshold for
+# all layers, SRigL by layer size.
 
 # %%
 rows = []
