@@ -150,8 +150,8 @@ plt.show()
 #
 # `sparse_params` returns the weights of the forward pass, for any method. The
 # first three sparse methods have the same total, 10% of all weights. They
-# spread it over the layers in their own ways: AC/DC and GraNet by one threshold for
-# all layers, SRigL by layer size.
+# spread it over the layers in their own ways: AC/DC and GraNet by one threshold
+# for all layers, SRigL by layer size.
 
 # %%
 rows = []
