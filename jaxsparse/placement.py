@@ -5,6 +5,7 @@ the zeros that Adam starts from, to every device. `state_shardings` tells it.
 """
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,9 @@ def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
   shape at the weight's place in a tree like the params, get the weight's
   sharding. An array of another shape at that place, such as a factored moment,
   is laid out along the axes that it shares with the weight, if its shape tells
-  which axes these are. Everything else is replicated.
+  which axes these are. One that has an entry for each group of weights is laid
+  out as the weight, along the axes on which devices hold whole groups.
+  Everything else is replicated.
 
   Args:
     tx: any optax optimizer, `sparsify(...)` and what is around or in it.
@@ -109,6 +112,10 @@ def _beside(weight: _Weight, shape: tuple[int, ...], elsewhere: Sharding
     return weight.sharding
   sizes = weight.shape
   spec = (*weight.sharding.spec, *[None] * len(sizes))[:len(sizes)]
+  if _is_grid(shape, sizes):
+    return NamedSharding(weight.sharding.mesh, PartitionSpec(*(
+        part if n % _parts(part, weight.sharding.mesh) == 0 else None
+        for n, part in zip(shape, spec))))
   # All ways to name the axes of the array after axes of the weight.
   named = {tuple(spec[i] for i in axes)
            for axes in itertools.combinations(range(len(sizes)), len(shape))
@@ -116,6 +123,23 @@ def _beside(weight: _Weight, shape: tuple[int, ...], elsewhere: Sharding
   if len(named) != 1:
     return elsewhere
   return NamedSharding(weight.sharding.mesh, PartitionSpec(*named.pop()))
+
+
+def _is_grid(shape: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+  """Whether an array of a shape has an entry for each group of weights.
+
+  Of two arrays that tile a weight the larger has an entry for each group, and
+  the smaller the shape of one.
+  """
+  return len(shape) == len(sizes) and all(
+      n and size % n == 0 for n, size in zip(shape, sizes)) and (
+          math.prod(shape)**2 > math.prod(sizes))
+
+
+def _parts(part: Any, mesh: Any) -> int:
+  """In how many parts an entry of a spec cuts an axis."""
+  names = part if isinstance(part, tuple) else (part,)
+  return math.prod(mesh.shape[name] for name in names if name is not None)
 
 
 def _weights(params: ArrayTree) -> tuple[Any, Sharding]:

@@ -219,6 +219,9 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          replace_step: bool = True, seed: int = 0) -> Method:
   """RigL: grows where the gradient is largest.
 
+  A weight dropped and grown again at once keeps its value, as in the released
+  code.
+
   Args:
     patterns: regular expressions to patterns, `None` for dense.
     sparsity: the fraction pruned, shared by `erk`, or a distribution.
