@@ -6,6 +6,7 @@ that prevent this.
 """
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,9 @@ def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
   the params, gets the weight's sharding: masks, moments, accumulated scores and
   gradients. An array of another shape at that place, such as a factored moment,
   is sharded along the axes that it shares with the weight, if its shape
-  determines these axes. All other arrays are replicated.
+  determines these axes. An array with an entry for each group of weights is
+  sharded like the weight, along the axes on which devices hold whole groups.
+  All other arrays are replicated.
 
   Args:
     tx: any optax optimizer, `sparsify(...)` included.
@@ -110,6 +113,10 @@ def _beside(weight: _Weight, shape: tuple[int, ...], elsewhere: Sharding
     return weight.sharding
   sizes = weight.shape
   spec = (*weight.sharding.spec, *[None] * len(sizes))[:len(sizes)]
+  if _is_grid(shape, sizes):
+    return NamedSharding(weight.sharding.mesh, PartitionSpec(*(
+        part if n % _parts(part, weight.sharding.mesh) == 0 else None
+        for n, part in zip(shape, spec))))
   # All ways to match the axes of the array with axes of the weight.
   named = {tuple(spec[i] for i in axes)
            for axes in itertools.combinations(range(len(sizes)), len(shape))
@@ -117,6 +124,23 @@ def _beside(weight: _Weight, shape: tuple[int, ...], elsewhere: Sharding
   if len(named) != 1:
     return elsewhere
   return NamedSharding(weight.sharding.mesh, PartitionSpec(*named.pop()))
+
+
+def _is_grid(shape: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+  """Whether an array of a shape has an entry for each group of weights.
+
+  Of two arrays that tile a weight the larger has an entry for each group, and
+  the smaller the shape of one.
+  """
+  return len(shape) == len(sizes) and all(
+      n and size % n == 0 for n, size in zip(shape, sizes)) and (
+          math.prod(shape)**2 > math.prod(sizes))
+
+
+def _parts(part: Any, mesh: Any) -> int:
+  """In how many parts an entry of a spec cuts an axis."""
+  names = part if isinstance(part, tuple) else (part,)
+  return math.prod(mesh.shape[name] for name in names if name is not None)
 
 
 def _weights(params: ArrayTree) -> tuple[Any, Sharding]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxsparse import patterns as patterns_lib
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.flows import kinds
@@ -97,15 +98,13 @@ def _tile(path: str, shape: tuple[int, ...],
 
 def _shrunk(w: jax.Array, mask: jax.Array, tile: tuple[int, ...]) -> jax.Array:
   """`S(w)`; the threshold is the largest magnitude that is pruned."""
-  split = [n for size, t in zip(w.shape, tile)
-           for n in (size // max(t, 1), t)]
   within = tuple(range(1, 2 * w.ndim, 2))
-  size = jnp.abs(w).reshape(split)
-  pruned = jnp.where(mask.reshape(split), jnp.zeros_like(size), size)
+  size, kept = (numerics.split_axes(x, tile) for x in (jnp.abs(w), mask))
+  pruned = jnp.where(kept, jnp.zeros_like(size), size)
   threshold = jnp.max(pruned, within, keepdims=True, initial=0.)
   left = jnp.maximum(size - threshold, jnp.zeros_like(size))
-  left = jnp.where(mask.reshape(split), left, jnp.zeros_like(left))
-  return (jnp.sign(w) * left.reshape(w.shape)).astype(w.dtype)
+  left = numerics.join_axes(jnp.where(kept, left, jnp.zeros_like(left)))
+  return (jnp.sign(w) * left).astype(w.dtype)
 
 
 def _scale(w: jax.Array, mask: jax.Array, tile: tuple[int, ...]) -> jax.Array:
@@ -114,6 +113,6 @@ def _scale(w: jax.Array, mask: jax.Array, tile: tuple[int, ...]) -> jax.Array:
     return jnp.ones((), jnp.float32)
   wide, shrunk = (x.astype(jnp.float32)
                   for x in (w, _shrunk(w, mask, tile)))
-  square = jnp.vdot(shrunk, shrunk)
-  return jnp.where(square > 0, jnp.vdot(wide, shrunk) / jnp.where(
+  square, product = jnp.sum(shrunk * shrunk), jnp.sum(wide * shrunk)
+  return jnp.where(square > 0, product / jnp.where(
       square > 0, square, jnp.ones_like(square)), 1.).astype(jnp.float32)

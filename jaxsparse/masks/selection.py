@@ -47,26 +47,6 @@ _SPARSITY = arguments.any_of(SPARSITY, arguments.Check(
     and isinstance(value.count, counts.Count), 'the Kept of a distribution'))
 
 
-def _split(x: jax.Array, tile: tuple[int, ...]) -> jax.Array:
-  """`[a, b] -> [a / s, s, b / t, t]`, one axis at a time.
-
-  For explicitly sharded arrays, JAX rejects a reshape that splits several axes
-  at once.
-  """
-  for axis in reversed(range(x.ndim)):
-    outer = x.shape[axis] // max(tile[axis], 1)
-    x = x.reshape(
-        x.shape[:axis] + (outer, tile[axis]) + x.shape[axis + 1:])
-  return x
-
-
-def _join(x: jax.Array) -> jax.Array:
-  """The inverse of `_split`."""
-  for axis in range(x.ndim // 2):
-    x = x.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 2:])
-  return x
-
-
 def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
   """One score per unit, in the shape of the grid of units.
 
@@ -81,7 +61,7 @@ def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
   unit = pattern.unit.tile(scores.shape, f'unit of {pattern}')
   if math.prod(unit) == 1:
     return scores
-  x = _split(scores, unit)
+  x = numerics.split_axes(scores, unit)
   axes = tuple(range(1, x.ndim, 2))
   if pattern.reduce == 'max':  # A NaN makes its unit NaN, as in a sum.
     return jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))
@@ -100,26 +80,26 @@ def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
         Remade(lambda: [units]), [pattern], [shape], [kept])[0]
   tile = pattern.group_tile(shape)
   if pattern.per_line is not None:
-    return _join(_transposable.keep_highest(
-        _split(units, tile), kept.count.lo, pattern.per_line))
+    return numerics.join_axes(_transposable.keep_highest(
+        numerics.split_axes(units, tile), kept.count.lo, pattern.per_line))
   long = [a for a, t in enumerate(tile) if t > 1]
-  x = _split(units, tile)
+  x = numerics.split_axes(units, tile)
   axes = tuple(range(1, x.ndim, 2))
 
   def general(x):
     return topk.keep_highest(x, kept.count, axes)
 
   if len(long) != 1:
-    return _join(general(x))
+    return numerics.join_axes(general(x))
   axis, size = 2 * long[0] + 1, tile[long[0]]
 
   if size < 16:
-    return _join(topk.keep_highest_of_few(x, kept.count.lo, axis))
+    return numerics.join_axes(topk.keep_highest_of_few(x, kept.count.lo, axis))
   if one:
-    return _join(topk.keep_best(x, axis))
+    return numerics.join_axes(topk.keep_best(x, axis))
   if size <= _networks.LARGEST:
-    return _join(_networks.keep_highest(x, kept.count.lo, axis))
-  return _join(lax.cond(
+    return numerics.join_axes(_networks.keep_highest(x, kept.count.lo, axis))
+  return numerics.join_axes(lax.cond(
       (kept.count.hi == 0) & (kept.count.lo == 1),
       lambda x: topk.keep_best(x, axis), general, x))
 
@@ -165,7 +145,7 @@ def spread(mask: jax.Array, pattern: Pattern, shape: tuple[int, ...]
     return mask
   mask = mask.reshape(tuple(s for n in mask.shape for s in (n, 1)))
   full = tuple(s for n, t in zip(mask.shape[::2], unit) for s in (n, t))
-  return _join(jnp.broadcast_to(mask, full))
+  return numerics.join_axes(jnp.broadcast_to(mask, full))
 
 
 def final_count(units: int, sparsity: float) -> int:

@@ -142,8 +142,7 @@ def _scales(patterns: rules.Patterns, params: Any, masks: Any) -> GroupScales:
           f'{path}: another rule prunes it, and cast has scales for its own '
           'patterns. Write cast(..., rescale=False).')
     tile = pattern.group_tile(w.shape)
-    grid = [n // max(t, 1) for n, t in zip(w.shape, tile)]
-    kept, all_of_it = (_squares(x, grid) for x in (
+    kept, all_of_it = (_squares(x, tile) for x in (
         jnp.where(mask, w, jnp.zeros_like(w)), w))
     return _root(all_of_it, kept).astype(jnp.float32)
   return GroupScales(trees.map_with_path(
@@ -153,21 +152,19 @@ def _scales(patterns: rules.Patterns, params: Any, masks: Any) -> GroupScales:
 def _scaled(w: jax.Array, mask: jax.Array, scale: jax.Array, gain: jax.Array
             ) -> jax.Array:
   """`s * u` of every group."""
+  tile = [n // max(groups, 1) for n, groups in zip(w.shape, scale.shape)]
   seen = flows.apply_masks(w, mask, gain)
-  kept, all_of_it = (_squares(x, scale.shape) for x in (
+  kept, all_of_it = (_squares(x, tile) for x in (
       jnp.where(mask, w, jnp.zeros_like(w)), seen))
   factor = scale.astype(kept.dtype) * _root(kept, all_of_it)
-  for axis, (size, groups) in enumerate(zip(w.shape, scale.shape)):
-    if groups:
-      factor = jnp.repeat(factor, size // groups, axis)
-  return seen * factor.astype(w.dtype)
+  factor = jnp.expand_dims(factor, tuple(range(1, 2 * w.ndim, 2)))
+  return numerics.join_axes(
+      numerics.split_axes(seen, tile) * factor.astype(w.dtype))
 
 
-def _squares(w: jax.Array, grid: Sequence[int]) -> jax.Array:
+def _squares(w: jax.Array, tile: Sequence[int]) -> jax.Array:
   """The sum of squares of each group, in the shape of the grid of groups."""
-  split = [k for size, groups in zip(w.shape, grid)
-           for k in (groups, size // max(groups, 1))]
-  return jnp.sum(jnp.square(numerics.wide(w)).reshape(split),
+  return jnp.sum(numerics.split_axes(jnp.square(numerics.wide(w)), tile),
                  tuple(range(1, 2 * w.ndim, 2)))
 
 

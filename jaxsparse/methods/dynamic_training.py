@@ -201,6 +201,9 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
          replace_step: bool = True, seed: int = 0) -> Method:
   """RigL: drops the smallest weights, and grows where gradients are largest.
 
+  A weight dropped and grown again at once keeps its value, as in the released
+  code.
+
   Args:
     patterns: maps regular expressions for paths to patterns; `None` is dense.
     sparsity: the fraction pruned, shared by `erk`, or a distribution.

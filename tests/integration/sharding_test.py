@@ -172,6 +172,26 @@ def test_a_method_on_a_mesh_is_that_of_one_device(name, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize('name', ['s_ste', 'cast'])
+def test_weights_of_a_forward_pass_on_a_mesh_are_those_of_one_device(
+    name, kind):
+  tx = jaxsparse.sparsify(optax.sgd(.125), getattr(jaxsparse.methods, name)(
+      {'.*kernel': jaxsparse.nm(2, 4)}, 10))
+  expected = jax.jit(jaxsparse.sparse_params)(_tree(), tx.init(_tree()))
+  mesh = _mesh(kind)
+  with jax.set_mesh(mesh):
+    params = jax.tree.map(
+        lambda w, s: jax.device_put(w, NamedSharding(mesh, s)), _tree(), _SPECS)
+    state = jax.jit(
+        tx.init, out_shardings=jaxsparse.state_shardings(tx, params))(params)
+    seen = jax.jit(jaxsparse.sparse_params).lower(params, state).compile()
+    _assert_nothing_large_moves(seen)
+    chex.assert_trees_all_close(
+        jax.device_get(seen(params, state)), expected, rtol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _METHODS)
 def test_a_method_inside_of_shard_map_is_that_of_each_shard(name):
   """With params and states that vary over the axis, which is what jax checks.
