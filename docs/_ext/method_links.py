@@ -43,7 +43,7 @@ def _target(row):
 
 def _link(row):
   target = _target(row)
-  title = f'{{py:obj}}`{row["title"]} <{target}>`' if target else row['title']
+  title = f'[{row["title"]}]({target})' if target else row['title']
   return f'| {title} | {row["code"]} | {row["paper"]}|'
 
 
