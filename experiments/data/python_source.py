@@ -1,8 +1,8 @@
-"""A language to model that needs no download: Python's own library, as bytes.
+"""Language modelling without a download: Python's own library, as bytes.
 
-The files are those of the interpreter that runs, so their number and text
-depend on its patch version; the fingerprint tells one from another. With
-`config.data_dir` they are the .py files of any folder.
+The files are those of the running interpreter, so they depend on its patch
+version, and so does the fingerprint. With `config.data_dir` the files are the
+.py files of that folder.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _SKIPPED = frozenset({
     'site-packages', 'test', 'tests', 'idlelib', 'lib2to3', 'turtledemo',
     'ensurepip', '__pycache__'})
 _SEPARATOR = b'\0'  # Between files; Python source has none.
-_ONE_IN = 20  # Files of validation.
+_ONE_IN = 20  # One file in so many is for validation.
 _EXPECTED = ('.py files, a million bytes or more; without it, those of the '
              'standard library are read')
 
@@ -27,12 +27,13 @@ _EXPECTED = ('.py files, a million bytes or more; without it, those of the '
 def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   """Returns windows of `config.context` bytes and the bytes that follow each.
 
-  Training draws windows anywhere in its files. Validation has other files: of
-  these `config.test_examples` windows at equal distances, or as many as fit
-  side by side.
+  Training draws windows anywhere in its files. Validation uses other files:
+  `config.test_examples` windows at equal distances, or as many as fit without
+  overlap.
 
   Raises:
-    ValueError: if the folder has too few bytes for one window of each.
+    ValueError: if the folder has too few bytes for a window to train on and
+      one to validate on.
   """
   if config.data_dir:
     root = dataset.folder(config, expected=_EXPECTED)
@@ -68,7 +69,7 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
 
 
 def read(root: pathlib.Path) -> dict[str, bytes]:
-  """Returns the .py files under `root` by relative path, none of them twice."""
+  """Returns the .py files under `root` by relative path, without duplicates."""
   paths = []
   for parent, folders, names in os.walk(root):
     folders[:] = [name for name in folders if name not in _SKIPPED]
@@ -85,7 +86,7 @@ def read(root: pathlib.Path) -> dict[str, bytes]:
 
 
 def is_validation(name: str) -> bool:
-  """Returns whether the file is for validation; its name alone decides."""
+  """Returns whether a file is for validation; depends only on its name."""
   digest = hashlib.sha256(name.encode()).digest()
   return int.from_bytes(digest[:8]) % _ONE_IN == 0
 
