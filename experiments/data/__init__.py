@@ -1,7 +1,7 @@
 """Data sets: `load(config)` returns the one that `config.dataset` names.
 
 Batches are made on the host, by numpy, from the seed and the step. A compiled
-train step therefore knows nothing of the seed and serves all of them.
+train step therefore does not depend on the seed and can be reused for others.
 """
 
 import functools
@@ -47,7 +47,7 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
   """Returns the config's data set.
 
   Raises:
-    ValueError: if there is none of that name, or its files are not in
-      `config.data_dir` or not as they were published.
+    ValueError: if the name is unknown, or the files in `config.data_dir` are
+      missing or differ from the published ones.
   """
   return names.lookup(_LOADERS, config.dataset, kind='dataset')(config)

@@ -17,9 +17,9 @@ def load(config: ml_collections.ConfigDict, *, root: pathlib.Path,
          ) -> dataset.Dataset:
   """Returns windows of `config.context` bytes and the bytes that follow each.
 
-  Training draws windows anywhere in its files. Validation has other files: of
-  these `config.test_examples` windows at equal distances, or as many as fit
-  side by side.
+  Training draws windows anywhere in its files. Validation uses other files:
+  `config.test_examples` windows at equal distances, or as many as fit without
+  overlap.
 
   Args:
     config: of the run.
@@ -29,7 +29,8 @@ def load(config: ml_collections.ConfigDict, *, root: pathlib.Path,
     expected: what the folder should hold, for messages.
 
   Raises:
-    ValueError: if there are too few bytes for one window of each.
+    ValueError: if there are too few bytes for a window to train on and one to
+      validate on.
   """
   training, validation = (
       np.frombuffer(_SEPARATOR.join(
@@ -60,7 +61,7 @@ def load(config: ml_collections.ConfigDict, *, root: pathlib.Path,
 
 
 def is_validation(name: str, one_in: int) -> bool:
-  """Returns whether the file is for validation; its name alone decides.
+  """Returns whether a file is for validation; depends only on its name.
 
   Args:
     name: of the file.

@@ -1,8 +1,8 @@
-"""A language to model that needs no download: Python's own library, as bytes.
+"""Language modelling without a download: Python's own library, as bytes.
 
-The files are those of the interpreter that runs, so their number and text
-depend on its patch version; the fingerprint tells one from another. With
-`config.data_dir` they are the .py files of any folder.
+The files are those of the running interpreter, so they depend on its patch
+version, and so does the fingerprint. With `config.data_dir` the files are the
+.py files of that folder.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from experiments.data import next_bytes
 _SKIPPED = frozenset({
     'site-packages', 'test', 'tests', 'idlelib', 'lib2to3', 'turtledemo',
     'ensurepip', '__pycache__'})
-_ONE_IN = 20
+_ONE_IN = 20  # One file in so many is for validation.
 _EXPECTED = ('.py files, a million bytes or more; without it, those of the '
              'standard library are read')
 
@@ -29,7 +29,8 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   One file in twenty is for validation.
 
   Raises:
-    ValueError: if the folder has too few bytes for one window of each.
+    ValueError: if the folder has too few bytes for a window to train on and
+      one to validate on.
   """
   if config.data_dir:
     root = dataset.folder(config, expected=_EXPECTED)
@@ -40,7 +41,7 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
 
 
 def read(root: pathlib.Path) -> dict[str, bytes]:
-  """Returns the .py files under `root` by relative path, none of them twice."""
+  """Returns the .py files under `root` by relative path, without duplicates."""
   paths = []
   for parent, folders, names in os.walk(root):
     folders[:] = [name for name in folders if name not in _SKIPPED]

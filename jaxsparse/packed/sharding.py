@@ -32,7 +32,7 @@ from jaxsparse.packed.layout24 import Packed24
 @arguments.checked()
 def partition_specs(w: Packed24, *, columns: str | None = None,
                     rows: str | None = None) -> Packed24:
-  """The `PartitionSpec`s of a packed weight's arrays.
+  """The partition specs of the arrays of a packed weight.
 
   The specs serve `jax.device_put`, `in_shardings` and `shard_map`. Leading axes
   of the weight are not sharded.
@@ -44,7 +44,7 @@ def partition_specs(w: Packed24, *, columns: str | None = None,
       one of `columns` and `rows`.
 
   Returns:
-    A `Packed24` with `PartitionSpec`s in place of arrays.
+    A `Packed24` with a `PartitionSpec` in place of each array.
 
   Raises:
     ValueError: if both `columns` and `rows` are given.
