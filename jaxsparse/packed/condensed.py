@@ -97,14 +97,16 @@ def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
   `uncondense(condense(w, mask))` is `w` where the mask is True, bit for bit,
   and zero elsewhere. Takes `F * N` values and `F * N / S` indices, F being the
   largest number of inputs that a block column keeps: the least for balanced
-  patterns, `block((1, S), balanced=True)` and `nm(n, K)`.
+  patterns, `block((1, S), balanced=True)`, `unstructured(balanced=True)` and
+  `nm(n, K)`.
 
   Args:
     w: `[..., K, N]`, leading axes are other weights.
     mask_or_pattern: a mask of the shape of `w`, True where kept; or the
-      pattern by which `w` was pruned, `block((1, S))` or `nm(n, K)`, where K
-      is the whole contraction axis. With a pattern a block is kept if any of
-      its weights is not zero.
+      pattern by which `w` was pruned, `block((1, S))`,
+      `unstructured(balanced=True)` or `nm(n, K)`, where K is the whole
+      contraction axis. With a pattern a block is kept if any of its weights is
+      not zero.
     block: S, for a mask; by default the largest of which the mask is made.
       `block=1` takes any mask, an unstructured one, too, whose fullest column
       then says how long all are.
@@ -183,10 +185,10 @@ def _block_of(pattern: Any, shape: tuple[int, ...]) -> int:
   if math.prod(others) != 1 or (block == 1 and not of_axis):
     raise ValueError(
         'condense takes blocks of 1 x S outputs, block((1, S)), and the same '
-        f'number of inputs for every output, nm(n, {shape[-2]}), got {pattern} '
-        f'for a weight of shape {shape}. N:M of few neighbours is for '
-        'jaxsparse.pack, channels for jaxsparse.slim; for any other mask write '
-        'condense(w, mask, block=1).')
+        'number of inputs for every output, unstructured(balanced=True) or '
+        f'nm(n, {shape[-2]}), got {pattern} for a weight of shape {shape}. N:M '
+        'of few neighbours is for jaxsparse.pack, channels for jaxsparse.slim; '
+        'for any other mask write condense(w, mask, block=1).')
   return block
 
 
