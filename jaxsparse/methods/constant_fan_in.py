@@ -107,6 +107,11 @@ def srigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     <https://arxiv.org/abs/2305.02299>`_, 2024. In the released code it is
     arbitrary which weights of a neuron stay where more are salient than the
     fan-in; here the largest stay. It has no ties.
+
+  >>> method = srigl({'.*': patterns_lib.unstructured(balanced=True)}, 0.75,
+  ...                total_steps=100, every=10, spare=())
+  >>> method.rule.init({'kernel': jnp.ones((8, 4))}).masks['kernel'].sum(0)
+  Array([2, 2, 2, 2], dtype=int32)
   """
   _periods.check_shares(fraction=fraction, gamma=gamma)
   for regex, pattern in patterns.items():
@@ -302,12 +307,11 @@ def _exchange(layers: Sequence[_Layer],
         jnp.maximum(counts.to_uint32(limit), 1),
         jnp.stack([_at_rank(n, rank) for n, rank in zip(salient, fewest)]))
     room = rooms(layers, [n >= x for n, x in zip(salient, least)])
-  reach = [layer.each(places) for layer, places in zip(layers, room)]
-  living = jnp.stack([(n > 0).sum(dtype=jnp.uint32) for n in reach])
-  # Of living neurons: the others have no inputs.
-  least = jnp.stack([jnp.where(n > 0, n, n.max()).min() for n in reach])
+  inputs = [layer.each(places) for layer, places in zip(layers, room)]
+  living = jnp.stack([(n > 0).sum(dtype=jnp.uint32) for n in inputs])
+  most = jnp.stack([jnp.where(n > 0, n, n.max()).min() for n in inputs])
   fan_in = counts.minimum(counts.divide(target, jnp.maximum(living, 1)),
-                          counts.from_uint32(least))
+                          counts.from_uint32(most))
   stay = highest(0, stays, [m & places for m, places in zip(masks, room)])
   stay = highest(0, fan_in, stay, each_neuron=True)
   return highest(1, fan_in, room, each_neuron=True, certain=stay)

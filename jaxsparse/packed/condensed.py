@@ -99,15 +99,15 @@ def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
   `uncondense(condense(w, mask))` is `w` where the mask is True, bit for bit,
   and zero elsewhere. A condensed weight has `F * N` values and `F * N / S`
   indices, with F the largest number of inputs that a block column keeps. F is
-  smallest for the balanced patterns `block((1, S), balanced=True)` and
-  `nm(n, K)`.
+  smallest for the balanced patterns `block((1, S), balanced=True)`,
+  `unstructured(balanced=True)` and `nm(n, K)`.
 
   Args:
     w: the weight, `[..., K, N]`; leading axes index separate weights.
     mask_or_pattern: a mask of the shape of `w`, True where kept; or the pattern
-      by which `w` was pruned, `block((1, S))` or `nm(n, K)`, where K is the
-      size of the whole contraction axis. With a pattern, a block is kept if any
-      of its weights is not zero.
+      by which `w` was pruned, `block((1, S))`, `unstructured(balanced=True)` or
+      `nm(n, K)`, where K is the size of the whole contraction axis. With a
+      pattern, a block is kept if any of its weights is not zero.
     block: the size S of blocks, for a mask; by default the largest size that
       fits the mask. `block=1` takes any mask, also an unstructured one, and
       pads all columns to the length of the fullest one.
@@ -187,10 +187,10 @@ def _block_of(pattern: Any, shape: tuple[int, ...]) -> int:
   of_axis = math.prod((*leading, one)) == 1 and k == shape[-2]
   if math.prod(others) != 1 or (block == 1 and not of_axis):
     raise ValueError(
-        'condense needs the pattern block((1, S)) or nm(n, '
-        f'{shape[-2]}), got {pattern} for a weight of shape {shape}. For other '
-        'N:M use jaxsparse.pack, for channels jaxsparse.slim; for any other '
-        'mask write condense(w, mask, block=1).')
+        'condense needs the pattern block((1, S)), unstructured(balanced=True) '
+        f'or nm(n, {shape[-2]}), got {pattern} for a weight of shape {shape}. '
+        'For other N:M use jaxsparse.pack, for channels jaxsparse.slim; for '
+        'any other mask write condense(w, mask, block=1).')
   return block
 
 

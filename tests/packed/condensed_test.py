@@ -87,7 +87,8 @@ def test_sizes_are_told():
     (block((4,), balanced=True, sparsity=.75), 4, 4),
     (block((1, 4), sparsity=.75), 4, None),
     (block((1, 1), balanced=True, sparsity=.75), 1, 4),
-    (channel(-2, sparsity=.75), 32, 4), (nm(3, 16), 1, 3)], ids=str)
+    (channel(-2, sparsity=.75), 32, 4), (nm(3, 16), 1, 3),
+    (unstructured(.75, balanced=True), 1, 4)], ids=str)
 def test_patterns_say_their_block_and_balanced_ones_pad_nothing(
     pattern, s, fan_in):
   w = normal(16, 32)
