@@ -15,7 +15,7 @@ def block(x: jax.Array, p: dict[str, jax.Array]) -> jax.Array:
 
   Args:
     x: `[batch, time, width]`.
-    p: kernels.
+    p: the kernels.
   """
   n, t, width = x.shape
   h = x * lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
@@ -32,9 +32,9 @@ def model(width: int, depth: int, scanned: bool) -> tuple[Any, Any, list[Any]]:
   """Returns the function, its parameters and batches.
 
   Args:
-    width: of the residual stream.
-    depth: how many blocks.
-    scanned: whether they are layers of a scan.
+    width: the width of the residual stream.
+    depth: the number of blocks.
+    scanned: whether the blocks are the layers of a scan.
   """
   keys = iter(jax.random.split(jax.random.key(0), 6 * depth + 6))
   shapes = {**dict.fromkeys(('q', 'k', 'v', 'out'), (width, width)),
