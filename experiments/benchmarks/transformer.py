@@ -17,8 +17,8 @@ def block(x: jax.Array, p: dict[str, Any],
 
   Args:
     x: `[batch, time, width]`.
-    p: kernels.
-    product: multiplies with a kernel.
+    p: the kernels.
+    product: the function that multiplies with a kernel.
   """
   n, t, width = x.shape
   h = x * lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
@@ -35,9 +35,9 @@ def model(width: int, depth: int, scanned: bool) -> tuple[Any, Any, list[Any]]:
   """Returns the function, its parameters and batches.
 
   Args:
-    width: of the residual stream.
-    depth: how many blocks.
-    scanned: whether they are layers of a scan.
+    width: the width of the residual stream.
+    depth: the number of blocks.
+    scanned: whether the blocks are the layers of a scan.
   """
   keys = iter(jax.random.split(jax.random.key(0), 6 * depth + 6))
   shapes = {**dict.fromkeys(('q', 'k', 'v', 'out'), (width, width)),

@@ -1,11 +1,12 @@
-r"""What the widths of a network cost: fewer FLOPs are not always less time.
+r"""Times networks of several widths: fewer FLOPs are not always less time.
 
   python -m experiments.benchmarks.widths
 
-A ResNet-20 of widths 16-32-64 is cut to 9-19-38, as pruning leaves them, to
-8-16-32, as `multiple=8` chooses them, and to 16-24-40, as `alive(multiple=8)`
-rounds them up. Times of a forward pass and of its gradient are medians of runs
-in turns, in one process, relative to those of the full network.
+A ResNet-20 of widths 16-32-64 is cut to 9-19-38, the result of pruning without
+a multiple; to 8-16-32, the result with `multiple=8`; and to 16-24-40, the
+result of `alive(multiple=8)`, which rounds up. Times of a forward pass and of
+its gradient are medians of interleaved runs in one process, relative to those
+of the full network.
 """
 
 import functools
