@@ -193,7 +193,8 @@ def step(patterns: rules.Patterns, total_steps: int, *,
     switch: the number of updates that are dense; by default a quarter of the
       training (in the paper between 10% and 50%). With `'auto'` masks follow an
       optimizer that finds the step itself, `scale_by_frozen_adam(freeze_at=(
-      1_000, 5_000), patterns=patterns)`.
+      1_000, 5_000), patterns=patterns)`. `rehearse` and `check_resume`, which
+      run a rule without that optimizer, cannot tell the step then.
 
   Returns:
     A `Method`: a rule and a flow.
