@@ -89,9 +89,11 @@ def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
   def general(x):
     return topk.keep_highest(x, kept.count, axes)
 
-  if len(long) != 1:
+  axis = 2 * long[0] + 1 if len(long) == 1 else None
+  # The others compare entries side by side, which would be on other devices.
+  if axis is None or numerics.shards(x)[axis] > 1:
     return numerics.join_axes(general(x))
-  axis, size = 2 * long[0] + 1, tile[long[0]]
+  size = x.shape[axis]
 
   if size < 16:
     return numerics.join_axes(topk.keep_highest_of_few(x, kept.count.lo, axis))
