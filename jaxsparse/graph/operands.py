@@ -71,9 +71,9 @@ def find_readers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
 
   Args:
     fn: any function that JAX can trace.
-    params: its first argument.
+    params: the first argument of the function.
     *inputs: the others.
-    paths: of the parameters that matter.
+    paths: the paths of the relevant parameters.
 
   Returns:
     By path the reader, or why there is none, and a function of parameters and

@@ -95,7 +95,7 @@ def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str], *,
 
   Args:
     closed: the jaxpr.
-    paths: of the parameters, its first operands.
+    paths: the paths of the parameters, its first operands.
     opened: whether arrays closed over are read as if they were parameters, too,
       whose paths begin with `CLOSED_OVER`.
   """

@@ -156,7 +156,7 @@ class _Form(_trilinear.Form):
   """The products of `x`, `w.values` and `dy`; `rest` is `w` without values.
 
   Attributes:
-    plan: how they are made.
+    plan: the plan of the products.
     x: the dtype of `x`.
     values: that of the values.
   """

@@ -56,7 +56,7 @@ def steps(ties: Sequence[Tie], multiple: int) -> list[int]:
 
   Args:
     ties: all of them, as heads are told by what is within them.
-    multiple: of how many indices the axes are to be.
+    multiple: the sizes of the axes become multiples of this.
 
   Returns:
     A number for each tie, 1 or more.
@@ -103,9 +103,9 @@ def share(counts: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
   step each.
 
   Args:
-    counts: how many units ties would keep.
-    sizes: how many they have.
-    steps: of `steps`.
+    counts: the numbers of units that the ties would keep.
+    sizes: the numbers of units of the ties.
+    steps: the result of `steps`.
 
   Returns:
     How many they keep. The sum is more than before only where ties keep their
@@ -143,7 +143,7 @@ def share_by_rank(ranked: Sequence[jax.Array], total: jax.Array,
     ranked: the scores of each tie, the highest first.
     total: int32, how many units all ties keep; may be traced.
     fewest: how many each keeps at least; rounded up.
-    steps: of `steps`.
+    steps: the result of `steps`.
 
   Returns:
     int32 for each tie.
