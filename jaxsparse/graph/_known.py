@@ -21,7 +21,7 @@ Key = tuple[int, ...]
 
 
 class Tag(NamedTuple):
-  """An array is a parameter that has met no data.
+  """An array is a parameter that was not combined with data.
 
   Attributes:
     path: of the parameter, or whatever names it.

@@ -158,7 +158,7 @@ class _Form(_trilinear.Form):
   Attributes:
     plan: the plan of the products.
     x: the dtype of `x`.
-    values: that of the values.
+    values: the dtype of the values.
   """
   plan: _Plan
   x: Any

@@ -27,7 +27,8 @@ def sources(tie: Tie, member: Member, shape: Sequence[int],
     tie: the tie.
     member: one of its members.
     shape: the parameter's shape.
-    permutation: of `tie.shape`; unit `u` will be what `permutation[u]` was.
+    permutation: an array of `tie.shape`. Unit `permutation[u]` becomes unit
+      `u`.
 
   Returns:
     int32, of the parameter's size along axes that matter and 1 along others.

@@ -81,13 +81,14 @@ def matmul(
     positions: `[N' / 64, K' / 128, 256]` int32, as the instruction reads them.
     out_dtype: bfloat16, float16 or float32; that of x by default. Sums are
       float32.
-    config: how to cut the product; what `tune` has found, or else `choose`.
+    config: how to cut the product. By default the config that `tune` found, or
+      else that of `choose`.
 
   Returns:
     `[T, N']`.
 
   Raises:
-    NotImplementedError: with the reason, for what the kernel does not serve.
+    NotImplementedError: if the kernel does not support the operands.
     ValueError: for a config that does not fit.
 
   References:
