@@ -65,7 +65,7 @@ def check_targets(targets: Sequence[str], key: str):
     if not of_target(target):
       raise ValueError(
           f'config.{key} must have targets N:M with N at most M, such as '
-          f"'2:4', or sparsities, such as '90%', got {target!r}")
+          f"'2:4', or shares to prune, such as '90%', got {target!r}")
 
 
 def of_target(target: str) -> dict[str, float]:

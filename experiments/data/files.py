@@ -111,9 +111,9 @@ def draw(listing: Listing, sizes: Sequence[int], *, classes: Sequence[str],
       examples.append((order(name), read, classes.index(type_)))
   if len(examples) < sum(sizes):
     raise ValueError(
-        f'there are {len(examples)} files that differ, at most {cap} of one '
-        f'type, and {sum(sizes)} are asked for. Ask for fewer, allow more of '
-        'a type, or name more folders.')
+        f'{sum(sizes)} different files are needed, got {len(examples)} with at '
+        f'most {cap} of one type. Draw fewer files, allow more of a type, or '
+        'name more folders.')
   examples.sort(key=lambda example: example[0])
   stops = np.cumsum([0, *sizes])
   return [dataset.Batch(np.stack([read for _, read, _ in part]),

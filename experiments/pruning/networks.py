@@ -122,7 +122,7 @@ _SOURCES = {'magika': _magika, 'run': _run}
 
 
 def _batch_sizes(count, size):
-  """All of one size but the last, which has what is left."""
+  """Sizes of batches, all the same except the last, which has the rest."""
   return [min(size, count - start) for start in range(0, count, size)]
 
 

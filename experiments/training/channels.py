@@ -35,14 +35,14 @@ def create(config: ml_collections.ConfigDict, run: steps.Steps,
            state: steps.State, dataset: data.Dataset) -> Permuting:
   """Returns the permutation that `config.permute_budget` asks for.
 
-  Which channels belong together is found now, and checked on the run's first
-  batch, so that a model without any is told before it is trained.
+  The channels that belong together are found now and checked on the run's first
+  batch. A model without such channels is therefore an error before training.
 
   Args:
-    config: of the run.
-    run: its steps.
-    state: any state of it.
-    dataset: what it trains on.
+    config: the config of the run.
+    run: the steps of the run.
+    state: any state of the run.
+    dataset: the data set of the run.
 
   Raises:
     ValueError: if the method does not make N:M masks at one known step, or no

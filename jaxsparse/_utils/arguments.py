@@ -105,7 +105,7 @@ def whole(least: int | None = None, write: str = '', *, bits: int = 63
   Args:
     least: the smallest of them, if there is one.
     write: an example.
-    bits: how many there may be, without that of the sign.
+    bits: the largest number of bits, without the sign bit.
   """
   low, high = -2**bits if least is None else least, 2**bits
   return Check(
@@ -295,8 +295,8 @@ def checked(*but: str, **checks: Check) -> Callable[[F], F]:
 
   Args:
     *but: names of arguments that the function checks itself.
-    **checks: other checks than those of the annotation. `None` passes where the
-      annotation has it.
+    **checks: checks that replace those of the annotation. `None` passes if the
+      annotation allows it.
 
   Returns:
     A decorator.

@@ -62,14 +62,15 @@ def uniform_like(x: jax.Array, words: jax.Array) -> jax.Array:
 
 
 def varying_as(tree: Any, made: Callable[[], Any]) -> Any:
-  """A tree whose arrays vary over the mesh axes that others vary over.
+  """A tree whose arrays vary over the same mesh axes as other arrays.
 
-  A loop in `jax.shard_map` asks for it: what it begins with has the type of
-  what a turn leaves. Elsewhere nothing happens.
+  A loop in `jax.shard_map` needs this, because its initial value must have the
+  type of the value after an iteration. Elsewhere the tree is returned as it is.
 
   Args:
-    tree: arrays.
-    made: what makes the others; traced in `jax.shard_map` alone.
+    tree: a tree of arrays.
+    made: a function that makes the other arrays. It is traced only in
+      `jax.shard_map`.
   """
   if not _in_shard_map():
     return tree

@@ -114,7 +114,7 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
 
 
 def check_arrays(name: str, tree: PyTree) -> None:
-  """Raises a `ValueError` that names what is no array."""
+  """Raises a `ValueError` that names a leaf that is not an array."""
   for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
     if not arguments.is_array(leaf):
       raise ValueError(

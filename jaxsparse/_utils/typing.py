@@ -1,6 +1,6 @@
 """Names for types, with the names and the meanings that chex gives them.
 
-Chex itself is no requirement: optax 0.2.6 brings it along, later ones do not.
+Chex itself is not required: optax 0.2.6 depends on it, later versions do not.
 """
 
 from typing import Any, TypeAlias

@@ -201,7 +201,7 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
     rules = graph.kernel_patterns(fn, params, *batch, pattern=patterns)
     kernels = rules.kernels
     for path, why in rules.dense.items():
-      if kernels[path].contracted:  # Whatever else is dense is no kernel.
+      if kernels[path].contracted:  # Other dense leaves are not kernels.
         warnings.warn(f'{path} stays dense: {why}', stacklevel=3)
   else:
     rules, kernels = patterns, graph.infer_kernels(fn, params, *batch)

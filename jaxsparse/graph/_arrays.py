@@ -56,7 +56,7 @@ class Reader(Protocol):
   """What primitives that are read in their own way need of `tracing`'s reader.
 
   Attributes:
-    relations: of all axes.
+    relations: the relations of all axes.
     ambient: the axes that loops, and devices of a mesh, took off arrays.
     mesh: of those, by name, the axes of a mesh.
   """

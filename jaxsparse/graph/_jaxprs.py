@@ -39,9 +39,9 @@ def told(transform: Callable[..., Any], f: Callable[..., Any], *args: Any
   """`transform(f)(params, *inputs)`, with an error that says what was given.
 
   Args:
-    transform: what traces a function, such as `jax.make_jaxpr`.
+    transform: the transform that traces a function, such as `jax.make_jaxpr`.
     f: the function of a user.
-    *args: its params and inputs.
+    *args: the params and inputs of the function.
 
   Raises:
     ValueError: if the function cannot be traced so.

@@ -21,10 +21,10 @@ Key = tuple[int, ...]
 
 
 class Tag(NamedTuple):
-  """An array is a parameter that has met no data.
+  """An array is a parameter that was not combined with data.
 
   Attributes:
-    path: of the parameter, or whatever names it.
+    path: the path of the parameter, or another name of it.
     keys: for each axis of the array what of the parameter it is, major first.
     split: the axes of the parameter that a `shard_map` shares out, and over
       which mesh axes.

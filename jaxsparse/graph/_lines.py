@@ -28,10 +28,10 @@ class Line:
   Of calls those of what is made of parameters, or if it is to be flat, all.
 
   Attributes:
-    steps: what is computed.
+    steps: the steps of the computation.
     tags: of each array, whether it is data, and of which leaf it is made.
-    sizes: bytes of each array, and
-    dtypes: their dtypes.
+    sizes: the bytes of each array.
+    dtypes: the dtypes of the arrays.
     consts: arrays closed over, by number.
     slices: of what is made of parameters alone, layers: of which array, where.
     lost: leaves with products that are not seen.
@@ -198,7 +198,7 @@ def traced(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
 
   Args:
     fn: any function that JAX can trace.
-    params: its first argument.
+    params: the first argument of the function.
     *inputs: the others.
     kernels: paths of those whose layers are taken apart.
     flat: whether all calls are inlined.

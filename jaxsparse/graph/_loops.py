@@ -22,7 +22,7 @@ class Walk(_walk.Interpreter, Protocol):
   """What control flow needs of the walk of `taps`.
 
   Attributes:
-    found: what the tap returned, summed.
+    found: the sums of the results of the tap.
     join: makes one of two arrays that the tap returned.
     checked: the mesh axes over which types say that arrays vary.
   """
@@ -71,7 +71,7 @@ def _settled(walk: Walk, closed: Any, given: list[Known], carries: slice,
   Args:
     walk: the walk.
     closed: the body.
-    given: its operands.
+    given: the operands of the body.
     carries: which of them are carried.
     look: of the body, whatever is needed of it as shapes.
   """

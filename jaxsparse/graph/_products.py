@@ -14,14 +14,14 @@ class Product(NamedTuple):
   """A parameter's product with data.
 
   Attributes:
-    path: of the parameter.
+    path: the path of the parameter.
     rows: the data `[*batch, *rest, inputs]`. Batch axes are those that the
       parameter has, too, as experts do, and inputs what is summed over, both in
       the parameter's order; or for a convolution the whole data.
-    batch: how many axes are batch axes.
+    batch: the number of batch axes.
     key: alike for products that read the same data in the same way.
-    conv: of a convolution the equation, and the order of the kernel's axes.
-    groups: of a ragged product how many rows each expert has.
+    conv: for a convolution, its equation and the order of the kernel's axes.
+    groups: for a ragged product, the number of rows of each expert.
   """
   path: Any
   rows: jax.Array
@@ -38,7 +38,7 @@ class Roles(NamedTuple):
     contracted: to the axes of data that they are summed over with, in the
       parameter's order.
     batch: to the axes of data that they are, in the parameter's order.
-    experts: of a ragged product the axis of its groups.
+    experts: for a ragged product, the axis of its groups.
     free: which the result alone has.
   """
   contracted: dict[int, int]
@@ -79,7 +79,7 @@ def product(eqn: Any, i: int, tag: Tag, values: Sequence[Any], roles: Roles,
   """A product as it is shown.
 
   Args:
-    eqn: its equation.
+    eqn: the equation of the product.
     i: which operand the parameter is.
     tag: of that operand.
     values: all operands.

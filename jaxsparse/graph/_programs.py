@@ -15,7 +15,7 @@ class Leaf(NamedTuple):
   """A parameter, or one layer of it.
 
   Attributes:
-    path: of the parameter.
+    path: the path of the parameter.
     index: the axes that scans took apart, outermost first, and where on each.
   """
   path: str
@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
   Attributes:
     ins: of arrays or constants in the code.
-    outs: of arrays.
+    outs: the outputs, arrays.
     jaxpr: where the equation is.
     eqn: the equation.
     seen: kernels that it multiplies with data.

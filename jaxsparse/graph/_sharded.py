@@ -54,7 +54,7 @@ class Sum(NamedTuple):
   """Of which taps the results are summed up, and how devices share them.
 
   Attributes:
-    path: of the parameter.
+    path: the path of the parameter.
     added: the mesh axes along which devices' results are added up.
     parts: axes of results along which they are put together, and the mesh axes.
   """
@@ -159,7 +159,7 @@ def made(walk: Walk, eqn: Any, given: Sequence[Known], results: list[Known],
   Args:
     walk: the walk.
     eqn: the equation.
-    given: its operands.
+    given: the operands of the equation.
     results: its results, and what is known of them anywhere.
     parts: products that the results are a device's part of.
   """

@@ -29,7 +29,7 @@ def of_device(relations: Relations, value: Value, spec: Sequence[Any],
   """What a device has of an array.
 
   Args:
-    relations: of all axes.
+    relations: the relations of all axes.
     value: the whole array.
     spec: for each axis the mesh axes that it is shared out over.
     mesh: the mesh axes of more than one device.
@@ -65,9 +65,9 @@ def gathered(relations: Relations, value: Value, axis: int, devices: Axis, *,
   """The arrays of all devices, one after the other along an axis.
 
   Args:
-    relations: of all axes.
+    relations: the relations of all axes.
     value: the array of a device.
-    axis: where the devices will be.
+    axis: the position of the axis of devices.
     devices: the mesh axis.
     tiled: whether along an axis that is there, or else along a new one.
   """

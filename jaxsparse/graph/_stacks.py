@@ -26,7 +26,7 @@ class Stack(NamedTuple):
 
   Attributes:
     axes: by path which axis that is.
-    size: how many units there are.
+    size: the number of units.
   """
   axes: Mapping[str, int]
   size: int
@@ -40,8 +40,8 @@ class Layer(NamedTuple):
   """A layer of stacked units.
 
   Attributes:
-    name: of the stack.
-    path: of one of its kernels.
+    name: the name of the stack.
+    path: the path of one of its kernels.
     index: which layer of the parameters it is, as `Leaf.index` says.
     seed: number of the array that has what each unit gives.
     axis: along which it has units.
@@ -110,7 +110,7 @@ def follow(traced: Traced, name: str, stack: Stack, leaf: Leaf,
 
   Args:
     traced: the function.
-    name: of the stack.
+    name: the name of the stack.
     stack: the stack.
     leaf: one of its kernels, or a layer of it.
     steps: all that give data.
@@ -125,7 +125,7 @@ class _Follower:
   """Follows what the units of one layer give.
 
   Attributes:
-    labels: of the axes of all arrays that depend on units.
+    labels: the labels of the axes of all arrays that depend on units.
     linear: numbers of those that are linear in the seed.
   """
 

@@ -18,10 +18,11 @@ class Axis:
   Attributes:
     size: the number of its indices.
     kind: 'leaf', 'product', 'concat' or 'link'.
-    parts: the axes that it is made of; of a link the one that it is.
-    fixed: why its indices may not be permuted, or `None`; of leaves.
-    kept: why none of them may be removed, or `None`; of leaves.
-    number: a number that may come from how many there are, or `None`.
+    parts: the axes that it is made of. A link has one part, the axis that it
+      stands for.
+    fixed: why its indices may not be permuted, or `None`. Only for leaves.
+    kept: why its indices may not be removed, or `None`. Only for leaves.
+    number: a number that may be derived from the axis's size, or `None`.
   """
 
   def __init__(self, size: int, kind: str = 'leaf',
@@ -83,7 +84,7 @@ def is_fixed(axis: Axis) -> bool:
 
 
 def factors(axis: Axis) -> list[Axis]:
-  """The axes, major first, whose product an axis is; none of them is one."""
+  """The axes, major first, whose product an axis is, without axes of size 1."""
   axis = find(axis)
   if axis.kind != 'product':
     return [axis] if axis.size != 1 else []
@@ -133,8 +134,8 @@ class Place(NamedTuple):
   Attributes:
     leaf: the leaf.
     axis: the axis of the array.
-    stride: how far apart its indices are.
-    starts: where each axis of the array begins.
+    stride: the distance of its indices.
+    starts: the start in each axis of the array.
     coordinates: what else, in each axis of the array, tells an element.
   """
   leaf: Axis

@@ -82,7 +82,7 @@ def find(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
 
   Args:
     fn: any function that JAX can trace.
-    params: its first argument.
+    params: the first argument of the function.
     *inputs: the others.
     stacks: by name parameters with units.
 

@@ -21,7 +21,7 @@ class Used(NamedTuple):
   """A primitive, and a constant among its operands.
 
   Attributes:
-    name: of the primitive.
+    name: the name of the primitive.
     number: a scalar, or what tells one array from another.
   """
   name: str

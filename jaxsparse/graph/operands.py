@@ -26,7 +26,7 @@ class Vector(NamedTuple):
   Attributes:
     path: the parameter's path.
     sign: 1 or -1.
-    axes: which of its axes the axes of the product are.
+    axes: for each axis of the product, the axis of the vector, or `None`.
   """
   path: str
   sign: int
@@ -38,10 +38,11 @@ class Reader(NamedTuple):
 
   Attributes:
     contracted: the parameter's axes that are summed over with data.
-    window: its axes that are positions of a convolution.
-    free: which axes of the product its others are.
+    window: the parameter's axes that are positions of a convolution.
+    free: maps the parameter's other axes to axes of the product.
     padded: whether data have zeros around them, or in between.
-    vector: what is added to the product alone, or why there is no such thing.
+    vector: the vector that is added to the product alone, or a text that says
+      why there is none.
   """
   contracted: tuple[int, ...]
   window: tuple[int, ...]
@@ -71,9 +72,9 @@ def find_readers(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
 
   Args:
     fn: any function that JAX can trace.
-    params: its first argument.
+    params: the first argument of the function.
     *inputs: the others.
-    paths: of the parameters that matter.
+    paths: the paths of the relevant parameters.
 
   Returns:
     By path the reader, or why there is none, and a function of parameters and

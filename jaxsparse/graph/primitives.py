@@ -33,9 +33,10 @@ class Wiring(NamedTuple):
   `Wiring([[((0, 0),)]], gone=[((0, 1),)], kind='sum')`.
 
   Attributes:
-    outputs: for each axis of each result, the operands' axes that it is, or
+    outputs: for each axis of each result, the operands' axes that become it, or
       `New`.
-    gone: axes that meet and vanish; axes that meet are in one tuple.
+    gone: axes that the results lack. Axes that are matched with each other are
+      in one tuple.
     fixed: axes whose indices the primitive does not treat alike, as a sort.
     kind: 'map' for elementwise operations, 'move' for operations that move
       elements without changing them, 'product', 'sum', 'reduce' for other

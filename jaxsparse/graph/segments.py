@@ -87,7 +87,7 @@ def chain(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
 
   Args:
     fn: any function that JAX can trace.
-    params: its first argument.
+    params: the first argument of the function.
     *inputs: the others.
     kernels: paths of those between which to cut. A kernel of which no product
       with data is seen is in no segment.
@@ -137,9 +137,10 @@ def _segments(traced: Traced, outputs: Sequence[int]) -> list[Segment]:
 
 
 def _stages(steps: Sequence[Step]) -> list[tuple[tuple[Leaf, ...], int, int]]:
-  """Kernels none of which reads what others gave; their last and first step.
+  """Groups of independent kernels, each with its last and first step.
 
-  A kernel that is read again later takes all in between into its stage.
+  No kernel of a group reads the results of another one. If a kernel is used
+  again later, all kernels in between join its group.
   """
   last = {leaf: n for n, step in enumerate(steps) for leaf in step.seen}
   stages: list[list[Any]] = []

@@ -41,7 +41,7 @@ def run(fn: Callable[..., Any], params: ArrayTree, *inputs: Any, tap: Tap
 
   Args:
     fn: any function that JAX can trace.
-    params: its first argument.
+    params: the first argument of the function.
     *inputs: the others.
     tap: from a `Product` to a tree of arrays, or to `None`, which is left out.
   """
@@ -57,7 +57,7 @@ def run_jaxpr(closed: core.ClosedJaxpr, names: Sequence[str | None],
     closed: the jaxpr.
     names: the paths of its first operands; one with `None` is data, too.
     leaves: all its operands.
-    tap: as of `run`.
+    tap: see `run`.
     join: what makes one of two results of the tap, a `jnp.ufunc`. Loops begin
       with zeros, so there it is `jnp.add`.
   """
@@ -74,7 +74,7 @@ class Walk:
   """The interpreter of arrays, which shows products to a tap.
 
   Attributes:
-    found: what the tap returned on the way.
+    found: the results of the tap so far.
     lost: paths of parameters with products that are not shown, of which sums
       would not be those of all data.
     mesh, checked, open: of a `shard_map` around, as `_sharded` has it.

@@ -46,14 +46,15 @@ class Product(NamedTuple):
 
 
 class Reading(NamedTuple):
-  """What `read` returns.
+  """The result of `read`.
 
   Attributes:
-    relations: all that is known of axes, settled.
+    relations: all relations of axes, settled.
     params: the axes of each parameter, by path.
-    shapes: its shape.
-    products: where it was multiplied with data.
-    others: names of other primitives in which it met data.
+    shapes: the shape of each parameter, by path.
+    products: the products of each parameter with data, by path.
+    others: the names of other primitives that combine each parameter with data,
+      by path.
   """
   relations: Relations
   params: dict[str, tuple[Axis | None, ...]]
@@ -95,7 +96,7 @@ def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str], *,
 
   Args:
     closed: the jaxpr.
-    paths: of the parameters, its first operands.
+    paths: the paths of the parameters, its first operands.
     opened: whether arrays closed over are read as if they were parameters, too,
       whose paths begin with `CLOSED_OVER`.
   """

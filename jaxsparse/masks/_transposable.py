@@ -163,7 +163,7 @@ def by_products(x: jax.Array, n: int) -> jax.Array:
 
 def _first_highest(candidates: Iterable[tuple[jax.Array, jax.Array]]
                    ) -> tuple[jax.Array, jax.Array]:
-  """The highest total, and the bits of the first candidate that has it."""
+  """The highest total, and the bits of the first candidate with that total."""
   def higher(best, new):
     return (jnp.maximum(best[0], new[0]),
             jnp.where(new[0] > best[0], new[1], best[1]))

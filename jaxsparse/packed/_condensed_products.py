@@ -69,7 +69,7 @@ class _Form(_trilinear.Form):
   and on CPUs half of the time of those that jax would make of this.
 
   Attributes:
-    dtype: that of the result.
+    dtype: the dtype of the result.
     x: the shape and dtype of the inputs.
     values: those of the values.
   """

@@ -1,15 +1,16 @@
 """Hopper's layout of packed 2:4 weights: arrays from groups, and back.
 
-It is in the order in which `wgmma.mma_async.sp` reads its operands. K is padded
-to whole tiles, K'. `values` are `[N', K'/2]`, N padded to 128: a row for each
-column of the weight. `positions` are `[N'/64, K'/128, 256]`, int32. For a 64 x
-64 part of the transposed weight, thread `32 * w + 4 * g + c` has one word, the
-groups of rows `16 * w + g` (low half) and `16 * w + g + 8` from column `16 * c`
-on, four bits each: the index of the first kept entry, then of the second. A
-block of 256 words has two such parts, a thread's words side by side.
+Arrays are in the order in which `wgmma.mma_async.sp` reads its operands. K is
+padded to whole tiles, K'. `values` are `[N', K'/2]`, N padded to 128: a row for
+each column of the weight. `positions` are `[N'/64, K'/128, 256]`, int32. For a
+64 x 64 part of the transposed weight, thread `32 * w + 4 * g + c` has one word:
+the groups of rows `16 * w + g` (low half) and `16 * w + g + 8` from column
+`16 * c` on, four bits each: the index of the first kept entry, then of the
+second. A block of 256 words has two such parts, with the words of a thread side
+by side.
 
-The planar layout is told in `_planar_layout`; the bits of groups, between the
-two, in `_groups`.
+`_planar_layout` describes the planar layout, and `_groups` the bits of groups,
+which connect the two.
 """
 
 from typing import Any

@@ -149,9 +149,9 @@ class _Mapped(Form):
   """A form of a batch: the sum of one form over axis 0 of some operands.
 
   Attributes:
-    form: of one element.
-    arguments: which of its three arguments have the axis.
-    rest: which of the other arrays have it.
+    form: the form of one element.
+    arguments: which of the three arguments of the form have the batch axis.
+    rest: which of the other arrays have the batch axis.
     spmd: the axes of a mesh that share the batch out, as of `jax.vmap`.
   """
   form: Form

@@ -124,7 +124,7 @@ class _Form(_trilinear.Form):
 
   Attributes:
     names: as `_dispatch.run` takes them.
-    dtype: that of the result.
+    dtype: the dtype of the result.
     x: the type of `x`.
     values: the dtype of the values.
   """

@@ -99,7 +99,7 @@ class _Form(_trilinear.Form):
   """The products of `x`, `w` and `dy`.
 
   Attributes:
-    plan: how they are made.
+    plan: the plan of the products.
     dtype: that of `x` and `w`.
   """
   plan: _Plan

@@ -156,9 +156,9 @@ class _Form(_trilinear.Form):
   """The products of `x`, `w.values` and `dy`; `rest` is `w` without values.
 
   Attributes:
-    plan: how they are made.
+    plan: the plan of the products.
     x: the dtype of `x`.
-    values: that of the values.
+    values: the dtype of the values.
   """
   plan: _Plan
   x: Any

@@ -103,7 +103,7 @@ class _Form(_trilinear.Form):
 
   Attributes:
     names: as `_dispatch.run` takes them.
-    dtype: that of the result.
+    dtype: the dtype of the result.
     x: the type of `x`.
     w: that of `w`.
   """

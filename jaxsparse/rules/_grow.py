@@ -187,7 +187,7 @@ def prune_and_grow(
             base.sparse_only(state.masks, shapes), kept)}
       new = _exchange(
           layers, budgets, drop_scope, grow_scope,
-          # Who is told to act only makes room, and replaces nothing.
+          # A requested `act` only makes room; it does not replace weights.
           jnp.where(own, _at(fraction, step), 0.), _at(surplus or 0., step))
       return trees.map_with_path(
           lambda path, m: new.get(path, m),

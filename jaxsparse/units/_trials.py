@@ -47,7 +47,7 @@ def tried(ties: Mapping[Tie, str | None], trial: 'Trial') -> tuple[Tie, ...]:
   Args:
     ties: all ties, and for each a number that may come from how many units
       there are, if there is one.
-    trial: of their function.
+    trial: the trial of their function.
 
   Returns:
     The ties, with `kept` and `untried`.
@@ -80,7 +80,7 @@ class Trial:
   """A function, which is tried without units of some ties.
 
   Attributes:
-    shapes: of its parameters, by path.
+    shapes: the shapes of its parameters, by path.
   """
 
   def __init__(self, fn: Callable[..., Any], params: ArrayTree,
@@ -97,7 +97,7 @@ class Trial:
 
   @functools.cached_property
   def uncut(self) -> dict[Tie, str]:
-    """Ties whose units index an axis of an array that is no parameter."""
+    """Ties whose units index an axis of an array that is not a parameter."""
     read = tracing.read_jaxpr(*self._read, opened=True)
     arrays = {place.leaf: read.shapes[path] for path, place in read.places()
               if path.startswith(tracing.CLOSED_OVER)}

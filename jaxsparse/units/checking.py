@@ -177,12 +177,12 @@ def _elsewhere(run: Callable[..., Any], params: ArrayTree,
 
 def nearby(w: Any, rng: np.random.Generator, *, by: float = 1.,
            positive: bool = False) -> Any:
-  """A parameter near another, of the same scale and of no two units alike.
+  """A parameter near another one, with the same scale and no two equal units.
 
   Args:
-    w: the parameter; one that is not of floats is returned as it is.
-    rng: for random numbers.
-    by: what it is multiplied with.
+    w: the parameter. It is returned unchanged if it is not floating-point.
+    rng: the generator of random numbers.
+    by: a factor of the result.
     positive: whether zeros become positive.
   """
   if not jnp.issubdtype(jnp.result_type(w), jnp.floating):

@@ -126,7 +126,7 @@ def of_tie(tie: Tie, shapes: Mapping[str, tuple[int, ...]]) -> Family:
 
   Args:
     tie: the tie.
-    shapes: of the parameters by path.
+    shapes: the shapes of the parameters, by path.
 
   Returns:
     A family whose parts are the tie's members among these parameters.
@@ -171,7 +171,7 @@ def masks(alive: Sequence[tuple[Family, jax.Array]], params: ArrayTree, *,
 
   Args:
     alive: families, each with a bool for every group.
-    params: the parameters, or a tree with `None` where no mask is asked for.
+    params: the parameters. `None` leaves get no mask.
     without: a role whose weights are kept whatever their groups are.
 
   Returns:

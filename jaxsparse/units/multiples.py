@@ -56,7 +56,7 @@ def steps(ties: Sequence[Tie], multiple: int) -> list[int]:
 
   Args:
     ties: all of them, as heads are told by what is within them.
-    multiple: of how many indices the axes are to be.
+    multiple: the sizes of the axes become multiples of this.
 
   Returns:
     A number for each tie, 1 or more.
@@ -99,16 +99,16 @@ def share(counts: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
           ) -> list[int]:
   """Rounds numbers so that their sum is no more than before, but near it.
 
-  All are rounded down. What that frees goes to those that lost most by it, a
-  step each.
+  All numbers are rounded down. The remainder is given to the ties that lost
+  most by rounding, one step each.
 
   Args:
-    counts: how many units ties would keep.
-    sizes: how many they have.
-    steps: of `steps`.
+    counts: the numbers of units that the ties would keep.
+    sizes: the numbers of units of the ties.
+    steps: the result of `steps`.
 
   Returns:
-    How many they keep. The sum is more than before only where ties keep their
+    The rounded numbers. Their sum is larger than before only if ties keep their
     first multiple.
 
   >>> share([10, 19, 38], [16, 32, 64], [8, 8, 8])
@@ -141,9 +141,9 @@ def share_by_rank(ranked: Sequence[jax.Array], total: jax.Array,
 
   Args:
     ranked: the scores of each tie, the highest first.
-    total: int32, how many units all ties keep; may be traced.
-    fewest: how many each keeps at least; rounded up.
-    steps: of `steps`.
+    total: int32, the number of units that all ties keep; may be traced.
+    fewest: the least number of units of each tie, which is rounded up.
+    steps: the result of `steps`.
 
   Returns:
     int32 for each tie.

@@ -83,7 +83,7 @@ def spread(tie: Tie, member: Member, values: jax.Array, shape: Sequence[int],
     tie: the tie.
     member: one of its members.
     values: `tie.shape`.
-    shape: of the parameter.
+    shape: the shape of the parameter.
     fill: stands where there are no such units.
 
   Returns:

@@ -93,7 +93,7 @@ def kept(columns: np.ndarray, n: int, m: int) -> float:
   Args:
     columns: `[K, R]` float32, nonnegative; one row for each column of the
       weight.
-    n: how many of each group are kept.
+    n: the number of kept entries of each group.
     m: the size of a group; divides K.
 
   Returns:

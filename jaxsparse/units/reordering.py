@@ -27,7 +27,8 @@ def sources(tie: Tie, member: Member, shape: Sequence[int],
     tie: the tie.
     member: one of its members.
     shape: the parameter's shape.
-    permutation: of `tie.shape`; unit `u` will be what `permutation[u]` was.
+    permutation: an array of `tie.shape`. Unit `permutation[u]` becomes unit
+      `u`.
 
   Returns:
     int32, of the parameter's size along axes that matter and 1 along others.
@@ -52,7 +53,7 @@ def along_axis(members: Sequence[Member], shape: Sequence[int],
   Args:
     members: members with one axis.
     shape: the parameter's shape.
-    values: of the size of that axis.
+    values: an array with the size of that axis.
 
   Returns:
     The same along all axes that matter to the members; 1 along others.
@@ -159,8 +160,8 @@ def take(x: Any, at: np.ndarray, axis: int) -> Any:
     axis: the axis.
 
   Returns:
-    An array of the same kind and in the same place; where that does not divide
-    what is left, on all devices.
+    An array of the same kind with the same sharding. If that sharding does not
+    divide the new size, the array is replicated on all devices.
   """
   place = None
   if (isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)

@@ -306,11 +306,12 @@ def view(tie: Tie, member: Member, array: np.ndarray) -> np.ndarray:
   Args:
     tie: the tie.
     member: one of its members.
-    array: of the parameter's shape, or 1 along axes of which all is meant.
+    array: an array with the parameter's shape. The size may be 1 along axes
+      whose indices all have the same value.
 
   Returns:
-    `[*along, size, rest...]` in the array's own memory: what is written to it
-    is written there.
+    A view `[*along, size, rest...]` of the array: writing to it changes the
+    array.
 
   Raises:
     ValueError: if there is no such part of the parameter.

@@ -190,9 +190,9 @@ def test_networks_of_unknown_origin_are_left_alone(run, tmp_path):
 
 @pytest.mark.parametrize('override, parts', [
     ('--config.run=runs/nowhere', [
-        'config.run is \'runs/nowhere\'', 'python -m experiments.train']),
+        'got \'runs/nowhere\'', 'python -m experiments.train']),
     ('--config.methods=wandaa', ['did you mean \'wanda\'?']),
-    ('--config.targets=24', ['\'24\', expected N:M']),
+    ('--config.targets=24', ['got \'24\'']),
     ('--config.source=wheel', ['unknown source \'wheel\'', 'magika, run']),
     ('--config.method=wanda', ['method']),
     ('--coordinator=auto', ['--coordinator works with experiments.train']),

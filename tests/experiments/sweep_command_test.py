@@ -73,7 +73,7 @@ def test_command_exits_with_1_if_a_run_failed(trained, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('override, part', [
     ('--config.bas.steps=3', 'bas'),
-    ('--config.targets=24', '\'24\', expected N:M'),
+    ('--config.targets=24', 'got \'24\''),
     ('--workers=0', 'workers'),
     ('surplus', 'surplus'),
 ])

@@ -81,13 +81,14 @@ def matmul(
     positions: `[N' / 64, K' / 128, 256]` int32, as the instruction reads them.
     out_dtype: bfloat16, float16 or float32; that of x by default. Sums are
       float32.
-    config: how to cut the product; what `tune` has found, or else `choose`.
+    config: how to cut the product. By default the config that `tune` found, or
+      else that of `choose`.
 
   Returns:
     `[T, N']`.
 
   Raises:
-    NotImplementedError: with the reason, for what the kernel does not serve.
+    NotImplementedError: if the kernel does not support the operands.
     ValueError: for a config that does not fit.
 
   References:
@@ -133,7 +134,7 @@ def check(
 
   Args:
     x_shape: `(T, K')`.
-    dtype: of both operands.
+    dtype: the dtype of both operands.
     values_shape: `(N', K' / 2)`.
 
   Raises:
@@ -217,12 +218,12 @@ def tune(
   this process; what is compiled already stays as it is.
 
   Args:
-    x: as in `matmul`.
-    values: as in `matmul`.
-    positions: as in `matmul`.
+    x: see `matmul`.
+    values: see `matmul`.
+    positions: see `matmul`.
     clock: `time.perf_counter`.
-    out_dtype: as in `matmul`.
-    candidates: how many configs to try.
+    out_dtype: see `matmul`.
+    candidates: the number of configs to try.
     repeats: products in a timed run.
 
   Returns:
@@ -259,9 +260,9 @@ def tune(
 
 def config_of(tokens: int, values_shape: tuple[int, ...],
               dtype: jax.typing.DTypeLike) -> Config | None:
-  """What `tune` has found for a product, or else what `choose` says.
+  """The config that `tune` found for a product, or else that of `choose`.
 
-  `None` for no tokens, of which there is no product.
+  Returns `None` for an empty product.
   """
   outputs, kept = values_shape
   if not tokens * outputs * kept:

@@ -225,7 +225,7 @@ def _blocks(t: int, values: jax.Array) -> tuple[int, int, int]:
 
 def _settings(left: jax.Array, values: jax.Array, positions: jax.Array,
               out_bytes: int) -> dict[str, Any]:
-  """What else `pallas_call` is told."""
+  """Further arguments of `pallas_call`."""
   t = left.shape[-2]
   return dict(
       compiler_params=pltpu.CompilerParams(
@@ -314,9 +314,9 @@ def _planes(values_ref, words_ref, groups: slice, columns: slice,
   size = words.shape[1]
   tiles = words.reshape(-1, 8, size)
   bits = jnp.stack([tiles >> (4 * s) for s in range(4)], 1)
-  # Halves of 32 bits are neighbouring rows of 16 bits. To select by those takes
-  # fewer instructions than masks made in the words, as the compiler has it, on
-  # TPU v5e to v6e; on v4 it takes more.
+  # Halves of 32 bits are neighbouring rows of 16 bits. Selecting by these takes
+  # fewer compiled instructions than masks made in the words on TPU v5e to v6e,
+  # and more on v4.
   bits = pltpu.bitcast(bits.reshape(-1, size), jnp.int16)
   first, second = (values_ref[i, groups, columns] for i in range(2))
   if first.dtype == jnp.float32:

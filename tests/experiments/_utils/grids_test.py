@@ -18,10 +18,10 @@ def test_lists_of_flags_are_lists_of_texts():
 
 
 @pytest.mark.parametrize('lists, part', [
-    ({'methods': ()}, 'config.methods is empty; .* --config.methods=a,b'),
-    ({'methods': ('a', 'a')}, 'config.methods names something twice'),
+    ({'methods': ()}, 'must not be empty. .* --config.methods=a,b'),
+    ({'methods': ('a', 'a')}, 'config.methods must have each entry once'),
     ({'seeds': ()}, '--config.seeds=0,1,2'),
-    ({'seeds': (-1,)}, '-1, expected a whole number'),
+    ({'seeds': (-1,)}, 'must be whole numbers, got -1'),
 ])
 def test_mistakes_are_told(lists, part):
   with pytest.raises(ValueError, match=part):
@@ -30,5 +30,5 @@ def test_mistakes_are_told(lists, part):
 
 @pytest.mark.parametrize('target', ['4:2', '0:4', '100%', '0.9', 'x', ''])
 def test_what_is_no_target_is_told(target):
-  with pytest.raises(ValueError, match='config.targets has .*such as \'90%\''):
+  with pytest.raises(ValueError, match='config.targets must .* \'90%\''):
     grids.check_targets(['2:4', target], 'targets')

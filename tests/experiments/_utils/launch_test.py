@@ -29,9 +29,9 @@ def test_a_config_is_a_file_that_defines_get_config(
 @pytest.mark.parametrize('text, part', [
     (b'raise SystemExit("ran")', 'must define get_config, so it is not run'),
     (b'def get_conf(): pass', 'must define get_config'),
-    (b'# A title\n\nSome *text*.', 'is no Python file'),
-    (b'\xff\xfe', 'is no Python file'), (b'a\0b', 'is no Python file'),
-    (b'(' * 5_000, 'is no Python file'), (None, 'is no file')])
+    (b'# A title\n\nSome *text*.', 'must be a Python file'),
+    (b'\xff\xfe', 'must be a Python file'), (b'a\0b', 'must be a Python file'),
+    (b'(' * 5_000, 'must be a Python file'), (None, 'must be a file')])
 def test_what_is_no_config_is_not_run(text, part, tmp_path):
   file = tmp_path / 'setup.py'
   if text is not None:
@@ -48,7 +48,7 @@ def test_what_is_no_config_is_not_run(text, part, tmp_path):
 def test_a_flag_without_its_value_is_told():
   with pytest.raises(SystemExit) as exit_:
     launch.parse(['x', '--config'])
-  assert exit_.value.code.startswith('error: --config=. is no file')
+  assert exit_.value.code.startswith('error: --config=. must be a file')
 
 
 @pytest.mark.parametrize('error, code', [

@@ -102,7 +102,7 @@ def test_no_type_has_more_files_than_the_cap(folder):
   settings = {**_SETTINGS, 'cap': 3}
   (batch,) = files.draw(listing, (6,), seed=0, **settings)
   np.testing.assert_array_equal(np.bincount(batch.labels), [3, 3])
-  with pytest.raises(ValueError, match='there are 6 files that differ'):
+  with pytest.raises(ValueError, match='got 6 with at most'):
     files.draw(listing, (7,), seed=0, **settings)
 
 

@@ -56,7 +56,7 @@ def test_targets_are_patterns():
     ({'methods': ('wand',)}, 'did you mean \'wanda\'?'),
     ({'methods': ('dense',)}, 'unknown method \'dense\''),
     ({'methods': ()}, '--config.methods=wanda,sparsegpt'),
-    ({'targets': ('0.5',)}, '\'0.5\', expected N:M'),
+    ({'targets': ('0.5',)}, 'got \'0.5\''),
     ({'refit': 'bot'}, 'did you mean \'both\'?'),
     ({'seeds': (0, 0)}, 'must have each entry once'),
     ({'calibration': 0}, 'config.calibration must be at least 1, got 0'),
