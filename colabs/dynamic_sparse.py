@@ -13,16 +13,19 @@
 # %% [markdown]
 # # Dynamic sparse training, and a smaller network at the end
 #
-# **Dynamic sparse training** starts with 10% of the weights, ends with 10% of
-# the weights, and never has all of them. From time to time the smallest weights
-# are dropped and as many are grown elsewhere: connections move. This notebook
-# trains one small convolutional network with three such methods, looks at where
-# they put their weights, and lets a fourth, **Chase**, empty whole channels.
-# Those are then cut out, which leaves an ordinary smaller network.
+# This notebook trains one small convolutional network with three methods of
+# **dynamic sparse training**, and shows where they place their weights. A
+# fourth method, **Chase**, empties whole channels. These channels are then
+# removed, which leaves an ordinary smaller network. It takes several minutes on
+# a CPU.
+#
+# Dynamic sparse training has 10% of the weights from the first step to the
+# last. From time to time it drops the smallest weights and grows as many
+# elsewhere, so connections move.
 #
 # This is **one seed, a small network and an easy data set**: it shows the
-# behaviour of the methods, not which is best. `quickstart.ipynb` explains the
-# train step.
+# behaviour of the methods, but does not rank them. `quickstart.ipynb` explains
+# the train step.
 #
 # On Colab, run this first:
 #
@@ -54,14 +57,14 @@ plt.rcParams.update(common.PLOT_STYLE)
 # %% [markdown]
 # ## A network with batch norm
 #
-# Four convolutions of 16 to 64 channels on images of 8 x 8 pixels; 500 of them
-# are held out. It takes its widths from the shapes of its arrays (the mean over
-# pixels, instead of a reshape to a known size), so that the same code will run
-# with fewer channels.
+# The network has four convolutions of 16 to 64 channels, for images of 8 x 8
+# pixels; 500 images are held out. It takes its widths from the shapes of its
+# arrays (a mean over pixels instead of a reshape to a fixed size), so the same
+# code runs with fewer channels.
 #
-# Batch norms remember running averages. They are no parameters: the optimizer
-# does not see them. For evaluation, `logits` takes both in one tree, because a
-# channel that is cut out loses its averages, too.
+# Batch norms have running averages, which are not parameters of the optimizer.
+# For evaluation, `logits` takes parameters and averages in one tree, because
+# removing a channel also removes its averages.
 
 # %%
 x_train, x_test, y_train, y_test = common.load_digits()
@@ -101,11 +104,11 @@ def accuracy(variables):
 # %% [markdown]
 # ## The train step
 #
-# The step has one new line and is the same for all methods: masks are in the
-# optimizer's state, and `tx.update` moves connections when it is time to. The
-# training also starts at the sparse point. `observe` changes nothing; it
-# measures. The loop is one of Python: on CPUs, convolutions inside of
-# `lax.scan` are slow.
+# The step has one additional line, and is the same for all methods: the
+# optimizer's state holds the masks, and `tx.update` moves connections at some
+# steps. Training starts at the sparse point. `observe` measures without
+# changing the training. The loop is a Python loop, because convolutions inside
+# of `lax.scan` are slow on CPUs.
 
 # %%
 class Run(NamedTuple):
@@ -152,19 +155,19 @@ def train(method, params, averages, *, steps=STEPS, learning_rate=1e-2):
 # %% [markdown]
 # ## Three methods at 90%
 #
-# All drop the smallest weights of a layer. They differ in what they grow, and
-# when:
+# All three methods drop the smallest weights of a layer. They differ in the
+# weights that they grow, and in the steps at which they exchange weights:
 #
-# * **SET** grows at random, 30% of the weights each time, to the end.
-# * **RigL** grows where the gradient is largest, among *all* weights, pruned
-#   ones too. It starts with 30%, less and less until 75% of training. In the
-#   step that moves connections, weights stand still.
+# * **SET** grows at random, 30% of the weights each time, until the end.
+# * **RigL** grows the pruned weights with the largest gradients. It starts with
+#   30% and exchanges fewer and fewer weights until 75% of training. A step that
+#   moves connections does not update weights.
 # * **RigL-ITOP** ("in time") waits five times as long, and then exchanges up to
-#   half. New weights have time to grow before they are judged.
+#   half of the weights. New weights have time to grow before the next exchange.
 #
-# All get the same density in each layer, `erk`, which takes more from large
-# layers and nothing from the first layer and the head, as these are tiny. Still
-# they have masks: Chase will need them.
+# All methods use the same densities of layers, `erk`, which prunes large layers
+# more, and does not prune the first layer and the head, because these are tiny.
+# These two still have masks, which Chase needs later.
 
 # %%
 patterns = {'.*kernel': jaxsparse.unstructured()}
@@ -184,14 +187,14 @@ runs = {name: train(method, initial_params, initial_averages)
 print(jaxsparse.summary(initial_params, runs['RigL'].masks[-1]))
 
 # %% [markdown]
-# ## What it cost, and what it gave
+# ## Cost and accuracy
 #
 # *Gradients* is the mean density of the gradients of weights that a method
-# looked at. Most steps need those of kept weights alone; RigL needs all of them
+# uses. Most steps need only gradients of kept weights; RigL needs all gradients
 # whenever it grows. `flops` counts products from the function itself. More than
-# 10% of them are left, as the first layer stays dense and the large layers,
-# which `erk` thins out most, see few pixels. These are products that *could* be
-# skipped; nothing here runs faster for it.
+# 10% of them remain, because the first layer stays dense, and the large layers,
+# which `erk` prunes most, process few pixels. The saved products *could* be
+# skipped by suitable hardware; nothing runs faster here.
 
 # %%
 counted = jaxsparse.flops(logits, runs['dense'].variables, x_train[:64])
@@ -225,19 +228,19 @@ print_runs()
 
 # %% [markdown]
 # Do not rank methods by these accuracies: **one image in 500 is 0.2 points**,
-# and the same dense training on other batches moved by three images. At 800
-# steps all of them are within a few images of each other, as a network this
-# size has weights to spare for digits. Take harder data and seeds,
-# `python -m experiments.sweep`.
+# and the same dense training on other batches differed by three images. At 800
+# steps all methods are within a few images of each other, because a network of
+# this size has more weights than digits need. For a comparison use harder data
+# and several seeds, `python -m experiments.sweep`.
 #
-# ## Who tries how much?
+# ## Exploration
 #
-# The *exploration rate* R_s is the share of weights that had a turn: all that
-# were ever kept. The paper of ITOP holds that a high rate over a long training
-# is what makes sparse training good. Here SET leads, which never stops and
-# draws at random. RigL levels off, as its exchanges fade. RigL-ITOP is made for
-# long trainings: in a short one it moves only a few times, and at 800 steps it
-# explored *least*.
+# The *exploration rate* R_s is the share of weights that were kept at any step.
+# According to the paper of ITOP, a high rate over a long training makes sparse
+# training good. Here SET has the highest rate, because it never stops and grows
+# at random. RigL levels off as its exchanges become smaller. RigL-ITOP is made
+# for long trainings: in a short one it makes only a few exchanges, and at 800
+# steps it explored *least*.
 
 # %%
 figure, axis = plt.subplots(figsize=(7, 3.4))
@@ -254,10 +257,11 @@ plt.show()
 # %% [markdown]
 # ## Where the weights go
 #
-# Nobody asked for structure, but is there any? Each row is a layer, each cell
-# an output channel, sorted; the color is the density of its weights relative to
-# its layer. At first masks are random: all channels are about alike. (The first
-# layer is dense and stays uniform.)
+# The methods do not ask for structured sparsity, but some structure may arise.
+# In the figure each row is a layer, and each cell an output channel, sorted by
+# density; the color is the density relative to the layer. The first masks are
+# random, so all channels are similar. (The first layer is dense and stays
+# uniform.)
 
 # %%
 def channel_densities(masks):
@@ -288,28 +292,28 @@ common.print_table(
      for name, masks in pictures.items()])
 
 # %% [markdown]
-# At 800 steps SET stays about where chance put it, while under RigL some
-# channels gather weights and others thin out: nobody asked for that. But thin
-# is not empty. Only with its last weight gone can a channel be cut out, and in
-# trainings as short as this none went so far. This is where Chase comes in.
+# At 800 steps, SET has changed the densities little, while under RigL some
+# channels gained weights and others lost them. But a channel can be removed
+# only when all of its weights are gone, and no channel lost all of them in such
+# a short training. Chase prunes whole channels.
 #
-# ## Chase: channels that may die
+# ## Chase: whole channels are pruned
 #
-# A channel is more than a slice of one kernel. `infer_ties` reads off the
-# function which arrays belong to it: the kernel that makes it, its norm and
-# running averages, and the kernels that read it. Pixels of a kernel's window
-# and classes cannot go.
+# A channel is more than a slice of one kernel. `infer_ties` finds in the
+# function all arrays that belong to a channel: the kernel that makes it, its
+# norm and running averages, and the kernels that read it. The window of a
+# kernel and the classes cannot be pruned.
 
 # %%
 ties = jaxsparse.infer_ties(logits, runs['dense'].variables, x_train[:8])
 print(ties)
 
 # %% [markdown]
-# Chase is close to RigL, but all layers compete with each other, and ever more
-# channels, those with the smallest mean magnitude, are closed: their weights
-# go, in the layer that makes them and in the one that reads them, and as many
-# grow elsewhere. 40% of all channels are to die by 80% of training.
-# `floor=0.5` keeps single layers from dying out.
+# Chase is similar to RigL, but all layers compete with each other, and it
+# prunes more and more channels, those with the smallest mean magnitude. Their
+# weights are pruned in the layer that makes them and in the layers that read
+# them, and as many weights grow elsewhere. By 80% of training, 40% of all
+# channels are pruned. `floor=0.5` keeps at least part of every layer.
 
 # %%
 methods['Chase'] = jaxsparse.methods.chase(
@@ -319,15 +323,16 @@ runs['Chase'] = train(methods['Chase'], initial_params, initial_averages)
 print_runs()
 
 # %% [markdown]
-# It spends more than the others: it starts with more weights, and as layers
-# compete, weights move to early layers, whose weights meet more pixels.
+# Chase needs more FLOPs than the other methods. It starts with more weights,
+# and competition between layers moves weights to early layers, which process
+# more pixels.
 #
-# Left: how many channels are alive. Channels compete with those of all layers,
-# so that not every layer loses 40%: layers with many small weights lose most,
-# down to their floor, whatever their share of the FLOPs. Right: the weights
-# kept in total. Chase starts above its budget and comes down by a schedule,
-# which is how it explores. Dying channels leave no trace in it: other channels
-# get the weights that they lose.
+# Left: the number of live channels. Channels of all layers compete, so not
+# every layer loses 40%. Layers with many small weights lose most, down to their
+# floor, whatever their share of the FLOPs. Right: the total number of kept
+# weights. Chase starts above its budget and follows a schedule down, which
+# helps exploration. Pruned channels do not change the total, because other
+# channels get their weights.
 
 # %%
 run = runs['Chase']
@@ -365,12 +370,13 @@ print(f'weights at the end: {weights_kept(run.masks[-1]):,}, of RigL '
       f'{weights_kept(runs["RigL"].masks[-1]):,}')
 
 # %% [markdown]
-# ## Cutting them out
+# ## Removing channels
 #
-# `alive` says which channels nothing needs any more, and `slim` removes them,
-# everywhere in a tree. Before that, `fold_constants`: a channel without weights
-# may still give something, `relu` of its norm's bias. If that is a constant
-# wherever it is read, it goes into the biases of its readers.
+# `alive` finds the channels that nothing reads any more, and `slim` removes
+# them from all arrays of a tree. `fold_constants` comes first: a channel
+# without weights may still have a nonzero output, the `relu` of its norm's
+# bias. If this output is the same constant wherever it is read,
+# `fold_constants` adds it to the biases of the layers that read it.
 
 # %%
 def cut(variables):
@@ -395,12 +401,13 @@ for before, after in zip(masked['convs'].values(), slimmed['convs'].values()):
 print(masked['head']['kernel'].shape, slimmed['head']['kernel'].shape)
 
 # %% [markdown]
-# Chase takes the weights that read a dead channel, too, so it rarely leaves
-# constants behind. Other pruning does. Take the dense network and keep 2% of
-# its weights in one shot, which ruins it, but shows the point: channels that
-# have lost all weights that make them may still be read. Those before the head
-# can be folded. Those before a convolution cannot, unless they give zero: it
-# reads zeros beyond the borders, where the constant is missing.
+# Chase also prunes the weights that read a dead channel, so it rarely leaves
+# constants. Other methods of pruning do. As an example, keep 2% of the weights
+# of the dense network in one shot, which ruins its accuracy: channels whose own
+# weights are all pruned may still be read. Such channels before the head can be
+# folded. Channels before a convolution cannot be folded unless their output is
+# zero, because the padding of a convolution reads zeros instead of the constant
+# at the borders.
 
 # %%
 dense_params, dense_averages = nnx.split_state(
@@ -412,11 +419,11 @@ _ = cut(nnx.merge_state(pruned, dense_averages))
 # %% [markdown]
 # ## Smaller, and faster?
 #
-# Masked weights are zeros in arrays of the same size: they save nothing unless
-# kernels skip them. The slimmed network is dense and small, so any hardware
-# takes less time for it. Networks take turns and the medians of their times
-# stand side by side, **for this machine and this toy size**, where much of the
-# time is not spent in products at all.
+# Masked weights are zeros in arrays of the same size, and save no time unless
+# kernels skip them. The slimmed network is dense and small, so it takes less
+# time on any hardware. The networks are timed alternately, and the table has
+# the medians, **for this machine and this toy size**, for which products take
+# only a part of the time.
 
 # %%
 def median_times(*networks, repeats=100):
@@ -447,14 +454,15 @@ print(f'FLOPs if every masked weight were skipped: '
       f'{counted.forward(masks) / counted.total:.0%}')
 
 # %% [markdown]
-# Skipping every zero would save far more than cutting channels does, and needs
-# hardware or kernels that can. Most entries of the slimmed arrays are still
-# zero.
+# Skipping every zero would save far more than removing channels, but needs
+# hardware or kernels that skip zeros. Most entries of the slimmed arrays are
+# still zero.
 #
-# ## It trains on
+# ## Training the smaller network
 #
-# It is an ordinary network now: the same code, smaller arrays. Here a quarter
-# of the steps, dense, so that zeros may become weights again.
+# The slimmed network is an ordinary network: the same code with smaller arrays.
+# Here it is trained dense for a quarter of the steps, so that zeros may become
+# weights again.
 
 # %%
 print(f'slimmed: test accuracy {accuracy(slimmed):.1%}')
@@ -464,15 +472,16 @@ tuned = train(jaxsparse.methods.ste({'.*': None}, steps), slimmed_params,
 print(f'trained on: test accuracy {accuracy(tuned.variables):.1%}')
 
 # %% [markdown]
-# ## To take home
+# ## Summary
 #
 # * At 90%, for 800 steps, all of these methods train this network on digits
-#   about as well as dense training does, with a fraction of the products, *if*
-#   the hardware skips zeros.
-# * Random growth needs no dense gradients. Growth by gradient needs them now
-#   and then, which costs little where exchanges are rare.
-# * Chase makes part of the sparsity into channels that can be cut out, and the
-#   outputs stay. Which layers lose them is up to magnitudes, not to FLOPs.
+#   about as well as dense training, with a fraction of the products *if* the
+#   hardware skips zeros.
+# * Random growth needs no dense gradients. Growth by gradient needs them at
+#   some steps, which costs little if exchanges are rare.
+# * Chase turns part of the sparsity into whole channels, which can be removed
+#   without changing the outputs. Magnitudes, not FLOPs, decide which layers
+#   lose channels.
 #
-# `experiments/configs/digits` has `set_90.py`, `rigl_90.py` and `chase_90.py`,
-# each one command for another network.
+# `set_90.py`, `rigl_90.py` and `chase_90.py` in `experiments/configs/digits`
+# each train another network with one command.

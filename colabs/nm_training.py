@@ -13,15 +13,15 @@
 # %% [markdown]
 # # N:M from scratch, four ways
 #
-# In an **N:M** sparse layer, N of every M neighbouring weights are kept. This
-# notebook trains one small network at **1:8**, the same way but for one line:
-# the method by which it becomes sparse. Then it looks inside: how much the
-# forward pass sees, how often masks change, how noisy gradients are, and how
-# much training costs. `quickstart.ipynb` explains the train step.
+# This notebook trains one small network at **1:8** sparsity with four methods,
+# and compares the density of the forward pass, changes of masks, noise of
+# gradients, and the cost of training. In an **N:M** sparse layer, N of every M
+# neighbouring weights are kept. The notebook takes a few minutes on a CPU.
+# `quickstart.ipynb` explains the train step.
 #
 # This is **one seed and a small network**. It shows the behaviour of the
-# methods, not which is best: the sweep has seeds and intervals,
-# `python -m experiments.sweep`.
+# methods, but does not rank them. `python -m experiments.sweep` compares
+# methods over several seeds, with confidence intervals.
 #
 # On Colab, run this first:
 #
@@ -52,8 +52,8 @@ plt.rcParams.update(common.PLOT_STYLE)
 # %% [markdown]
 # ## The digits, and a narrow network
 #
-# 1,797 images of 8 x 8 pixels; 500 are held out. Two hidden layers of 32 units
-# are narrow enough for 1:8 to hurt.
+# The data are 1,797 images of 8 x 8 pixels; 500 are held out. Two hidden layers
+# of 32 units are narrow enough for 1:8 to reduce the accuracy.
 
 # %%
 x_train, x_test, y_train, y_test = common.load_digits()
@@ -74,14 +74,14 @@ def loss_fn(params, x, y):
 #
 # * **STE** is sparse from the first step.
 # * **SR-STE** is STE with a weight decay on pruned weights, so that masks
-#   settle.
-# * **MdGf** (mask decay) has 1:8 masks from the start, but pruned weights still
-#   count, times a gain that falls from 1 to 0.
-# * **SdGf** (structure decay) goes down from dense to 1:8 in steps: 7:8, 4:8,
-#   2:8, 1:8.
+#   become stable.
+# * **MdGf** (mask decay) has 1:8 masks from the start, but multiplies pruned
+#   weights in the forward pass by a gain that falls from 1 to 0.
+# * **SdGf** (structure decay) goes from dense to 1:8 in steps: 7:8, 4:8, 2:8,
+#   1:8.
 #
-# The last two are dense for the first 10% of training and have ended their
-# decay at 70%. `observe` changes nothing; it measures.
+# MdGf and SdGf are dense for the first 10% of training, and end their decay at
+# 70%. `observe` measures without changing the training.
 
 # %%
 patterns = {'hidden/.*/kernel': jaxsparse.nm(1, 8), '.*': None}
@@ -125,16 +125,16 @@ def train(method):
 runs = {name: train(method) for name, method in methods.items()}
 
 # %% [markdown]
-# ## Loss, and what the forward pass sees
+# ## Loss, and the density of the forward pass
 #
-# Right: the share of a weight matrix that counts, that is the kept weights plus
-# the gain times the pruned ones. STE and SR-STE lie on each other at 1/8. MdGf
-# glides, SdGf goes by stairs, and both arrive at 1/8.
+# Right: the effective density of a weight matrix, the share of kept weights
+# plus the gain times the share of pruned ones. The curves of STE and SR-STE
+# coincide at 1/8. MdGf falls smoothly and SdGf in steps, and both reach 1/8.
 #
-# Left: look for the jump at each stair, and how soon it is paid back. MdGf and
-# SdGf learn faster at first, when they still are (nearly) dense; at 1:8 that
-# lead is gone. Dense goes on falling, but training loss rewards having more
-# weights; accuracy comes below.
+# Left: the loss jumps at each step of SdGf, and soon recovers. MdGf and SdGf
+# learn faster at first, while they are (nearly) dense; at 1:8 this lead is
+# gone. The dense loss falls further, but training loss favours more weights;
+# the accuracies are below.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
@@ -151,10 +151,10 @@ plt.show()
 # %% [markdown]
 # ## Do masks settle?
 #
-# Mask entries that change per step, in both layers together: the
-# *sparse-architecture divergence* of the SR-STE paper. The curves are running
-# means of about 100 steps; right of the grey line all four are at 1:8, so
-# compare them there. The jumps of SdGf are its stairs.
+# The figure shows the number of mask entries that change per step, in both
+# layers together: the *sparse-architecture divergence* of the SR-STE paper. The
+# curves are running means of about 100 steps. Right of the grey line all four
+# methods are at 1:8, so compare them there. SdGf jumps at each of its steps.
 
 # %%
 def flips(name):
@@ -179,11 +179,11 @@ plt.show()
 common.print_table(['method', 'flips per step, last 30%', 'in all'], rows)
 
 # %% [markdown]
-# The paper's claim shows, but weakly: SR-STE flips fewer mask entries than STE,
-# though at the default decay of 2e-4 its masks do not come to rest in so short
-# a training. (Three other seeds agreed.) MdGf and SdGf start quietly, while
-# masks hardly matter yet, and then flip at least as much as STE. Ten times the
-# decay makes the effect plain:
+# The effect of the paper is visible, but weak: SR-STE flips fewer mask entries
+# than STE, but at the default decay of 2e-4 its masks are not yet stable after
+# such a short training. (Three other seeds agreed.) MdGf and SdGf flip few
+# entries at first, while masks hardly matter, and later at least as many as
+# STE. With ten times the decay, the effect is clear:
 
 # %%
 runs['SR-STE, decay 2e-3'] = train(
@@ -194,9 +194,9 @@ print(f'{per_step[target_reached:].mean():.2f} flips per step in the last 30%')
 # %% [markdown]
 # ## How noisy are gradients?
 #
-# The variance of `|gradient|` over the weights of the first layer, kept and
-# pruned apart, again as running means of about 100 steps. SdGf has no pruned
-# weights before its first stair.
+# The figure shows the variance of `|gradient|` over the weights of the first
+# layer, separately for kept and pruned weights, as running means of about 100
+# steps. SdGf has no pruned weights before its first step.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
@@ -211,22 +211,23 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Before its last stairs SdGf is quieter than STE, and so is MdGf while its gain
-# is high. That is when they are denser: do not read it as a lasting effect. At
-# 1:8 the less noisy gradients that their paper reports do *not* show here: MdGf
-# ends near STE, SdGf above it. SR-STE ends lowest, left and right. But noise
-# goes with the loss, as gradients shrink where the data is fitted, so this
-# compares how far methods have come as much as how they got there.
+# SdGf before its last steps, and MdGf while its gain is high, have less noise
+# than STE. At that time they are denser, so this is not a lasting effect. At
+# 1:8 the lower noise that their paper reports does *not* appear here: MdGf ends
+# near STE, and SdGf above it. SR-STE has the lowest noise at the end, left and
+# right. But noise falls with the loss, because gradients shrink when the data
+# are fitted. So the figure compares the progress of the methods as much as
+# their gradients.
 
 # %% [markdown]
-# ## What it cost, and what it gave
+# ## Cost and accuracy
 #
-# `flops` counts products from the function itself; the densities are those that
-# `observe` saw. A straight-through step costs two sparse products forward and
-# backward and one dense one, the gradients of all weights. So 1:8 saves less
-# than 7/8, and whoever is dense for longer saves less still. These are products
-# that *could* be skipped; nothing here runs faster for it.
-# `jaxsparse.training.rehearse(method, params, steps=STEPS)` tells the same
+# `flops` counts products from the function itself, with the densities measured
+# by `observe`. A straight-through step has two sparse products, forward and
+# backward, and one dense product, the gradients of all weights. So 1:8 saves
+# less than 7/8, and methods that are dense for longer save less. The saved
+# products *could* be skipped by suitable hardware; nothing runs faster here.
+# `jaxsparse.training.rehearse(method, params, steps=STEPS)` computes the same
 # densities before training.
 
 # %%
@@ -256,18 +257,19 @@ common.print_table(
 
 # %% [markdown]
 # On 500 images one standard error is nearly a percentage point, and another
-# seed moves these numbers by as much: **the order of the four methods here
-# proves nothing.** The decay of 2e-3 stayed ahead in three other seeds, but no
-# other method was given a second try, and the network is tiny. To rank methods,
-# tune each and use seeds: `python -m experiments.sweep`.
+# seed changes these numbers by as much: **the order of the four methods here
+# proves nothing.** The decay of 2e-3 was also ahead with three other seeds, but
+# no other method was tuned, and the network is tiny. To rank methods, tune each
+# of them and use several seeds: `python -m experiments.sweep`.
 
 # %% [markdown]
 # ## The masks
 #
-# Of the first layer: black is kept, rows are input pixels. Eight neighbouring
-# inputs are one row of the image, so 1:8 means that each unit looks at **one
-# pixel in each row of the image**. Below, how many of the 32 units look at each
-# pixel: the middle is favoured, as the outer columns seldom carry ink.
+# The figure shows the masks of the first layer: kept weights are black, rows
+# are input pixels. Eight neighbouring inputs are one row of the image, so with
+# 1:8 each unit reads **one pixel in each row of the image**. Below is the
+# number of the 32 units that read each pixel: most read the middle, because the
+# outer columns seldom have ink.
 
 # %%
 figure, axes = plt.subplots(
@@ -285,7 +287,7 @@ axes[1, 0].set_ylabel('units per pixel')
 plt.show()
 
 # %% [markdown]
-# However they got there, all of them are exactly 1:8:
+# All of them are exactly 1:8:
 
 # %%
 for name in sparse_methods:

@@ -13,14 +13,14 @@
 # %% [markdown]
 # # Packed 2:4: a language model in less memory
 #
-# A **2:4** weight has at most two of every four neighbouring inputs. `pack`
-# keeps these two and their places: 9/16 of the bytes of a dense bfloat16
-# weight. `matmul` multiplies with it, on Hopper GPUs and TPUs by a kernel that
-# never unpacks it in memory, elsewhere by XLA.
+# This notebook trains a small language model of Python source, prunes it to
+# 2:4, retrains it, packs it, and compares logits, bytes and time. It takes some
+# minutes on a CPU. `quickstart.ipynb` explains the train step.
 #
-# This notebook trains a small model of Python source, prunes it to 2:4,
-# retrains it, packs it, and compares logits, bytes and time. `quickstart.ipynb`
-# explains the train step.
+# A **2:4** weight has at most two nonzero entries for every four neighbouring
+# inputs. `pack` stores these two and their positions, in 9/16 of the bytes of a
+# dense bfloat16 weight. `matmul` multiplies with packed weights: on Hopper GPUs
+# and TPUs by a kernel that never unpacks them in memory, elsewhere by XLA.
 #
 # On Colab, run this first:
 #
@@ -54,7 +54,8 @@ plt.rcParams.update(common.PLOT_STYLE)
 # %% [markdown]
 # ## Bytes of Python's own library
 #
-# The last files, about a twentieth, are held out.
+# The data are the bytes of Python's own library. The last files, about a
+# twentieth of the bytes, are held out.
 
 # %%
 CONTEXT, BATCH = 64, 16
@@ -75,8 +76,9 @@ def windows(data, starts):
 # %% [markdown]
 # ## A transformer
 #
-# 256 wide, because kernels read tiles of 256 inputs: for these a narrower
-# weight would be padded. The parameters are bfloat16, as models are served.
+# The model is 256 wide, because the GPU and TPU kernels read tiles of 256
+# inputs and pad narrower weights. The parameters are bfloat16, as in most
+# served models.
 
 # %%
 WIDTH, HEADS, DEPTH = 256, 4, 2
@@ -131,8 +133,8 @@ def loss_fn(params, x, y):
 # %% [markdown]
 # ## Train, prune, retrain
 #
-# All kernels of the blocks become 2:4 along their inputs, at half of the steps
-# and once for all; embedding and head stay dense.
+# All kernels of the blocks become 2:4 along their inputs, once, after half of
+# the steps. Embedding and head stay dense.
 
 # %%
 patterns = {'blocks/.*/kernel': jaxsparse.nm(2, 4), '.*': None}
@@ -162,9 +164,9 @@ plt.show()
 # %% [markdown]
 # ## Pack it
 #
-# `pack_model` packs the kernels that the patterns name, and refuses a weight
-# that is not 2:4. The model is used as before: its linear layers now call
-# `jaxsparse.matmul`.
+# `pack_model` packs the kernels that match the patterns, and raises an error
+# for a weight that is not 2:4. Use the model as before: its linear layers now
+# call `jaxsparse.matmul`.
 
 # %%
 sparse = jaxsparse.sparse_params(params, opt_state)
@@ -185,9 +187,9 @@ print(f'kernels of the blocks: {dense_bytes:,} bytes dense, {packed_bytes:,} '
 # %% [markdown]
 # ## The same logits
 #
-# Packing loses nothing: `unpack` gives the same bits back. Products differ by
-# roundings of bfloat16: `matmul` sums in float32 and rounds once, where Flax's
-# layers leave that to XLA, and a kernel sums in an order of its own.
+# Packing is lossless: `unpack` returns the same bits. Products differ by
+# bfloat16 rounding, because `matmul` sums in float32 and rounds once, Flax's
+# layers leave the rounding to XLA, and a kernel sums in another order.
 
 # %%
 run = nnx.jit(lambda model, x: model(x))
@@ -205,11 +207,12 @@ assert difference < 0.01 * jnp.abs(dense_logits).max()
 # %% [markdown]
 # ## Time
 #
-# One forward pass of each model, in turns. A kernel on GPU or TPU reads fewer
-# bytes, and reading takes most of the time while few tokens are asked for at
-# once. **On a CPU this says nothing of sparsity**: XLA makes a dense weight of
-# the packed one in every call, and may still seem faster, because it is slow at
-# sums in bfloat16 and `matmul` asks for float32. Packing saves memory there.
+# The forward passes of both models are timed alternately. A kernel on GPU or
+# TPU reads fewer bytes, and with few tokens reading takes most of the time.
+# **On a CPU the times say nothing about sparsity**: XLA unpacks the weight in
+# every call. The packed model may still seem faster, because XLA's sums in
+# bfloat16 are slow on CPUs and `matmul` sums in float32. On CPUs packing only
+# saves memory.
 
 # %%
 def milliseconds(model, x):
@@ -241,11 +244,12 @@ plt.show()
 # %% [markdown]
 # ## Both ways: transposable masks
 #
-# The gradient to a layer's input multiplies by the transposed weight. For that
-# to run on sparse tensor cores, too, a mask must be 2:4 along both axes:
-# `nm(2, 4, transposable=True)` finds, for every 4 x 4 tile, the best of the 90
-# ways to keep two in each row and each column. `training_matmul` then packs
-# both products of a training step; the weights' own gradients stay dense.
+# The gradient of a layer's input is a product with the transposed weight. For
+# this product to use sparse tensor cores, too, a mask must be 2:4 along both
+# axes. `nm(2, 4, transposable=True)` finds, for every 4 x 4 tile, the best of
+# the 90 masks that keep two entries in each row and column. `training_matmul`
+# then packs the weight for both products of a training step; the gradients of
+# weights stay dense.
 
 # %%
 w = jax.random.normal(jax.random.key(0), (WIDTH, 4 * WIDTH))
@@ -265,7 +269,7 @@ for axis, name, mask in zip(axes, ('2:4', '2:4 both ways'), (free, both)):
 plt.show()
 
 # %% [markdown]
-# With such a weight, the gradients are those of the dense product:
+# With such a weight, the gradients equal those of the dense product:
 
 # %%
 masked = jnp.where(both, w, 0)

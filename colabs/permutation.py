@@ -13,15 +13,16 @@
 # %% [markdown]
 # # A better order of channels for 2:4
 #
-# **2:4** keeps two of every four neighbouring weights, the larger ones. Which
-# four are neighbours is an accident: hidden units have no natural order. Put
-# them in another order, in the layer that makes them *and* in all that read
-# them, and the network computes what it did, while other weights compete. If
-# four large ones were neighbours, two of them need not be lost.
+# This notebook trains a small network, finds the axes that index the same
+# hidden units, searches for a better order of these units, and prunes with and
+# without it. It takes a few minutes on a CPU. `quickstart.ipynb` explains the
+# train step.
 #
-# This notebook trains a small network, finds which axes belong together, looks
-# for a good order, and prunes with and without it. `quickstart.ipynb` explains
-# the train step.
+# **2:4** keeps the two larger of every four neighbouring weights. Hidden units
+# have no natural order, so the neighbours are arbitrary. If the units are
+# permuted in the layer that makes them *and* in all layers that read them, the
+# network computes the same function, but other weights compete. Of four large
+# neighbours, 2:4 must prune two; another order can keep all of them.
 #
 # On Colab, run this first:
 #
@@ -52,8 +53,8 @@ plt.rcParams.update(common.PLOT_STYLE)
 # %% [markdown]
 # ## A network, trained dense
 #
-# Three hidden layers of only 32 units on the digits, 8 x 8 pixels; 500 of the
-# images are held out. Nothing here is about sparsity yet.
+# The network has three hidden layers of only 32 units, for digits of 8 x 8
+# pixels; 500 of the images are held out. It is trained dense.
 
 # %%
 x_train, x_test, y_train, y_test = common.load_digits()
@@ -92,11 +93,11 @@ print(f'dense: test accuracy {accuracy(params):.1%}')
 # %% [markdown]
 # ## Which axes belong together
 #
-# The outputs of one layer are the inputs of the next. `infer_ties` reads that
-# off the function itself, with no names or layer types to go by. Each row of
-# the table is one set of units, and its members are the axes that they run
-# along: the second axis in `hidden/0/kernel[:, *]`. Pixels and classes cannot
-# be permuted, because the callers of the function know their order.
+# The outputs of one layer are the inputs of the next. `infer_ties` finds this
+# in the function itself, without names or layer types. Each row of the table is
+# one set of units. Its members are the axes that index these units, such as the
+# second axis in `hidden/0/kernel[:, *]`. Pixels and classes cannot be permuted,
+# because the caller of the function depends on their order.
 
 # %%
 ties = jaxsparse.infer_ties(logits, params, x_train[:8])
@@ -105,9 +106,10 @@ print(ties)
 # %% [markdown]
 # ## The search
 #
-# `kernel_patterns` makes rules that give 2:4 to all kernels but the head's.
-# `find_permutations` looks at the ties whose units such a kernel contracts, and
-# returns an order for each. The first layer reads pixels: its order is fixed.
+# `kernel_patterns` assigns 2:4 to all kernels except the head.
+# `find_permutations` searches the ties whose units a 2:4 kernel contracts, and
+# returns an order for each. The inputs of the first layer are pixels, whose
+# order is fixed.
 
 # %%
 patterns = jaxsparse.kernel_patterns(
@@ -121,7 +123,7 @@ for name, order in orders.items():
   print(*order.reshape(-1, 4).tolist())
 
 # %% [markdown]
-# The network is the same, up to the rounding of sums in another order:
+# The function is the same, up to the rounding of sums in another order:
 
 # %%
 outputs, outputs_permuted = (logits(p, x_test) for p in (params, permuted))
@@ -132,10 +134,10 @@ np.testing.assert_allclose(outputs, outputs_permuted, rtol=1e-3, atol=1e-3)
 # %% [markdown]
 # ## A weight before and after
 #
-# The kernel of the third layer, its inputs from top to bottom, with a line
-# after every four. Middle: what 2:4 keeps of it. Right: what each group of four
-# inputs loses, over all 32 outputs. The search takes from groups in which large
-# weights meet.
+# The figure shows the kernel of the third layer, with inputs from top to bottom
+# and a line after every four. Middle: the weights that 2:4 keeps. Right: the
+# magnitude that each group of four inputs loses, over all 32 outputs. The
+# search separates large weights that were in one group.
 
 # %%
 def magnitudes(params, layer):
@@ -164,10 +166,10 @@ plt.show()
 # %% [markdown]
 # ## How long to search
 #
-# In one sweep of the search every group of four meets another and may swap one
-# channel with it. Much is won in ten sweeps, little after a few hundred; the
-# default is 4,000. No order can reach the dotted line, where every output keeps
-# the larger half of its weights, wherever they are.
+# In one sweep of the search every group of four is paired with another group
+# and may swap one channel with it. Ten sweeps gain much, and more than a few
+# hundred gain little; the default is 4,000. No order can reach the dotted line,
+# at which every output keeps the larger half of its weights.
 
 # %%
 permuted_layers = (1, 2)  # The first one reads pixels.
@@ -201,11 +203,11 @@ print(f'{shares[0]:.1%} as it is, {shares[-1]:.1%} after {budgets[-1]:,} '
 # %% [markdown]
 # ## What it is worth
 #
-# Magnitude is a means, not the end. So: ten networks, pruned in one shot with
-# and without a permutation, and retrained with their masks locked. A method
-# that prunes at step 0 does both. As 2:4 does not hurt much, 1:4 stands beside
-# it. Seeds differ more than orders of channels, so look at differences within a
-# seed: the last column is their mean and half of its 95% interval.
+# The goal is accuracy, not magnitude. So ten networks are pruned in one shot
+# with and without a permutation, and retrained with fixed masks; a method that
+# prunes at step 0 does both. 2:4 costs little accuracy, so the table also has
+# 1:4. Seeds differ more than orders of channels, so compare differences within
+# a seed: the last column is their mean and half of its 95% interval.
 
 # %%
 SEEDS = 10
@@ -242,13 +244,13 @@ common.print_table(['test accuracy, %', 'as it is', 'permuted', 'difference'],
                    [*compare(2, 4), *compare(1, 4)])
 
 # %% [markdown]
-# Without retraining, another order takes back part of what pruning cost, more
-# where pruning hurts more. **Retraining takes back nearly all of it either
-# way**, and what the order was worth is gone. In networks three times as wide,
-# where one-shot 2:4 costs a point or two, no gain showed (12 seeds: -0.3 +- 0.6
-# points).
+# Without retraining, a better order recovers part of the accuracy that pruning
+# costs, and more of it where pruning costs more. **Retraining recovers nearly
+# all of it with or without a permutation**, so the advantage of the order
+# disappears. In networks three times as wide, where one-shot 2:4 costs a point
+# or two, there was no gain (12 seeds: -0.3 +- 0.6 points).
 #
-# So permute if you cannot retrain, or not for long: the search takes seconds,
-# and the network runs as fast as before. `experiments/configs/digits` has
-# `permute_prune_2_4.py`, the same as one training with one command, and
+# So permute if you cannot retrain, or only shortly: the search takes seconds,
+# and the network is as fast as before. In `experiments/configs/digits`,
+# `permute_prune_2_4.py` does the same in one training with one command.
 # `python -m experiments.benchmarks.permuted_network` compares other networks.

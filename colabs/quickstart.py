@@ -13,10 +13,16 @@
 # %% [markdown]
 # # jaxsparse in ten minutes
 #
-# Train a small network on real handwritten digits, prune it while it trains,
-# and look at the masks. The idea of the whole library in one sentence:
+# This notebook trains a small network on real handwritten digits, prunes it
+# during training with three methods, and shows the masks. It takes a few
+# minutes on a CPU.
+#
+# The library follows one idea:
 #
 # > **Differentiate at the sparse point; update the dense point.**
+#
+# The *dense point* is the parameters that the optimizer holds. The *sparse
+# point* is the same parameters under the current masks.
 #
 # On Colab, run this first:
 #
@@ -44,9 +50,10 @@ plt.rcParams.update(common.PLOT_STYLE)
 # %% [markdown]
 # ## The digits, and a narrow network
 #
-# 1,797 images of 8 x 8 pixels come with scikit-learn. The network has two
-# hidden layers of only 32 units: narrow enough for sparsity to hurt. Its
-# parameters are an ordinary tree, and `logits(params, x)` is a pure function.
+# The data are 1,797 images of 8 x 8 pixels from scikit-learn. The network has
+# two hidden layers of only 32 units, which is narrow enough for sparsity to
+# reduce its accuracy. The parameters are an ordinary tree, and
+# `logits(params, x)` is a pure function.
 
 # %%
 x_train, x_test, y_train, y_test = common.load_digits()
@@ -93,10 +100,10 @@ def train(tx, params):
 # %% [markdown]
 # ## Three methods
 #
-# A **rule** makes the masks (patterns, score, distribution, schedule); a
-# **flow** says what pruned weights still give to the forward pass and get from
-# the backward pass. Both together are a **method**: `jaxsparse.methods` has the
-# published ones, with the defaults of their papers. Regular expressions name
+# A **rule** makes the masks (from patterns, score, distribution and schedule).
+# A **flow** decides how pruned weights take part in the forward pass and in the
+# gradient. A rule and a flow together are a **method**: `jaxsparse.methods` has
+# published methods, with the defaults of their papers. Regular expressions name
 # the parameters; the head stays dense.
 
 # %%
@@ -148,10 +155,10 @@ plt.show()
 # %% [markdown]
 # ## The masks
 #
-# Black is kept; rows are inputs, columns are units. An empty row is a pixel
-# that the network does without (many at the border never carry ink), an empty
-# column a unit that died. 2:4 has to keep two of every four inputs, whatever
-# they are worth.
+# Kept weights are black; rows are inputs, columns are units. An empty row is a
+# pixel that the network does not use (many pixels at the border never have
+# ink). An empty column is a unit without any weight. 2:4 keeps two of every
+# four inputs even if all of them are unimportant.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(8, 5))

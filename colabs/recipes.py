@@ -13,12 +13,13 @@
 # %% [markdown]
 # # The same pruning three ways
 #
-# Blocks of four outputs, 80% of them pruned by SNIP-momentum, the default of
-# Neural Compressor: as **functions**, as a **recipe** in YAML, and by **hooks**
-# in a training loop that knows nothing of sparsity. The masks are the same, bit
-# for bit. Then the other two tools of that library: group Lasso, and gradient
-# sensitivity, after which neurons are really gone. `quickstart.ipynb` explains
-# the train step.
+# This notebook prunes 80% of blocks of four outputs by SNIP-momentum, the
+# default of Neural Compressor, in three ways: with **functions**, with a
+# **recipe** in YAML, and with **hooks** in a training loop without any code for
+# sparsity. All three give the same masks, bit for bit. Then it shows the other
+# two methods of Neural Compressor, group Lasso and gradient sensitivity, which
+# remove whole neurons. It takes a few minutes on a CPU. `quickstart.ipynb`
+# explains the train step.
 #
 # On Colab, run this first:
 #
@@ -49,7 +50,7 @@ plt.rcParams.update(common.PLOT_STYLE)
 # %% [markdown]
 # ## Digits, a network, and batches
 #
-# 1,797 handwritten digits that come with scikit-learn. All trainings here see
+# The data are the 1,797 handwritten digits of scikit-learn. All trainings use
 # the same batches in the same order.
 
 # %%
@@ -77,9 +78,9 @@ def accuracy(params):
 # %% [markdown]
 # ## 1. Functions
 #
-# A rule is made of a pattern, a score, a distribution and a schedule, and joins
-# any optax optimizer. `last_kernels` reads from the model which layer is the
-# last one; that stays dense.
+# A rule consists of a pattern, a score, a distribution and a schedule, and
+# works with any optax optimizer. `last_kernels` finds the last layer of the
+# model, which stays dense.
 
 # %%
 last = jaxsparse.graph.last_kernels(apply, new_params, x_train[:1])
@@ -110,9 +111,9 @@ print('test accuracy, functions:', accuracy(params))
 # %% [markdown]
 # ## 2. A recipe
 #
-# The same as data. In a recipe, as in Neural Compressor's files, blocks are
-# outputs x inputs, and `'2:4'` *keeps* two of four. A misspelt key is an error
-# that names the right one.
+# A recipe describes the same pruning as data. As in Neural Compressor's files,
+# blocks are written outputs x inputs. `'2:4'` *keeps* two of four. A misspelt
+# key is an error that suggests the right one.
 
 # %%
 text = f'''
@@ -145,9 +146,9 @@ except ValueError as error:
   print('\nA misspelt key:', error)
 
 # %% [markdown]
-# `to_recipe` writes all of it, defaults included, so that a checkpoint can keep
-# the recipe beside it. `from_recipe` reads files of Neural Compressor, too, and
-# `messages` lists the keys that mean something else here.
+# `to_recipe` writes the whole recipe with all defaults, for example beside a
+# checkpoint. `from_recipe` also reads files of Neural Compressor, and
+# `messages` lists the keys that have another meaning here.
 
 # %%
 jaxsparse.recipes.to_recipe(recipe, folder / 'recipe.yaml')
@@ -163,9 +164,9 @@ print(*old.messages, sep='\n')
 # %% [markdown]
 # ## 3. Hooks
 #
-# A loop over a module and its optimizer that knows nothing of sparsity. The
-# hooks put the sparse point into the model before the gradient is taken, and
-# the dense point back before the update.
+# The loop trains a module with its optimizer, and its code has nothing about
+# sparsity. The hooks move the model to the sparse point before the gradient is
+# taken, and back to the dense point before the update.
 
 # %%
 model = new_model()
@@ -204,10 +205,10 @@ plt.show()
 # %% [markdown]
 # ## Group Lasso, then slim
 #
-# A tie is a set of hidden units with all their weights: those of the layer that
-# makes them, their biases, and those of the layers that read them. The proximal
-# step of group Lasso lands whole units on exactly zero, `prune_units` keeps
-# them there, and `slim` cuts them out.
+# A tie names the axes that index the same hidden units: in the kernel that
+# makes the units, in their biases, and in the kernels that read them. The
+# proximal step of group Lasso sets whole units to exactly zero, `prune_units`
+# keeps them at zero, and `slim` removes them.
 
 # %%
 ties = jaxsparse.infer_ties(apply, new_params, x_train[:2])
@@ -232,10 +233,10 @@ print('group Lasso:', accuracy(params), '->', accuracy(small), shapes(small))
 # %% [markdown]
 # ## Gradient sensitivity, then slim
 #
-# How much would the loss miss a unit? The gradient with respect to a mask of
-# ones on the unit tells. It is a sum over the weights that read the unit, each
-# times its own gradient, so the model needs no mask. Half of the neurons of
-# each layer go, and the smaller network trains on.
+# The importance of a unit for the loss is the gradient with respect to a mask
+# of ones on the unit. It equals the sum of weight times gradient over the
+# weights that read the unit, so the model needs no mask. Half of the neurons of
+# each layer are removed, and the smaller network is trained further.
 
 # %%
 params, _ = train(jaxsparse.sparsify(

@@ -1,10 +1,10 @@
-"""Turns work directories into a table: a mean with its 95% interval.
+"""Makes a table of work directories: means with 95% intervals.
 
   python -m experiments.compare runs/digits/*
 
-Runs whose configs differ in the seed alone share a row, if they read the same
-data, wherever they lay. The interval is Student's t of the mean over seeds; a
-single run has none.
+Runs share a row if their configs differ only in the seed and they read the same
+data, wherever the data files are. The interval is Student's t interval of the
+mean over seeds; a single run has no interval.
 """
 
 import collections
@@ -24,7 +24,7 @@ def table(workdirs_: Sequence[str]) -> str:
   """Returns the table of the runs in these directories.
 
   Raises:
-    ValueError: if one of them holds no run that has ended.
+    ValueError: if a directory does not hold a finished run.
   """
   configs, groups = {}, collections.defaultdict(list)
   for name in workdirs_:
@@ -32,7 +32,8 @@ def table(workdirs_: Sequence[str]) -> str:
     config = workdirs.read_config(path).to_dict()
     rows = metrics.read(path / workdirs.METRICS)
     if not rows or rows[-1]['step'] != config['steps']:
-      raise ValueError(f'the run in {path} has not ended')
+      raise ValueError(f'the run in {path} must have ended; start its command '
+                       'again to continue it')
     del config['seed']
     config.pop('data_dir', None)
     config['data'] = workdirs.read_fingerprint(path)
@@ -53,7 +54,7 @@ def table(workdirs_: Sequence[str]) -> str:
 
 
 def _interval(rows):
-  """The mean of what the runs are judged by, as people read it."""
+  """The mean metric of the runs with its interval, as text."""
   key = metrics.judged_by(rows[0])
   metric = metrics.METRICS[key]
   mean, half, seeds = tables.estimate([row[key] for row in rows])
@@ -63,7 +64,7 @@ def _interval(rows):
 
 
 def _label(config, configs):
-  """The method, and whatever else tells this config from the others."""
+  """The method, and the other keys in which this config differs."""
   differing = [
       f'{key}={value}' for key, value in config.items()
       if key != 'method' and any(

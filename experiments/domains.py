@@ -1,11 +1,11 @@
-r"""Every pattern in every domain, dense against sparse, in one table.
+r"""Compares dense training with every pattern in every domain, in one table.
 
   python -m experiments.domains --workers=2 --workdir=runs/domains
 
-Four sweeps, one after the other: images, texts, a language model and a
-recommender, as `configs/sweep_domains.py` describes them; each has a folder
-with all its runs, tables and pictures. Start the command again and it goes on.
---domains=nlp does one of them, --seeds=0 with one seed.
+The command runs four sweeps one after the other: images, texts, a language
+model and a recommender, as described in `configs/sweep_domains.py`. Each sweep
+has a folder with its runs, tables and pictures. Start the command again to
+continue. --domains=nlp runs one of the sweeps, and --seeds=0 uses one seed.
 """
 
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2', '3', '4'], 'Which seeds.')
 TABLE = 'table.md'
 
 _NOTE = (
-    'Mean ± half of its 95% interval over seeds; in parentheses the share of '
-    'the prunable weights that is pruned or, where whole units go and are cut '
-    'out, the FLOPs that are left of a forward pass. Bold: the interval of the '
+    'Mean ± half of its 95% interval over seeds. In parentheses: the share of '
+    'the prunable weights that is pruned or, if whole units are removed, '
+    'the remaining FLOPs of a forward pass. Bold: the interval of the '
     'paired difference to the dense network of the same seed excludes zero, '
-    'which one in twenty does by chance.')
+    'which happens by chance in one of twenty cases.')
 
 
 def table(found: Mapping[str, Sequence[tables.Run]]) -> str:

@@ -4,20 +4,21 @@ r"""Prunes one trained network with every method at every target, in one shot.
   python -m experiments.prune --config=experiments/configs/magika/one_shot.py \
       --workdir=runs/magika/one_shot
 
-The network is one that a wheel ships, or a run of `experiments.train`:
+The network is one that a Python package ships, or a run of `experiments.train`:
 
   python -m experiments.prune \
       --config=experiments/configs/digits/one_shot_resnet.py \
       --workdir=runs/digits/one_shot --config.run=runs/digits/dense_small_resnet
 
-The work directory receives table.md, a picture, cells.jsonl (a line per pruned
-network) and, in cells/METHOD/TARGET/SEED/pruned, params and masks as Orbax
-writes them. Start it again and it goes on: a network that was measured is not
-pruned again, and one that was being pruned continues after its last kernel.
-Methods, targets and seeds may be added later. A network that cannot be pruned
-stops no other; it is told at the end, with exit code 1.
+The command writes to the work directory: table.md, a picture, cells.jsonl (one
+line for each pruned network) and, in cells/METHOD/TARGET/SEED/pruned, params
+and masks as Orbax checkpoints. Start the command again to continue: measured
+networks are not pruned again, and an interrupted one continues after its last
+kernel. Methods, targets and seeds may be added later. If a network cannot be
+pruned, the others are still pruned; the command reports it at the end, with
+exit code 1.
 
-Lists are overridden as those of `experiments.sweep` are: --config.seeds=0,1,
+Lists are overridden as in `experiments.sweep`: --config.seeds=0,1,
 --config.methods=wanda,sparsegpt, --config.targets="'50%,2:4'".
 """
 
@@ -34,7 +35,7 @@ from absl import logging
 import ml_collections
 import tqdm
 
-from experiments import train  # noqa: F401  # Its flags are ours, too.
+from experiments import train  # noqa: F401  # Defines flags of this command.
 from experiments._utils import launch
 from experiments._utils import stopping
 from experiments.pruning import cells
@@ -49,19 +50,19 @@ CACHE = 'cache'
 
 
 class Pruned(NamedTuple):
-  """How pruning ended."""
+  """The results of a call of `prune`."""
   table: str
   failures: list[str]  # A line for each network that could not be pruned.
 
 
 def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
           ) -> Pruned:
-  """Prunes and measures what has not been yet, and writes the table.
+  """Prunes and measures the networks that are missing, and writes the table.
 
   Args:
-    config: what to prune, as `experiments/configs/one_shot.py` has it.
-    workdir: a new directory, or that of the same config.
-    command: by which people can repeat it, for the table.
+    config: the config, see `experiments/configs/one_shot.py`.
+    workdir: a new directory, or one with results of the same config.
+    command: the command that repeats the results, for the table.
 
   Raises:
     ValueError: if the config, the network or the directory is wrong, or nothing
@@ -78,7 +79,7 @@ def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
 
 
 def _prune(config, path, network, command):
-  """Prunes in a directory that is ours."""
+  """Prunes in a directory that this process has claimed."""
   log = path / workdirs.CELLS
   done = _measured(log)
   planned = plan.cells(config)
@@ -98,7 +99,7 @@ def _prune(config, path, network, command):
         try:
           row = cells.measure(bench, cell, path / cell.folder,
                               save=config.save_pruned)
-        except ValueError as error:  # A pattern that does not fit, say.
+        except ValueError as error:  # For example, a pattern that does not fit.
           failures.append(f'{cell}: {launch.one_line(error)}')
           _say(bar, f'n/a: {failures[-1]}')
           continue
@@ -112,13 +113,13 @@ def _prune(config, path, network, command):
 
 
 def main(argv: list[str]):
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
+  logging.set_verbosity(logging.WARNING)  # Orbax logs a lot.
   del argv
   command = ['python', '-m', 'experiments.prune', *sys.argv[1:]]
   with launch.mistakes_in_one_line(), stopping.raised():
     if flags.FLAGS.coordinator:
-      raise ValueError('--coordinator is for experiments.train; one process '
-                       'prunes')
+      raise ValueError('--coordinator works with experiments.train only; leave '
+                       'it out, because one process prunes')
     path = pathlib.Path(launch.workdir(flags.FLAGS.workdir))
     launch.keep_programs(str(path / CACHE))  # Networks share compilations.
     pruned = prune(flags.FLAGS.config, str(path),
@@ -130,15 +131,14 @@ def main(argv: list[str]):
 
 
 def _measured(log):
-  """The cells that have a row; what is no row of one, or a second, is dropped.
-  """
+  """The rows by cell; wrong and repeated rows are dropped."""
   found, problems = metrics.examine(log)
   rows = {}
   for row in found:
     if {*plan.Cell._fields} <= {*row} and plan.cell(row) not in rows:
       rows[plan.cell(row)] = row
   if problems or len(rows) < len(found):
-    why = problems[0] if problems else 'a row is of no network, or there twice'
+    why = problems[0] if problems else 'a row is wrong, or there twice'
     print(f'warning: {log} is damaged: {why}. Networks without a row are '
           'pruned again.', file=sys.stderr, flush=True)
   metrics.rewrite(log, [*rows.values()])  # Without half a row.
@@ -148,8 +148,9 @@ def _measured(log):
 def _claim(path, config, network):
   if (path / workdirs.CONFIG).exists() and (
       'calibration' not in workdirs.read_config(path)):
-    raise ValueError(f'{path} holds no pruned networks, but a run. Give '
-                     'another --workdir.')
+    raise ValueError(f'{path} must be a directory of experiments.prune, but '
+                     'holds a run of experiments.train. Give another '
+                     '--workdir.')
   workdirs.claim(str(path), config, dataset=f'{network.title} and its weights',
                  fingerprint=network.fingerprint, free=plan.FREE)
   workdirs.write(path / workdirs.CONFIG, config.to_json(indent=2) + '\n')

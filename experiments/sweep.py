@@ -4,16 +4,18 @@ r"""Trains every method at every target with every seed, and compares them.
       --config=experiments/configs/digits/sweep_nm.py \
       --workdir=runs/digits/sweep_nm
 
-The work directory receives table.md, results.jsonl (a line per run), pictures,
-tuned.json if the config tunes, and the work directory of every run. Start it
-again and it goes on: runs that have ended are not repeated, the others continue
-from their last checkpoint. Methods, targets and seeds may be added later.
-Several of the same command may share the work directory, on one machine or
-several: each run has one owner, and the others take the next.
+The command writes to the work directory: table.md, results.jsonl (one line for
+each run), pictures, tuned.json if the config tunes, and the work directory of
+every run. Start the command again to continue: finished runs are not repeated,
+and the others continue from their last checkpoint. Methods, targets and seeds
+may be added later. Several processes of the same command may share the work
+directory, on one or several machines: each run has one owner, and the other
+processes take the next run.
 
-Lists are overridden by --config.seeds=0,1, --config.methods=ste,sr_ste and, as
-flags want it, --config.targets="'2:4,1:8'".
-A run that fails stops no other; it is told at the end, with exit code 1.
+Lists are overridden by --config.seeds=0,1, --config.methods=ste,sr_ste and,
+because flags need the quotes, --config.targets="'2:4,1:8'".
+If a run fails, the others still run; the command reports the failure at the
+end, with exit code 1.
 """
 
 import contextlib
@@ -46,7 +48,8 @@ from experiments.sweeping import plan
 from experiments.sweeping import workers as pool
 
 _WORKERS = flags.DEFINE_integer(
-    'workers', 1, 'How many processes train, each on one CPU if more than one.',
+    'workers', 1, 'The number of training processes; with several processes, '
+    'each uses one CPU.',
     lower_bound=1)
 
 CONFIG = 'sweep.json'
@@ -61,7 +64,7 @@ _PAUSE, _LONGEST = 2., 60.  # Seconds to wait for the runs of others.
 
 
 class Swept(NamedTuple):
-  """How a sweep ended."""
+  """The results of a sweep."""
   runs: list[tables.Run]
   not_built: dict[tuple[str, str | None], str]  # Method, target -> why not.
   failures: list[str]  # A line for each run that failed.
@@ -69,16 +72,16 @@ class Swept(NamedTuple):
 
 def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
           command: str = '') -> Swept:
-  """Trains what has not been trained yet, then writes tables and pictures.
+  """Trains the runs that are missing, and writes tables and pictures.
 
   Args:
-    config: what to train, as `experiments/configs/digits/sweep_nm.py` has it.
-    workdir: a new directory, or that of the same sweep.
-    workers: how many processes train; one is this process itself.
-    command: by which people can repeat it, for the table.
+    config: the config, such as `experiments/configs/digits/sweep_nm.py`.
+    workdir: a new directory, or the directory of the same sweep.
+    workers: the number of training processes; with 1, this process trains.
+    command: the command that repeats the sweep, for the table.
 
   Returns:
-    The runs that have ended, what could not be built and what failed.
+    The finished runs, the runs that could not be built, and failures.
 
   Raises:
     ValueError: if the config or the directory is wrong, or nothing trains.
@@ -87,7 +90,8 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
   config = plan.checked(config)
   path = pathlib.Path(workdir)
   if (path / workdirs.CONFIG).exists():
-    raise ValueError(f'{path} holds a single run. Give another --workdir.')
+    raise ValueError(f'{path} must be the directory of a sweep, but holds a '
+                     'single run. Give another --workdir.')
   tuning, judged = plan.tuning(config, path), plan.judged(config, path)
   plan.check_directories(tuning or judged)
   not_built = _not_built(tuning + judged, workers)
@@ -123,9 +127,9 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
 
 
 def ended(run: plan.Planned) -> bool:
-  """Returns whether a run has ended: its summary is what it writes last.
+  """Returns whether a run has ended; it writes its summary last.
 
-  One whose rows are damaged has not: started again, it mends them.
+  A run with damaged rows has not ended; started again, it repairs them.
   """
   if not (run.path / workdirs.SUMMARY).exists():
     return False
@@ -139,8 +143,8 @@ def main(argv: list[str]):
   command = ['python', '-m', 'experiments.sweep', *sys.argv[1:]]
   with launch.mistakes_in_one_line(), stopping.raised():
     if flags.FLAGS.coordinator:
-      raise ValueError('--coordinator is for experiments.train; a sweep shares '
-                       'its runs out to processes by --workers')
+      raise ValueError('--coordinator works with experiments.train only; for '
+                       'several processes of a sweep write --workers=2')
     swept = sweep(flags.FLAGS.config, launch.workdir(flags.FLAGS.workdir),
                   workers=_WORKERS.value, command=shlex.join(command))
   path = pathlib.Path(flags.FLAGS.workdir)
@@ -197,7 +201,7 @@ def _train(runs, *, bar, cache, workers, after_each=lambda: None):
 
 def _run(run, *, cache):
   """Trains one run; what it prints goes to a file beside its results."""
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
+  logging.set_verbosity(logging.WARNING)  # Orbax logs a lot.
   launch.keep_programs(cache)  # Seeds share compilations.
   run.path.mkdir(parents=True, exist_ok=True)
   with ((run.path / LOG).open('a') as log,
@@ -231,12 +235,14 @@ def _choose(runs, tune):
   found = {(run.method, run.value, run.seed): _last(run)
            for run in runs if ended(run)}
   if not found:
-    raise ValueError(f'no run tried any {tune.key}; see {runs[0].path / LOG}')
+    raise ValueError(
+        f'every run that tries a value of {tune.key} failed; see '
+        f'{runs[0].path / LOG}')
   metric = metrics.METRICS[next(iter(found.values()))[0]]
 
   def mean(method, value):
     given = [found.get((method, value, seed)) for seed in tune.seeds]
-    if None in given:  # A value that fails on one seed is not to be chosen.
+    if None in given:  # Do not choose a value that fails on one seed.
       return math.nan
     return metric.scale * sum(row[key] for key, row in given) / len(given)
 

@@ -1,26 +1,26 @@
-r"""Trains one model with one method; start it again and it goes on.
+r"""Trains one model with one method; start it again to continue.
 
   python -m experiments.train --config=experiments/configs/digits/rigl_90.py \
       --workdir=runs/digits/rigl_90 --config.model=vit --config.seed=1
 
-The work directory receives config.json, dataset.json, metrics.jsonl,
-checkpoints/, recipe.yaml if the method is a recipe, and, at the end,
-summary.txt and pictures. A run that was killed continues from its last
-checkpoint and ends with the very bits it would have ended with.
+The command writes to the work directory: config.json, dataset.json,
+metrics.jsonl, checkpoints/, recipe.yaml if the method is a recipe, and, at the
+end, summary.txt and pictures. A run that was killed continues from its last
+checkpoint, and ends with the same bits as an uninterrupted run.
 
 --config.mesh='data:2,model:4' divides the work among eight devices, see
-`training/meshes.py`. Devices of several hosts, or several processes on one,
-share a run if each process gets the same command and is told of the others:
+`training/meshes.py`. Several processes, on one or several hosts, share a run if
+each gets the same command and an address of the others. On SLURM:
 
   srun --ntasks=2 python -m experiments.train ... --config.mesh=data:16 \
       --coordinator=auto
 
-on SLURM, and so in every worker of a TPU pod. Elsewhere each is given
---coordinator=HOST:PORT --processes=2, and --process=0 or --process=1. All of
-them have to see the same work directory, where the first one alone writes.
+Write the same in every worker of a TPU pod. Elsewhere give each process
+--coordinator=HOST:PORT --processes=2, and --process=0 or --process=1. All
+processes need access to the same work directory; only the first one writes.
 
-A mistake in the command is told in one line; --traceback shows where in the
-code it was noticed.
+An error in the command is reported in one line; --traceback shows where in the
+code it was raised.
 """
 
 from collections.abc import Sequence
@@ -57,34 +57,40 @@ from experiments.training import steps
 import jaxsparse
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'A file of experiments/configs.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where the results go.')
+    'config', None, 'A config file, such as those in experiments/configs.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'The directory for results; one with a run of the same '
+    'config continues that run.')
 _COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, 'HOST:PORT of the first of several processes, or auto '
-    'on clusters that tell it and the rest: SLURM, TPU pods, Open MPI.')
-_PROCESSES = flags.DEFINE_integer('processes', None, 'How many there are.')
-_PROCESS = flags.DEFINE_integer('process', None, 'Which one this is, from 0.')
+    'coordinator', None, 'HOST:PORT of the first of several processes. On '
+    'SLURM, TPU pods and Open MPI, "auto" finds it, --processes and '
+    '--process.')
+_PROCESSES = flags.DEFINE_integer(
+    'processes', None, 'The number of processes of the run.')
+_PROCESS = flags.DEFINE_integer(
+    'process', None, 'The index of this process, from 0.')
 _DRY_RUN = flags.DEFINE_bool(
-    'dry_run', False, 'Tells the config, which parameters are sparse and why, '
-    'and what a step takes; trains and writes nothing.')
+    'dry_run', False, 'Prints the config, the sparse parameters with reasons, '
+    'and the cost of a step; does not train or write files.')
 _CHARTS = flags.DEFINE_list(
-    'charts', [], 'Where else numbers are drawn: tensorboard, wandb.')
+    'charts', [], 'Additional charts of metrics: tensorboard, wandb.')
 _PROFILE = flags.DEFINE_string(
-    'profile', '', 'FIRST:LAST, the steps of a profile for TensorBoard, in the '
-    'work directory.')
+    'profile', '', 'FIRST:LAST, the first and last step of a profile for '
+    'TensorBoard, written to the work directory.')
 flags.DEFINE_bool(
-    'traceback', False, 'Whether an error shows where in the code it arose.')
+    'traceback', False, 'Whether errors show where in the code they were '
+    'raised.')
 
 
 class Result(NamedTuple):
-  """How a run ended."""
+  """The results of a run."""
   state: steps.State
   rows: list[metrics.Row]
   summary: str
 
 
 class Options(NamedTuple):
-  """What changes nothing in the results of a run."""
+  """Options that do not change the results of a run."""
   charts: Sequence[str] = ()  # Names of `charts.CHARTS`.
   profile: str = ''  # 'A:B': the first and last step of a profile.
 
@@ -94,21 +100,21 @@ _NO_OPTIONS = Options()
 
 def train(config: ml_collections.ConfigDict, workdir: str,
           options: Options = _NO_OPTIONS) -> Result:
-  """Trains from scratch, or goes on with the run that `workdir` holds.
+  """Trains from scratch, or continues the run in `workdir`.
 
-  Of several processes all call it, with the same arguments.
+  With several processes, all of them call it with the same arguments.
 
   Args:
-    config: what to train, from `experiments/configs`.
-    workdir: a new directory, or that of a run with the same config.
-    options: what it draws or times on the way.
+    config: the config, such as those in `experiments/configs`.
+    workdir: a new directory, or the directory of a run with the same config.
+    options: options for charts and profiles.
 
   Returns:
-    The last state and all that was measured; the summary in the first process.
+    The last state, all rows of metrics and, in the first process, the summary.
 
   Raises:
     ValueError: if the config, its data, the directory or its checkpoint is
-      wrong, or another process trains in it.
+      wrong, or another process trains in the directory.
     OSError: if the directory cannot be written to.
     stopping.Stopped: if a signal asked the process to stop; the step is saved.
   """
@@ -172,7 +178,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
 
 
 def dry_run(config: ml_collections.ConfigDict) -> str:
-  """Returns what a run would do and take, without training or writing.
+  """Returns a report of a run and its cost, without training or writing.
 
   Raises:
     ValueError: if the config or its data are wrong.
@@ -183,7 +189,7 @@ def dry_run(config: ml_collections.ConfigDict) -> str:
 
 
 def main(argv: list[str]):
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot.
+  logging.set_verbosity(logging.WARNING)  # Orbax logs a lot.
   del argv
   with launch.mistakes_in_one_line():
     processes.connect(_COORDINATOR.value, count=_PROCESSES.value,
@@ -198,7 +204,7 @@ def main(argv: list[str]):
 
 
 def _claim(stack, path, config, dataset):
-  """Makes the directory ours, until the stack ends."""
+  """Claims the directory for this process, until the stack ends."""
   path.mkdir(parents=True, exist_ok=True)
   stack.enter_context(owner.hold(path))
   workdirs.claim(str(path), config, dataset=config.dataset,

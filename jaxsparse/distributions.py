@@ -4,17 +4,17 @@ A distribution is a function
 
   sparsities = distribution(scores, patterns, progress)
 
-from a tree of scores and a tree of patterns (`None` for dense leaves in both)
-and the progress in [0, 1] to what `select` takes as its `sparsity`, leaf by
-leaf: plain numbers in a distribution of your own, `Kept` counts here, because
-counts stay exact where a float32 fraction does not. Rules apply the result as
-it is: a distribution of your own has to respect `pattern.sparsity` and the
-bounds itself.
+of a tree of scores, a tree of patterns (`None` for dense leaves in both) and
+the progress in [0, 1]. It returns a tree with the argument `sparsity` of
+`select` at each leaf. A distribution of your own may return plain numbers. The
+distributions of this module return `Kept` counts, because counts are exact and
+float32 fractions are not. Rules apply the result unchanged, so a distribution
+of your own must respect `pattern.sparsity` and the bounds of patterns itself.
 
-At progress p a layer of n units that ends with k keeps `round(n - p*(n - k))`.
-A pattern with a sparsity of its own, as `nm(2, 4)` has, keeps it and stands
-outside the layers that share; `min_sparsity` and `max_sparsity` of a pattern
-bound what it gets at the end.
+At progress p a layer of n units that ends with k units keeps
+`round(n - p*(n - k))`. A pattern with its own sparsity, such as `nm(2, 4)`,
+keeps that sparsity and takes no part in sharing. `min_sparsity` and
+`max_sparsity` of a pattern bound its final sparsity.
 """
 
 import dataclasses
@@ -36,6 +36,7 @@ from jaxsparse.masks.remade import jitted_outside
 from jaxsparse.masks.remade import Remade
 from jaxsparse.masks.selection import final_count
 from jaxsparse.masks.selection import Kept
+from jaxsparse.masks.selection import kept_count
 from jaxsparse.masks.selection import on_the_way
 from jaxsparse.masks.selection import on_the_way_each
 from jaxsparse.masks.selection import units_of
@@ -46,7 +47,7 @@ __all__ = [
     'Distribution', 'er', 'erk', 'global_threshold', 'uniform',
 ]
 
-# Of scores, patterns and progress; the result is a tree of counts to keep.
+# From scores, patterns and progress to a tree of counts to keep.
 Distribution = Callable[[ArrayTree, Any, ArrayLike], Any]
 arguments.register(Distribution, arguments.function(
     'a function of scores, patterns and progress', 'jaxsparse.uniform(0.9)'))
@@ -62,9 +63,9 @@ def _leaf_by_leaf(scores: ArrayTree, patterns: Any,
                   shared: Mapping[str, int | Kept], progress: ArrayLike) -> Any:
   """Kept counts for every leaf.
 
-  `shared` has what leaves that share get, a `Kept` or the final number of units
-  in a group. A leaf without an entry has a pattern with its own sparsity, or no
-  weights at all.
+  `shared` has an entry for each leaf that shares: a `Kept`, or the final number
+  of units in a group. A leaf without an entry has a pattern with its own
+  sparsity, or no weights at all.
   """
   units, finals = {}, {}
   for path, score, pattern in trees.align(scores, patterns):
@@ -83,8 +84,8 @@ def uniform(sparsity: float | None = None) -> Distribution:
   """The same sparsity in every layer.
 
   Args:
-    sparsity: the fraction of each group pruned, in [0, 1]. `None` if every
-      pattern has its own.
+    sparsity: the fraction pruned of each group, in [0, 1]. `None` requires that
+      every pattern has its own sparsity.
 
   Returns:
     A distribution.
@@ -99,9 +100,9 @@ def uniform(sparsity: float | None = None) -> Distribution:
         continue
       if sparsity is None:
         raise ValueError(
-            f'{path}: {pattern} has no sparsity of its own. Write '
-            'prune(..., distribution=jaxsparse.uniform(0.9)), or give the '
-            'pattern one: unstructured(sparsity=0.9).')
+            f'{path}: uniform() needs a sparsity, because {pattern} has none '
+            'of its own. Write prune(..., distribution=jaxsparse.uniform(0.9)) '
+            'or unstructured(sparsity=0.9).')
       _, units = pattern.sizes(score.shape)
       fewest, most = _bounds(pattern, units)
       finals[path] = min(max(final_count(units, sparsity), fewest), most)
@@ -115,14 +116,15 @@ def erk(sparsity: float, power: float = 1.0) -> Distribution:
 
   density_l = epsilon * (sum(shape_l) / prod(shape_l))^power
 
-  with one epsilon for all layers, such that `round((1 - sparsity) * weights)`
-  weights are kept in total at the end: exactly for single weights, as near as
-  whole units allow otherwise. Layers that would be denser than 1 (or than their
-  bounds) are held there and epsilon is solved again.
+  One epsilon for all layers is chosen such that in total
+  `round((1 - sparsity) * weights)` weights are kept at the end: exactly if
+  units are single weights, otherwise as nearly as whole units allow. Layers
+  that would be denser than 1 (or than their bounds) stay at that limit, and
+  epsilon is computed again for the others.
 
   Args:
-    sparsity: the fraction of all weights that share, pruned.
-    power: 1 for the paper's, 0 for the same density everywhere.
+    sparsity: the fraction pruned of all weights in layers that share.
+    power: the exponent; 1 is the paper's, 0 gives all layers the same density.
 
   Returns:
     A distribution.
@@ -142,10 +144,12 @@ def erk(sparsity: float, power: float = 1.0) -> Distribution:
 
 @arguments.checked(sparsity=SPARSITY)
 def er(sparsity: float) -> Distribution:
-  """Erdos-Renyi: `erk` with `(in + out) / (in * out)`, kernel size left out.
+  """Erdos-Renyi: like `erk` with `(in + out) / (in * out)`, without windows.
+
+  The window axes of convolutions do not count.
 
   Args:
-    sparsity: the fraction of all weights that share, pruned.
+    sparsity: the fraction pruned of all weights in layers that share.
 
   Returns:
     A distribution.
@@ -185,7 +189,7 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
   for path, shape, pattern in rows:
     _, units[path] = pattern.sizes(shape)
     bounds[path] = _bounds(pattern, units[path])
-  # Densities, from the layers that are at a bound and those still free.
+  # Densities: some layers are held at a bound, the others are still free.
   held, wanted = {}, {path: raw(shape) for path, shape, _ in rows}
   density: dict[str, float] = {}
   while wanted:
@@ -193,8 +197,8 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
     mass = sum(r * weights[p] for p, r in wanted.items())
     if not 0 < mass < math.inf:
       raise ValueError(
-          'Densities of layers are so far apart that no float holds them; the '
-          'power of erk is too large. Write e.g. power=1.')
+          'The power of erk is too large: the ratio of densities of two layers '
+          'exceeds the range of floats. Write e.g. power=1.')
     density = {p: max(rest, 0) / mass * r for p, r in wanted.items()}
     over = {p: hi / units[p] for p, (_, hi) in bounds.items()
             if p in wanted and density[p] > hi / units[p]}
@@ -202,13 +206,13 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
              if p in wanted and density[p] < lo / units[p]}
     if not over and not under:
       break
-    # Hold the side that is further off; the other may come free again.
+    # Hold the side with the larger excess; the other side may be freed again.
     excess = sum((density[p] - d) * weights[p] for p, d in over.items())
     lack = sum((d - density[p]) * weights[p] for p, d in under.items())
     held.update(over if excess >= lack else under)
     wanted = {p: r for p, r in wanted.items() if p not in held}
   densities = {**held, **(density if wanted else {})}
-  # Whole units, then what rounding left over to the largest remainders.
+  # Round down to whole units; the rest goes to the largest remainders.
   exact = {p: densities[p] * units[p] for p in units}
   finals = {p: min(max(math.floor(e + 1e-9), bounds[p][0]), bounds[p][1])
             for p, e in exact.items()}
@@ -220,8 +224,8 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
     finals[p], left = finals[p] + more, left - more * step
   smallest = min((p for p in finals if finals[p] < bounds[p][1]),
                  key=lambda p: weights[p] // units[p], default=None)
-  # What bounds refused goes wherever there is room, large units first; the
-  # last, smallest ones round to the nearest total.
+  # Weights that bounds refused go to layers with room, large units first; the
+  # last, smallest units round to the nearest total.
   for p in sorted(finals, key=lambda p: -(weights[p] // units[p])):
     step = weights[p] // units[p]
     near = left + (step - 1) // 2 if p == smallest else left
@@ -234,29 +238,29 @@ def _solve(rows: list[tuple[str, tuple[int, ...], Pattern]], sparsity: float,
 def global_threshold(sparsity: float) -> Distribution:
   """One threshold over all layers: prunes the lowest scores of the model.
 
-  Keeps exactly `round((1 - sparsity) * units)` units over all layers that share
-  (ties go to the earlier layer, then to the lower index), by counting scores
-  above candidate thresholds: no sort, no concatenation. If a bound holds a
-  layer back, the other layers get its share.
+  Exactly `round((1 - sparsity) * units)` units are kept over all layers that
+  share. Of equal scores, the earlier layer is kept, then the lower index. The
+  threshold is found by counting scores above candidates, without sorting or
+  concatenating. If a bound limits a layer, the other layers make up for it.
 
   Args:
-    sparsity: the fraction of all units that share, pruned.
+    sparsity: the fraction pruned of all units in layers that share.
 
   Returns:
     A distribution.
 
   Raises:
-    ValueError: if the sparsity is outside [0, 1] or a pattern's groups are
-      smaller than its weight.
+    ValueError: if the sparsity is outside [0, 1], or the units of a pattern
+      compete in groups smaller than the weight.
   """
   return _GlobalThreshold(sparsity)
 
 
 @dataclasses.dataclass(frozen=True)
 class _GlobalThreshold:
-  """The distribution that reads scores.
+  """The only distribution that reads scores.
 
-  It may be given a function that makes them instead.
+  Instead of the scores, it also takes a function that makes them.
   """
   sparsity: float
 
@@ -269,8 +273,10 @@ class _GlobalThreshold:
         continue
       if pattern.sizes(score.shape)[0] > 1:
         raise ValueError(
-            f'{path}: the units of {pattern} compete in groups, not across '
-            'layers. Give it a sparsity of its own, or use uniform.')
+            f'{path}: global_threshold needs patterns whose units compete in '
+            f'the whole weight, got {pattern}, which has groups. Give the '
+            'pattern a sparsity of its own, or use uniform, e.g. '
+            'distribution=jaxsparse.uniform(0.9).')
       sharing[path] = i, pattern
     shared = {}
     if sharing:
@@ -283,18 +289,33 @@ class _GlobalThreshold:
 
 def shares(distribution: Distribution, make: Callable[[], ArrayTree],
            patterns: Any, progress: ArrayLike) -> Any:
-  """What a distribution says.
+  """The result of a distribution, with scores made only where it reads them.
 
   Args:
-    distribution: any. That of `global_threshold` takes `make` as it is, and
-      holds no scores.
+    distribution: any distribution. `global_threshold` receives `make` itself,
+      so that no scores are held in memory.
     make: a function that returns a tree of scores.
     patterns: the tree of patterns.
-    progress: in [0, 1].
+    progress: the progress, in [0, 1].
   """
   if isinstance(distribution, _GlobalThreshold):
     return distribution(make, patterns, progress)
   return distribution(make(), patterns, progress)
+
+
+def budgets(distribution: Distribution, make: Callable[[], ArrayTree],
+            patterns: Any, progress: ArrayLike) -> Any:
+  """`shares` as counts alone, those of a distribution of numbers, too.
+
+  Returns:
+    A tree of `Kept`: the units that each group of each layer ends with.
+  """
+  def count(k, score, pattern):
+    return k if isinstance(k, Kept) else Kept(
+        kept_count(pattern.sizes(score.shape)[1], k))
+  return jax.tree.map(
+      count, shares(distribution, make, patterns, progress),
+      jax.eval_shape(make), patterns, is_leaf=lambda x: isinstance(x, Kept))
 
 
 def _cut(xs: Remade, patterns: Sequence[Pattern], sparsity: float,
@@ -305,8 +326,8 @@ def _cut(xs: Remade, patterns: Sequence[Pattern], sparsity: float,
   bounds = [_bounds(p, n) for p, n in zip(patterns, sizes)]
   final = min(max(final_count(size, sparsity), sum(lo for lo, _ in bounds)),
               sum(hi for _, hi in bounds))
-  # No layer ever has less than its fewest; on the way to its most it is as far
-  # as all the others.
+  # The lower bound of a layer holds at all times; the upper bound tightens from
+  # all units to its final value with the progress.
   low = counts.exactly_each([fewest for fewest, _ in bounds])
   high = counts.stack([k.count for k in on_the_way_each(
       sizes, [most for _, most in bounds], progress)])
@@ -318,17 +339,19 @@ def _cut(xs: Remade, patterns: Sequence[Pattern], sparsity: float,
 @jitted_outside(4)
 def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
                   most: counts.Count, free: tuple[bool, ...]) -> list[Kept]:
-  """How many units each of several layers keeps under one threshold.
+  """The number of units that each of several layers keeps under one threshold.
 
   Args:
-    xs: the scores of their units, made again wherever they are read.
-    k: how many units all layers keep; clipped to what bounds allow.
-    fewest: the fewest each may keep; a vector, as scalars would compile slowly.
-    most: the most.
-    free: whether no bound of a layer can matter.
+    xs: the scores of the units of each layer, recomputed wherever they are
+      read.
+    k: the number of units that all layers keep together, clipped to the bounds.
+    fewest: the lower bound of each layer; a vector, because many scalars
+      compile slowly.
+    most: the upper bound of each layer, a vector.
+    free: for each layer, whether its bounds can never limit it.
 
   Returns:
-    For each layer what `select` keeps. Ties go to the earlier layer.
+    A `Kept` for each layer. Of equal scores, the earlier layer is kept.
   """
   dtypes = {x.dtype for x in xs.shapes}
   if len(dtypes) > 1:  # float32 holds all narrower ones.
@@ -353,7 +376,7 @@ def keep_together(xs: Remade, k: counts.Count, fewest: counts.Count,
   below, above = (clipped(layers) for layers in raw)
   left = counts.subtract(k, counts.sum_few(above))
   kept = counts.add(above, counts.in_turn(counts.subtract(below, above), left))
-  # A layer with bounds may have ended at another threshold: `select` looks.
+  # A layer at a bound has another threshold, which `select` searches.
   return [
       Kept(one, topk.Bracket(found.lo, found.hi, *ends) if is_free else None)
       for one, *ends, is_free in zip(*map(counts.unstack, (kept, *raw)), free)]

@@ -7,6 +7,7 @@ units into **groups**, inside which units compete for a fixed number of places.
 | pattern | unit | group |
 |---|---|---|
 | `unstructured()` | one weight | the whole weight |
+| `unstructured(balanced=True)` | one weight | those of the same output |
 | `nm(2, 4)` | one weight | 4 neighbours along the contraction axis |
 | `nm(2, 4, transposable=True)` | one weight | a 4 x 4 tile, 2 in each line |
 | `block((4, 4))` | a 4 x 4 tile of the last two axes | the whole weight |
@@ -14,7 +15,6 @@ units into **groups**, inside which units compete for a fixed number of places.
 | `channel(-1)` | everything at one index of the axis | the whole weight |
 
 `selection.select` makes masks from scores and patterns.
-The file is long because each pattern says its groups, errors and examples.
 """
 
 import dataclasses
@@ -30,17 +30,18 @@ __all__ = [
     'nm', 'Pattern', 'Tiling', 'unstructured', 'with_sparsity',
 ]
 
-_LARGEST_TRIED = 2**12  # No error lists sizes for longer than this.
+_LARGEST_TRIED = 2**12  # Errors suggest sizes for axes up to this length.
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-  """Tile sizes by axis (negative axes count from the end), and for the rest.
+  """Tile sizes by axis, and the tile size of all other axes.
 
-  Neighbouring axes given as a tuple, major first, are tiled as the one axis
-  they would be if they were joined, where a tile is a part of one axis and
-  all of those minor to it. `rest` is the tile size of every axis that
-  is not listed. Sizes may be `None`, the whole axis; `rest` is that or 1.
+  Negative axes count from the end. Neighbouring axes given as a tuple, major
+  first, are tiled as if they were joined into one axis; a tile is then a part
+  of one of them and all axes minor to that. `rest` is the tile size of every
+  axis that is not listed, either 1 or `None`. The size `None` means the whole
+  axis.
   """
   sizes: tuple[tuple[int | tuple[int, ...], int | None], ...] = ()
   rest: int | None = None
@@ -54,7 +55,7 @@ class Tiling:
       if not all(-len(shape) <= axis < len(shape) for axis in joined):
         raise ValueError(
             f'{what} needs axis {axes}, but the weight has shape {shape}. Give '
-            'it a rule of its own, or make it dense: {regex: None}.')
+            'the weight another pattern, or make it dense: {regex: None}.')
       sizes = [shape[axis] for axis in joined]
       parts = sizes if size is None else _parts(sizes, size)
       if parts is None:
@@ -62,7 +63,7 @@ class Tiling:
         raise ValueError(
             f'{what} needs axis {axes} to be a multiple of {size}'
             f'{", in whole minor axes" * (len(joined) > 1)}, but the weight '
-            f'has shape {shape}, with {there} there. Use '
+            f'has shape {shape}, with {there} on that axis. Use '
             f'{_another_size(sizes) * resizable}another axis'
             f'{_list_axes(shape, size) * (len(self.sizes) == 1)}, or make it '
             'dense: {regex: None}.')
@@ -102,7 +103,7 @@ def _parts(sizes: list[int], tile: int) -> list[int] | None:
   return None
 
 
-SIDE = 4  # Of a transposable group, a square; `masks` finds the best in these.
+SIDE = 4  # The side of a transposable group, a square tile.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,18 +111,18 @@ class Pattern:
   """A pattern as plain data, from `unstructured`, `nm`, `block` or `channel`.
 
   Attributes:
-    name: how the pattern is written, for tables and errors.
+    name: the call that makes the pattern, for tables and errors.
     unit: the tiling of the weight into units.
     group: the tiling of the grid of units into groups.
-    reduce: how the scores of a unit's members become the unit's: 'sum', 'mean'
-      or 'max'.
+    reduce: the reduction of the scores of a unit's members to the unit's score:
+      'sum', 'mean' or 'max'.
     sparsity: the fraction pruned, in [0, 1]; `None` leaves it to the
       distribution.
-    min_sparsity: the least a distribution may prune here.
-    max_sparsity: the most a distribution may prune here.
-    per_line: how many every line of a group keeps, along each of its tiled
-      axes, as soon as the sparsity is reached; `None` if lines do not matter.
-      The group is then a tile of 4 x 4.
+    min_sparsity: the smallest sparsity that a distribution may assign.
+    max_sparsity: the largest sparsity that a distribution may assign.
+    per_line: for a transposable pattern, whose groups are 4 x 4 tiles, the
+      number of kept weights in every row and every column at the full sparsity;
+      `None` for other patterns.
   """
   name: str
   unit: Tiling
@@ -137,16 +138,18 @@ class Pattern:
       value = getattr(self, field)
       if value is not None and not 0. <= value <= 1.:
         raise ValueError(
-            f'{self.name}: {field} is the fraction pruned and must lie in '
-            f'[0, 1], got {value}.')
+            f'{self.name}: {field} must be a fraction of pruned weights, in '
+            f'[0, 1], got {value}. Write e.g. {field}=0.9.')
     if self.min_sparsity > self.max_sparsity:
       raise ValueError(
-          f'{self.name}: min_sparsity={self.min_sparsity} is above '
-          f'max_sparsity={self.max_sparsity}.')
+          f'{self.name}: min_sparsity must be at most max_sparsity, got '
+          f'min_sparsity={self.min_sparsity} and max_sparsity='
+          f'{self.max_sparsity}. Write e.g. min_sparsity=0.5, '
+          'max_sparsity=0.9.')
     if self.reduce not in ('sum', 'mean', 'max'):
       raise ValueError(
           f"{self.name}: reduce must be 'sum', 'mean' or 'max', got "
-          f'{brief(self.reduce)}.')
+          f"{brief(self.reduce)}. Write e.g. reduce='sum'.")
     if self.sparsity is not None:
       self.check_lines(self.sparsity)
 
@@ -164,21 +167,21 @@ class Pattern:
                            resizable=self.per_line is None)
 
   def sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many groups there are, and how many units each has."""
+    """The number of groups, and the number of units in each."""
     group = math.prod(self.group_tile(shape))
     return math.prod(self.grid(shape)) // max(group, 1), group
 
   def check_lines(self, sparsity: float) -> None:
-    """Raises if lines would have to keep fewer than the pattern says."""
+    """Raises if a sparsity is above that of a transposable pattern."""
     if self.per_line is not None and sparsity > 1 - self.per_line / SIDE:
       raise ValueError(
           f'{self.name} keeps {self.per_line} of {SIDE} in every row and '
-          f'column, a sparsity of {1 - self.per_line / SIDE} at most, got '
-          f'{sparsity}. The sparsest is nm(1, 4, transposable=True), with '
-          '0.75; nm(...) without transposable=True goes up to 1.')
+          f'column, so its sparsity is at most {1 - self.per_line / SIDE}, got '
+          f'{sparsity}. Write nm(1, 4, transposable=True) for 0.75, or nm(...) '
+          'without transposable=True for more.')
 
 
-# Of arguments and of recipes.
+# The check of a sparsity, for arguments and for recipes.
 SPARSITY = arguments.number(
     0, 1, 'the fraction pruned, a number in [0, 1]',
     lambda value: str(value / 100 if arguments.is_number(value)
@@ -190,7 +193,7 @@ arguments.register(Pattern, arguments.instance(
 
 
 def _options(name: str, **options) -> dict:
-  """Puts the options that were set into the pattern's name."""
+  """Adds the options that were set to the pattern's name."""
   shown = [f'{k}={v}' for k, v in options.items()
            if v not in (None, {'min_sparsity': 0., 'max_sparsity': 1.,
                                'reduce': 'sum'}.get(k))]
@@ -199,14 +202,20 @@ def _options(name: str, **options) -> dict:
 
 
 @arguments.checked(**_SPARSITIES)
-def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
-                 max_sparsity: float = 1.) -> Pattern:
-  """Unstructured sparsity: all weights of a parameter compete.
+def unstructured(sparsity: float | None = None, *, balanced: bool = False,
+                 min_sparsity: float = 0., max_sparsity: float = 1.) -> Pattern:
+  """Unstructured sparsity: all weights of a parameter, or of a neuron, compete.
 
   Args:
     sparsity: the fraction pruned; `None` leaves it to the distribution.
-    min_sparsity: the least a distribution may prune here.
-    max_sparsity: the most a distribution may prune here.
+    balanced: whether weights compete only with those of the same output, an
+      index of the last axis, so that all neurons read equally many inputs: a
+      constant fan-in. The inputs of a kernel `[..., in, out]` are all its other
+      axes, of `HWIO` the window, too. `graph.kernel_patterns` finds the axes of
+      any kernel, and where layers are stacked. By default all weights of the
+      parameter compete.
+    min_sparsity: the smallest sparsity that a distribution may assign.
+    max_sparsity: the largest sparsity that a distribution may assign.
 
   Returns:
     A pattern for weights of any shape.
@@ -215,10 +224,15 @@ def unstructured(sparsity: float | None = None, *, min_sparsity: float = 0.,
   >>> from jaxsparse import select
   >>> select(jnp.array([3., 1., 2., 4.]), unstructured(), 0.5)
   Array([ True, False, False,  True], dtype=bool)
+  >>> w = jnp.array([[9., 1.], [8., 2.]])
+  >>> select(w, unstructured(balanced=True), 0.5)
+  Array([[ True, False],
+         [False,  True]], dtype=bool)
   """
-  return Pattern(unit=Tiling(rest=1), group=Tiling(), **_options(
-      'unstructured()', sparsity=sparsity, min_sparsity=min_sparsity,
-      max_sparsity=max_sparsity))
+  group = Tiling(((-1, 1),)) if balanced else Tiling()
+  return Pattern(unit=Tiling(rest=1), group=group, **_options(
+      f'unstructured({"balanced=True" * balanced})', sparsity=sparsity,
+      min_sparsity=min_sparsity, max_sparsity=max_sparsity))
 
 
 @arguments.checked()
@@ -226,30 +240,33 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
        transposable: bool = False) -> Pattern:
   """N:M sparsity: keeps N of every M neighbours along an axis.
 
-  The pattern brings its own sparsity, `1 - n / m`; while a schedule is under
-  way, each group keeps `round((1 - progress * sparsity) * m)`.
+  The pattern has its own sparsity, `1 - n / m`. While the progress of a
+  schedule is below 1, each group keeps `round((1 - progress * sparsity) * m)`.
 
   Args:
-    n: how many of each group are kept, `0 <= n <= m`.
-    m: the size of a group; must divide the axis.
-    axis: the contraction axis, where hardware needs the pattern: -2 (default)
-      of Flax's `[..., in, out]` kernels and `HWIO` convolutions. PyTorch's
-      `[out, in]` weights have it at -1. Neighbouring axes that are contracted
-      together, `(-3, -2)` of an attention output `[heads, head_dim, out]`, are
-      joined, so a group may span heads; see `attention`.
-    transposable: whether n of every m are kept along the output axes, too, so
-      that a product with the transpose, that of the input gradient, runs on the
-      same hardware. Output axes are all after the contraction axis, joined, or
-      the one before it where none is after. A group is a tile of 4 x 4 that
-      keeps, with n in each of its rows and columns, the highest total; while a
-      schedule is under way it keeps `round((1 - progress * sparsity) * 16)`:
-      those, and of the others the highest. For `m = 4` and `0 < n < m`.
+    n: the number of kept weights in each group, `0 <= n <= m`.
+    m: the size of a group, a divisor of the axis.
+    axis: the contraction axis, along which hardware needs the pattern. The
+      default -2 fits Flax's `[..., in, out]` kernels and `HWIO` convolutions;
+      write -1 for PyTorch's `[out, in]` weights. A tuple of neighbouring axes
+      that are contracted together, such as `(-3, -2)` of an attention output
+      `[heads, head_dim, out]`, joins them, so a group may span heads; see
+      `attention`.
+    transposable: whether N of every M weights are also kept along the output
+      axes, so that the product with the transpose, which computes the gradient
+      of the inputs, runs on the same hardware. The output axes are all axes
+      after the contraction axis, joined; if there are none, the axis before it.
+      A group is then a 4 x 4 tile. The tile keeps n weights in each row and
+      column, with the highest total score. While the progress is below 1, it
+      keeps `round((1 - progress * sparsity) * 16)` weights: those of the final
+      mask, then the highest others. It needs `m = 4` and `0 < n < m`.
 
   Returns:
     A pattern for weights that have the axis.
 
   Raises:
-    ValueError: if n and m are no such pattern.
+    ValueError: if `n` and `m` are not integers with `0 <= n <= m`, or do not
+      allow a transposable pattern.
 
   References:
     Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
@@ -275,20 +292,20 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
           and m > 0):
     raise ValueError(
         'nm(n, m, axis=-2) keeps n of every m and needs integers 0 <= n <= m, '
-        f'got nm({n!r}, {m!r}, axis={brief(axis)}). 2:4 is nm(2, 4).')
+        f'got nm({n!r}, {m!r}, axis={brief(axis)}). For 2:4 write nm(2, 4).')
   if not joined or any(b - a != 1 for a, b in zip(joined, joined[1:])):
     raise ValueError(
-        'Axes that nm joins are neighbours, major first, such as '
-        f'axis=(-3, -2), got axis={axis}.')
+        'A tuple of axes in nm must name neighbours, major first, got '
+        f'axis={axis}. Write e.g. axis=(-3, -2).')
   where = '' if axis == -2 else f', axis={axis}'
   if not transposable:
     return Pattern(f'nm({n}, {m}{where})', Tiling(rest=1),
                    Tiling(((axis, m),), rest=1), sparsity=1 - n / m)
   if m != SIDE or not 0 < n < m or joined[-1] >= 0:
     raise ValueError(
-        'A transposable pattern keeps 1, 2 or 3 of 4, along axes counted from '
-        f'the end, got nm({n}, {m}, axis={axis}, transposable=True). Write '
-        'e.g. nm(2, 4, axis=-2, transposable=True).')
+        'A transposable pattern needs n of 1, 2 or 3, m of 4, and axes counted '
+        f'from the end, got nm({n}, {m}, axis={axis}, transposable=True). '
+        'Write e.g. nm(2, 4, axis=-2, transposable=True).')
   after = tuple(range(joined[-1] + 1, 0)) or (joined[0] - 1,)
   other = after if len(after) > 1 else after[0]
   return Pattern(f'nm({n}, {m}{where}, transposable=True)', Tiling(rest=1),
@@ -298,7 +315,7 @@ def nm(n: int, m: int, *, axis: int | tuple[int, ...] = -2,
 
 @arguments.checked()
 def is_nm(pattern: Pattern | None) -> bool:
-  """Whether a pattern is what `nm` returns.
+  """Whether a pattern was made by `nm`.
 
   >>> is_nm(nm(2, 4)), is_nm(unstructured())
   (True, False)
@@ -310,7 +327,7 @@ def is_nm(pattern: Pattern | None) -> bool:
 
 @arguments.checked()
 def is_transposable(pattern: Pattern | None) -> bool:
-  """Whether a pattern is what `nm(..., transposable=True)` returns.
+  """Whether a pattern was made by `nm(..., transposable=True)`.
 
   >>> is_transposable(nm(2, 4, transposable=True)), is_transposable(nm(2, 4))
   (True, False)
@@ -319,9 +336,12 @@ def is_transposable(pattern: Pattern | None) -> bool:
 
 
 def n_m_axis(pattern: Pattern) -> tuple[int, int, int | tuple[int, ...]]:
-  """What `nm` was called with; raises if the pattern is another.
+  """The arguments `n`, `m` and `axis` of an N:M pattern.
 
-  Whether it is transposable, `is_transposable` says.
+  For the argument `transposable`, see `is_transposable`.
+
+  Raises:
+    ValueError: if the pattern is not N:M.
 
   >>> n_m_axis(nm(2, 4))
   (2, 4, -2)
@@ -357,14 +377,14 @@ def attention(n: int, m: int, *, transposable: bool = False
   | out | `[heads, head_dim, out]` | `heads * head_dim` | `axis=(-3, -2)` |
 
   Args:
-    n: how many of each group are kept.
-    m: the size of a group; must divide `in` and either `head_dim` or, in whole
-      heads, `heads * head_dim`.
-    transposable: see `nm`.
+    n: the number of kept weights in each group.
+    m: the size of a group. It must divide `in`, and either divide `head_dim` or
+      be a number of whole heads that divides `heads * head_dim`.
+    transposable: whether N:M also holds along the output axes, see `nm`.
 
   Returns:
-    Rules for `MultiHeadAttention` and `MultiHeadDotProductAttention` of NNX and
-    Linen, to stand before others.
+    Entries for the `MultiHeadAttention` and `MultiHeadDotProductAttention` of
+    NNX and Linen. Put them before other patterns, because the first match wins.
 
   >>> patterns = {**attention(2, 4), '.*/kernel': nm(2, 4)}
   >>> [str(p) for p in patterns.values()]
@@ -388,18 +408,18 @@ def block(shape: Sequence[int], *, balanced: bool = False,
   """Blocks over the trailing axes, each pruned or kept as a whole.
 
   Args:
-    shape: the block, aligned to the last axes: `(4, 4)` cuts `[in, out]`
-      kernels and the `IO` of `HWIO`; `(1, 16)` runs along the output axis.
-    balanced: whether blocks compete along axis -2 alone, with those of the same
-      outputs (and of the same place of other axes, if there are any), so that
-      all outputs keep as many: `condense` then needs no padding. Otherwise all
-      blocks of the weight compete.
+    shape: the shape of a block along the last axes: `(4, 4)` tiles `[in, out]`
+      kernels and the `IO` axes of `HWIO`; `(1, 16)` runs along the output axis.
+    balanced: whether blocks compete only along axis -2, with the blocks of the
+      same outputs (and the same indices of all other axes). All outputs then
+      keep equally many blocks, and `condense` needs no padding. With `False`
+      all blocks of the weight compete.
     sparsity: the fraction of blocks pruned; `None` leaves it to the
       distribution.
-    reduce: a block's score is the 'sum' (default), 'mean' or 'max' of its
-      members'.
-    min_sparsity: the least a distribution may prune here.
-    max_sparsity: the most a distribution may prune here.
+    reduce: the reduction of the scores in a block to the block's score: 'sum'
+      (default), 'mean' or 'max'.
+    min_sparsity: the smallest sparsity that a distribution may assign.
+    max_sparsity: the largest sparsity that a distribution may assign.
 
   Returns:
     A pattern for weights whose last axes are multiples of the block.
@@ -420,7 +440,7 @@ def block(shape: Sequence[int], *, balanced: bool = False,
   if not shape or min(shape) < 1:
     raise ValueError(
         f'block(shape) needs a tuple of positive sizes, got {shape}. Write '
-        'e.g. block((4, 4)) or block((1, 16)).')
+        'e.g. block((1, 16)).')
   sizes = tuple((i - len(shape), s) for i, s in enumerate(shape))
   group = Tiling(((-2, None),), rest=1) if balanced else Tiling()
   return Pattern(unit=Tiling(sizes, rest=1), group=group, **_options(
@@ -432,17 +452,17 @@ def block(shape: Sequence[int], *, balanced: bool = False,
 def channel(axis: int = -1, *, sparsity: float | None = None,
             reduce: str = 'sum', min_sparsity: float = 0.,
             max_sparsity: float = 1.) -> Pattern:
-  """Whole slices along an axis: output channels, neurons or input features.
+  """Prunes whole slices along an axis: channels, neurons or input features.
 
   Args:
     axis: -1 (default) for the output units of `[..., in, out]`, -2 for the
       input features.
     sparsity: the fraction of channels pruned; `None` leaves it to the
       distribution.
-    reduce: a channel's score is the 'sum' (default), 'mean' or 'max' of its
-      members'.
-    min_sparsity: the least a distribution may prune here.
-    max_sparsity: the most a distribution may prune here.
+    reduce: the reduction of the scores in a channel to the channel's score:
+      'sum' (default), 'mean' or 'max'.
+    min_sparsity: the smallest sparsity that a distribution may assign.
+    max_sparsity: the largest sparsity that a distribution may assign.
 
   Returns:
     A pattern for weights that have the axis.

@@ -1,10 +1,12 @@
-"""Where the optimizer state lies on many devices: beside the weights.
+"""The placement of optimizer states on many devices: beside the weights.
 
-A compiler that is told nothing copies arrays that depend on no weight, such as
-the zeros that Adam starts from, to every device. `state_shardings` tells it.
+Without shardings, the compiler replicates arrays that depend on no weight, such
+as Adam's initial zeros, on every device. `state_shardings` returns shardings
+that prevent this.
 """
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -27,24 +29,26 @@ def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
                     ) -> ArrayTree:
   """Shardings that place each array of an optimizer state with its weight.
 
-  Masks, moments, accumulated scores and gradients, any array of a weight's
-  shape at the weight's place in a tree like the params, get the weight's
-  sharding. An array of another shape at that place, such as a factored moment,
-  is laid out along the axes that it shares with the weight, if its shape tells
-  which axes these are. Everything else is replicated.
+  Every array that has a weight's shape, at the weight's place in a tree like
+  the params, gets the weight's sharding: masks, moments, accumulated scores and
+  gradients. An array of another shape at that place, such as a factored moment,
+  is sharded along the axes that it shares with the weight, if its shape
+  determines these axes. An array with an entry for each group of weights is
+  sharded like the weight, along the axes on which devices hold whole groups.
+  All other arrays are replicated.
 
   Args:
-    tx: any optax optimizer, `sparsify(...)` and what is around or in it.
-    params: arrays on their devices, or `jax.ShapeDtypeStruct`s with shardings;
-      on one device, or on a mesh with Auto or Explicit axes.
+    tx: any optax optimizer, `sparsify(...)` included.
+    params: a tree of arrays on their devices, or of `jax.ShapeDtypeStruct`s
+      with shardings; on one device, or on a mesh with Auto or Explicit axes.
 
   Returns:
     A tree like `jax.eval_shape(tx.init, params)`, for the `out_shardings` of
     `jax.jit(tx.init)` and of a train step, and for `jax.device_put`.
 
   Raises:
-    ValueError: if `tx` is no optimizer, a parameter does not say on which
-      devices it lies, or two lie on different ones.
+    ValueError: if `tx` is not an optimizer, if a parameter has no sharding, or
+      if two parameters are on different devices.
 
   >>> import jax.numpy as jnp
   >>> mesh = jax.make_mesh((1,), ('model',))
@@ -57,8 +61,8 @@ def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
   True
   """
   weights, elsewhere = _weights(params)
-  # Without shardings: those of explicit axes would have to fit the mesh that
-  # is set here, and shapes do not depend on them.
+  # Without shardings: with explicit axes they would have to fit the current
+  # mesh, and shapes do not depend on them.
   state = jax.eval_shape(tx.init, jax.tree.map(
       lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params))
 
@@ -75,22 +79,22 @@ def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
 
 
 class _Weight(NamedTuple):
-  """What counts of a parameter here."""
+  """The shape and the sharding of a parameter."""
   shape: tuple[int, ...]
   sharding: Sharding
 
 
 def _flatten(tree: Any) -> tuple[list[Any], jax.tree_util.PyTreeDef]:
-  """Leaves and structure, with leaves for what has been left out, too."""
+  """Leaves and structure, where `None` and optax's placeholder are leaves."""
   return jax.tree.flatten(tree, is_leaf=trees.is_dense)
 
 
 def _weights_beside(tree: Any, weights: Any) -> list[Any] | None:
   """The weight at the place of each leaf, if a tree is like the params.
 
-  A tree is like the params if it has an array at the place of each weight.
-  Where a weight, or many weights, are dense or another optimizer's, it may have
-  `None` or optax's placeholder.
+  A tree is like the params if it has an array at the place of each weight. For
+  weights that are dense, or belong to another optimizer, it may have `None` or
+  optax's placeholder instead.
   """
   leaves, structure = _flatten(tree)
   try:
@@ -109,7 +113,11 @@ def _beside(weight: _Weight, shape: tuple[int, ...], elsewhere: Sharding
     return weight.sharding
   sizes = weight.shape
   spec = (*weight.sharding.spec, *[None] * len(sizes))[:len(sizes)]
-  # All ways to name the axes of the array after axes of the weight.
+  if _is_grid(shape, sizes):
+    return NamedSharding(weight.sharding.mesh, PartitionSpec(*(
+        part if n % _parts(part, weight.sharding.mesh) == 0 else None
+        for n, part in zip(shape, spec))))
+  # All ways to match the axes of the array with axes of the weight.
   named = {tuple(spec[i] for i in axes)
            for axes in itertools.combinations(range(len(sizes)), len(shape))
            if tuple(sizes[i] for i in axes) == shape}
@@ -118,12 +126,29 @@ def _beside(weight: _Weight, shape: tuple[int, ...], elsewhere: Sharding
   return NamedSharding(weight.sharding.mesh, PartitionSpec(*named.pop()))
 
 
+def _is_grid(shape: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+  """Whether an array of a shape has an entry for each group of weights.
+
+  Of two arrays that tile a weight the larger has an entry for each group, and
+  the smaller the shape of one.
+  """
+  return len(shape) == len(sizes) and all(
+      n and size % n == 0 for n, size in zip(shape, sizes)) and (
+          math.prod(shape)**2 > math.prod(sizes))
+
+
+def _parts(part: Any, mesh: Any) -> int:
+  """In how many parts an entry of a spec cuts an axis."""
+  names = part if isinstance(part, tuple) else (part,)
+  return math.prod(mesh.shape[name] for name in names if name is not None)
+
+
 def _weights(params: ArrayTree) -> tuple[Any, Sharding]:
-  """Shapes and shardings of the params, and where all else is to lie."""
+  """Shapes and shardings of the params, and the sharding of other arrays."""
   rows = [(path, w, _sharding(path, w)) for path, w in trees.align(params)]
   if not rows:
     raise ValueError(
-        'There are no parameters, so no devices to lie on, got '
+        'state_shardings needs params with at least one array, got '
         f'{brief(params)}. Write state_shardings(tx, params).')
   on_mesh = [row for row in rows if isinstance(row[-1], NamedSharding)]
   first, _, sharding = (on_mesh or rows)[0]
@@ -133,23 +158,23 @@ def _weights(params: ArrayTree) -> tuple[Any, Sharding]:
   weights = []
   for path, w, own in rows:
     if not getattr(w, 'committed', True):
-      own = elsewhere  # So does `jit` with an array that was put nowhere.
+      own = elsewhere  # As `jit` does with an array on no committed device.
     if own.device_set != elsewhere.device_set:
       raise ValueError(
-          f'{path} lies on other devices than {first}: {_names(own)}, not '
-          f'{_names(elsewhere)}. Write params = jax.device_put(params, '
-          'shardings) with shardings of one mesh.')
+          f'All params must be on the same devices, got {path} on '
+          f'{_names(own)} and {first} on {_names(elsewhere)}. Write params = '
+          'jax.device_put(params, shardings) with shardings of one mesh.')
     weights.append(_Weight(w.shape, own))
   return jax.tree.structure(params).unflatten(weights), elsewhere
 
 
 def _sharding(path: str, w: Any) -> Sharding:
-  """Where one parameter lies, on devices that exist."""
+  """The sharding of one parameter, on devices that exist."""
   if isinstance(w, jax.core.Tracer):
     raise ValueError(
-        f'{path} is traced, and says not where it lies. Call '
-        'state_shardings(tx, params) outside of jit, and give the result to '
-        'jax.jit(tx.init, out_shardings=...).')
+        f'{path} is a tracer, which has no sharding. Call state_shardings(tx, '
+        'params) outside of jit, and pass the result to jax.jit(tx.init, '
+        'out_shardings=...).')
   sharding = getattr(w, 'sharding', None)
   if isinstance(sharding, NamedSharding) and isinstance(
       sharding.mesh, AbstractMesh):  # As of `jax.eval_shape`.
@@ -157,14 +182,15 @@ def _sharding(path: str, w: Any) -> Sharding:
     if mesh.empty or mesh.axis_sizes != sharding.mesh.axis_sizes or (
         mesh.axis_names != sharding.mesh.axis_names):
       raise ValueError(
-          f'{path} lies on a mesh without devices, {sharding.mesh}. Write with '
-          'jax.set_mesh(mesh): state_shardings(tx, params).')
+          f'{path} has a sharding on an abstract mesh, without devices, '
+          f'{sharding.mesh}. Write with jax.set_mesh(mesh): '
+          'state_shardings(tx, params).')
     return NamedSharding(mesh, sharding.spec)
   if not isinstance(sharding, NamedSharding | SingleDeviceSharding):
     raise ValueError(
-        f'{path} must say by a NamedSharding where it lies, got '
+        f'{path} must have a NamedSharding, got '
         f'{type(sharding or w).__name__}. Write params = jax.device_put('
-        'params, shardings), or of shapes alone jax.ShapeDtypeStruct(shape, '
+        'params, shardings), or for shapes alone jax.ShapeDtypeStruct(shape, '
         'dtype, sharding=sharding).')
   return sharding
 

@@ -1,8 +1,8 @@
 """Schedules: `step -> progress` in [0, 1], and `step -> whether to act`.
 
-The sparsity at a step is `progress * final sparsity`; a step is the number of
-optimizer updates made so far. Every function here takes Python integers and
-traced arrays. With `p = clip((step - begin) / (end - begin), 0, 1)`:
+The sparsity at a step is `progress * final sparsity`. A step is the number of
+optimizer updates made so far. All schedules take Python integers and traced
+arrays. With `p = clip((step - begin) / (end - begin), 0, 1)`:
 
 | schedule | progress | |
 |---|---|---|
@@ -10,9 +10,9 @@ traced arrays. With `p = clip((step - begin) / (end - begin), 0, 1)`:
 | `linear` | `p` | |
 | `cubic` | `1 - (1 - p)^3` | fast at first (Zhu-Gupta) |
 | `cosine` | `1 - cos(pi p / 2)` | slow at first |
-| `exponential` | `(1 - (1 - s)^p) / s` | equal share of what is left |
+| `exponential` | `(1 - (1 - s)^p) / s` | equal share of the kept weights |
 | `cube` | `p^3` | slow at first |
-| `staircase` | what it is told | |
+| `staircase` | the given levels | constant between steps |
 | `from_initial(f, share)` | `share + (1 - share) f` | starts sparse |
 
 The gains of `flows.mdgf` go from 1 to 0: `fade_linear`,
@@ -35,15 +35,15 @@ __all__ = [
     'linear', 'one_shot', 'Schedule', 'staircase', 'When',
 ]
 
-# What functions take: numbers will do, and schedules of optax.
+# The type of arguments: schedules of optax, also those that return numbers.
 Schedule = Callable[[Numeric], jax.typing.ArrayLike]
-Curve = Callable[[Numeric], jax.Array]  # What they return.
+Curve = Callable[[Numeric], jax.Array]  # The type of returned schedules.
 When = Callable[[Numeric], bool | jax.Array]
 arguments.register(Schedule, arguments.function(
     'a function of the step', 'jaxsparse.schedules.cubic(0, 10_000)'))
 arguments.register(When, arguments.function(
     'a function of the step', 'jaxsparse.schedules.every(100)'))
-# Where numbers have another relation, the functions say so themselves.
+# The functions themselves check relations between several numbers.
 _STEP, _FIRST = arguments.step(), arguments.step(0, '0')
 
 
@@ -52,7 +52,7 @@ def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
   if not 0 <= begin < end:
     raise ValueError(
         f'A schedule needs 0 <= begin < end, in steps, got begin={begin} and '
-        f'end={end}. To prune at once write one_shot({max(begin, 0)}).')
+        f'end={end}. To prune at once, write one_shot({max(begin, 0)}).')
 
   def schedule(step):
     step = jnp.asarray(step)
@@ -71,7 +71,7 @@ def one_shot(begin: int = 0) -> Curve:
 
 @arguments.checked(begin=_STEP, end=_STEP)
 def linear(begin: int, end: int) -> Curve:
-  """`p`: the same amount at every step.
+  """`p`: prunes the same amount at every step.
 
   Args:
     begin: the last step with progress 0.
@@ -91,7 +91,7 @@ def linear(begin: int, end: int) -> Curve:
 
 @arguments.checked(begin=_STEP, end=_STEP)
 def cubic(begin: int, end: int) -> Curve:
-  """`1 - (1 - p)^3`: fast while there is much to prune, then ever slower.
+  """`1 - (1 - p)^3`: prunes fast at first, then ever slower.
 
   Args:
     begin: the last step with progress 0.
@@ -127,13 +127,12 @@ def cube(begin: int, end: int) -> Curve:
 
 @arguments.checked(begin=_STEP, end=_STEP)
 def exponential(begin: int, end: int, *, final_sparsity: float) -> Curve:
-  """`(1 - (1 - s)^p) / s`: each step prunes the same share of what is left.
+  """`(1 - (1 - s)^p) / s`: each step prunes the same share of kept weights.
 
   Args:
     begin: the last step with progress 0.
     end: the first step with progress 1.
-    final_sparsity: `s`, the sparsity at the end, in (0, 1); the curve depends
-      on it.
+    final_sparsity: `s`, the sparsity at the end, in (0, 1).
 
   Returns:
     A schedule.
@@ -146,24 +145,24 @@ def exponential(begin: int, end: int, *, final_sparsity: float) -> Curve:
   """
   if not 0 < final_sparsity < 1:
     raise ValueError(
-        'exponential needs 0 < final_sparsity < 1, got '
-        f'{final_sparsity}. Write what the distribution has, e.g. 0.9.')
+        f'exponential needs 0 < final_sparsity < 1, got {final_sparsity}. '
+        'Write the final sparsity of the rule, e.g. final_sparsity=0.9.')
   return _ramp(begin, end, lambda p: (
       1. - (1. - final_sparsity)**p) / final_sparsity)
 
 
 @arguments.checked()
 def staircase(levels: Mapping[int, float]) -> Curve:
-  """Constant progress between given steps; 0 before the first.
+  """Constant progress between given steps; 0 before the first step.
 
   Args:
-    levels: maps the step from which it holds to the progress.
+    levels: maps steps to progress; each level holds from its step on.
 
   Returns:
     A schedule.
 
   Raises:
-    ValueError: unless steps and levels go up.
+    ValueError: unless steps and levels increase.
 
   >>> [float(staircase({10: .5, 20: 1.})(step)) for step in (9, 10, 20)]
   [0.0, 0.5, 1.0]
@@ -172,8 +171,9 @@ def staircase(levels: Mapping[int, float]) -> Curve:
   if (not begins or min(begins) < 0 or min(values) < 0 or max(values) > 1
       or begins != sorted(set(begins)) or values != sorted(values)):
     raise ValueError(
-        'staircase maps growing steps to growing progress in [0, 1], got '
-        f'{dict(levels)}. Write e.g. staircase({{1_000: 0.5, 2_000: 1.}}).')
+        'staircase needs a mapping from increasing steps to increasing '
+        f'progress in [0, 1], got {dict(levels)}. Write e.g. '
+        'staircase({1_000: 0.5, 2_000: 1.}).')
 
   def schedule(step):
     step = jnp.asarray(step)
@@ -186,15 +186,15 @@ def staircase(levels: Mapping[int, float]) -> Curve:
 def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Curve:
   """0 before `begin`, from there on `share + (1 - share) * schedule(step)`.
 
-  So that a layer has an initial sparsity `s_i` at `begin` and its final one
-  `s_f` at the end, the share is `s_i / s_f`: with `cubic`, for one,
+  For an initial sparsity `s_i` at `begin` and a final sparsity `s_f` at the
+  end, the share is `s_i / s_f`. With `cubic`, for example,
 
     s_f * progress = s_f + (s_i - s_f) * (1 - p)^3.
 
   Args:
-    schedule: one that is 0 at `begin`.
-    share: of the final sparsity, what is there at once, in [0, 1].
-    begin: the first step with that share.
+    schedule: a schedule that is 0 at `begin`.
+    share: the initial sparsity divided by the final sparsity, in [0, 1].
+    begin: the first step with the initial sparsity.
 
   Returns:
     A schedule.
@@ -214,10 +214,10 @@ def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Curve:
     raise ValueError(
         'from_initial needs a share in [0, 1], the initial sparsity divided by '
         f'the final one, and begin >= 0, got share={share} and begin={begin}. '
-        'To go from 30% to 90% write from_initial(cubic(0, 100), 0.3 / 0.9).')
+        'To go from 30% to 90%, write from_initial(cubic(0, 100), 0.3 / 0.9).')
 
   def progress(step):
-    # From the far end, so that it is exactly 1 where the schedule is.
+    # Written from 1 down, so that it is exactly 1 where the schedule is 1.
     inside = 1. - (1. - share) * (1. - schedule(step))
     return jnp.where(jnp.asarray(step) >= begin, inside, 0.)
   return progress
@@ -226,8 +226,9 @@ def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Curve:
 def _check_rate(name: str, rate: float) -> None:
   if not rate > 0:
     raise ValueError(
-        f'{name} needs a rate above 0 per step, got {rate}. The paper uses '
-        '1e-4 to 2e-4; leave it out to be (near) 0 at the end.')
+        f'{name} needs a rate above 0 per step, got {rate}. Write e.g. '
+        'rate=2e-4 (the paper: 1e-4 to 2e-4), or leave rate out for a gain '
+        'of (nearly) 0 at the end.')
 
 
 @arguments.checked(begin=_STEP, end=_STEP)
@@ -270,9 +271,9 @@ def fade_exponential(begin: int, end: int, *, rate: float | None = None
 
   Args:
     begin: the last step with gain 1.
-    end: the first step with gain 0: an exponential alone never gets there.
-    rate: the paper's `beta`, per step; by default the gain has come down to
-      0.01 when it is cut to 0.
+    end: the first step with gain 0; the exponential alone never reaches 0.
+    rate: the paper's `beta`, per step; by default the gain falls to 0.01 before
+      it is cut to 0 at `end`.
 
   Returns:
     A gain for `flows.mdgf`.
@@ -291,7 +292,7 @@ def fade_exponential(begin: int, end: int, *, rate: float | None = None
   progress = linear(begin, end)
   rate = math.log(100.) / (end - begin) if rate is None else rate
   _check_rate('fade_exponential', rate)
-  # From the progress, so that what is 0 or 1 there is exactly 1 or 0 here.
+  # From the progress, so that the gain is exactly 1 or 0 where that is 0 or 1.
   return lambda step: jnp.where(
       progress(step) < 1., jnp.exp(-rate * (end - begin) * progress(step)), 0.)
 
@@ -305,7 +306,7 @@ def fade_cosine(begin: int, end: int) -> Curve:
     end: the first step with gain 0.
 
   Returns:
-    What dynamic sparse training multiplies its drop fraction with.
+    A factor for the drop fraction of dynamic sparse training.
 
   Raises:
     ValueError: unless `0 <= begin < end`.
@@ -330,7 +331,7 @@ def arrives(schedule: Schedule, step: Numeric) -> jax.Array:
 
 @arguments.checked()
 def either(*whens: When) -> When:
-  """True at the steps at which any of several is.
+  """True at the steps at which any of several functions is true.
 
   Args:
     *whens: functions from step to bool.
@@ -339,15 +340,16 @@ def either(*whens: When) -> When:
     A function from step to bool.
 
   Raises:
-    ValueError: if there are none.
+    ValueError: if no function is given.
 
   >>> both = either(every(4), every(3, begin=3))
   >>> [step for step in range(10) if both(step)]
   [0, 3, 4, 6, 8, 9]
   """
   if not whens:
-    raise ValueError('either() needs one function of the step at least. Write '
-                     'e.g. either(every(100), every(70, begin=30)).')
+    raise ValueError(
+        'either() needs at least one function of the step, got none. Write '
+        'e.g. either(every(100), every(70, begin=30)).')
 
   def when(step):
     return functools.reduce(lambda a, b: a | b, (w(step) for w in whens))
@@ -358,12 +360,12 @@ def either(*whens: When) -> When:
 def every(n: int, begin: int = 0, end: int | None = None) -> When:
   """True at steps `begin`, `begin + n`, ... up to `end`.
 
-  `prune` acts at the end of its schedule as well, whatever the phase.
+  `prune` also acts at the end of its schedule, wherever that step falls.
 
   Args:
     n: the period in steps.
     begin: the first step.
-    end: the last step at which it may be true; `None` for no end.
+    end: the last step at which the function may be true; `None` for no end.
 
   Returns:
     A function from step to bool.
@@ -377,7 +379,7 @@ def every(n: int, begin: int = 0, end: int | None = None) -> When:
   if n < 1 or (end is not None and end < begin):
     raise ValueError(
         f'every(n, begin, end) needs n >= 1 and begin <= end, got n={n}, '
-        f'begin={begin}, end={end}.')
+        f'begin={begin}, end={end}. Write e.g. every(100).')
 
   def when(step):
     if n == 1 and begin == 0 and end is None:

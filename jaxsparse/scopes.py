@@ -4,11 +4,12 @@ A scope is a function
 
   chosen = scope(layers, goals)
 
-from the layers of one exchange to the units of each that are active after it,
-bool arrays on their grids of units. `goals` are the counts that each group of
-each layer would have without competition between layers; a scope may keep
-these counts, or their sum, or neither. `prune_and_grow` calls one to drop and
-one to grow. (The scope of `prune` is its distribution.)
+that takes the layers of one exchange, and returns for each layer a bool array
+on its grid of units: the units that are active after the exchange. `goals` are
+the counts that each group of each layer would have without competition between
+layers. A scope may keep these counts, or their sum, or neither.
+`prune_and_grow` calls one scope to drop and one scope to grow. (`prune` has no
+scope; its distribution decides how layers compete.)
 """
 
 import functools
@@ -36,13 +37,13 @@ class Layer(NamedTuple):
   """A sparse parameter, on its grid of units.
 
   Attributes:
-    path: its name, for messages.
-    pattern: what its units are.
-    shape: of the parameter.
-    scores: of units; finite.
-    active: units that were active before the exchange.
-    certain: units that are chosen anyway.
-    open: units that may be chosen, the certain ones included.
+    path: the name of the parameter, for messages.
+    pattern: the pattern, which defines units and groups.
+    shape: the shape of the parameter.
+    scores: the scores of units; finite numbers.
+    active: True at units that were active before the exchange.
+    certain: True at units that must be chosen.
+    open: True at units that may be chosen, the certain ones included.
   """
   path: str
   pattern: Pattern
@@ -54,7 +55,7 @@ class Layer(NamedTuple):
 
   @property
   def ranks(self) -> jax.Array:
-    """The scores, above all others where certain and below where not open."""
+    """The scores, with inf at certain units and -inf at units not open."""
     return jnp.where(
         self.certain, jnp.inf, jnp.where(self.open, self.scores, -jnp.inf))
 
@@ -67,15 +68,15 @@ _GOALS = arguments.Check(
 _LAYERS = arguments.Check(
     lambda value: isinstance(value, (list, tuple)) and len(value) > 0 and all(
         isinstance(layer, Layer) for layer in value),
-    'a list of layers, of one at least')
+    'a list of at least one layer')
 arguments.register(Scope, arguments.function(
     'a function of layers and goals', 'jaxsparse.scopes.all_layers'))
 
 
 class Layers(list):
-  """Layers that can be made again, so that no loop has to hold their arrays.
+  """A list of layers whose arrays are recomputed, so that no loop holds them.
 
-  Some are held, see `selection.is_held`.
+  The exceptions are the layers for which `selection.is_held` is true.
   """
 
   def __init__(self, make: Callable[[], list[Layer]]):
@@ -94,9 +95,10 @@ def _again(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def finite(x: jax.Array) -> jax.Array:
-  """Scores strictly between the infinities; NaN becomes the lowest of them.
+  """Clips scores to finite numbers; NaN becomes the lowest of these.
 
-  Half the lowest number: that one itself counts as -inf in small groups.
+  The lowest is half of the lowest float, because small groups take the lowest
+  float itself as -inf.
   """
   limits = jnp.finfo(x.dtype)
   x = jnp.clip(x, limits.min / 2, limits.max)
@@ -105,7 +107,7 @@ def finite(x: jax.Array) -> jax.Array:
 
 def _highest(make: Callable[[], Sequence[Layer]], kept: Sequence[Kept]
              ) -> list[jax.Array]:
-  """The highest open units, fewer where there are not so many."""
+  """The open units of highest rank, fewer than `kept` where fewer are open."""
   layers = make()
   chosen = selection.keep_units_each(
       Remade(lambda: [x.ranks for x in make()]), [x.pattern for x in layers],
@@ -116,8 +118,9 @@ def _highest(make: Callable[[], Sequence[Layer]], kept: Sequence[Kept]
 @arguments.checked(layers=_LAYERS, goals=_GOALS)
 def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
               ) -> list[jax.Array]:
-  """Units compete within their layer, or their group there, and it keeps its
-  count. The scope of SET, RigL and MEST.
+  """Units compete within their layer, or within their group in the layer.
+
+  Each layer keeps its count. This is the scope of SET, RigL and MEST.
   """
   return _highest(lambda: _again(layers), [
       Kept(counts.minimum(goal, counts.exactly(
@@ -128,11 +131,12 @@ def per_layer(layers: Sequence[Layer], goals: Sequence[Count]
 @arguments.checked(layers=_LAYERS, goals=_GOALS)
 def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
              ) -> list[jax.Array]:
-  """As `per_layer`, but positive and negative units each give their share.
+  """Like `per_layer`, with positive and negative units dropped in proportion.
 
-  Of `n` units that go, `floor(n * p)` are the smallest positive ones and the
-  others the negative ones nearest to zero, where `p` is the positive share of
-  the active units; a zero is positive. For the score `signed_magnitude`.
+  Let `p` be the share of positive units among the active ones; a zero counts as
+  positive. Of `n` dropped units, `floor(n * p)` are the smallest positive ones,
+  and the others are the negative ones nearest to zero. This scope needs the
+  score `signed_magnitude`.
 
   References:
     Mocanu et al., `Scalable Training of Artificial Neural Networks with
@@ -165,15 +169,16 @@ def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
                ) -> list[jax.Array]:
   """All units of all layers compete under one threshold; the total is kept.
 
-  The scope of Chase. Ties go to the earlier layer, then to the lower index.
+  This is the scope of Chase. Of equal scores, the earlier layer wins, then the
+  lower index.
   """
   _check_whole('all_layers', layers)
   ranks = Remade(lambda: [layer.ranks for layer in _again(layers)])
   goal, least, most = (counts.sum_few(each) for each in (
       counts.stack([*goals]), counts.total_each([x.certain for x in layers]),
       counts.total_each([x.open for x in layers])))
-  # Ranks say who is certain and who is not open: layers have no bounds of
-  # their own.
+  # The ranks mark certain units and units that are not open, so layers need no
+  # bounds on their counts.
   kept = distributions.keep_together(
       ranks, counts.minimum(counts.maximum(goal, least), most),
       counts.exactly_each([0] * len(layers)),
@@ -185,9 +190,9 @@ def all_layers(layers: Sequence[Layer], goals: Sequence[Count]
 @arguments.checked(layers=_LAYERS, goals=_GOALS)
 def above_one(layers: Sequence[Layer], goals: Sequence[Count]
               ) -> list[jax.Array]:
-  """Every open unit with a score of 1 or more, however many these are.
+  """Chooses every open unit with a score of 1 or more; no count is kept.
 
-  The scope in which DSR drops, by the score `adaptive_threshold`.
+  DSR drops in this scope, by the score `adaptive_threshold`.
   """
   del goals
   return [layer.certain | (layer.open & (layer.scores >= 1))
@@ -197,10 +202,10 @@ def above_one(layers: Sequence[Layer], goals: Sequence[Count]
 @arguments.checked(layers=_LAYERS, goals=_GOALS)
 def by_survivors(layers: Sequence[Layer], goals: Sequence[Count]
                  ) -> list[jax.Array]:
-  """Layers grow in proportion to the units that they still have.
+  """Layers grow in proportion to their units that survived the drop.
 
-  The scope in which DSR grows. What a layer has no room for goes to the others;
-  the total is kept.
+  DSR grows in this scope. If a layer has no room for its share, the other
+  layers grow the rest; the total is kept.
 
   References:
     Mostafa and Wang, `Parameter Efficient Training of Deep Convolutional Neural
@@ -217,17 +222,17 @@ def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
                   ) -> list[jax.Array]:
   """Layers grow in proportion to the mean score of their active units.
 
-  The scope in which SNFS grows, by the score `momentum`: what its authors call
-  redistribution. A layer grows into 99% of its room, as in their code; what it
-  has no room for goes to the others, and the total is kept: if all layers are
-  that full, they fill up.
+  SNFS grows in this scope, by the score `momentum`; its authors call this
+  redistribution. As in their code, a layer fills at most 99% of its inactive
+  units, and the other layers grow the rest of its share. The total is kept: if
+  all layers reach 99%, they fill up further.
 
   References:
     Dettmers and Zettlemoyer, `Sparse Networks from Scratch: Faster Training
     without Losing Performance <https://arxiv.org/abs/1907.04840>`_, 2019
   """
   _check_whole('by_mean_score', layers)
-  # A sum of large ones would overflow.
+  # A sum of large scores would overflow.
   top = functools.reduce(jnp.maximum, (
       layer.scores.max().astype(jnp.float32) for layer in layers))
   return _shared(layers, goals, jnp.stack([
@@ -238,9 +243,10 @@ def by_mean_score(layers: Sequence[Layer], goals: Sequence[Count]
 
 def _shared(layers: Sequence[Layer], goals: Sequence[Count],
             weights: jax.Array, most: float = 1.) -> list[jax.Array]:
-  """Shares what all layers may grow in proportion to weights.
+  """Shares the units to grow among layers in proportion to `weights`.
 
-  None grows into more than `most` of its room while another can.
+  No layer fills more than the share `most` of its inactive units while another
+  layer has room below that share.
   """
   has, can = (counts.total_each(column) for column in (
       [layer.certain for layer in layers], [layer.open for layer in layers]))
@@ -260,7 +266,7 @@ def _check_whole(name: str, layers: Sequence[Layer]) -> None:
   for layer in layers:
     if layer.pattern.sizes(layer.shape)[0] > 1:
       raise ValueError(
-          f'{layer.path}: the units of {layer.pattern} compete in groups, each '
-          f'with its own count, but {name} asks for layers that compete as a '
-          'whole. Use scope per_layer, or unstructured(), block(...) or '
-          'channel(...).')
+          f'{layer.path}: the scope {name} needs patterns whose units compete '
+          f'in the whole layer, got {layer.pattern}, whose groups each keep '
+          'their own count. Write scopes.per_layer, or a pattern such as '
+          'unstructured(), block((1, 16)) or channel(-1).')

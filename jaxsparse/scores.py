@@ -1,22 +1,23 @@
-"""Scores: how much each weight matters. The lowest are pruned first.
+"""Scores: the importance of each weight. The lowest scores are pruned first.
 
 A score is an `optax.GradientTransformation` whose "updates" are scores:
 
   scores, state = score.update(grads, state, params)
 
-`grads` is the dense gradient at the sparse point, dL/dw~. Rules call a score
-with two habits that a score of your own should know:
+`grads` is the dense gradient at the sparse point, dL/dw~. A score of your own
+must handle two cases:
 
-* `params` are the weights that masks are chosen for: those at hand or, if the
-  rule acts at every step, those *after* the optimizer's step. The weights where
-  `grads` were taken come as the extra argument `point` (it may be missing; then
-  both are the same).
-* `tx.init` has no gradients and passes `grads=None`. A score that needs them
-  returns `None`, and nothing is pruned until the first update.
+* `params` are the weights that the new masks belong to: the current weights or,
+  if the rule acts at every step, the weights *after* the optimizer's step. The
+  weights at which `grads` were taken are the extra argument `point`. If `point`
+  is missing, they are `params`.
+* `tx.init` has no gradients and passes `grads=None`. A score that needs
+  gradients returns `(None, state)` then, and the rule prunes nothing until the
+  first update.
 
-Updating the state and making the scores are separate calls, and XLA drops what
-is not used: an accumulator costs one multiply-add a step, anything else nothing
-until a mask is made.
+Rules call `update` once for the new state and once for the scores, and XLA
+drops the unused result of each call. So an accumulator costs one multiply-add a
+step, and other scores cost nothing at steps that make no mask.
 """
 
 import functools
@@ -41,13 +42,13 @@ __all__ = [
 
 Score = optax.GradientTransformationExtraArgs
 _FACTOR = arguments.number(0)
-# For arguments: a score may be any transformation of optax.
+# The check of arguments: a score may be any transformation of optax.
 SCORE = arguments.transformation(
     'a score', 'jaxsparse.magnitude(), with its parentheses')
 
 
 def _stateless(f: Callable[..., ArrayTree | None]) -> Score:
-  """A score that remembers nothing, from `f(grads, params, point)`."""
+  """A score without a state, from `f(grads, params, point)`."""
   def update(grads, state, params=None, *, point=None, **extra_args):
     del extra_args
     return f(grads, params, params if point is None else point), state
@@ -76,10 +77,10 @@ def magnitude() -> Score:
 
 
 def signed_magnitude() -> Score:
-  """Scores weights by themselves, for scopes that tell signs apart.
+  """Scores weights by their signed values, for the scope `scopes.per_sign`.
 
   Returns:
-    A score; see `scopes.per_sign`.
+    A score, an `optax.GradientTransformationExtraArgs`.
   """
   return _stateless(lambda grads, params, point: params)
 
@@ -87,7 +88,7 @@ def signed_magnitude() -> Score:
 def gradient() -> Score:
   """Scores weights by `|g|`, the dense gradient at the sparse point.
 
-  The growth criterion of RigL.
+  This is the growth criterion of RigL.
 
   Returns:
     A score.
@@ -103,7 +104,7 @@ def gradient() -> Score:
 def saliency() -> Score:
   """Scores weights by `|w * g|`, the first-order change of the loss (SNIP).
 
-  `w` are the weights where `g` was taken.
+  `w` are the weights at which `g` was taken.
 
   Returns:
     A score.
@@ -120,7 +121,7 @@ def magnitude_and_gradient(scale: float = 0.01) -> Score:
   """Scores weights by `|w| + scale * |g|`, the criterion of MEST.
 
   Args:
-    scale: the paper's lambda.
+    scale: the factor of gradients, the paper's lambda.
 
   Returns:
     A score.
@@ -147,21 +148,21 @@ def _products(grads: ArrayTree, point: ArrayTree) -> ArrayTree:
 
 
 def _accumulator(dtype: DTypeLike | None) -> Callable[[Any], Any]:
-  """The dtype of a weight's sum: as asked, else at least float32."""
+  """The dtype of a weight's sum: `dtype`, or by default at least float32."""
   if dtype is None:
     return numerics.at_least_float32
   if not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
-        f'A score is kept in a float dtype, got {brief(dtype)}. Write e.g. '
-        "dtype='bfloat16', or None for float32.")
+        f'The dtype of a score must be a float dtype, got {brief(dtype)}. '
+        "Write e.g. dtype='bfloat16', or None for float32.")
   return lambda _: jnp.dtype(dtype)
 
 
 def _if_finite(grads: ArrayTree, new: ArrayTree, old: ArrayTree) -> ArrayTree:
-  """What was accumulated, without a step whose gradients are not finite.
+  """The new sums, or the old ones if a gradient is not finite.
 
   Optimizers skip such a step (`optax.apply_if_finite`), and one NaN would stay
-  in a sum for ever.
+  in a sum forever.
   """
   good = functools.reduce(jnp.logical_and, (
       jnp.isfinite(g).all() for g in jax.tree.leaves(grads)),
@@ -170,7 +171,8 @@ def _if_finite(grads: ArrayTree, new: ArrayTree, old: ArrayTree) -> ArrayTree:
 
 
 def _sum(a: float, old: jax.Array, b: float, new: jax.Array) -> jax.Array:
-  """`a * old + b * new` in float32 or wider, rounded once to what old is."""
+  """`a * old + b * new` in float32 or wider, rounded once to the dtype of old.
+  """
   wide = numerics.at_least_float32(old.dtype)
   return (a * old.astype(wide) + b * new.astype(wide)).astype(old.dtype)
 
@@ -186,14 +188,15 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
   """Accumulates the saliency of every step: `S <- decay * S + scale * |w * g|`.
 
   Args:
-    decay: the factor of the old sum at each step. 1.0 and 0.9 are the
-      documented formula; released Neural Compressor code has them the other
-      way around, `snip_momentum(0.9, 1.0)`.
-    scale: the weight of the newest product.
-    dtype: of the sums, and so of the scores; float32 or wider by default.
-      'bfloat16' needs half the memory and, after 100 steps of noise, had 99% of
-      the highest tenth of weights in common with float32; but with a decay of 1
-      its sums stand still after some 500 steps, so take a lower one for longer.
+    decay: the factor of the old sum at each step. Decay 1.0 with scale 0.9 is
+      the documented formula of Neural Compressor; its released code swaps the
+      two numbers, `snip_momentum(0.9, 1.0)`.
+    scale: the factor of the newest product.
+    dtype: the dtype of the sums and of the scores; float32 or wider by default.
+      'bfloat16' needs half the memory. After 100 steps of noise, the highest
+      tenth of weights by 'bfloat16' and by float32 had 99% in common. With a
+      decay of 1, bfloat16 sums stop growing after some 500 steps; use a lower
+      decay for longer training.
 
   Returns:
     A score; its state holds one number per weight.
@@ -242,12 +245,13 @@ class MomentumState(NamedTuple):
 def momentum(decay: float = 0.9, *, dtype: DTypeLike | None = None) -> Score:
   """Scores weights by `|M|`, with `M <- decay * M + (1 - decay) * g`.
 
-  The growth criterion of SNFS. It needs the dense gradient of every step.
+  This is the growth criterion of SNFS. The score needs the dense gradient of
+  every step.
 
   Args:
-    decay: of the running mean.
-    dtype: of the mean, and so of the scores; float32 or wider by default, see
-      `snip_momentum`.
+    decay: the decay of the running mean.
+    dtype: the dtype of the mean and of the scores; float32 or wider by default,
+      see `snip_momentum`.
 
   Returns:
     A score; its state holds one number per weight.
@@ -295,17 +299,19 @@ class ThresholdState(NamedTuple):
 def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
                        when: Callable[[jax.Array], bool | jax.Array],
                        tolerance: float = 0.1) -> Score:
-  """Scores weights by `|w| / H` with a threshold `H` that finds its own size.
+  """Scores weights by `|w| / H` with an adaptive threshold `H`.
 
-  Whenever `when(step)` holds, after the scores of that step are made: if of
-  the active weights more than `(1 + tolerance) * fraction` were below `H`, it
-  is halved, if fewer than `(1 - tolerance) * fraction`, doubled.
+  Whenever `when(step)` holds, `H` changes after the scores of that step are
+  made. If more than `(1 + tolerance) * fraction` of the active weights were
+  below `H`, it is halved; if fewer than `(1 - tolerance) * fraction` were below
+  `H`, it is doubled.
 
   Args:
     initial: the first `H`.
-    fraction: the share of active weights that should be below it.
-    when: at which steps, those of the rule.
-    tolerance: how far off the share may be.
+    fraction: the share of active weights that should be below `H`.
+    when: a function from step to bool, true at the steps that may change `H`;
+      the `when` of the rule.
+    tolerance: the relative deviation of the share that leaves `H` unchanged.
 
   Returns:
     A score; see `scopes.above_one`.
@@ -336,7 +342,7 @@ def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
       share = below / jnp.maximum(total, 1.)
       factor = jnp.where(share > (1. + tolerance) * fraction, 0.5, jnp.where(
           share < (1. - tolerance) * fraction, 2., 1.))
-      # Inside limits from which it finds back.
+      # Clipped to a range from which halving and doubling still recover.
       return jnp.clip(state.threshold * factor, 1e-30, 1e30)
 
     threshold = numerics.either(
@@ -347,9 +353,9 @@ def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
 
 
 class RandomState(NamedTuple):
-  """The key, as uint32 data, and how many times scores were drawn.
+  """The key, as uint32 data, and the number of draws of scores.
 
-  With the key in here and not in the program, all seeds share a compiled step.
+  The key is in the state, so all seeds share one compiled step.
   """
   key: jax.Array
   count: jax.Array
@@ -357,13 +363,13 @@ class RandomState(NamedTuple):
 
 @arguments.checked()
 def random(seed: int) -> Score:
-  """Scores weights by chance, uniform in [0, 1).
+  """Scores weights by random numbers, uniform in [0, 1).
 
   Args:
-    seed: the same seed gives the same scores, step by step.
+    seed: the seed; the same seed gives the same scores at the same step.
 
   Returns:
-    A score; new numbers at every step.
+    A score with new numbers at every step.
   """
   def init(params):
     del params

@@ -159,7 +159,8 @@ def sparsify(inner: optax.GradientTransformation,
     updates, after_state = after.update(updates, state.after, params, **seen)
     if ahead:
       masks, rule_state = rule.update(
-          grads, state.rule, params, updates=updates, **extra_args)
+          grads, state.rule, params, updates=updates, optimizer=inner_state,
+          **extra_args)
       if flow.gain is None:
         updates, _ = project.update(updates, project.init(params), params,
                                     masks=masks)
@@ -285,6 +286,7 @@ def sparse_params(params: ArrayTree, opt_state: ArrayTree) -> ArrayTree:
   masks = trees.nested_like(params, state.masks)
   rows = [(w, m) for _, w, m in trees.align(params, masks)
           if not trees.is_dense(m)]
-  sparse = iter(state.forward.sparse(*zip(*rows)) if rows else ())
+  sparse = iter(
+      state.forward.sparse(*zip(*rows), state.gain) if rows else ())
   return trees.map_masked(
       lambda w, m: next(sparse), params, masks, dense=lambda w: w)

@@ -34,6 +34,14 @@ def _make(request):
   return _ALL[request.param]
 
 
+def test_numbers_of_a_distribution_are_budgets_as_counts_are():
+  specs = {'a': unstructured(), 'b': nm(2, 4)}
+  make = lambda: {'a': jnp.ones((5, 2)), 'b': jnp.ones((4, 2))}
+  for distribution in (lambda *_: {'a': .3, 'b': .5}, uniform(.3)):
+    kept = distributions.budgets(distribution, make, specs, 1.)
+    assert {k: integer(n.count) for k, n in kept.items()} == {'a': 7, 'b': 2}
+
+
 @pytest.mark.parametrize('sparsity', [1.5, -.1, 90, float('nan')])
 def test_a_sparsity_outside_of_0_and_1_is_an_error(make, sparsity):
   with pytest.raises(
@@ -201,7 +209,7 @@ def test_uniform_without_a_sparsity_names_the_layer_that_needs_one():
   scores = {'mlp': {'kernel': jnp.ones((4, 4))}, 'head': jnp.ones((4, 4))}
   specs = {'mlp': {'kernel': unstructured()}, 'head': nm(2, 4)}
   with pytest.raises(
-      ValueError, match=r'(?s)mlp/kernel.*no sparsity.*uniform\(0.9\)'):
+      ValueError, match=r'(?s)mlp/kernel.*needs a sparsity.*uniform\(0.9\)'):
     uniform()(scores, specs, 1.)
   specs['mlp']['kernel'] = unstructured(sparsity=.75)
   assert counts_of(uniform()(scores, specs, 1.)) == [2, 4]

@@ -47,7 +47,9 @@ def test_nm_is_as_sparse_as_it_says(n, m):
      'nm(1, 4, axis=(-3, -2), transposable=True)'),
     (block((4, 4)), 'block((4, 4))'), (channel(), 'channel(-1)'),
     (block((1, 16), balanced=True), 'block((1, 16), balanced=True)'),
-    (unstructured(sparsity=.9), 'unstructured(sparsity=0.9)')], ids=str)
+    (unstructured(sparsity=.9), 'unstructured(sparsity=0.9)'),
+    (unstructured(.9, balanced=True),
+     'unstructured(balanced=True, sparsity=0.9)')], ids=str)
 def test_patterns_show_how_they_are_written(pattern, text):
   assert str(pattern) == text
 
@@ -58,7 +60,8 @@ def test_patterns_show_how_they_are_written(pattern, text):
     (nm(2, 4, transposable=True), (2, 8, 4), (4, 16)),
     (block((4, 2)), (2, 2, 2), (1, 8)), (block((4,)), (2, 8, 1), (1, 16)),
     (block((4, 2), balanced=True), (2, 2, 2), (4, 2)),
-    (block((4,), balanced=True), (2, 8, 1), (2, 8))],
+    (block((4,), balanced=True), (2, 8, 1), (2, 8)),
+    (unstructured(balanced=True), (2, 8, 4), (4, 16))],
                          ids=str)
 def test_grid_and_sizes_count_units(pattern, grid, sizes):
   assert pattern.grid((2, 8, 4)) == grid
@@ -101,6 +104,18 @@ def test_balanced_blocks_compete_along_the_inputs_of_their_outputs(
   np.testing.assert_array_equal(mask, expected)
 
 
+@pytest.mark.parametrize('shape', [(12, 6), (3, 3, 2, 5), (1, 4), (7, 1)],
+                         ids=str)
+def test_balanced_weights_compete_with_those_of_their_output(shape):
+  scores = np.random.default_rng(1).random(shape, np.float32)
+  mask = jaxsparse.select(scores, unstructured(balanced=True), .6)
+  columns = scores.reshape(-1, shape[-1])
+  kept = round(.4 * len(columns))
+  rank = np.argsort(np.argsort(-columns, 0), 0)
+  np.testing.assert_array_equal(mask, (rank < kept).reshape(shape))
+  assert not is_nm(unstructured(balanced=True))
+
+
 def test_balanced_blocks_need_an_axis_of_inputs():
   with pytest.raises(ValueError, match='group of block.*axis -2'):
     jaxsparse.select(jnp.ones(8), block((4,), balanced=True), .5)
@@ -137,7 +152,7 @@ def test_a_transposable_pattern_is_n_m_and_says_that_it_is(n, axis):
     (0, 4, -2), (4, 4, -2), (4, 8, -2), (1, 2, -2), (2, 4, 0), (2, 4, (0, 1))])
 def test_other_transposable_patterns_are_an_error(n, m, axis):
   with pytest.raises(ValueError, match=(
-      r'(?s)1, 2 or 3 of 4, along axes counted from the end, got nm\('
+      r'(?s)n of 1, 2 or 3, m of 4, and axes counted from the end, got nm\('
       r'.*Write e\.g\. nm\(2, 4')):
     nm(n, m, axis=axis, transposable=True)
 

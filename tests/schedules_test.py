@@ -200,7 +200,7 @@ def test_a_share_outside_0_and_1_is_an_error(share, begin):
                          ids=str)
 def test_a_staircase_that_does_not_go_up_is_an_error(levels):
   with pytest.raises(
-      ValueError, match=r'(?s)growing steps.*Write e\.g\. staircase'):
+      ValueError, match=r'(?s)increasing steps.*Write e\.g\. staircase'):
     schedules.staircase(levels)
 
 
@@ -250,7 +250,7 @@ def test_a_fade_that_does_not_fall_is_an_error(fade, begin, end):
 
 @pytest.mark.parametrize('rate', [0., -.1])
 def test_an_exponential_fade_without_a_rate_is_an_error(rate):
-  with pytest.raises(ValueError, match=rf'(?s)rate above 0.*{rate}.*leave it'):
+  with pytest.raises(ValueError, match=rf'(?s)above 0.*{rate}.*leave rate'):
     schedules.fade_exponential(0, 10, rate=rate)
 
 

@@ -1,6 +1,6 @@
-"""Lists in a config whose every combination is computed: methods, targets, ...
+"""Lists in a config, of which every combination is run: methods, targets, ...
 
-A target is 'N:M' or the share pruned, such as '90%'.
+A target is 'N:M' or a sparsity, such as '90%'.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ def split(config: ml_collections.ConfigDict, keys: Sequence[str]):
   Flags cannot tell 'ste,sr_ste' from the name of one method; here it is two.
 
   Args:
-    config: is changed.
-    keys: of its lists of texts.
+    config: the config, which is changed.
+    keys: the keys of its lists of texts.
   """
   for key in keys:
     config[key] = tuple(
@@ -31,46 +31,45 @@ def check(config: ml_collections.ConfigDict, examples: Mapping[str, str]):
   """Finds mistakes in the lists of a config, and in its seeds.
 
   Args:
-    config: with these lists and `seeds`.
-    examples: by key what to write, for the message.
+    config: a config with these lists and `seeds`.
+    examples: maps keys to examples for the message.
 
   Raises:
-    ValueError: if a list is empty or names something twice, or a seed is no
+    ValueError: if a list is empty or has an entry twice, or a seed is not a
       whole number.
   """
   for key, example in {**examples, 'seeds': '0,1,2'}.items():
     values = config[key]
     if not values:
-      raise ValueError(f'config.{key} is empty; give some, such as '
+      raise ValueError(f'config.{key} must not be empty. Write e.g. '
                        f'--config.{key}={example}')
     if len(set(values)) != len(values):
-      raise ValueError(f'config.{key} names something twice: {values}')
+      raise ValueError(f'config.{key} must have each entry once, got {values}')
   for seed in config.seeds:
     if not isinstance(seed, int) or seed < 0:
-      raise ValueError(f'config.seeds has {seed!r}, expected a whole number')
+      raise ValueError(f'config.seeds must be whole numbers, got {seed!r}. '
+                       'Write e.g. --config.seeds=0,1,2')
 
 
 def check_targets(targets: Sequence[str], key: str):
   """Finds mistakes in targets.
 
   Args:
-    targets: the texts.
-    key: of the config, where they stand.
+    targets: the targets, texts.
+    key: the key of the config that has them.
 
   Raises:
-    ValueError: if one is no target.
+    ValueError: if a text is not a target.
   """
   for target in targets:
     if not of_target(target):
       raise ValueError(
-          f'config.{key} has {target!r}, expected N:M with N at most M, such '
-          'as \'2:4\', or the share pruned, such as \'90%\'')
+          f'config.{key} must have targets N:M with N at most M, such as '
+          f"'2:4', or sparsities, such as '90%', got {target!r}")
 
 
 def of_target(target: str) -> dict[str, float]:
-  """Returns what a target says, as the keys of a run's config have it.
-
-  Nothing, if it is none.
+  """Returns the keys of a run's config for a target; none for another text.
 
   >>> of_target('2:4'), of_target('90%'), of_target('4:2')
   ({'n': 2, 'm': 4}, {'sparsity': 0.9}, {})

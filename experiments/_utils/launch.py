@@ -1,4 +1,4 @@
-"""What the commands share: mistakes in a command cost one line."""
+"""Helpers of all commands: errors in a command are reported in one line."""
 
 import ast
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from experiments._utils import stopping
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Parses the flags; a mistake in them costs one line, not a traceback.
+  """Parses the flags; an error in them is one line, not a traceback.
 
-  A config is code. A file that defines no `get_config` is not run at all.
+  A config is Python code. A file without a function `get_config` is not run.
   """
   try:
     for i, flag in enumerate(argv):
@@ -37,15 +37,16 @@ def parse(argv: list[str]) -> list[str]:
       message = f'no such config key: {error.args[0]}'
     sys.exit(f'error: {" ".join(message.split())}')
   if len(rest) > 1:
-    sys.exit(f'error: {rest[1]!r} is not a flag; flags start with --')
+    sys.exit(f'error: {rest[1]!r} is not a flag; flags start with --, e.g. '
+             '--workdir=runs/first')
   return rest
 
 
 @contextlib.contextmanager
 def mistakes_in_one_line() -> Iterator[None]:
-  """Ends the command with one line if its user can mend what went wrong.
+  """Ends the command with a one-line error if the user can correct it.
 
-  With --traceback it shows where in the code that was noticed.
+  With --traceback it also shows where in the code the error was raised.
   """
   try:
     yield
@@ -72,16 +73,16 @@ def workdir(path: str) -> str:
     ValueError: if it is empty, which would be the current directory.
   """
   if not path.strip():
-    raise ValueError('--workdir is empty. Give a new directory, such as '
+    raise ValueError('--workdir must not be empty. Give a new directory, e.g. '
                      '--workdir=runs/first')
   return path
 
 
 def keep_programs(folder: str):
-  """Keeps compiled programs for those who run them again, if nobody does yet.
+  """Sets JAX's cache of compiled programs, unless it is set already.
 
   Args:
-    folder: where.
+    folder: the folder of the cache.
   """
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', folder)
@@ -89,7 +90,7 @@ def keep_programs(folder: str):
 
 
 def one_line(error: Exception) -> str:
-  """Returns what an error says, in one line.
+  """Returns the message of an error in one line.
 
   >>> one_line(ValueError('7 does not divide 32,\\n    8 does'))
   '7 does not divide 32, 8 does'
@@ -104,14 +105,15 @@ def one_line(error: Exception) -> str:
 
 def _check_is_config(path):
   """Finds out whether a file defines `get_config`, without running it."""
-  hint = ('Configs are Python files that are run, such as '
-          'experiments/configs/digits/rigl_90.py')
+  hint = ('Give a Python file, e.g. '
+          '--config=experiments/configs/digits/rigl_90.py')
   if not path.is_file():
-    raise ValueError(f'--config={path} is no file. {hint}')
+    raise ValueError(f'--config={path} must be a file. {hint}')
   try:
     tree = ast.parse(path.read_bytes())
   except (SyntaxError, ValueError, RecursionError, MemoryError):
-    raise ValueError(f'--config={path} is no Python file. {hint}') from None
+    raise ValueError(
+        f'--config={path} must be a Python file. {hint}') from None
   defined = {
       name for node in tree.body for name in (
           [node.name] if isinstance(node, ast.FunctionDef)
@@ -122,7 +124,7 @@ def _check_is_config(path):
           if isinstance(node, ast.Assign) else [])}
   if 'get_config' not in defined:
     raise ValueError(
-        f'--config={path} defines no get_config, so it is not run. {hint}')
+        f'--config={path} must define get_config, so it is not run. {hint}')
 
 
 def _is_of_memory(error):

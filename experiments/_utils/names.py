@@ -1,4 +1,4 @@
-"""Looks names up in tables, and helps with a misspelt one."""
+"""Looks up names in tables, and suggests a name for a misspelt one."""
 
 from collections.abc import Mapping
 import difflib
@@ -9,9 +9,9 @@ def lookup(table: Mapping[str, Any], name: str, *, kind: str) -> Any:
   """Returns `table[name]`.
 
   Args:
-    table: what there is, by name.
-    name: the name asked for.
-    kind: what the table holds, for the message.
+    table: the entries by name.
+    name: the name to look up.
+    kind: the kind of entries, for the message.
 
   Raises:
     ValueError: if the table has no such name; it lists the names there are.

@@ -1,7 +1,7 @@
-"""Several processes that train one network, each with devices of its own.
+"""Several processes that train one network, each with its own devices.
 
-All of them compute the same steps; the first one alone writes files and tells
-how it goes. A lone process costs nothing here.
+All processes compute the same steps. Only the first one writes files and
+prints progress. With one process, these functions cost nothing.
 """
 
 from collections.abc import Callable
@@ -20,42 +20,42 @@ _LONGEST = 2_000  # Bytes of a message from the first process.
 
 
 def connect(coordinator: str | None, *, count: int | None, index: int | None):
-  """Finds the other processes; before anything is computed.
+  """Connects to the other processes; call it before any computation.
 
   Args:
-    coordinator: HOST:PORT of the first process; `'auto'`: the cluster tells it
-      and the rest (SLURM, TPU pods, Open MPI); `None`: this process is alone.
-    count: how many there are.
-    index: which of them this one is, from 0 on.
+    coordinator: HOST:PORT of the first process. `'auto'` reads it, the count
+      and the index from the cluster (SLURM, TPU pods, Open MPI). `None` means
+      that there is only this process.
+    count: the number of processes.
+    index: the index of this process, from 0.
 
   Raises:
-    ValueError: if one of them is missing or wrong, or no cluster is found.
+    ValueError: if an argument is missing or wrong, or no cluster is found.
   """
   if coordinator in (None, AUTO):
     if (count, index) != (None, None):
       raise ValueError(
-          '--processes and --process need --coordinator=HOST:PORT, an address '
-          'of the first process; clusters tell all three by themselves: '
-          '--coordinator=auto')
+          '--processes and --process need --coordinator=HOST:PORT, the address '
+          'of the first process. On clusters write --coordinator=auto instead '
+          'of all three')
     if coordinator == AUTO:
       _initialize('the cluster')
   elif count is None or index is None or not 0 <= index < count:
     raise ValueError(
-        f'--coordinator={coordinator} needs --processes=N, the same in all of '
-        'them, and --process=I, from 0 to N - 1, another one in each; got '
+        f'--coordinator={coordinator} needs --processes=N, the same in all '
+        'processes, and --process=I, from 0 to N - 1, different in each; got '
         f'--processes={count} and --process={index}')
   else:
     _initialize(coordinator, coordinator, count, index)
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes and tells; a lone one is."""
+  """Whether this process writes files and prints; true for a single process."""
   return jax.process_index() == 0
 
 
 def hide_bars() -> bool | None:
-  """What tqdm is given as `disable`: only the first shows bars, on terminals.
-  """
+  """The argument `disable` of tqdm: only the first process shows bars."""
   return None if is_first() else True
 
 
@@ -84,12 +84,14 @@ def number_of_first(number: int) -> int:
 def asked_to_stop(watch: stopping.Watch, step: int) -> int | None:
   """Returns the signal that asks all processes to stop after this step.
 
-  Of several processes one may be told before the others: JAX watches for
-  SIGTERM then, and all stop after the same step.
+  One of several processes may get the signal before the others. With several
+  processes, JAX watches for SIGTERM, and all processes stop after the same
+  step.
 
   Args:
-    watch: for signals to this process.
-    step: that has just been computed; each process asks once after each.
+    watch: the watch for signals to this process.
+    step: the step that has just been computed. Each process calls this function
+      once after each step.
   """
   if jax.process_count() == 1:
     return watch.number
@@ -119,5 +121,5 @@ def _initialize(whom, *address):
   except (ValueError, RuntimeError) as error:
     raise ValueError(
         f'could not join the processes of {whom}: {launch.one_line(error)} '
-        'Where no cluster tells them, give --coordinator=HOST:PORT '
-        '--processes=N --process=I.') from error
+        'Without a cluster, give --coordinator=HOST:PORT --processes=N '
+        '--process=I.') from error

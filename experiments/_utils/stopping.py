@@ -1,9 +1,9 @@
-"""Signals that ask a run to stop: it saves first, and says so in one line.
+"""Signals that ask a run to stop: it saves first, and prints one line.
 
-SIGTERM is what clusters send before they take a machine away, SIGHUP comes when
-a terminal closes, SIGINT is Ctrl-C. A command that one of them stopped exits
-with 128 + its number, as shells have it: 143, 129 and 130. A signal that is
-ignored already stays so, as SIGHUP does under `nohup`.
+Clusters send SIGTERM before they take a machine away, a closing terminal sends
+SIGHUP, and Ctrl-C sends SIGINT. A command that a signal stopped exits with 128
+plus the number of the signal, like shells: 143, 129 and 130. Signals that were
+ignored before stay ignored, such as SIGHUP under `nohup`.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ import threading
 _ASKING = [signal.SIGTERM, signal.SIGINT]
 if hasattr(signal, 'SIGHUP'):  # Not on every system.
   _ASKING.append(signal.SIGHUP)
-AGAIN = 'the same command goes on from here'
+AGAIN = 'the same command continues from here'
 
 
 class Stopped(KeyboardInterrupt):
-  """A signal ended a run; what it had computed is saved."""
+  """A signal ended a run, whose results are saved."""
 
   def __init__(self, message: str, number: int):
     super().__init__(message)
@@ -28,11 +28,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class Watch:
-  """Tells whether a signal has asked this process to stop.
+  """Records whether a signal has asked this process to stop.
 
   Attributes:
-    number: of the first signal, or `None`.
-    can_save: whether there is something to save; until then a signal stops the
+    number: the number of the first signal, or `None`.
+    can_save: whether there are results to save; until then a signal stops the
       process at once.
   """
 
@@ -41,7 +41,7 @@ class Watch:
     self.can_save = False
 
   def asked(self, number: int, frame=None):
-    """What the signal calls."""
+    """The handler of the signals."""
     del frame
     if not self.can_save:
       raise Stopped(

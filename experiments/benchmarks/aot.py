@@ -1,23 +1,23 @@
-"""Compiles the packed kernels to machine code for devices that are not there.
+"""Compiles the packed kernels to machine code, without the devices.
 
   python -m pip install jax-cuda13-plugin jax-cuda13-pjrt libtpu
   python -m experiments.benchmarks.aot
 
-On a machine with nothing but a CPU, where those wheels match its jax, this
-finds what lowering does not: registers that do not suffice, instructions that
-ptxas puts one after the other, operations that Mosaic has not got on some TPU.
-Each target is compiled in a process of its own. It asserts
+This runs on a machine with only a CPU, if the versions of those wheels match
+jax. It finds problems that lowering does not find: too few registers,
+instructions that ptxas serializes, operations that Mosaic lacks on some TPU.
+Each target is compiled in its own process. The script checks:
 
-- of every config of the Hopper kernel that `choose` gives at the sizes of the
-  benchmark: `wgmma.mma_async.sp` is there, nothing is spilled, and ptxas warns
-  of nothing (of a `wgmma` that it serialised, it does);
-- of the TPU kernel: on v5e, v5p and v6e a grid step has no more instruction
-  bundles than clocks pass while its block of a *dense* weight is read; with
-  more, there would be nothing to gain. All bundles of the kernel are counted,
-  those of the first and the last step, too. v4 and TPU7x are compiled and
-  listed without a promise.
+- For every config of the Hopper kernel that `choose` returns at the sizes of
+  the benchmark, the code contains `wgmma.mma_async.sp`, no registers are
+  spilled, and ptxas prints no warning (it warns about a serialized `wgmma`).
+- For the TPU kernel on v5e, v5p and v6e, a grid step has no more instruction
+  bundles than the clocks in which its block of a *dense* weight is read. With
+  more bundles the kernel could not be faster than the dense product. All
+  bundles of the kernel are counted, also those of the first and the last step.
+  For v4 and TPU7x the numbers are listed but not checked.
 
-It exits with an error if one of them does not hold, or if there is no wheel.
+It exits with an error if a check fails or if no wheel is installed.
 """
 
 import importlib.util
@@ -42,8 +42,8 @@ from jaxsparse.packed.kernels import hopper
 from jaxsparse.packed.kernels import tpu
 
 _TARGETS = flags.DEFINE_list(
-    'targets', None, 'Of h200, v4, v5e, v5p, v6e, tpu7x; by default all whose '
-    'wheels are there.')
+    'targets', None, 'Any of h200, v4, v5e, v5p, v6e, tpu7x; by default all '
+    'whose wheels are installed.')
 _TOKENS = flags.DEFINE_list(
     'tokens', ['1', '8', '16', '32', '64', '200', '1024', '8192'],
     'Rows of the dense operand.')
@@ -51,8 +51,8 @@ _SIZES = flags.DEFINE_list(
     'sizes', ['4096x4096', '8192x8192', '28672x8192', '8192x28672',
               '14336x4096'], 'Outputs x inputs of weights.')
 _CHILD = flags.DEFINE_string(
-    'child', None, 'Where to write what was found for the one target: set by '
-    'the process that waits for it.')
+    'child', None, 'File for the results of the one target; set only by the '
+    'parent process.')
 
 # Topology; bytes of memory a clock and core, by data sheets (the clocks of v6e
 # and TPU7x are derived from their peaks); whether a gain is promised.
@@ -65,12 +65,12 @@ _TPUS = {
 }
 _HEAD = ['target', 'compiled', 'registers', 'shared KB', 'bundles', 'budget',
          'spills', 'found']
-# A described GPU of XLA has not what Pallas asks; the context tells it.
+# Facts of the GPU that Pallas needs and XLA's description of it lacks.
 _H200 = dict(device_kind='NVIDIA H200', platform='cuda', num_cores=132)
 
 
 def ptxas_problems(log: str) -> list[str]:
-  """What is wrong by the output of `ptxas -v`."""
+  """The problems in the output of `ptxas -v`."""
   spills = re.findall(r'(\d+) bytes spill (stores|loads)', log)
   problems = [line.strip() for line in log.splitlines()
               if re.search('warning|error|performance', line, re.I)]
@@ -81,14 +81,14 @@ def ptxas_problems(log: str) -> list[str]:
 
 
 def installed(target: str) -> bool:
-  """Whether the wheels that compile for a target are there."""
+  """Whether the wheels that compile for a target are installed."""
   modules = (('jax_cuda13_plugin', 'jax_cuda12_plugin') if target == 'h200'
              else ('libtpu',))
   return any(importlib.util.find_spec(m) for m in modules)
 
 
 def _environment(target, scratch):
-  """Settings that must be there before jax is."""
+  """Environment variables that must be set before jax is imported."""
   env = os.environ | {'JAX_PLATFORMS': 'cpu'}
   if target == 'h200':
     return env | {
@@ -121,7 +121,7 @@ def _products():
 
 
 def _h200(scratch):
-  """Rows of the table for every config that is chosen."""
+  """Rows of the table for every chosen config."""
   description = pathlib.Path(__file__).with_name('h200.txtpb')
   topology = topologies.get_topology_desc(
       platform='cuda', topology='1x1x1',
@@ -183,7 +183,7 @@ def _tpu(scratch, target):
 
 
 def _grid(f, *args):
-  """Steps of the grid of the one pallas_call in a function, and its blocks."""
+  """The number of grid steps, and the blocks, of a function's pallas_call."""
   [call] = [e for e in jax.make_jaxpr(f)(*args).eqns
             if e.primitive.name == 'pallas_call']
   mapping = call.params['grid_mapping']
@@ -200,7 +200,7 @@ def _newest(scratch, pattern):
 
 
 def _compile(target: str) -> list[dict[str, Any]]:
-  """Rows of the table, from a process that has the settings of a target."""
+  """Rows of the table, from a process with the settings of a target."""
   with tempfile.TemporaryDirectory() as scratch:
     report = os.path.join(scratch, 'report.json')
     child = subprocess.run(
@@ -233,12 +233,13 @@ def main(argv: list[str]) -> int:
   for target in targets:
     if target not in ('h200', *_TPUS) or not installed(target):
       raise app.UsageError(
-          f'{target} is none of h200, {", ".join(_TPUS)}, or its wheels are '
-          'not installed: jax-cuda13-plugin and jax-cuda13-pjrt, or libtpu')
+          f'--targets must be of h200, {", ".join(_TPUS)}, with their wheels '
+          f'installed (jax-cuda13-plugin and jax-cuda13-pjrt, or libtpu), got '
+          f'{target}')
   if not targets:
     raise app.UsageError(
-        'Nothing to compile with: install jax-cuda13-plugin and '
-        'jax-cuda13-pjrt, of the version of jax, or libtpu')
+        'No compiler is installed. Install jax-cuda13-plugin and '
+        'jax-cuda13-pjrt, in the version of jax, or libtpu')
   rows = [row for target in targets for row in _compile(target)]
   timing.print_table(_HEAD, [
       [row.get(name, '') for name in _HEAD[:-1]]

@@ -1,11 +1,11 @@
-"""How long a train step takes to compile, and what it needs beside params.
+"""Measures the time to compile a train step, and the memory it adds.
 
   python -m experiments.benchmarks.compile_time
 
-The shapes of ResNet-50, nothing runs: seconds to trace and compile
-`jit(tx.init)` and the update with its params and state donated, against plain
-Adam in the same process, and the temporaries of the update in sizes of the
-params.
+Uses the shapes of ResNet-50 and runs nothing. Prints the seconds to trace and
+compile `jit(tx.init)` and the update, whose params and state are donated,
+against plain Adam in the same process. Also prints the size of the temporaries
+of the update, in multiples of the size of the params.
 """
 
 from typing import Any

@@ -1,16 +1,16 @@
-"""Products with condensed weights against dense and other sparse ones.
+"""Times products with condensed weights against dense and other sparse ones.
 
   python -m experiments.benchmarks.condensed_matmul
 
-Masks are of blocks of 1 x 16 outputs, chosen in the whole weight or as many for
-every output (balanced), and of constant fan-in. `BCOO` and `BCSR`
-are of `jax.experimental.sparse`, with the balanced mask. `x dense` is how many
-times faster than `jnp.dot` a product is; below 1 dense wins. Ratios are from
-one run, medians of runs in turns.
+The masks consist of blocks of 1 x 16 outputs, chosen in the whole weight or
+with the same number for every output (balanced), or have constant fan-in.
+`BCOO` and `BCSR` come from `jax.experimental.sparse` and use the balanced mask.
+`x dense` is the speed relative to `jnp.dot`; below 1 the dense product is
+faster. Ratios are between medians of interleaved runs in one process.
 
-Every product multiplies with several weights in turns, more than a cache holds,
-as the layers of a network do. BCOO and BCSR are slow: they have one weight and
-fewer repeats (`--slow_repeats=0` leaves them out).
+Every product uses several weights in turns, more than a cache holds, as the
+layers of a network do. BCOO and BCSR are slow, so they use one weight and fewer
+repeats (`--slow_repeats=0` leaves them out).
 """
 
 import functools
@@ -52,9 +52,9 @@ _PRODUCTS = {'dense': jnp.dot} | dict.fromkeys(
 
 
 def weights(sparsity: float) -> dict[str, list[Any]]:
-  """Weights of every kind; those of `jax.experimental.sparse` come transposed.
+  """Weights of every kind; those of `jax.experimental.sparse` are transposed.
 
-  Of a kind all are copies: that buffers differ is what counts.
+  The weights of a kind are copies, because only their buffers must differ.
   """
   size, blocks = _SIZE.value, (1, _BLOCK.value)
   written = {
@@ -79,7 +79,7 @@ def weights(sparsity: float) -> dict[str, list[Any]]:
 
 
 def copies(nbytes: int) -> int:
-  """How many weights of a size are more than a cache holds."""
+  """The number of weights of a size that exceeds a cache."""
   return max(2, math.ceil(_CACHE.value * 1e6 / nbytes))
 
 
@@ -94,7 +94,7 @@ def each(product: Callable[..., jax.Array], x: jax.Array, ws: list[Any]
 
 def with_gradients(product: Callable[..., jax.Array]
                    ) -> Callable[..., tuple[Any, ...]]:
-  """The product, and what its squares send back to floating arrays."""
+  """The product, and the gradients of half of the sum of its squares."""
   def run(x, w):
     leaves, structure = jax.tree.flatten(w)
     is_float = [jnp.issubdtype(a.dtype, jnp.floating) for a in leaves]

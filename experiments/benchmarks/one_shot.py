@@ -1,12 +1,12 @@
-"""What one-shot pruning of a matrix takes, against inverting its statistics.
+"""Times one-shot pruning of a matrix against inverting its statistics.
 
   python -m experiments.benchmarks.one_shot --size=4096
 
-Prunes a `size` x `size` matrix. Every row is the median of runs in turns in one
-process, relative to one Cholesky factorization and one inverse of a matrix of
-the same size in JAX, which any method with second-order statistics begins with
-(ALPS with eigenvectors).
-The goal for SparseGPT is 6 of these at 4096.
+Prunes a `size` x `size` matrix. Every row is the median of interleaved runs in
+one process, relative to one Cholesky factorization and one inverse of a matrix
+of the same size in JAX. Every method with second-order statistics begins with
+these (ALPS with eigenvectors). The goal for SparseGPT is at most 6 times this
+at 4096.
 """
 
 import functools
@@ -23,7 +23,7 @@ from jaxsparse import calibration
 
 _SIZE = flags.DEFINE_integer('size', 1024, 'Inputs, and outputs.',
                              lower_bound=16)
-_REPEATS = flags.DEFINE_integer('repeats', 3, 'Of each function.',
+_REPEATS = flags.DEFINE_integer('repeats', 3, 'Repeats of each function.',
                                 lower_bound=1)
 _SKIP = flags.DEFINE_list('skip', [], 'Rows to leave out, such as alps.')
 _GOAL = 6.
@@ -33,7 +33,7 @@ def problem(size: int) -> tuple[jax.Array, jax.Array]:
   """Weights, and the second moments of correlated inputs.
 
   Args:
-    size: how many inputs and outputs there are.
+    size: the number of inputs and of outputs.
   """
   w, mix, noise = (jax.random.normal(jax.random.key(seed), (size, size))
                    for seed in range(3))
@@ -43,14 +43,14 @@ def problem(size: int) -> tuple[jax.Array, jax.Array]:
 
 def factor_and_inverse(w: jax.Array, h: jax.Array
                        ) -> tuple[jax.Array, jax.Array]:
-  """Returns what the others are compared with."""
+  """Returns the results of the baseline, a factorization and an inverse."""
   del w
   damped = h + .01 * jnp.mean(jnp.diagonal(h)) * jnp.eye(len(h))
   return jnp.linalg.cholesky(damped), jnp.linalg.inv(damped)
 
 
 def functions() -> dict[str, Any]:
-  """Returns all of the benchmark, from weights and moments, by name."""
+  """Returns the benchmarked functions of weights and moments, by name."""
   half = jaxsparse.unstructured(.5)
 
   def refit(w, h):

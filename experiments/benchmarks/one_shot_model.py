@@ -1,12 +1,14 @@
-"""What one-shot pruning of a whole transformer takes, and statistics of inputs.
+"""Times one-shot pruning of a transformer, and the statistics of its inputs.
 
   python -m experiments.benchmarks.one_shot_model
 
-12 blocks of a decoder without biases, 9.4M weights in kernels of width 256, and
-4 batches of 8 x 128 tokens. The first table has a forward pass and statistics,
-which are one, too, in turns in one process; the second seconds of `one_shot`,
-the first time, with compiling, and the second. The goals: norms at most 1.05 of
-a forward pass, any method under 60 s.
+The model has 12 blocks of a decoder without biases, with 9.4M weights in
+kernels of width 256. The data are 4 batches of 8 x 128 tokens. The first table
+compares a forward pass with the collection of statistics, which also takes one
+forward pass; runs are interleaved in one process. The second table has the
+seconds of `one_shot` in the first call, which compiles, and in the second. The
+goals are norms in at most 1.05 of a forward pass, and every method in less than
+60 s.
 """
 
 import functools
@@ -21,10 +23,10 @@ from experiments.benchmarks import transformer
 import jaxsparse
 from jaxsparse import calibration
 
-_WIDTH = flags.DEFINE_integer('width', 256, 'Of the residual stream.')
+_WIDTH = flags.DEFINE_integer('width', 256, 'Width of the residual stream.')
 _DEPTH = flags.DEFINE_integer('depth', 12, 'Blocks.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Of each function.')
-_SCANNED = flags.DEFINE_bool('scanned', False, 'Blocks are layers of a scan.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Repeats of each function.')
+_SCANNED = flags.DEFINE_bool('scanned', False, 'Makes a scan of the blocks.')
 
 
 def main(argv: list[str]) -> None:

@@ -1,17 +1,19 @@
-"""Products with packed 2:4 weights against dense ones, in time and bytes.
+"""Compares products with packed 2:4 weights and dense ones: time and bytes.
 
   python -m experiments.benchmarks.packed_matmul
 
-Where it runs on a Hopper GPU or a TPU it times the kernels, elsewhere what XLA
-makes of packed weights. Weights lie in several buffers used in turns, more than
-a cache holds, as the layers of a network do. Ratios are from one run.
+On a Hopper GPU or a TPU the kernels are timed, on other devices the code that
+XLA generates for packed weights. The weights are in several buffers that are
+used in turns, more than a cache holds, as in the layers of a network. Ratios
+are from one process.
 
-The limit is the larger of two times: that of reading the packed weight once at
-the bandwidth, and that of the arithmetic at the rate, which the lines above the
-table give; both were measured in the same process, by summing a large array and
-by a large dense product. A sparse tensor core may do the arithmetic in half of
-it. Errors are relative, in the Frobenius norm, against products in float32.
-cuSPARSELt is timed where torch sees a GPU.
+The limit is the larger of two times: the time to read the packed weight once
+at the measured bandwidth, and the time of the arithmetic at the measured rate.
+Both are printed above the table and were measured in the same process, by
+summing a large array and by a large dense product. A sparse tensor core may
+need only half of the time of the arithmetic. Errors are relative, in the
+Frobenius norm, against products in float32. cuSPARSELt is timed if torch sees a
+GPU.
 """
 
 import functools
@@ -20,7 +22,7 @@ import os
 import time
 from typing import Any, Callable, Sequence
 
-# Before jax takes the memory that torch needs, too.
+# Set before jax takes memory that torch also needs.
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 from absl import app  # noqa: E402
@@ -37,12 +39,12 @@ _SIZES = flags.DEFINE_list(
     'sizes', None, 'Outputs x inputs of weights, 4096x4096 for example.')
 _TOKENS = flags.DEFINE_list('tokens', None, 'Rows of the other operand.')
 _CACHE = flags.DEFINE_integer(
-    'cache_mb', 256, 'Megabytes of packed weights that are used in turns.')
+    'cache_mb', 256, 'Megabytes of the packed weights, used in turns.')
 _TUNE = flags.DEFINE_bool(
-    'tune', True, 'Measures first how a Hopper GPU should cut each product.')
+    'tune', True, 'Tunes the kernel for each product first (Hopper GPUs).')
 _REPEATS = flags.DEFINE_integer('repeats', 7, 'Medians are of this many runs.')
 
-# Two CPU cores would be hours at the sizes of a large language model.
+# Two CPU cores would take hours at the sizes of a large language model.
 _ON_CPU = ['4096x4096', '14336x4096'], ['1', '8', '64']
 _ON_DEVICES = (
     ['4096x4096', '8192x8192', '28672x8192', '8192x28672', '14336x4096'],
@@ -69,20 +71,20 @@ def each(product: Callable[..., jax.Array]) -> Callable[..., list[jax.Array]]:
 
 
 def bandwidth() -> float:
-  """Bytes read in a second."""
+  """The measured bandwidth, in bytes per second."""
   x = jnp.ones(2**28 if jax.default_backend() == 'cpu' else 2**30, jnp.float32)
   return x.nbytes / _seconds(functools.partial(jax.jit(jnp.sum), x))
 
 
 def arithmetic() -> float:
-  """Floating-point operations in a second, of a dense bfloat16 product."""
+  """The floating-point operations per second of a dense bfloat16 product."""
   n = 1024 if jax.default_backend() == 'cpu' else 8192
   x = jnp.ones((n, n), jnp.bfloat16)
   return 2 * n**3 / _seconds(functools.partial(jax.jit(_dot), x, x))
 
 
 def _dot(x: jax.Array, w: jax.Array) -> jax.Array:
-  """The dense product at its best: CPUs are slow at a bfloat16 result."""
+  """The fastest dense product: CPUs are slow with a bfloat16 result."""
   return jnp.dot(x, w, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
@@ -91,7 +93,7 @@ def _seconds(f: Callable[[], Any]) -> float:
 
 
 def cusparselt(dense: Sequence[jax.Array], tokens: int) -> float | None:
-  """Milliseconds of NVIDIA's library, where torch sees a GPU."""
+  """Milliseconds of NVIDIA's library, or `None` if torch sees no GPU."""
   try:
     import torch
   except ImportError:

@@ -1,17 +1,19 @@
-r"""How much more N:M keeps after a permutation of columns, and in what time.
+r"""Measures how much more N:M masks keep after a permutation of columns.
 
   python -m experiments.benchmarks.permutation
   python -m experiments.benchmarks.permutation \
       --sizes=64x64 --others= --budgets=4000,40000,400000
 
-Standard-normal float32 matrices, rows x columns, and means over seeds. With
-kept magnitudes, where row-wise means that each row keeps its largest N/M,
+The matrices are standard-normal float32, rows x columns; results are means over
+seeds. The efficacy compares the kept magnitudes,
 
-  efficacy = 100 * (after - before) / (row-wise - before).
+  efficacy = 100 * (after - before) / (row-wise - before),
 
-Published numbers are those of Pool and Yu, `Channel Permutations for N:M
-Sparsity`, 2021: 100 escapes from local optima, on their machine. Optimising
-three groups at a time they reach 51.8 at 64x64, in 313 seconds.
+where row-wise means that each row keeps the largest N/M of its weights.
+
+The published numbers are from Pool and Yu, `Channel Permutations for N:M
+Sparsity`, 2021, with 100 escapes from local optima, on their machine. With
+three groups optimized at a time they reach 51.8 at 64x64, in 313 seconds.
 """
 
 import statistics
@@ -41,7 +43,7 @@ _PUBLISHED = {  # Efficacy and seconds for 2:4.
 
 
 def efficacy(w: np.ndarray, n: int, m: int, order: np.ndarray) -> float:
-  """Percent of what row-wise selection would gain for `[rows, columns]`."""
+  """Percent of the gain of row-wise selection, for `w` `[rows, columns]`."""
   columns = np.abs(w.T)
   count = len(columns)
   before = permutation_search.kept(columns, n, m)

@@ -1,19 +1,19 @@
-r"""What a permutation of channels is worth to a trained network.
+r"""Measures how a permutation of channels helps a trained network.
 
   python -m experiments.benchmarks.permuted_network
   python -m experiments.benchmarks.permuted_network \
       --networks=lm --steps=800 --context=32
 
-A network is trained dense, once per seed. From there it is pruned to N:M in one
-shot, with its channels as they are or permuted, and retrained with its masks
-locked, by a new optimizer. Both see the same batches, so within a seed they
-differ in the order of channels alone. (To the dense network retrained ones do
-not compare: they were trained for longer.)
+A network is trained dense, once per seed. It is then pruned to N:M in one shot,
+once with its channels permuted and once without, and retrained with fixed masks
+by a new optimizer. Both variants see the same batches, so with one seed they
+differ only in the order of channels. (Do not compare retrained networks with
+the dense one: they were trained for longer.)
 
-Kept is the share of the sparse kernels' magnitude that masks keep. Numbers are
-means over seeds ± half of their 95% interval. Differences are permuted minus as
-it is, paired by seed; in bold, the interval excludes zero, which one in twenty
-does by chance.
+`Kept` is the share of the sparse kernels' magnitude that masks keep. Numbers
+are means over seeds ± half of their 95% interval. Differences are permuted
+minus unpermuted, paired by seed. In bold, the interval excludes zero, which
+happens by chance in one of twenty cases.
 """
 
 import collections
@@ -41,14 +41,14 @@ import jaxsparse
 from jaxsparse import methods as methods_lib
 
 _NETWORKS = flags.DEFINE_list(
-    'networks', ['mlp', 'vit'], 'Of mlp, vit, resnet and lm.')
+    'networks', ['mlp', 'vit'], 'Any of mlp, vit, resnet and lm.')
 _TARGETS = flags.DEFINE_list('targets', ['2:4', '1:4'], 'N:M.')
 _SEEDS = flags.DEFINE_integer('seeds', 5, 'How many.', lower_bound=2)
 _BUDGET = flags.DEFINE_integer('budget', 4000, 'Sweeps of each search.')
 _STEPS = flags.DEFINE_integer(
-    'steps', None, 'Of the dense training; by default those of its config.')
+    'steps', None, 'Steps of dense training; by default those of the config.')
 _RETRAIN_STEPS = flags.DEFINE_integer(
-    'retrain_steps', None, 'By default half of the dense ones.')
+    'retrain_steps', None, 'Steps of retraining; by default half of --steps.')
 _CONTEXT = flags.DEFINE_integer('context', 64, 'Bytes that lm sees at once.')
 _SPARSE = flags.DEFINE_string(
     'sparse', None, 'Regex of the sparse kernels; by default the model\'s own.')
@@ -57,11 +57,11 @@ _CONFIGS = {'mlp': dense, 'vit': dense_vit, 'resnet': dense_resnet,
             'lm': lm_dense}
 _KEPT = metrics.Metric('Kept', 100, '%', 1, True)
 
-Pairs = list[Sequence[float]]  # As it is, permuted; a pair a seed.
+Pairs = list[Sequence[float]]  # Unpermuted and permuted; a pair per seed.
 
 
 def dense_config(network: str) -> ml_collections.ConfigDict:
-  """Returns the config of a dense network, changed as the flags say."""
+  """Returns the config of a dense network, with the changes of the flags."""
   config = names.lookup(_CONFIGS, network, kind='network').get_config()
   config.update(sparse=_SPARSE.value, context=_CONTEXT.value, observe=False)
   config.steps = _STEPS.value or config.steps
@@ -70,7 +70,7 @@ def dense_config(network: str) -> ml_collections.ConfigDict:
 
 def sparse_config(config: ml_collections.ConfigDict, target: str
                   ) -> ml_collections.ConfigDict:
-  """Returns the config by which a dense network is retrained with N:M masks."""
+  """Returns the config for retraining a dense network with N:M masks."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.n, config.m = map(int, target.split(':'))
@@ -89,7 +89,7 @@ def train(config: ml_collections.ConfigDict, run: steps.Steps,
 
 def train_dense(config: ml_collections.ConfigDict, run: steps.Steps,
                 dataset: data.Dataset) -> list[steps.State]:
-  """Returns a dense network a seed."""
+  """Returns one dense network per seed."""
   return [
       train(config, run, dataset, run.init(
           steps.new_variables(config, dataset, seed=seed)), seed=seed)
@@ -99,14 +99,14 @@ def train_dense(config: ml_collections.ConfigDict, run: steps.Steps,
 def compare(config: ml_collections.ConfigDict, states: Sequence[steps.State],
             ties: jaxsparse.units.Ties, dataset: data.Dataset, *, after: int
             ) -> dict[str, Pairs]:
-  """Prunes and retrains every dense network, as it is and permuted.
+  """Prunes and retrains every dense network, unpermuted and permuted.
 
   Args:
-    config: of the retraining.
+    config: the config of the retraining.
     states: the dense networks.
-    ties: theirs.
-    dataset: theirs.
-    after: how many steps they were trained for.
+    ties: the ties of the networks.
+    dataset: the data set of the networks.
+    after: the number of steps of dense training.
   """
   patterns = methods.nm_patterns(config)
   run = steps.create(config, jaxsparse.sparsify(
@@ -127,13 +127,13 @@ def compare(config: ml_collections.ConfigDict, states: Sequence[steps.State],
 
 def judged(run: steps.Steps, state: steps.State, dataset: data.Dataset
            ) -> float:
-  """Returns what the network is judged by."""
+  """Returns the metric of the network."""
   row = run.measure(state, dataset.test())
   return row[metrics.judged_by(row)]
 
 
 def cells(pairs: Pairs, metric: metrics.Metric) -> list[str]:
-  """Returns the means as it is and permuted, and of the difference."""
+  """Returns the means of unpermuted, permuted, and their difference."""
   columns = [[metric.scale * value for value in each] for each in zip(*pairs)]
   differences = tables.estimate([b - a for a, b in zip(*columns)])
   text = tables.show(differences, metric.digits, sign='+')

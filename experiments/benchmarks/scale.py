@@ -2,9 +2,10 @@
 
   python -m experiments.benchmarks.scale --devices=8
 
-The kernels of a Llama of 8.03 billion float32 weights, layers stacked (as under
-`lax.scan`) or one by one, over a mesh of virtual devices: seconds to trace and
-compile the placed `tx.init` and the update, and bytes a device, beside Adam's.
+The model has the kernels of a Llama with 8.03 billion float32 weights, with its
+layers stacked (as under `lax.scan`) or separate, over a mesh of virtual
+devices. Prints the seconds to trace and compile `tx.init` and the update, and
+the bytes per device, with those of Adam for comparison.
 """
 
 from typing import Any
@@ -21,10 +22,10 @@ import jaxsparse
 from jaxsparse import methods
 from jaxsparse import schedules
 
-_DEVICES = flags.DEFINE_integer('devices', 8, 'How many virtual devices.')
+_DEVICES = flags.DEFINE_integer('devices', 8, 'The number of virtual devices.')
 _METHODS = flags.DEFINE_multi_enum(
     'method', ['sr_ste', 'uniform', 'global'],
-    ['sr_ste', 'uniform', 'global', 'rigl'], 'What is compiled beside Adam.')
+    ['sr_ste', 'uniform', 'global', 'rigl'], 'Methods to compile beside Adam.')
 _LAYERS = flags.DEFINE_multi_enum(
     'layers', ['stacked', 'unstacked'], ['stacked', 'unstacked'],
     'How the 32 layers are held.')
@@ -70,7 +71,7 @@ def _method(name: str) -> Any:
 
 
 def _row(tx: optax.GradientTransformation, params: Any) -> list[Any]:
-  """Seconds, and gigabytes a device: state and temporaries."""
+  """Seconds, and gigabytes per device of state and temporaries."""
   places = jaxsparse.state_shardings(tx, params)
   init, made = timing.compiled(tx.init, params, out_shardings=places)
   state = jax.tree.map(

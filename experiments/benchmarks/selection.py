@@ -1,12 +1,14 @@
-"""How long it takes to make a mask, against one pass over the weight.
+"""Times the selection of masks against one pass over the weight.
 
   python -m experiments.benchmarks.selection
 
-Prints ratios from one run: N:M selection on a 4096 x 4096 float32 weight
-against the jitted `|w| > c` pass; transposable 2:4 against scores times all 90
-masks and argmax; 90% unstructured against a full sort; and a
-global threshold over a tree with the shapes of ResNet-50 against sorting it
-concatenated.
+Prints ratios of times from one process:
+
+- N:M selection on a 4096 x 4096 float32 weight, against a jitted `|w| > c`;
+- transposable 2:4, against the product of scores with all 90 masks and argmax;
+- 90% unstructured, against a full sort;
+- a global threshold over a tree with the shapes of ResNet-50, against sorting
+  the concatenated tree.
 """
 
 import functools

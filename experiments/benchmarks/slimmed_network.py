@@ -1,14 +1,15 @@
-r"""How fast a network is without its dead channels.
+r"""Times networks without their dead channels.
 
   python -m experiments.train \
       --config=experiments/configs/digits/vgg19_chase_90.py --workdir=runs/vgg19
   python -m experiments.benchmarks.slimmed_network --workdirs=runs/vgg19
 
-Times one forward pass of each run's network on random images: dense, with new
-weights; masked, with zeros, which costs as much on ordinary hardware; and
-slimmed. Medians of runs in turns, in one process. Shares of FLOPs are those
-that any hardware can have; the difference is that of outputs on a training
-batch, relative to the largest.
+Times one forward pass of each run's network on random images in three forms:
+dense, with new weights; masked, with zeros, which takes as long on ordinary
+hardware; and slimmed, without its dead channels. Times are medians of
+interleaved runs in one process. FLOPs are those of the dense products that are
+left, which any hardware saves. The difference is the largest difference of
+outputs on a training batch, relative to the largest output.
 """
 
 import functools
@@ -24,7 +25,7 @@ from experiments.training import slimming
 from experiments.training import steps
 import jaxsparse
 
-_WORKDIRS = flags.DEFINE_list('workdirs', None, 'Of runs that have ended.')
+_WORKDIRS = flags.DEFINE_list('workdirs', None, 'Those of finished runs.')
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images at once.', lower_bound=1)
 _SIZE = flags.DEFINE_integer(
     'image_size', 32, 'Pixels a side; networks here take any.', lower_bound=1)

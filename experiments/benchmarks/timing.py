@@ -1,7 +1,7 @@
-"""Medians of interleaved runs, memory by the compiler's account, and tables.
+"""Medians of interleaved runs, memory as the compiler reports it, and tables.
 
-Ratios between functions that ran in turns in one process hold on a noisy
-machine where milliseconds do not.
+On a noisy machine, ratios between functions that ran in turns in one process
+are reliable, while milliseconds are not.
 """
 
 import statistics
@@ -27,12 +27,12 @@ def interleaved(functions: dict[str, Callable[[], Any]], repeats: int = 11
 
 def compiled(f: Callable[..., Any], *args: Any, **options: Any
              ) -> tuple[float, jax.stages.Compiled]:
-  """Seconds to trace and compile `f`, and what came of it.
+  """Seconds to trace and compile `f`, and the compiled function.
 
   Args:
-    f: what to compile; it is not run.
-    *args: its arguments, or their shapes.
-    **options: of `jax.jit`.
+    f: the function to compile. It is not run.
+    *args: the arguments of `f`, or their shapes.
+    **options: options of `jax.jit`.
   """
   start = time.perf_counter()
   made = jax.jit(f, **options).lower(*args).compile()
@@ -59,7 +59,7 @@ def print_table(head: list[str], rows: list[list[Any]]) -> None:
 
 
 def describe() -> str:
-  """One line that says what ran."""
+  """One line with the device and the versions."""
   device = jax.devices()[0]
   return (f'jax {jax.__version__} on {jax.device_count()} x '
           f'{device.device_kind} ({device.platform})')

@@ -1,10 +1,10 @@
-"""What sparsity adds to an optimizer step, in time and memory.
+"""Measures the time and memory that sparsity adds to an optimizer step.
 
   python -m experiments.benchmarks.train_step
 
-One Adam step on 10 million parameters, without a model: gradients come in,
-params and state go out and are donated, as in any train step. Ratios are
-against plain Adam in the same run.
+Runs an Adam step on 10 million parameters without a model. Its inputs are
+gradients, params and state; params and state are donated, as in any train step.
+Ratios are against plain Adam in the same process.
 """
 
 import functools
@@ -42,7 +42,7 @@ def after_backward(tx: optax.GradientTransformation) -> Callable[..., Any]:
 
 def _with_masked_weights(tx: optax.GradientTransformation
                          ) -> Callable[..., Any]:
-  """Masks the weights for the next forward pass, too, as STE needs it."""
+  """Also masks the weights for the next forward pass, as STE needs it."""
   def step(params, state, grads):
     params, state = after_backward(tx)(params, state, grads)
     return params, state, jaxsparse.sparse_params(params, state)

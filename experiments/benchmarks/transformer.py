@@ -1,7 +1,7 @@
 """The transformer that benchmarks prune, in a loop or a scan."""
 
 import functools
-from typing import Any
+from typing import Any, Callable
 
 import jax
 from jax import lax
@@ -10,31 +10,34 @@ import jax.numpy as jnp
 _HEADS = 4
 
 
-def block(x: jax.Array, p: dict[str, jax.Array]) -> jax.Array:
+def block(x: jax.Array, p: dict[str, Any],
+          product: Callable[[jax.Array, Any], jax.Array] = jnp.matmul
+          ) -> jax.Array:
   """Attention and an MLP.
 
   Args:
     x: `[batch, time, width]`.
-    p: kernels.
+    p: the kernels.
+    product: the function that multiplies with a kernel.
   """
   n, t, width = x.shape
   h = x * lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
-  q, k, v = ((h @ p[name]).reshape(n, t, _HEADS, -1) for name in 'qkv')
+  q, k, v = (product(h, p[name]).reshape(n, t, _HEADS, -1) for name in 'qkv')
   scores = jnp.einsum('nthd,nshd->nhts', q, k) / (width / _HEADS)**.5
   scores = jnp.where(jnp.tri(t, dtype=bool), scores, -jnp.inf)
   a = jnp.einsum('nhts,nshd->nthd', jax.nn.softmax(scores), v)
-  x = x + a.reshape(x.shape) @ p['out']
+  x = x + product(a.reshape(x.shape), p['out'])
   h = x * lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
-  return x + jax.nn.gelu(h @ p['up']) @ p['down']
+  return x + product(jax.nn.gelu(product(h, p['up'])), p['down'])
 
 
 def model(width: int, depth: int, scanned: bool) -> tuple[Any, Any, list[Any]]:
   """Returns the function, its parameters and batches.
 
   Args:
-    width: of the residual stream.
-    depth: how many blocks.
-    scanned: whether they are layers of a scan.
+    width: the width of the residual stream.
+    depth: the number of blocks.
+    scanned: whether the blocks are the layers of a scan.
   """
   keys = iter(jax.random.split(jax.random.key(0), 6 * depth + 6))
   shapes = {**dict.fromkeys(('q', 'k', 'v', 'out'), (width, width)),

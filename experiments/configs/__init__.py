@@ -1,1 +1,4 @@
-"""A folder a data set, a file a run: `get_config()` returns what it trains."""
+"""Configs of runs: one folder for each data set, one file for each run.
+
+`get_config()` of a file returns the config.
+"""

@@ -1,36 +1,36 @@
-"""What every config starts from: a narrow MLP on the handwritten digits."""
+"""The defaults of every config: a narrow MLP on the handwritten digits."""
 
 import ml_collections
 from ml_collections import config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Returns a config that still lacks a method."""
+  """Returns a config in which only `method` is still empty."""
   config = ml_collections.ConfigDict()
   config.method = ''  # A name from experiments/training/methods.py.
   config.sparse = config_dict.placeholder(str)  # Regex; None: the model's own.
 
   config.dataset = 'digits'  # A name from experiments/data/__init__.py.
   config.data_dir = config_dict.placeholder(str)  # Its files.
-  config.image_size = 224  # Pixels a side; imagenet.
-  config.context = 64  # Bytes a model sees at once; texts.
-  config.test_examples = 1_024  # At most; where they are drawn or cut out.
+  config.image_size = 224  # Pixels a side; for imagenet.
+  config.context = 64  # Bytes a model sees at once; for texts.
+  config.test_examples = 1_024  # At most; for data without a fixed test set.
 
   config.model = 'mlp'  # A name from experiments/models/__init__.py.
   config.width = config_dict.placeholder(int)  # None: the model's own.
   config.depth = config_dict.placeholder(int)  # None: the model's own.
   config.init_from = config_dict.placeholder(str)  # The --workdir of a run.
-  config.init_slim = False  # Cuts its dead channels out first.
+  config.init_slim = False  # Whether to cut out the dead channels of init_from.
 
   config.transposable = False  # N:M along both axes: N of 4 a row and a column.
-  config.permute_budget = 0  # Sweeps for an order of channels before pruning.
-  config.slim = False  # Counts dead channels, and what cutting them out saves.
+  config.permute_budget = 0  # Sweeps of the search for a channel permutation.
+  config.slim = False  # Measures dead channels and the FLOPs without them.
 
   config.steps = 2_000
   config.batch_size = 128
   config.optimizer = 'adamw'  # Or 'sgd'.
-  config.momentum = 0.9  # Of sgd.
-  config.learning_rate = 3e-3  # The highest.
+  config.momentum = 0.9  # For sgd.
+  config.learning_rate = 3e-3  # The highest in the schedule.
   config.learning_rate_schedule = 'warmup_cosine'  # Or 'steps'.
   config.weight_decay = 0.5
   config.seed = 0

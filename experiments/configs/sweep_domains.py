@@ -1,4 +1,4 @@
-r"""Patterns and criteria in one domain, which stands after the file's name.
+r"""Patterns and criteria in one domain, given after the name of this file.
 
   python -m experiments.sweep --workers=2 \
       --config=experiments/configs/sweep_domains.py:nlp \
@@ -6,10 +6,10 @@ r"""Patterns and criteria in one domain, which stands after the file's name.
 
 `cv`: a ResNet-8 on the digits; `nlp`: an encoder that tells which package of
 Python's standard library a snippet comes from; `lm`: a byte language model of
-that library; `recommendation`: a DLRM on synthetic clicks. All of them, and one
-table: `python -m experiments.domains`. Published data instead, for example:
---config.base.dataset=cifar10, glue/sst2, criteo or movielens, with
---config.base.data_dir.
+that library; `recommendation`: a DLRM on synthetic clicks. `python -m
+experiments.domains` runs all domains and writes one table. To use published
+data, set --config.base.dataset to cifar10, glue/sst2, criteo or movielens, for
+example, together with --config.base.data_dir.
 """
 
 import ml_collections
@@ -32,13 +32,13 @@ def get_config(domain='cv'):
   config.base.observe = False
 
   def recipe(pattern, **keys):
-    """As in Neural Compressor's examples; masks are made anew 40 times."""
+    """A recipe as in Neural Compressor's examples, with 40 mask updates."""
     return {'method': 'recipe', 'recipe': {
         'pattern': pattern, 'criterion': 'snip_momentum', 'scope': 'global',
         'max_sparsity': 0.98, 'decay': 'exponential',
         'frequency': config.base.steps // 40, **keys}}
 
-  # What is pruned, as a row of the table has it, and how.
+  # The label of each row of the table, and how that row prunes.
   rows = {
       'unstructured_80': recipe('unstructured', sparsity=0.8),
       'unstructured_90': recipe('unstructured', sparsity=0.9),
@@ -71,8 +71,9 @@ def _vision():
 
 def _texts():
   config = dense_text.get_config()
-  # Ties are read from shapes here. A scale of 16^-0.5 would keep four heads, as
-  # it is 4^-1, too; that of 12 dimensions is only theirs.
+  # The ties are found from the sizes in the model's program. The scale of 16
+  # dimensions a head, 16^-0.5, is also 1 / 4, so it could belong to the four
+  # heads, and none could be removed. That of 12 dimensions is unambiguous.
   config.width = 48
   return config
 

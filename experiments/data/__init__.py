@@ -1,7 +1,7 @@
 """Data sets: `load(config)` returns the one that `config.dataset` names.
 
 Batches are made on the host, by numpy, from the seed and the step. A compiled
-train step therefore knows nothing of the seed and serves all of them.
+train step therefore does not depend on the seed and can be reused for others.
 """
 
 import functools
@@ -15,8 +15,10 @@ from experiments.data import criteo
 from experiments.data import digits
 from experiments.data import glue
 from experiments.data import imagenet
+from experiments.data import mnist
 from experiments.data import movielens
 from experiments.data import packages
+from experiments.data import plays
 from experiments.data import python_source
 from experiments.data.dataset import Batch
 from experiments.data.dataset import Dataset
@@ -26,7 +28,9 @@ from experiments.data.dataset import RECOMMENDATION
 
 _LOADERS = {
     'digits': digits.load,
+    'mnist': mnist.load,
     'python_source': python_source.load,
+    'plays': plays.load,
     'packages': packages.load,
     'synthetic_clicks': clicks.load,
     'criteo': criteo.load,
@@ -43,7 +47,7 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
   """Returns the config's data set.
 
   Raises:
-    ValueError: if there is none of that name, or its files are not in
-      `config.data_dir` or not as they were published.
+    ValueError: if the name is unknown, or the files in `config.data_dir` are
+      missing or differ from the published ones.
   """
   return names.lookup(_LOADERS, config.dataset, kind='dataset')(config)

@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100, https://www.cs.toronto.edu/~kriz/cifar.html.
 
-The files are those of the "python version", packed or unpacked.
+Reads the files of the "python version", packed or unpacked.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _PAGE = 'https://www.cs.toronto.edu/~kriz/cifar.html'
 
 
 class Layout(NamedTuple):
-  """Where one of the two keeps what."""
+  """The files and keys of one of the two data sets."""
   folder: str
   archive: str
   train: tuple[str, ...]
@@ -39,7 +39,7 @@ CIFAR100 = Layout(
 
 
 class _Unpickler(pickle.Unpickler):
-  """Makes arrays and nothing else: a pickle can otherwise run any code."""
+  """Unpickles only arrays, because other pickles can run any code."""
 
   _ALLOWED = frozenset({
       'numpy.core.multiarray._reconstruct',
@@ -89,7 +89,7 @@ def load(config: ml_collections.ConfigDict, *, layout: Layout
 def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """Returns images `[N, H, W, C]` shifted by up to four pixels, half mirrored.
 
-  What a shift uncovers is black.
+  Pixels that a shift uncovers are black.
   """
   count, height, width, _ = images.shape
   border = (_MARGIN, _MARGIN)

@@ -1,9 +1,9 @@
 """Clicks on advertisements: SYNTHETIC, in the shape of Criteo's.
 
-Logs of clicks ship nowhere. These are drawn from a world that is fixed here:
-13 counts and 26 ids an example, and the probability of a click that they make.
-It is known, and so is the area under the ROC curve that no model beats but by
-chance.
+No package ships logs of clicks. These are drawn from a fixed distribution: 13
+counts and 26 ids for each example, and a probability of a click that depends on
+them. The probability is known, and so is the area under the ROC curve that a
+model exceeds only by chance.
 """
 
 from typing import NamedTuple
@@ -17,17 +17,17 @@ from experiments.records import metrics
 CARDINALITIES = (3, 4, 5, 7, 10, 12, 15, 20, 24, 30, 40, 50, 60, 80, 100, 150,
                  200, 250, 300, 400, 500, 700, 900, 1_200, 1_600, 2_000)
 NUMBERS = 13
-_WORLD = 1906  # The seed of all that is fixed.
+_WORLD = 1906  # The seed of the fixed distribution.
 _FACTORS, _PAIRS, _UNITS = 2, 20, 24
 _SPREAD, _BIAS = 0.8, -1.35  # Of the log odds: a quarter of examples clicks.
 
 
 class _World(NamedTuple):
-  """What decides about a click."""
+  """The parameters of the distribution of clicks."""
   location: np.ndarray  # [13], of the logarithms of the counts.
   scale: np.ndarray  # [13]
-  factors: np.ndarray  # [ids of all features, 2]; no model is told.
-  main: np.ndarray  # [26, 2], what factors do alone.
+  factors: np.ndarray  # [ids of all features, 2], hidden from models.
+  main: np.ndarray  # [26, 2], the effects of single factors.
   pairs: np.ndarray  # [2, pairs], the features that act together.
   strengths: np.ndarray  # [pairs]
   hidden: np.ndarray  # [13 + 26, units], of counts and first factors.
@@ -35,10 +35,10 @@ class _World(NamedTuple):
 
 
 def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
-  """Returns fresh examples in each step and `config.test_examples` to test on.
+  """Returns new examples in each step and `config.test_examples` to test on.
 
-  Nothing is drawn twice, so no model overfits. Ids are numbered by rank, the
-  most frequent one of each feature is 0.
+  No example is drawn twice, so no model overfits. Ids are numbered by rank; the
+  most frequent id of each feature is 0.
 
   Raises:
     ValueError: if the config names a folder.
@@ -60,7 +60,7 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
     counts, ids, _, clicks = draw(np.random.default_rng([seed, step]), size)
     return dataset.Batch(inputs(counts[part], ids[part]), clicks[part])
 
-  # Three words, where a step has two: these are no run's examples.
+  # A seed of three words; steps have two, so no run draws these examples.
   counts, ids, odds, clicks = draw(
       np.random.default_rng([_WORLD, 0, 1]), config.test_examples)
   test_inputs = inputs(counts, ids)
@@ -69,7 +69,7 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
     return dataset.in_batches(len(clicks), lambda rows: dataset.Batch(
         test_inputs[rows], clicks[rows]))
 
-  # Integers alone: the last bit of a logarithm differs between machines.
+  # Only integers, as the last bit of a logarithm differs between machines.
   return dataset.Dataset(
       dataset.RECOMMENDATION, test_inputs.shape[1:], 2, train, test,
       dataset.fingerprint(counts, ids, clicks), CARDINALITIES,

@@ -1,12 +1,13 @@
 """Criteo's Display Advertising Challenge: was an advertisement clicked on?
 
-The `train.txt` that was published for
+Reads the `train.txt` that was published for
 https://www.kaggle.com/c/criteo-display-ad-challenge: 45,840,617 lines in the
-order of their time, over seven days, each a label, 13 integers and 26 hashes,
-any of which may be missing, with tabs between them.
+order of their time, over seven days. A line has a label, 13 integers and 26
+hashes, separated by tabs. Integers and hashes may be missing.
 
-The first run reads the text once and writes `train.rows` beside it, of 105
-bytes a line, which runs then map into memory: a step draws from all over it.
+The first run reads the text once and writes `train.rows` beside it, with 105
+bytes per line. Runs map this file into memory, because a step draws lines from
+all over it.
 """
 
 import hashlib
@@ -21,11 +22,11 @@ from experiments.data import dataset
 from experiments.records import workdir
 
 NUMBERS, IDS = 13, 26
-BUCKETS = 2**14  # Of the hashes of a column; 0 is for a missing one.
+BUCKETS = 2**14  # Hashes of a column; 0 stands for a missing one.
 _FIELDS = 1 + NUMBERS + IDS
 _ROW = np.dtype([('label', np.uint8), ('numbers', np.float32, NUMBERS),
                  ('ids', np.uint16, IDS)])
-_FORMAT = 1  # Of the rows; another one makes them be written anew.
+_FORMAT = 1  # Of the rows; they are written again if it changes.
 _DAYS = 7  # The last one is for the test, as in the paper on DLRM.
 _CHUNK = 2**23  # Bytes of text to read at a time.
 _LABEL = dict(base=2, most=1)
@@ -41,13 +42,13 @@ _EXPECTED = ('train.txt of '
 def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   """Returns the first six days to train on, examples of the last to test on.
 
-  Numbers are `log(1 + max(number, 0))`, 0 where they are missing. A hash of 32
-  bits is left as its remainder by `BUCKETS - 1`. Of the last seventh of the
-  lines, `config.test_examples` at equal distances are for the test.
+  Numbers are `log(1 + max(number, 0))`, and 0 if they are missing. A hash of 32
+  bits is reduced to its remainder modulo `BUCKETS - 1`. The test uses
+  `config.test_examples` of the last seventh of the lines, at equal distances.
 
   Raises:
     ValueError: if the file is missing or damaged.
-    OSError: if the rows cannot be written beside it.
+    OSError: if the rows cannot be written beside the file.
   """
   root = dataset.folder(config, expected=_EXPECTED)
   rows, fingerprint = _rows(root / 'train.txt')
@@ -84,11 +85,11 @@ def _rows(path):
     known = json.loads(note.read_text())
     if known['source'] == source:
       return np.memmap(binary, _ROW, mode='r'), known['fingerprint']
-  # Runs that start together write one each, and the last one is kept.
+  # Runs that start together each write a file, and the last one is kept.
   partial = path.with_suffix(f'.{os.getpid()}.partial')
   try:
     fingerprint = _convert(path, partial)
-    note.unlink(missing_ok=True)  # It never lies beside other rows.
+    note.unlink(missing_ok=True)  # It must never belong to other rows.
     os.replace(partial, binary)
   finally:
     partial.unlink(missing_ok=True)
@@ -115,12 +116,12 @@ def _convert(path, binary):
 
 
 def _parse(chunk, path, before):
-  """Returns the rows of some lines, all at once: there are 45 million.
+  """Returns the rows of some lines, vectorized, as there are 45 million.
 
   Args:
-    chunk: the text of whole lines.
-    path: where it is from, for messages.
-    before: how many lines there were before it.
+    chunk: the text, complete lines.
+    path: the file of the text, for messages.
+    before: the number of lines before the text.
   """
   text = np.frombuffer(chunk.removesuffix(b'\n') + b'\n', np.uint8)
   ends = np.flatnonzero((text == ord('\t')) | (text == ord('\n')))
@@ -154,14 +155,14 @@ def _parse(chunk, path, before):
 
 
 def _integers(text, starts, ends, *, base, most):
-  """Returns the integers in some fields, and whether these are nothing else.
+  """Returns the integers in some fields, and whether each field is an integer.
 
   Args:
-    text: characters.
-    starts: of the fields.
-    ends: of the fields; an empty one is 0.
-    base: of the digits.
-    most: how many digits there may be.
+    text: the characters.
+    starts: the starts of the fields.
+    ends: the ends of the fields. An empty field is 0.
+    base: the base of the digits.
+    most: the largest number of digits.
   """
   values = np.zeros(starts.shape, np.int64)
   valid = ends - starts <= most

@@ -1,4 +1,4 @@
-"""What every data set is: batches by step, and a test set in batches."""
+"""The interface of data sets: training batches by step, and test batches."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ IMAGES = 'image classification'
 TEXT = 'text classification'
 RECOMMENDATION = 'recommendation'
 NEXT_BYTE = 'language modelling'
-FILES = 'file types'  # Of networks that are only pruned here.
+FILES = 'file types'  # For networks that are only pruned, not trained.
 
-# The label of what only fills up the last batch; measurements leave it out.
+# The label of padding in the last batch; measurements ignore it.
 PADDING = -1
 _TEST_BATCH = 256
 
-WHOLE = slice(None)  # The part of a batch that is all of it.
+WHOLE = slice(None)  # The whole batch.
 
 
 class Batch(NamedTuple):
-  """What a model reads and what it should answer."""
-  # [B, H, W, C] float32, [B, T] uint8, of files int32, or of a recommendation
-  # [B, F] float32: first numbers, then ids, which a float32 holds exactly below
-  # 2^24.
+  """The inputs of a model and their labels."""
+  # Images [B, H, W, C] float32, texts [B, T] uint8, files [B, T] int32, or
+  # recommendations [B, F] float32: first numbers, then ids, which a float32
+  # holds exactly below 2^24.
   inputs: np.ndarray
   labels: np.ndarray  # [B] int32, or [B, T] int32: the next bytes.
 
@@ -34,8 +34,9 @@ class Batch(NamedTuple):
 class Train(Protocol):
   """Makes the batch of one step, or a part of it.
 
-  Seed, step and size alone decide about it: a run that was killed draws the
-  same batches when it goes on, and many processes draw parts of one batch.
+  The batch depends only on seed, step and size. A run that was killed therefore
+  draws the same batches when it continues, and several processes can each draw
+  a part of one batch.
   """
 
   def __call__(self, seed: int, step: int, size: int,
@@ -44,17 +45,17 @@ class Train(Protocol):
 
 
 class Dataset(NamedTuple):
-  """What a run trains on and what it is measured on."""
+  """The data on which a run trains and is measured."""
   task: str  # IMAGES, TEXT, NEXT_BYTE or RECOMMENDATION.
   shape: tuple[int, ...]  # Of one input.
   classes: int
   train: Train
   test: Callable[[], Iterator[Batch]]  # Always the same, all of one size.
-  fingerprint: str  # Results compare only where it is the same.
-  # How many ids the last features of a recommendation have, each from 0 on.
+  fingerprint: str  # Results are comparable only if it is the same.
+  # For recommendations, the number of ids of each of the last features.
   cardinalities: tuple[int, ...] = ()
-  # The metric of the probabilities that labels were drawn from, which no model
-  # beats but by chance; only synthetic data have it.
+  # Only for synthetic data: the metric of the probabilities that labels were
+  # drawn from, which a model exceeds only by chance.
   ceiling: float | None = None
 
   @property
@@ -66,13 +67,13 @@ class Dataset(NamedTuple):
 
 def rows(seed: int, step: int, size: int, *, of: int
          ) -> tuple[np.random.Generator, np.ndarray]:
-  """Returns which examples a step draws, and what else it may draw from.
+  """Returns the generator of a step and the examples that it has drawn.
 
   Args:
-    seed: of the run.
-    step: of the run.
-    size: how many examples to draw, with replacement.
-    of: how many there are.
+    seed: the seed of the run.
+    step: the step of the run.
+    size: the number of examples to draw, with replacement.
+    of: the number of examples to draw from.
   """
   rng = np.random.default_rng([seed, step])
   return rng, rng.integers(of, size=size)
@@ -83,8 +84,8 @@ def in_batches(count: int, make: Callable[[np.ndarray], Batch]
   """Yields all `count` examples in order, in batches of one size.
 
   Args:
-    count: how many examples there are.
-    make: makes a batch of the examples at these places.
+    count: the number of examples.
+    make: makes a batch of the examples at given indices.
   """
   size = min(count, _TEST_BATCH)
   for start in range(0, count, size):
@@ -95,7 +96,7 @@ def in_batches(count: int, make: Callable[[np.ndarray], Batch]
 
 
 def fingerprint(*parts: bytes | np.ndarray) -> str:
-  """Returns a short hash of the parts and of where each of them ends."""
+  """Returns a short hash of the parts and of their lengths."""
   sha = hashlib.sha256()
   for part in parts:
     sha.update(hashlib.sha256(part).digest())
@@ -103,11 +104,11 @@ def fingerprint(*parts: bytes | np.ndarray) -> str:
 
 
 def check_no_folder(config: ml_collections.ConfigDict, *, source: str):
-  """Finds out whether `config.data_dir` would be ignored.
+  """Checks that `config.data_dir` is not set, as it would be ignored.
 
   Args:
-    config: of the run.
-    source: where the data come from.
+    config: the config of the run.
+    source: where the data come from, for the message.
 
   Raises:
     ValueError: if it is set.
@@ -121,11 +122,12 @@ def folder(config: ml_collections.ConfigDict, *, expected: str) -> pathlib.Path:
   """Returns `config.data_dir`.
 
   Args:
-    config: of the run.
-    expected: what the folder should hold and where to get it, for the message.
+    config: the config of the run.
+    expected: the expected content of the folder and its source, for the
+      message.
 
   Raises:
-    ValueError: if it is not set, or no folder.
+    ValueError: if it is not set, or is not a folder.
   """
   if not config.data_dir:
     raise ValueError(f'dataset {config.dataset!r} is not shipped: give '

@@ -1,6 +1,6 @@
 """The 1,797 handwritten digits that ship inside scikit-learn.
 
-Real data that needs no download: the test set of "Optical Recognition of
+Real data without a download: the test set of "Optical Recognition of
 Handwritten Digits", https://archive.ics.uci.edu/dataset/80, 8x8 pixels each.
 """
 
@@ -25,7 +25,7 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   images, test_images, labels, test_labels = model_selection.train_test_split(
       digits.images[..., None], digits.target.astype(np.int32),
       test_size=_TEST_SIZE, stratify=digits.target, random_state=0)
-  mean, std = images.mean(), images.std()  # Of the training images alone.
+  mean, std = images.mean(), images.std()  # Of the training images only.
   images, test_images = (
       ((x - mean) / std).astype(np.float32) for x in (images, test_images))
 

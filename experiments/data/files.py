@@ -1,10 +1,10 @@
-"""What kind of file is this? The files of this machine, told by their ends.
+"""Classify the files of this machine by the bytes at both of their ends.
 
-The label is what the extension says, so a network that sees through a misnamed
-file is counted wrong: none reaches 100%. Extensions that stand for many types
-are left out, such as .txt, and .html, which in packages is often a template.
-The folders are the standard library of the interpreter that runs and the
-packages that are installed for it, or any others.
+The label comes from the extension of a file. A network that recognizes a file
+with a wrong extension is therefore counted wrong, so no network reaches 100%.
+Extensions of many types are left out, such as .txt, or .html, which in packages
+is often a template. By default the folders are the standard library of the
+running interpreter and the packages that are installed for it.
 """
 
 import collections
@@ -36,26 +36,26 @@ TYPES = {
     '.rs': 'rust', '.sh': 'shell', '.so': 'elf', '.tex': 'latex',
     '.ts': 'typescript', '.whl': 'zip', '.yml': 'yaml',
 }
-# Python may write it while we look, and then no run could be repeated.
+# Python may write it during the search, and then no run could be repeated.
 _SKIPPED = '__pycache__'
 _BLOCK = 4_096  # Bytes that are read at each end, before blanks are stripped.
-_LEAST = 8  # Bytes, without blanks: less says too little.
+_LEAST = 8  # The least bytes without blanks; fewer do not show a type.
 
 
 class Listing(NamedTuple):
-  """The files there are."""
+  """The files that were found."""
   paths: dict[str, dict[str, pathlib.Path]]  # By type, and by name below that.
-  fingerprint: str  # Of their names and sizes; reading all takes too long.
+  fingerprint: str  # Of names and sizes, as reading all takes too long.
 
 
 def find(folders: Sequence[str] = ()) -> Listing:
-  """Returns the files whose type is known.
+  """Returns the files whose extension is known.
 
   Args:
-    folders: where to look; without any, where Python and its packages are.
+    folders: the folders to search. If empty, those of Python and its packages.
 
   Raises:
-    ValueError: if a folder does not exist, or none holds such a file.
+    ValueError: if a folder does not exist, or no folder holds such a file.
   """
   if not folders:
     known = sysconfig.get_paths()
@@ -78,20 +78,20 @@ def find(folders: Sequence[str] = ()) -> Listing:
 
 def draw(listing: Listing, sizes: Sequence[int], *, classes: Sequence[str],
          seed: int, cap: int, ends: int, no_byte: int) -> list[dataset.Batch]:
-  """Returns sets of files that have no file in common, nor a copy of one.
+  """Returns sets of files without common files or copies.
 
   Args:
     listing: the files to draw from.
-    sizes: how many files each set has.
-    classes: all types; a label is the place of one in it.
-    seed: of the order, the same for all sizes: a first set stays as it is,
-      whatever is drawn after it.
-    cap: the most files of one type, or there would be Python alone.
-    ends: how many bytes of each end are read.
-    no_byte: what stands where a file has fewer.
+    sizes: the number of files of each set.
+    classes: all types. A label is the index of a type in it.
+    seed: the seed of the order. The order does not depend on `sizes`, so the
+      first set does not depend on the sizes of later ones.
+    cap: the most files of one type. Without it, most files would be Python.
+    ends: the number of bytes to read at each end.
+    no_byte: the value that pads files with fewer bytes.
 
   Raises:
-    ValueError: if there are not that many.
+    ValueError: if there are not enough files.
   """
   def order(name):
     return hashlib.sha256(f'{seed} {name}'.encode()).digest()
@@ -126,16 +126,16 @@ def features(path: pathlib.Path, *, ends: int, no_byte: int
              ) -> np.ndarray | None:
   """Returns the bytes at both ends of a file, `[2 * ends]` int32.
 
-  Blanks before the first and after the last are none of them. A file that is
-  shorter has `no_byte` after its beginning and before its end.
+  Blanks at the beginning and at the end of the file are stripped first. A
+  shorter file is padded with `no_byte`, after its beginning and before its end.
 
   Args:
-    path: of the file.
-    ends: how many bytes of each end.
-    no_byte: what stands where there are fewer.
+    path: the path of the file.
+    ends: the number of bytes of each end.
+    no_byte: the value of the padding.
 
   Returns:
-    The bytes; `None` if the file has next to none or cannot be read.
+    The bytes, or `None` if the file is nearly empty or cannot be read.
   """
   try:
     with path.open('rb') as file:
@@ -155,11 +155,11 @@ def features(path: pathlib.Path, *, ends: int, no_byte: int
 
 
 def _roots(folders):
-  """Returns the folders that do not lie in another of them."""
+  """Returns the folders that are not inside another one."""
   roots = sorted({pathlib.Path(folder).expanduser() for folder in folders})
   for root in roots:
     if not root.is_dir():
-      raise ValueError(f'{root} is no folder; its files were to be read')
+      raise ValueError(f'{root} must be a folder, as its files are read')
   return [root for root in roots if not {*root.parents} & {*roots}]
 
 

@@ -1,7 +1,7 @@
-"""GLUE's tasks of classification, read as bytes.
+"""The classification tasks of GLUE, read as bytes.
 
-The TSV files of https://gluebenchmark.com/tasks. The labels of its test sets
-are not public, so runs are measured on the development sets.
+Reads the TSV files of https://gluebenchmark.com/tasks. The labels of the test
+sets are not public, so runs are measured on the development sets.
 """
 
 import pathlib
@@ -13,8 +13,8 @@ import numpy as np
 from experiments.data import dataset
 
 _PAGE = 'https://gluebenchmark.com/tasks'
-_SEPARATOR = b'\1'  # Between the two texts of a pair; 0 fills up.
-_SHORT_LINES = 0.01  # Some published files have a few.
+_SEPARATOR = b'\1'  # Between the two texts of a pair; padding is 0.
+_SHORT_LINES = 0.01  # The share allowed; some published files have a few.
 
 
 class Task(NamedTuple):
@@ -45,7 +45,7 @@ TASKS = {
 
 
 def load(config: ml_collections.ConfigDict, *, task: Task) -> dataset.Dataset:
-  """Returns texts of `config.context` bytes, cut or filled up with zeros.
+  """Returns texts of `config.context` bytes, cut or padded with zeros.
 
   Raises:
     ValueError: if a file is missing or damaged.
@@ -70,7 +70,7 @@ def load(config: ml_collections.ConfigDict, *, task: Task) -> dataset.Dataset:
 
 
 def encode(texts: list[str], context: int) -> bytes:
-  """Returns one or two texts as `context` bytes, of a pair a share of each."""
+  """Returns one or two texts as `context` bytes, with a share for each."""
   first, *rest = [text.encode() for text in texts]
   if rest:
     second, room = rest[0], context - len(_SEPARATOR)

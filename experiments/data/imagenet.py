@@ -1,7 +1,7 @@
-"""ImageNet, or any pictures in class folders; decoded as they are needed.
+"""ImageNet, or any pictures in class folders; decoded when they are needed.
 
-`train/<class>/*.JPEG` and `val/<class>/*.JPEG`, as ILSVRC 2012 is laid out
-once the validation pictures are sorted: https://image-net.org/download.php.
+Reads `train/<class>/*.JPEG` and `val/<class>/*.JPEG`, the layout of ILSVRC 2012
+after its validation pictures are sorted: https://image-net.org/download.php.
 """
 
 from concurrent import futures
@@ -29,11 +29,11 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   """Returns the data set; only the names of its files are held in memory.
 
   A training picture is a random part of the file, scaled to
-  `config.image_size` and half the time mirrored; a test picture is the middle.
+  `config.image_size` and half the time mirrored. A test picture is the middle.
 
   Raises:
-    ValueError: if Pillow or files are missing, and, when a batch is made, if
-      a picture in it is damaged.
+    ValueError: if Pillow or files are missing. Making a batch also raises it
+      if a picture is damaged.
   """
   try:
     from PIL import Image
@@ -98,8 +98,8 @@ def _decode(image_module, path, size, part):
 
   Args:
     image_module: PIL.Image.
-    path: of the picture.
-    size: pixels a side.
+    path: the path of the picture.
+    size: the size of the result, in pixels a side.
     part: (width, height) -> (left, top, right, bottom), whether to mirror.
   """
   try:

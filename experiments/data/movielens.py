@@ -1,8 +1,8 @@
 """MovieLens: will a user like a movie?
 
-Any of the published sets of https://grouplens.org/datasets/movielens, by its
-file: `u.data` (100K), `ratings.dat` (1M, 10M) or `ratings.csv` (20M and later).
-A movie is liked that is given four stars or more.
+Reads any of the published sets of https://grouplens.org/datasets/movielens, by
+its file: `u.data` (100K), `ratings.dat` (1M, 10M) or `ratings.csv` (20M and
+later). A rating of four stars or more means that the user likes the movie.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from experiments.data import dataset
 
 _EXPECTED = ('u.data, ratings.dat or ratings.csv of a set from '
              'https://grouplens.org/datasets/movielens')
-_TEST_SHARE = 10  # The last one in so many ratings.
+_TEST_SHARE = 10  # The last tenth of the ratings.
 _LIKED = 4
 _MOST_STARS = 5
 
@@ -32,14 +32,14 @@ _FORMATS = {'u.data': _Format('\t'), 'ratings.dat': _Format('::'),
 
 
 def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
-  """Returns users and movies, two ids an example and no numbers.
+  """Returns examples of two ids, user and movie, and no numbers.
 
-  The last tenth of the ratings by time are for the test, of these
-  `config.test_examples` at equal distances: users and movies that come up only
-  there are new to a model, as they are in practice.
+  The test uses the last tenth of the ratings by time: `config.test_examples` of
+  them at equal distances. Users and movies that occur only there are new to a
+  model, as in practice.
 
   Raises:
-    ValueError: if there is no such file, or it is damaged.
+    ValueError: if the file is missing or damaged.
   """
   root = dataset.folder(config, expected=_EXPECTED)
   path = next((root / name for name in _FORMATS if (root / name).is_file()),

@@ -1,15 +1,16 @@
-"""Which package is a piece of Python from? Texts that need no download.
+"""Classify pieces of Python source by their package, without a download.
 
-The classes are packages of the standard library with many files in every
-Python from 3.11 on; the fingerprint tells its versions apart. With
-`config.data_dir` they are the folders of any other folder.
+The classes are packages of the standard library that have many files in every
+Python from 3.11 on. The fingerprint depends on the version of Python. With
+`config.data_dir` the classes are the folders in that folder.
 
-What would give an answer away is taken out: each word that is the name of a
-class, in capitals or not, is written `_`. Six pieces in a hundred named theirs.
+Words that are the name of a class, in capitals or not, are replaced by `_`, as
+they would give the answer away: six pieces in a hundred contain the name of
+their own class.
 
-A small network learns little of spelling. Bytes that source has no use for
-therefore stand for its commonest words, a dictionary made of the training
-files: a third fewer bytes say the same.
+A small network learns little about spelling. Bytes that source does not use
+therefore stand for the most common words. The dictionary is made from the
+training files and makes texts a third shorter.
 """
 
 import collections
@@ -37,19 +38,19 @@ _EXPECTED = ('two or more folders of .py files, each with several files; '
 class _Corpus(NamedTuple):
   """The texts of all classes in one array."""
   text: np.ndarray  # uint8
-  starts: np.ndarray  # [classes], where each one's is,
-  sizes: np.ndarray  # [classes]: and how long.
+  starts: np.ndarray  # [classes], where the text of each class starts.
+  sizes: np.ndarray  # [classes], the length of the text of each class.
 
 
 def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
-  """Returns pieces of `config.context` bytes, as many of each class.
+  """Returns pieces of `config.context` bytes, equally many of each class.
 
-  Training draws a class, then a piece from anywhere in its files. The test has
-  other files: of each class the same number of pieces at equal distances,
-  `config.test_examples` in all or as many as fit side by side.
+  Training draws a class, then a piece from anywhere in its files. The test uses
+  other files, and the same number of pieces of each class at equal distances:
+  `config.test_examples` in total, or as many as fit without overlap.
 
   Raises:
-    ValueError: if there are no two classes, or one has too few bytes.
+    ValueError: if there are fewer than two classes, or one has too few bytes.
   """
   if config.data_dir:
     root = dataset.folder(config, expected=_EXPECTED)
@@ -114,10 +115,10 @@ def _read(root):
 
 
 def dictionary(texts: list[bytes]) -> dict[bytes, bytes]:
-  """Returns word -> code, for the words that codes make the texts shortest.
+  """Returns word -> code, for the words whose codes shorten the texts most.
 
   Args:
-    texts: of the classes, all of the same importance.
+    texts: the texts of the classes, which all count the same.
   """
   saved = collections.Counter()
   for text in texts:
@@ -127,7 +128,7 @@ def dictionary(texts: list[bytes]) -> dict[bytes, bytes]:
 
 
 def encode(text: bytes, codes: dict[bytes, bytes]) -> bytes:
-  """Returns the text, which is ASCII but for a few `?`, with codes for words.
+  """Returns the text as ASCII (`?` for other characters) with codes for words.
 
   >>> encode(b'x = self.y', {b'self': b'\\x80'})
   b'x = \\x80.y'
@@ -139,8 +140,8 @@ def encode(text: bytes, codes: dict[bytes, bytes]) -> bytes:
 def _split(files):
   """Returns the texts of one class to train on, and those to test on.
 
-  In an order that the names of the files alone decide, each one is for the test
-  that leaves no more there than its share.
+  The order of the files depends only on their names. In this order, a file is
+  used for the test if the test then still has no more than its share.
   """
   room = _TEST_SHARE * sum(map(len, files.values()))
   training, test = [], []

@@ -1,8 +1,8 @@
-"""A language to model that needs no download: Python's own library, as bytes.
+"""Language modelling without a download: Python's own library, as bytes.
 
-The files are those of the interpreter that runs, so their number and text
-depend on its patch version; the fingerprint tells one from another. With
-`config.data_dir` they are the .py files of any folder.
+The files are those of the running interpreter, so they depend on its patch
+version, and so does the fingerprint. With `config.data_dir` the files are the
+.py files of that folder.
 """
 
 import hashlib
@@ -11,15 +11,14 @@ import pathlib
 import sysconfig
 
 import ml_collections
-import numpy as np
 
 from experiments.data import dataset
+from experiments.data import next_bytes
 
 _SKIPPED = frozenset({
     'site-packages', 'test', 'tests', 'idlelib', 'lib2to3', 'turtledemo',
     'ensurepip', '__pycache__'})
-_SEPARATOR = b'\0'  # Between files; Python source has none.
-_ONE_IN = 20  # Files of validation.
+_ONE_IN = 20  # One file in so many is for validation.
 _EXPECTED = ('.py files, a million bytes or more; without it, those of the '
              'standard library are read')
 
@@ -27,48 +26,22 @@ _EXPECTED = ('.py files, a million bytes or more; without it, those of the '
 def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   """Returns windows of `config.context` bytes and the bytes that follow each.
 
-  Training draws windows anywhere in its files. Validation has other files: of
-  these `config.test_examples` windows at equal distances, or as many as fit
-  side by side.
+  One file in twenty is for validation.
 
   Raises:
-    ValueError: if the folder has too few bytes for one window of each.
+    ValueError: if the folder has too few bytes for a window to train on and
+      one to validate on.
   """
   if config.data_dir:
     root = dataset.folder(config, expected=_EXPECTED)
   else:
     root = pathlib.Path(sysconfig.get_paths()['stdlib'])
-  files = read(root)
-  training, validation = (
-      np.frombuffer(_SEPARATOR.join(
-          text for name, text in files.items()
-          if is_validation(name) == wanted), np.uint8)
-      for wanted in (False, True))
-  context = config.context
-  for name, corpus in (('train', training), ('validate', validation)):
-    if len(corpus) <= context:
-      raise ValueError(
-          f'{root} has {len(corpus)} bytes to {name} on, one window takes '
-          f'{context + 1}; dataset {config.dataset!r} expects {_EXPECTED}')
-
-  def train(seed, step, size, part=dataset.WHOLE):
-    _, starts = dataset.rows(seed, step, size, of=len(training) - context)
-    return _windows(training, starts[part], context)
-
-  def test():
-    count = min(config.test_examples, (len(validation) - 1) // context)
-    distance = (len(validation) - 1) // count
-    return dataset.in_batches(count, lambda places: _windows(
-        validation, distance * places, context))
-
-  return dataset.Dataset(
-      dataset.NEXT_BYTE, (context,), 256, train, test, dataset.fingerprint(
-          *(part for name, text in files.items()
-            for part in (name.encode(), text))))
+  return next_bytes.load(config, root=root, files=read(root), one_in=_ONE_IN,
+                         expected=_EXPECTED)
 
 
 def read(root: pathlib.Path) -> dict[str, bytes]:
-  """Returns the .py files under `root` by relative path, none of them twice."""
+  """Returns the .py files under `root` by relative path, without duplicates."""
   paths = []
   for parent, folders, names in os.walk(root):
     folders[:] = [name for name in folders if name not in _SKIPPED]
@@ -82,14 +55,3 @@ def read(root: pathlib.Path) -> dict[str, bytes]:
       seen.add(digest)
       files[name] = text
   return files
-
-
-def is_validation(name: str) -> bool:
-  """Returns whether the file is for validation; its name alone decides."""
-  digest = hashlib.sha256(name.encode()).digest()
-  return int.from_bytes(digest[:8]) % _ONE_IN == 0
-
-
-def _windows(corpus, starts, context):
-  windows = corpus[starts[:, None] + np.arange(context + 1)]
-  return dataset.Batch(windows[:, :-1], windows[:, 1:].astype(np.int32))

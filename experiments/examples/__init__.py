@@ -1,16 +1,16 @@
-"""Training loops of a page each that prune while they train.
+"""Training loops that prune while they train, each about a page long.
 
-The scripts `slim_*` prune whole hidden units, cut them out, make the model anew
-with what is left, and train on. `shard_map_step`, `checkpoint_resume`,
-`gradient_accumulation` and `moving_average` show one thing each that a larger
-training needs, and `maxtext_style` and `tunix_style` where the lines of
-jaxsparse go in loops like those of MaxText and Tunix.
+The scripts `slim_*` prune whole hidden units, cut them out, build a smaller
+model with the remaining weights, and continue training. `shard_map_step`,
+`checkpoint_resume`, `gradient_accumulation` and `moving_average` each show one
+thing that a larger training needs. `maxtext_style` and `tunix_style` show where
+the lines of jaxsparse go in loops like those of MaxText and Tunix.
 
-A loop is yours: `sparsify` around the optimizer is the one line that prunes.
-The masks lie in the optimizer state, so a checkpoint of params and optimizer
-state has them, too.
+The training loops are ordinary: `sparsify` around the optimizer is the only
+line that prunes. The masks are in the optimizer state, so a checkpoint of
+params and optimizer state includes them.
 
-By the default flow, `hard`, the params that the loop holds are sparse
-themselves. Under another flow, such as `jaxsparse.ste()`, take gradients and
-evaluate at `jaxsparse.sparse_params(params, opt_state)`.
+With the default flow, `hard`, the params of the loop are sparse themselves.
+With another flow, such as `jaxsparse.ste()`, take gradients and evaluate at
+`jaxsparse.sparse_params(params, opt_state)`.
 """

@@ -1,8 +1,9 @@
-"""Models: `create` builds one, `sparse_leaves(name)` says what to prune.
+"""Models: `create` builds one, `sparse_leaves(name)` says what may be pruned.
 
-A model is an NNX module from a batch of inputs to logits, made for the shape
-of one input and the number of classes. Its class says which task it is for,
-and names the kernels that may be sparse, as a regex over '/'-joined paths.
+A model is an NNX module that maps a batch of inputs to logits. It is built for
+the shape of one input and the number of classes. Its class has the task that it
+solves, `TASK`, and a regex over '/'-joined paths of the kernels that may be
+sparse, `SPARSE`.
 """
 
 from flax import nnx
@@ -23,7 +24,7 @@ _DEPTHS = {f'resnet{depth}': depth for depth in (20, 32, 34, 50)}
 _MODELS = {'mlp': MLP, 'resnet': ResNet, 'vit': ViT, 'vgg': VGG,
            **dict.fromkeys(_DEPTHS, BatchNormResNet),
            'lm': LM, 'text': TextClassifier, 'dlrm': DLRM}
-SIZES = ('width', 'depth')  # Keys of a config; `None` is the model's own.
+SIZES = ('width', 'depth')  # Keys of a config; `None` is the model's default.
 
 
 def create(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
@@ -31,13 +32,13 @@ def create(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
   """Returns the config's model for the inputs and classes of a data set.
 
   Args:
-    config: its `model`, `width` and `depth` are read; a size that is `None` is
-      the model's own.
-    dataset: what the model is to read.
+    config: a config with `model`, `width` and `depth`. `None` for a size is the
+      default of the model.
+    dataset: the data set whose inputs the model reads.
     rngs: for the new weights.
 
   Raises:
-    ValueError: if there is no such model, or it is not for such data.
+    ValueError: if the model is unknown, or solves another task.
   """
   model = names.lookup(_MODELS, config.model, kind='model')
   if model.TASK != dataset.task:
@@ -58,5 +59,5 @@ def create(config: ml_collections.ConfigDict, dataset: data.Dataset, *,
 
 
 def sparse_leaves(name: str) -> str:
-  """Returns the regex of the kernels that this model lets be sparse."""
+  """Returns the regex of the kernels of a model that may be sparse."""
   return names.lookup(_MODELS, name, kind='model').SPARSE

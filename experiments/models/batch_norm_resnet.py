@@ -67,12 +67,12 @@ _ARCHITECTURES = {
 
 
 class BatchNormResNet(nnx.Module):
-  """Blocks over images `[N, H, W, C]`, to logits of classes.
+  """A network that maps images `[N, H, W, C]` to logits of classes.
 
   Each stage after the first has half the pixels and twice the width. `width` is
-  that of the first: by default 16 where there are three stages, as for CIFAR,
-  and 64 where there are four, as for ImageNet. Images of more than 64 pixels a
-  side are made four times smaller before the first block.
+  the width of the first stage: by default 16 with three stages, as for CIFAR,
+  and 64 with four, as for ImageNet. Images with more than 64 pixels a side are
+  made four times smaller before the first block.
   """
 
   TASK = dataset.IMAGES

@@ -11,19 +11,20 @@ _TILE = 16
 
 
 class DLRM(nnx.Module):
-  """Embeddings that meet in pairs, https://arxiv.org/abs/1906.00091.
+  """A model of products of embeddings, https://arxiv.org/abs/1906.00091.
 
-  An MLP makes one more vector of the numbers; the products of all pairs of
-  vectors, and that vector, are what a second MLP reads. Zeros fill the inputs
-  of both up to a multiple of 16, so that N:M groups and blocks tile. The ids of
-  all features are rows of one table, which is one gather instead of 26.
+  A first MLP maps the numbers to one more vector. A second MLP reads this
+  vector and the products of all pairs of vectors. The inputs of both are padded
+  with zeros to a multiple of 16, so that N:M groups and blocks tile. One table
+  holds the rows of the ids of all features, so one gather is enough instead of
+  26.
 
-  On 13 numbers and 26 ids 129,024 weights may be sparse.
+  With 13 numbers and 26 ids, 129,024 weights may be sparse.
   """
 
   TASK = dataset.RECOMMENDATION
-  # Embeddings stay dense: a batch reads few of their rows. So does the head,
-  # whose two logits tile by nothing.
+  # Embeddings stay dense because a batch reads few of their rows. The head
+  # stays dense because no pattern tiles its two logits.
   SPARSE = r'(bottom|top)/\d+/kernel'
 
   def __init__(self, shape: tuple[int, ...], classes: int, *,
@@ -32,12 +33,12 @@ class DLRM(nnx.Module):
     """Makes the arrays.
 
     Args:
-      shape: how many features there are.
-      classes: two, as to click or not to.
-      cardinalities: how many ids each of the last features has.
-      width: of an embedding.
-      depth: hidden layers above the products, the first of 16 times the width
-        and each further one of half as many units.
+      shape: the number of features.
+      classes: 2, to click or not to click.
+      cardinalities: the number of ids of each of the last features.
+      width: the width of an embedding.
+      depth: the number of hidden layers above the products. The first has 16
+        times the width, each further one half as many units.
       rngs: for the new weights.
     """
     self.starts = tuple(int(n) for n in np.cumsum([0, *cardinalities[:-1]]))
@@ -75,7 +76,7 @@ def _mlp(widths, rngs):
 
 
 def _apply(layers, x):
-  """Fills `[N, D]` up with zeros, and ends each layer with a ReLU."""
+  """Pads `[N, D]` with zeros, applies the layers and a ReLU after each."""
   missing = layers[0].kernel.shape[0] - x.shape[1]
   x = jnp.pad(x, ((0, 0), (0, missing)))
   for layer in layers:

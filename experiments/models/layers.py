@@ -1,7 +1,7 @@
-"""What the convolutional networks with batch norm are made of.
+"""The layers of the convolutional networks with batch norm.
 
-They take every width from the shapes of their arrays, so that channels can be
-cut out of a network without making it anew.
+They read every width from the shapes of their arrays. Channels can therefore be
+cut out of a network without building it again.
 """
 
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from flax import nnx
 
 T = TypeVar('T')
 
-# A tenth of the running averages is new in each step.
+# Each step replaces a tenth of the running averages.
 norm = functools.partial(nnx.BatchNorm, momentum=0.9)
 
 
 def conv(width_in: int, width: int, size: int, *, strides: int = 1,
          rngs: nnx.Rngs) -> nnx.Conv:
-  """Returns a square convolution without bias, for a norm to follow.
+  """Returns a square convolution without bias, to be followed by a norm.
 
   Args:
-    width_in: channels that it reads.
-    width: channels that it makes.
-    size: of the kernel, in pixels a side.
-    strides: in pixels, in both directions.
+    width_in: the number of input channels.
+    width: the number of output channels.
+    size: the size of the kernel, in pixels a side.
+    strides: the strides in both directions, in pixels.
     rngs: for the weights, initialised as in https://arxiv.org/abs/1502.01852.
   """
   return nnx.Conv(width_in, width, (size, size), strides=strides,
@@ -33,10 +33,10 @@ def conv(width_in: int, width: int, size: int, *, strides: int = 1,
 
 
 def of_depth(architectures: Mapping[int, T], depth: int) -> T:
-  """Returns the architecture of a depth.
+  """Returns the architecture with a given depth.
 
   Raises:
-    ValueError: if there is none; it lists the depths there are.
+    ValueError: if there is none. The message lists the possible depths.
   """
   if depth not in architectures:
     raise ValueError('config.depth must be one of '

@@ -1,4 +1,4 @@
-"""Transformers that read bytes: one predicts the next, one sorts texts."""
+"""Transformers over bytes: a language model and a classifier of texts."""
 
 from flax import nnx
 import jax
@@ -11,7 +11,8 @@ _BYTES = 256
 
 
 class LM(nnx.Module):
-  """A causal model of bytes: `[N, T]` to logits `[N, T, 256]` of the next."""
+  """A causal model that maps bytes `[N, T]` to next-byte logits `[N, T, 256]`.
+  """
 
   TASK = dataset.NEXT_BYTE
   SPARSE = transformer.SPARSE
@@ -34,7 +35,7 @@ class LM(nnx.Module):
 
 
 class TextClassifier(nnx.Module):
-  """Texts `[N, T]`, filled up with zeros at the end, to logits of classes."""
+  """Maps texts `[N, T]`, padded with zeros at the end, to logits of classes."""
 
   TASK = dataset.TEXT
   SPARSE = transformer.SPARSE

@@ -1,4 +1,4 @@
-"""Google's classifier of files, which a wheel ships trained, in JAX.
+"""Magika, Google's classifier of file types, in JAX, with trained weights.
 
 The network of `Magika: AI-Powered Content-Type Detection
 <https://arxiv.org/abs/2409.13768>`_ reads 1,024 bytes from each end of a file
@@ -16,13 +16,13 @@ import numpy as np
 
 Params = dict[str, dict[str, jax.typing.ArrayLike]]
 
-# 84% of the weights. The head stays dense, as it does in the other models, and
-# so does the embedding, whose rows bytes look up.
+# 84% of the weights. The head stays dense, as in the other models, and so does
+# the embedding, of which a byte reads one row.
 SPARSE = 'conv/kernel'
 BYTES = 1_024  # From each end of a file.
 NO_BYTE = 256  # Where a file has fewer.
 
-_TOGETHER = 4  # Bytes that are one position to the convolution.
+_TOGETHER = 4  # The bytes of one position of the convolution.
 _EPSILON = 1e-6
 _PACKAGES = ('magika', 'onnx')
 _INSTALL = "Write: pip install -e '.[data]'"
@@ -41,23 +41,23 @@ _NAMES = {
 
 class Magika(NamedTuple):
   """The trained network."""
-  params: Params  # Biases and scales have the rank of what they are added to.
-  types: tuple[str, ...]  # What the logits stand for, such as 'python'.
+  params: Params  # Biases and scales have the rank of their activations.
+  types: tuple[str, ...]  # The type of each logit, such as 'python'.
 
 
 def load() -> Magika:
   """Returns the network of the installed wheel.
 
   Raises:
-    ValueError: if `magika` or `onnx` is not installed, or the wheel holds
-      another network than the one that `apply` computes.
+    ValueError: if `magika` or `onnx` is not installed, or the network in the
+      wheel is not the one that `apply` computes.
   """
   if missing := [name for name in _PACKAGES
                  if importlib.util.find_spec(name) is None]:
     raise ValueError(
         'The weights are read from the wheel of magika by onnx; not '
         f'installed: {" and ".join(missing)}. {_INSTALL}')
-  # The package itself is not imported, as that starts a runtime of its own.
+  # Importing the package itself would start another runtime.
   wheel = pathlib.Path(importlib.util.find_spec('magika').origin).parent
   graphs = sorted(wheel.glob('models/*/model.onnx'))
   if not graphs:
@@ -71,7 +71,7 @@ def apply(params: Params, x: jax.Array) -> jax.Array:
   """Returns logits `[N, types]`.
 
   Args:
-    params: of `load`.
+    params: the parameters, from `load`.
     x: bytes of files `[N, 2 * BYTES]`, integers up to `NO_BYTE`.
   """
   x = params['embedding']['kernel'][x] + params['embedding']['bias']
@@ -86,7 +86,7 @@ def apply(params: Params, x: jax.Array) -> jax.Array:
 
 
 def _norm(params, x):
-  """Layer norm over axis 1: of positions, where there are some."""
+  """Layer norm over axis 1, the positions if there are any."""
   mean = x.mean(1, keepdims=True)
   variance = jax.nn.relu((x**2).mean(1, keepdims=True) - mean**2)
   x = (x - mean) * jax.lax.rsqrt(variance + _EPSILON)
@@ -102,7 +102,7 @@ def _arrays(graph):
 
 
 def _params(arrays, where):
-  """Returns the parameters, with the axes that JAX gives them."""
+  """Returns the parameters with their axes in the order of JAX."""
   def find(name):
     found = [array for key, array in arrays.items() if key.endswith(name)]
     if len(found) != 1:

@@ -9,7 +9,8 @@ _GROUPS = 8
 
 
 class Block(nnx.Module):
-  """Two 3x3 convolutions beside a shortcut, each after norm and ReLU."""
+  """Two 3x3 convolutions and a shortcut, each convolution after norm and ReLU.
+  """
 
   def __init__(self, width_in: int, width: int, *, rngs: nnx.Rngs):
     strides = width // width_in  # Twice the channels, half the pixels.
@@ -28,13 +29,14 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-  """Three blocks: each after the first has half the pixels, twice the width.
+  """Blocks; each after the first has half the pixels and twice the width.
 
-  The first is `width` wide. `depth` is the number of blocks; ResNet-8 has 3.
+  The first block is `width` wide. `depth` is the number of blocks; ResNet-8 has
+  3.
   """
 
   TASK = dataset.IMAGES
-  # The first convolution sees few channels, which no N:M pattern can tile.
+  # The first convolution reads few channels, which no N:M pattern can tile.
   SPARSE = r'blocks/\d+/conv\d/kernel'
 
   def __init__(self, shape: tuple[int, ...], classes: int, *, width: int = 16,

@@ -1,7 +1,7 @@
-"""The block that all transformers here are made of.
+"""The block of all transformers of the experiments.
 
-Query, key and value come from one `[in, out]` kernel, so that every kernel of
-a block has its contraction axis at -2, where N:M patterns run.
+Query, key and value come from one `[in, out]` kernel. Every kernel of a block
+therefore has its contraction axis at -2, the axis of N:M patterns.
 """
 
 from flax import nnx
@@ -23,7 +23,7 @@ class Block(nnx.Module):
       raise ValueError(f'config.width must be a multiple of {_HEADS}, the '
                        f'number of heads, got {width}')
     self.causal = causal
-    self.head_dim = width // _HEADS  # Their number is in the arrays' shapes.
+    self.head_dim = width // _HEADS  # The shapes of arrays give the number.
     self.norm1 = nnx.LayerNorm(width, rngs=rngs)
     self.qkv = nnx.Linear(width, 3 * width, rngs=rngs)
     self.out = nnx.Linear(width, width, rngs=rngs)
@@ -33,11 +33,11 @@ class Block(nnx.Module):
 
   def __call__(self, x: jax.Array, *, lengths: jax.Array | None = None
                ) -> jax.Array:
-    """Maps `[N, T, width]` to the same.
+    """Maps `[N, T, width]` to the same shape.
 
     Args:
-      x: tokens.
-      lengths: `[N]`, how many tokens to attend to; `None` is all.
+      x: the tokens.
+      lengths: `[N]`, the number of tokens to attend to. `None` means all.
     """
     n, tokens, _ = x.shape
     qkv = self.qkv(self.norm1(x)).reshape(n, tokens, 3, -1, self.head_dim)
@@ -49,6 +49,6 @@ class Block(nnx.Module):
 
 
 def positions(tokens: int, width: int, *, rngs: nnx.Rngs) -> nnx.Param:
-  """Returns `[1, tokens, width]`, to be learned and added to the tokens."""
+  """Returns position embeddings `[1, tokens, width]` to add to the tokens."""
   return nnx.Param(
       0.2 * jax.random.normal(rngs.params(), (1, tokens, width)))

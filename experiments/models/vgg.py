@@ -1,4 +1,4 @@
-"""VGG with batch norm and a single linear layer, as it is used on CIFAR."""
+"""VGG with batch norm and a single linear layer, as used on CIFAR."""
 
 import itertools
 
@@ -14,14 +14,15 @@ _STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3),
 
 
 class VGG(nnx.Module):
-  """3x3 convolutions: `[N, H, W, C]` to logits of classes.
+  """3x3 convolutions that map images `[N, H, W, C]` to logits of classes.
 
-  Between two of its five stages the image is halved, unless it is one pixel
-  already, and the width is doubled, but for the last.
+  Between two of its five stages the image is halved, unless it is already one
+  pixel, and the width is doubled, except before the last stage.
   https://arxiv.org/abs/1409.1556
 
-  `depth` is 11, 13, 16 or 19: the convolutions, and the three linear layers
-  that VGG has for larger images. `width` is that of the first stage.
+  `depth` is 11, 13, 16 or 19. It counts the convolutions and the three linear
+  layers that VGG has for larger images. `width` is the width of the first
+  stage.
   """
 
   TASK = dataset.IMAGES

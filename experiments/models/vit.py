@@ -10,11 +10,11 @@ from experiments.models import transformer
 
 
 class ViT(nnx.Module):
-  """Blocks over the patches of images `[N, H, W, C]`.
+  """Transformer blocks over the patches of images `[N, H, W, C]`.
 
-  A patch has `patch` pixels a side, by default the largest power of two that
-  leaves eight patches on the shorter side of the image, but at least two: 2 of
-  8 pixels, 4 of 32, 16 of 224.
+  A patch has `patch` pixels a side. By default this is the largest power of two
+  that gives at least eight patches on the shorter side of the image, but never
+  less than 2: 2 for images of 8 pixels, 4 for 32, 16 for 224.
   """
 
   TASK = dataset.IMAGES

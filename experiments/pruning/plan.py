@@ -1,6 +1,6 @@
-"""Which cells a table of pruned networks has: method x target x refit x seed.
+"""The cells of a table of pruned networks: method x target x refit x seed.
 
-Beside them each seed has a cell of the dense network.
+Each seed also has a cell for the dense network.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ _BASES = ('magnitude', 'wanda', 'sparsegpt', 'admm', 'alps')
 # Blocks are trained afterwards to give the activations of the dense network.
 _RECONSTRUCTED = '_reconstructed'
 METHODS = (*_BASES, *(base + _RECONSTRUCTED for base in _BASES))
-# Keys of a config that may change while what is measured stays right.
+# Keys of a config that may change without invalidating measurements.
 FREE = frozenset({'methods', 'targets', 'refit', 'seeds', 'save_pruned'})
 
 _REFIT = {'no': (False,), 'yes': (True,), 'both': (False, True)}

@@ -1,4 +1,4 @@
-"""What pruned networks are worth: a table and a picture."""
+"""The report of pruned networks: a table and a picture."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ TABLE = 'table.md'
 PICTURE = 'quality.png'
 
 _SECONDS_NOTE = (
-    'Mean over seeds of what pruning took, with its statistics and with '
-    'compiling where a program is new; without measuring and saving.')
+    'Mean over seeds of the time of pruning, with statistics and compilation '
+    'of new programs, without measuring and saving.')
 _ERRORS_NOTE = (
-    'For each kernel the squared error of its outputs, relative to the '
-    'outputs, where its inputs are those of the dense network on the judged '
+    'For each kernel, the squared error of its outputs relative to the squares '
+    'of the outputs, with the inputs of the dense network on the judged '
     'data; mean over seeds. The first row is the mean over kernels.')
 
 

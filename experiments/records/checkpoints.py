@@ -1,10 +1,11 @@
 """Checkpoints of a run: params, optimizer state and, inside it, the masks.
 
-A checkpoint is a directory `<step>` that holds what Orbax wrote, `state`, texts
-that belong to that step, and the digests by which a damaged, renamed or foreign
-one is found out before it is read. It appears whole or not at all, whenever the
-run is killed. Of several processes each saves and restores what its devices
-hold, in a folder that all of them see.
+A checkpoint is a directory `<step>`. It holds the arrays, written by Orbax
+(`state`), texts that belong to that step, and digests. The digests reveal a
+checkpoint that is damaged, renamed or from elsewhere before it is read. If the
+run is killed, a checkpoint is either complete or absent. With several
+processes, each one saves and restores the arrays on its devices, in a folder
+that all processes see.
 """
 
 from collections.abc import Callable
@@ -37,26 +38,27 @@ _STATE, _DIGESTS, _PARTIAL, _DAMAGED = (
 
 
 class Damaged(ValueError):
-  """A checkpoint is not what was saved."""
+  """A checkpoint differs from the one that was saved."""
 
 
 def save(directory: pathlib.Path, step: int, state: PyTree,
          texts: Mapping[str, str] | None = None):
-  """Saves the state after `step` updates and drops all but two checkpoints.
+  """Saves the state after `step` updates; keeps only the last two checkpoints.
 
   Args:
-    directory: of the checkpoints of the run.
-    step: from 1 on.
+    directory: the directory with the checkpoints of the run.
+    step: the step, at least 1.
     state: a tree of arrays.
-    texts: by name, what else belongs to this step; of the first process.
+    texts: other data that belong to this step, by name. Only those of the first
+      process are saved.
 
   Raises:
-    OSError: if it cannot be written, as on a full disk; what was saved before
-      is left as it was.
+    OSError: if the checkpoint cannot be written, as on a full disk. Earlier
+      checkpoints do not change.
   """
   partial = directory.absolute() / _PARTIAL
-  # Processes talk to each other when they compute nothing: devices that a CPU
-  # plays can block each other.
+  # Processes communicate only when they compute nothing, because simulated
+  # devices of one CPU can block each other.
   jax.block_until_ready(state)
   # A killed run may leave one.
   processes.first(lambda: workdir.remove(partial))
@@ -77,15 +79,15 @@ def save(directory: pathlib.Path, step: int, state: PyTree,
 
 def restore(directory: pathlib.Path, state: PyTree, *,
             tell: Callable[[str], None] | None = None) -> tuple[int, PyTree]:
-  """Returns the last step saved and its state, or 0 and the state given.
+  """Returns the last saved step and its state, or 0 and the given state.
 
   Args:
-    directory: where `save` put the checkpoints of the run, if there are any.
-    state: a new state, which says what the saved one has to look like and on
-      which devices it is to lie.
-    tell: takes what people should know, and allows to go on from the checkpoint
-      before if the last one is damaged, which is moved aside. Without it the
-      last one has to be whole.
+    directory: the directory that was passed to `save`. It may be missing.
+    state: a new state. The saved state must have the same structure and shapes,
+      and is put on the same devices.
+    tell: receives messages. With it, a damaged last checkpoint is moved aside
+      and the run continues from the one before. Without it, a damaged last
+      checkpoint is an error.
 
   Raises:
     ValueError: if the checkpoint is damaged, or of another model or method.
@@ -105,11 +107,11 @@ def restore(directory: pathlib.Path, state: PyTree, *,
 
 def load(directory: pathlib.Path, *, tell: Callable[[str], None] | None = None
          ) -> tuple[int, PyTree]:
-  """Returns the last step saved and its state in dicts and lists, or 0, `None`.
+  """Returns the last saved step and its state in dicts and lists, or 0, `None`.
 
   Args:
-    directory: where `save` put the checkpoints, if there are any.
-    tell: as of `restore`.
+    directory: the directory that was passed to `save`. It may be missing.
+    tell: see `restore`.
 
   Raises:
     ValueError: if the checkpoint is damaged.
@@ -119,25 +121,28 @@ def load(directory: pathlib.Path, *, tell: Callable[[str], None] | None = None
 
 
 def text(directory: pathlib.Path, step: int, name: str) -> str:
-  """Returns what `save` was given of this name.
+  """Returns a text that was passed to `save`.
 
   Args:
-    directory: where `save` put the checkpoints.
-    step: of one that `restore` has found whole.
-    name: of the text.
+    directory: the directory that was passed to `save`.
+    step: the step of a checkpoint that `restore` found undamaged.
+    name: the name of the text.
   """
   return (directory / str(step) / name).read_text()
 
 
 def export(path: pathlib.Path, tree: PyTree):
-  """Writes a tree for others to read, whole or, if it is killed, not at all.
+  """Writes a tree for other programs to read.
+
+  If the process is killed, the directory is either complete or absent.
 
   Args:
-    path: the new directory; `read`, and Orbax alone, reads it.
-    tree: of arrays and `None`.
+    path: the new directory. `read` reads it, and so does Orbax without this
+      package.
+    tree: a tree of arrays and `None`.
 
   Raises:
-    OSError: if it cannot be written, as on a full disk.
+    OSError: if the tree cannot be written, as on a full disk.
   """
   partial = path.absolute().with_name(path.name + '.' + _PARTIAL)
   for folder in (partial, path):
@@ -147,7 +152,7 @@ def export(path: pathlib.Path, tree: PyTree):
 
 
 def read(path: pathlib.Path) -> PyTree:
-  """Returns what `export` wrote, in dicts and lists."""
+  """Returns the tree that `export` wrote, in dicts and lists."""
   with ocp.StandardCheckpointer() as checkpointer:
     return checkpointer.restore(path.absolute())
 
@@ -163,7 +168,7 @@ def digest(tree: PyTree) -> str:
 
 
 def _write(path, tree, partial):
-  """Lets Orbax write; if it cannot, the reason is one line."""
+  """Writes with Orbax; turns a failure into a message of one line."""
   try:
     with _silent(), ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(path, tree)
@@ -179,7 +184,7 @@ def _write(path, tree, partial):
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-  """Keeps Orbax and its threads from showing a traceback each."""
+  """Keeps Orbax and each of its threads from printing a traceback."""
   hooks = [(sys, 'excepthook'), (sys, 'unraisablehook'),
            (threading, 'excepthook')]
   before = [getattr(*hook) for hook in hooks]
@@ -199,17 +204,17 @@ def _silent() -> Iterator[None]:
 
 
 def _last(directory, tell):
-  """The last whole step, where it is and the shapes it has; or 0."""
+  """The last undamaged step, its path and its shapes; or 0."""
   found = []
   processes.first(lambda: found.append(_choose(directory, tell)))
-  # All processes take the same one: a folder that is shared may lag.
+  # All processes use the same step, because a shared folder may lag.
   step = processes.number_of_first(found[0] if found else 0)
   path = directory.absolute() / str(step)
   return step, path, _manifest(path)['shapes'] if step else {}
 
 
 def _choose(directory, tell):
-  """The last step whose checkpoint is whole, or 0 if none was saved."""
+  """The last step with an undamaged checkpoint, or 0 if none was saved."""
   if not directory.is_dir() and (directory.is_symlink() or directory.exists()):
     raise ValueError(f'{directory} is no folder of checkpoints: remove it, and '
                      'the run starts again')
@@ -237,7 +242,7 @@ def _choose(directory, tell):
 
 
 def _check(path):
-  """Finds out whether a checkpoint is what was saved."""
+  """Checks that a checkpoint is the one that was saved."""
   manifest = _manifest(path)
   if str(manifest['step']) != path.name:
     raise Damaged(f'checkpoint {path} is damaged: it was saved as that of step '
@@ -248,13 +253,13 @@ def _check(path):
 
 
 def _with_own_digest(content):
-  """A manifest that tells whether it is as it was written."""
+  """Adds to a manifest the digest of its own content."""
   text_ = json.dumps(content, sort_keys=True)
   return {**content, 'self': hashlib.sha256(text_.encode()).hexdigest()}
 
 
 def _manifest(path):
-  """What was saved beside the files, or an error: it vouches for itself."""
+  """The manifest of a checkpoint, checked against its own digest."""
   try:
     read_ = json.loads((path / _DIGESTS).read_text())
     content = {key: value for key, value in read_.items() if key != 'self'}

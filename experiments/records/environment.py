@@ -1,4 +1,4 @@
-"""Where a run ran: versions, devices, the commit of its code."""
+"""The environment of a run: versions, devices, the commit of its code."""
 
 from importlib import metadata
 import json
@@ -19,8 +19,8 @@ _PACKAGES = ('jaxsparse', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint',
 def current() -> dict[str, Any]:
   """Returns the environment of this process.
 
-  `commit` is that of the repository in which this file lies, with '+changes' if
-  files differ from it, or `None` where there is no repository.
+  `commit` is the commit of the repository that contains this file. '+changes'
+  is appended if files differ from it. It is `None` without a repository.
   """
   devices = jax.devices()
   return {
@@ -35,14 +35,14 @@ def current() -> dict[str, Any]:
 
 
 def keep(path: pathlib.Path, step: int):
-  """Notes in a work directory where the run goes on from a step.
+  """Records in a work directory in which environment the run continues.
 
-  `environment.json` holds a list; one environment after another gets an entry,
-  with the step from which on it computed and its command.
+  `environment.json` holds a list. Each new environment gets an entry with the
+  step at which the run continued in it and the command.
 
   Args:
     path: the work directory.
-    step: that was restored, or 0.
+    step: the step that was restored, or 0.
 
   Raises:
     ValueError: if the file is damaged.

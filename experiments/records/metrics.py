@@ -1,4 +1,4 @@
-"""One JSON object a line: what a run measured, at which step."""
+"""The measurements of a run: one JSON object per line, with its step."""
 
 from collections.abc import Callable
 import json
@@ -15,20 +15,20 @@ Row = dict[str, Any]
 
 
 class Metric(NamedTuple):
-  """A number by which runs are judged, and how people read it."""
+  """A number by which runs are judged, and how to print it."""
   label: str
-  scale: float  # What people read is `scale` times the number in the row.
+  scale: float  # The printed number is `scale` times the number in the row.
   unit: str
   digits: int
   higher_is_better: bool
 
   @property
   def axis_label(self) -> str:
-    """What the metric is, and in which unit."""
+    """The label with its unit."""
     return f'{self.label} ({self.unit.strip()})' if self.unit else self.label
 
   def show(self, value: float) -> str:
-    """Returns the number as people read it."""
+    """Returns the number scaled, rounded and with its unit."""
     return f'{self.scale * value:.{self.digits}f}{self.unit}'
 
 
@@ -70,25 +70,25 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 class Found(NamedTuple):
-  """What a file holds."""
+  """The content of a file."""
   rows: list[Row]
-  problems: list[str]  # A text for each line that is no row.
+  problems: list[str]  # One text for each line that is not a row.
 
 
 def append(path: pathlib.Path, row: Row):
-  """Adds a row; once this returns, it outlives the process.
+  """Adds a row to the file and flushes it to the disk.
 
   Raises:
-    OSError: if it cannot be written, as on a full disk.
+    OSError: if the row cannot be written, as on a full disk.
   """
   with workdir.naming(path), path.open('a') as file:
     file.write(_line(row))
 
 
 def examine(path: pathlib.Path) -> Found:
-  """Returns the rows of a file and the lines that are none.
+  """Returns the rows of a file, and a problem for each line that is not a row.
 
-  The half row at its end that a killed run may leave is no problem.
+  A killed run may leave half a row at the end, which is not a problem.
   """
   found = Found([], [])
   lines = path.read_bytes().split(b'\n') if path.exists() else [b'']
@@ -108,7 +108,7 @@ def read(path: pathlib.Path) -> list[Row]:
   """Returns the rows, without the half row that a killed run may leave.
 
   Raises:
-    ValueError: if another line is no row.
+    ValueError: if another line is not a row.
   """
   rows, problems = examine(path)
   if problems:
@@ -119,18 +119,18 @@ def read(path: pathlib.Path) -> list[Row]:
 
 def restore(path: pathlib.Path, rows: list[Row], *, step: int,
             tell: Callable[[str], None]):
-  """Makes a file what it was at a checkpoint: the run measures the rest again.
+  """Restores a file to a checkpoint; the run measures later rows again.
 
   Args:
-    path: of the rows of a run.
-    rows: those that were saved with its checkpoint.
-    step: of the checkpoint.
-    tell: takes what people should know of damage that was mended.
+    path: the file with the rows of a run.
+    rows: the rows that were saved with the checkpoint.
+    step: the step of the checkpoint.
+    tell: receives a message about damage that was repaired.
   """
   found, problems = examine(path)
   steps = [row['step'] if isinstance(row.get('step'), int) else 0
            for row in found]
-  # Rows after the checkpoint are no damage: the run was killed later.
+  # Rows after the checkpoint are not damage: the run was killed later.
   until = [_line(row) for row, at in zip(found, steps) if at <= step]
   saved = [_line(row) for row in rows]
   if until != saved or steps != sorted({*steps}):
@@ -144,12 +144,12 @@ def restore(path: pathlib.Path, rows: list[Row], *, step: int,
 
 
 def rewrite(path: pathlib.Path, rows: list[Row]):
-  """Makes these the rows, whatever there was, such as half a row."""
+  """Replaces the content of the file by these rows."""
   workdir.write(path, text(rows))
 
 
 def text(rows: list[Row]) -> str:
-  """Returns rows as a file has them."""
+  """Returns rows in the format of the file."""
   return ''.join(map(_line, rows))
 
 
@@ -159,7 +159,7 @@ def parse(lines: str) -> list[Row]:
 
 
 def describe(row: Row) -> str:
-  """Returns a row as people read it."""
+  """Returns a row as one line of text."""
   key = judged_by(row)
   metric = METRICS[key]
   bayes = f' (Bayes {metric.show(row["ceiling"])})' if 'ceiling' in row else ''

@@ -1,11 +1,11 @@
-"""One directory, one owner: a lock that ends when its process does.
+"""A lock that lets only one process at a time work in a directory.
 
-The lock is one of the kernel (`flock`), so that nothing is left of it when a
-process is killed. It holds among processes and containers of one machine that
-see the same directory, and among machines where the file system passes locks
-on: NFS from version 4 on, Lustre mounted with `flock`, CephFS, GPFS. Where
-there are no locks (Windows, some FUSE file systems) nobody is kept out, which
-is told.
+The lock is a lock of the kernel (`flock`), which disappears when its process
+ends or is killed. It works between processes and containers of one machine that
+see the same directory, and between machines whose file system supports locks:
+NFS from version 4 on, Lustre mounted with `flock`, CephFS, GPFS. Without locks
+(Windows, some FUSE file systems) other processes are not kept out, and a
+warning is printed.
 """
 
 from collections.abc import Iterator
@@ -37,12 +37,12 @@ def hold(path: pathlib.Path, *, name: str = LOCK, wait: bool = False
   """Keeps other processes out of a directory until the block ends.
 
   Args:
-    path: the directory, which exists.
-    name: of the file that is locked; it is there only while it is.
-    wait: whether to wait for the owner to leave.
+    path: the directory. It must exist.
+    name: the name of the lock file. It exists only while the lock is held.
+    wait: whether to wait until the other process releases the lock.
 
   Raises:
-    InUse: if another process holds it.
+    InUse: if another process holds the lock.
     OSError: if the directory cannot be written to.
   """
   file = path / name

@@ -1,4 +1,4 @@
-"""The directory of one run: what lies in it, and whose it is."""
+"""The work directory of one run: its files, and the run that owns it."""
 
 from collections.abc import Iterator
 import contextlib
@@ -22,26 +22,26 @@ SUMMARY = 'summary.txt'
 ENVIRONMENT = 'environment.json'
 PROFILE = 'profile'
 
-# Keys of a config in which a run may go on otherwise than it began.
+# Keys of a config that may change when a run continues.
 FREE = frozenset({'mesh'})
 
 
 def claim(path: str, config: ml_collections.ConfigDict, *, dataset: str,
           fingerprint: str, free: frozenset[str] = FREE) -> pathlib.Path:
-  """Makes `path` the directory of this config's run, or finds that it is.
+  """Makes `path` the work directory of a run, or checks that it already is.
 
   Args:
-    path: a new directory, or that of a run to go on with.
-    config: what the run is to do.
-    dataset: the name of the data that it is to read.
-    fingerprint: of these data.
-    free: keys in which it may go on otherwise than it began.
+    path: a new directory, or the directory of a run to continue.
+    config: the config of the run.
+    dataset: the name of the data set of the run.
+    fingerprint: the fingerprint of the data set.
+    free: keys of the config that may change when the run continues.
 
   Returns:
-    The directory; it holds `config.json` and `dataset.json`.
+    The directory, which holds `config.json` and `dataset.json`.
 
   Raises:
-    ValueError: if another run, or something else, is in the way.
+    ValueError: if the directory holds another run or unknown files.
     OSError: if the directory cannot be made or written to.
   """
   path = pathlib.Path(path)
@@ -68,7 +68,7 @@ def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def read_fingerprint(path: pathlib.Path) -> str | None:
-  """Returns which data the run in `path` reads; None: it was not yet noted."""
+  """Returns the fingerprint of the data of a run, or `None` if not recorded."""
   if not (path / DATASET).exists():
     return None
   content = _read_json(path / DATASET)
@@ -79,7 +79,7 @@ def read_fingerprint(path: pathlib.Path) -> str | None:
 
 
 def write(path: pathlib.Path, text: str):
-  """Writes the file whole or, if the run is killed meanwhile, not at all."""
+  """Writes the whole file or, if the run is killed meanwhile, nothing."""
   partial = path.with_name(path.name + '.partial')
   with naming(path):
     partial.write_text(text)
@@ -88,7 +88,7 @@ def write(path: pathlib.Path, text: str):
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-  """Makes errors of the system name the file, which a full disk does not.
+  """Adds the file's name to system errors, such as that of a full disk.
 
   >>> with naming(pathlib.Path('metrics.jsonl')):
   ...   raise OSError(28, 'No space left on device')
@@ -104,7 +104,7 @@ def naming(path: pathlib.Path) -> Iterator[None]:
 
 
 def remove(path: pathlib.Path):
-  """Removes whatever is there: a file, a link, a folder, or nothing."""
+  """Removes a file, a link or a folder, if there is one."""
   if path.is_dir() and not path.is_symlink():
     shutil.rmtree(path)
   else:
@@ -122,7 +122,7 @@ def _read_json(file):
 
 
 def _check_data(path, name, fingerprint):
-  """Notes the data of a run, or finds that they are those it began with."""
+  """Records the data of a run, or checks that they have not changed."""
   theirs = read_fingerprint(path)
   if theirs is None:
     write(path / DATASET, json.dumps(

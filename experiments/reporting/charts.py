@@ -1,9 +1,9 @@
-"""Charts elsewhere: TensorBoard, Weights & Biases, or one of your own.
+"""Charts in other tools: TensorBoard, Weights & Biases, or your own.
 
-A chart has two methods, `log(step, values)` and `close()`. `CHARTS` names those
-that `--charts` knows; each is an optional package, imported when it is asked
-for. A run that goes on continues its chart: rows of the steps that are computed
-again replace what the chart has of them.
+A chart has two methods, `log(step, values)` and `close()`. `CHARTS` holds the
+names for `--charts`. Each needs an optional package, which is imported only if
+it is used. A run that continues also continues its chart: rows of steps that
+are computed again replace the earlier ones.
 """
 
 from collections.abc import Mapping
@@ -23,20 +23,20 @@ _WANDB_ID = 'wandb_id.txt'
 
 
 class Chart(Protocol):
-  """What draws the numbers of a run."""
+  """A tool that draws the numbers of a run."""
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
-    """Draws the numbers of one step; steps grow."""
+    """Draws the numbers of one step. Steps increase from call to call."""
 
   def close(self) -> None:
-    """Writes what is left."""
+    """Writes everything that is not yet written."""
 
 
 class Run(NamedTuple):
-  """What a chart is told of a run when it is opened."""
-  path: pathlib.Path  # Its work directory.
+  """The facts of a run that a chart gets when it is opened."""
+  path: pathlib.Path  # The work directory.
   config: ml_collections.ConfigDict
-  rows: list[metrics.Row]  # Measured before it went on.
+  rows: list[metrics.Row]  # The measurements before the run continued.
 
 
 class _TensorBoard:
@@ -66,8 +66,8 @@ class _TensorBoard:
 class _WandB:
   """A run of Weights & Biases, whose id is kept in the work directory.
 
-  Its project, mode and the rest come from the environment variables that wandb
-  reads, as WANDB_PROJECT and WANDB_MODE=offline.
+  The project, the mode and other settings come from the environment variables
+  of wandb, such as WANDB_PROJECT and WANDB_MODE=offline.
   """
 
   PACKAGE = 'wandb'
@@ -98,17 +98,17 @@ def open_(wanted: Sequence[str], run: Run) -> list[Chart]:
   """Returns the charts of a run.
 
   Args:
-    wanted: names of `CHARTS`, of `check`.
-    run: which one.
+    wanted: names of `CHARTS`, already checked by `check`.
+    run: the run to draw.
   """
   return [CHARTS[name](run) for name in wanted]
 
 
 def check(wanted: Sequence[str]):
-  """Finds mistakes in the names of charts.
+  """Checks the names of charts.
 
   Raises:
-    ValueError: if there is no such chart, or its package is not installed.
+    ValueError: if a name is unknown, or the package of a chart is missing.
   """
   for name in wanted:
     package = getattr(
@@ -128,7 +128,7 @@ def values(row: metrics.Row) -> dict[str, float]:
 
 
 def _draw_earlier(chart, run, is_new):
-  """A chart that was asked for later has the rows from before, too."""
+  """Adds the earlier rows to a chart that was requested only later."""
   for row in run.rows if is_new else ():
     chart.log(row['step'], values(row))
 

@@ -1,8 +1,9 @@
-"""What methods cost and what they give, in the columns that papers use.
+"""A table of the FLOPs and the metric of methods, in the columns papers use.
 
-Shares of the dense network's FLOPs: of its training for `config.base.steps`, of
-a forward pass on hardware that skips every pruned weight, and of one on any
-hardware, dense without dead channels.
+FLOPs are given as shares of the FLOPs of the dense network: for training during
+`config.base.steps` steps, for a forward pass on hardware that skips every
+pruned weight, and for a dense forward pass without dead channels, which any
+hardware can do.
 """
 
 from collections.abc import Sequence
@@ -20,17 +21,17 @@ NOTE = (
 
 
 def has_costs(runs: Sequence[tables.Run]) -> bool:
-  """Returns whether runs measured what the table is made of."""
+  """Returns whether the runs measured the FLOPs that the table shows."""
   return all({'gpu_flops', 'train_flops'} <= {*run.rows[-1]} for run in runs)
 
 
 def cost_table(runs: Sequence[tables.Run], config: ml_collections.ConfigDict
                ) -> str:
-  """Returns the table: a row a method, four columns a target.
+  """Returns the table: a row per method, four columns per target.
 
   Args:
-    runs: what a sweep measured, with `config.base.slim`.
-    config: that of the sweep.
+    runs: the measured runs of a sweep with `config.base.slim`.
+    config: the config of the sweep.
   """
   _, metric = tables.judged(runs)
   head = ['method']

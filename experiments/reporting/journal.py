@@ -1,6 +1,7 @@
-"""What a run writes while it trains: rows, charts, checkpoints.
+"""The files that a run writes while it trains: rows, charts, checkpoints.
 
-Of several processes all keep one, and the first alone writes rows and charts.
+With several processes, each has a journal, but only the first process writes
+rows and charts.
 """
 
 from collections.abc import Sequence
@@ -21,26 +22,26 @@ PyTree = Any
 
 
 class Journal:
-  """Of a run that is new, or goes on from its last checkpoint.
+  """The journal of a run that is new or continues from its last checkpoint.
 
   Attributes:
-    start: the step of that checkpoint, or 0.
-    state: that of the checkpoint, or the one that was given.
-    rows: all that was measured so far.
+    start: the step of the last checkpoint, or 0.
+    state: the state of the last checkpoint, or the given one.
+    rows: all measurements so far.
   """
 
   def __init__(self, path: pathlib.Path, config: ml_collections.ConfigDict,
                state: PyTree, drawn: Sequence[str]):
-    """Brings the files to where the checkpoint is; mended damage is told.
+    """Restores the files to the last checkpoint; prints what was repaired.
 
     Args:
       path: the work directory.
-      config: of the run.
-      state: a new one.
-      drawn: names of `charts.CHARTS`.
+      config: the config of the run.
+      state: a new state.
+      drawn: the charts to draw, names of `charts.CHARTS`.
 
     Raises:
-      ValueError: if no checkpoint is whole, or it is of another model.
+      ValueError: if all checkpoints are damaged, or they are of another model.
       OSError: if a file cannot be written.
     """
     self._log = path / workdir.METRICS
@@ -55,7 +56,7 @@ class Journal:
         charts.Run(path, config, self.rows))
 
   def add(self, row: metrics.Row):
-    """Writes what was measured after a step."""
+    """Writes the measurements after a step."""
     self.rows += metrics.parse(metrics.text([row]))  # As it will be read.
     if processes.is_first():
       metrics.append(self._log, row)
@@ -63,12 +64,12 @@ class Journal:
         chart.log(row['step'], charts.values(row))
 
   def save(self, step: int, state: PyTree):
-    """Saves a checkpoint, which has the rows up to this step, too."""
+    """Saves a checkpoint, which includes the rows up to this step."""
     checkpoints.save(
         self._saved, step, state, {workdir.METRICS: metrics.text(self.rows)})
 
   def close(self):
-    """Ends the charts."""
+    """Closes the charts."""
     for chart in self._charts:
       chart.close()
 

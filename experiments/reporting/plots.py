@@ -1,4 +1,4 @@
-"""Pictures of a sweep; a method has one colour in all of them."""
+"""Pictures of a sweep. A method has the same colour in all pictures."""
 
 import collections
 from collections.abc import Sequence
@@ -60,12 +60,12 @@ _DASH = 4  # Line widths.
 
 def write(path: pathlib.Path, runs: Sequence[tables.Run],
           config: ml_collections.ConfigDict):
-  """Draws what the runs measured into `path`.
+  """Draws the measurements of the runs.
 
   Args:
-    path: where the pictures go.
-    runs: what a sweep measured.
-    config: that of the sweep, for the order of methods and targets.
+    path: the directory of the pictures.
+    runs: the measured runs of a sweep.
+    config: the config of the sweep, for the order of methods and targets.
   """
   present = {run.method for run in runs}
   methods = [method for method in config.methods if method in present]
@@ -142,7 +142,7 @@ def plot_rows(path: pathlib.Path, runs: Sequence[tables.Run],
 
 def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
                methods: Sequence[str], targets: Sequence[str]):
-  """Draws the metric against what training cost: a point each."""
+  """Draws the metric against the FLOPs of training, one point for each cell."""
   metric = tables.judged(runs)[1]
   drawing, axis = _one_panel('What training costs and what it gives')
   markers = dict(zip([None, *targets], _MARKERS))
@@ -195,7 +195,7 @@ def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
 
 def plot_masks(path: pathlib.Path, runs: Sequence[tables.Run],
                methods: Sequence[str], target: str):
-  """Draws sparsity over the steps, and what else was measured of masks."""
+  """Draws sparsity and the other measurements of masks over the steps."""
   panels = {'sparsity': 'Weights pruned (%)'}
   if _has(runs, 'flips'):
     panels['flips'] = 'Flipped mask bits (%)'
@@ -250,7 +250,7 @@ def _one_panel(title):
 
 
 def face(method: str) -> str:
-  """Returns what markers of a method are filled with: variants are open."""
+  """Returns the fill colour of a method's markers; variants have none."""
   return 'white' if method.endswith(_VARIANTS) else color(method)
 
 

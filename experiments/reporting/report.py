@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: pictures and a table."""
+"""The report of a run: pictures and a table."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ _BLUE, _RED, _GREY, _PALE = '#1f5a99', '#b5402c', '#555555', '#f1efe9'
 
 
 class _Panel(NamedTuple):
-  """Numbers of the rows to draw over the steps, above one another."""
+  """One panel of a picture: the numbers of the rows to draw over the steps."""
   label: str
   keys: dict[str, str]  # Key of a row -> colour.
   factor: float = 1
@@ -56,7 +56,7 @@ def write(path: pathlib.Path, config: ml_collections.ConfigDict,
 
 
 def conclusion(rows: list[metrics.Row]) -> str:
-  """Returns the last measurement in words, beside the last dense one."""
+  """Returns the last measurement in words, with the last one before pruning."""
   last = rows[-1]
   key = metrics.judged_by(last)
   metric = metrics.METRICS[key]
@@ -97,7 +97,7 @@ def locations(path: str) -> str:
 
 
 def plot_training(path: pathlib.Path, rows: list[metrics.Row], *, title: str):
-  """Draws what was measured over the steps, one panel above the other."""
+  """Draws the measurements over the steps, one panel above the other."""
   panels = _panels(rows)
   drawing = figure.Figure(
       figsize=(7, 1 + 2.2 * len(panels)), layout='constrained')

@@ -1,8 +1,8 @@
-"""What a sweep found, as Markdown: means, their intervals and differences.
+"""The results of a sweep as Markdown: means, their intervals and differences.
 
 Every interval is Student's, at 95%, over seeds. Differences are paired: runs
-of one seed share their first weights and their batches, so what they have in
-common cancels.
+with the same seed share their first weights and their batches, so the effect
+of these cancels.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from scipy import stats
 from experiments.records import metrics
 
 NOT_BUILT = 'n/a'
-DENSE = 'dense'  # A ceiling, and no competitor; so is `dense_...`.
-ALL = 'all'  # The one column of a sweep whose rows need no targets.
+DENSE = 'dense'  # `dense` and `dense_...` are baselines, not competitors.
+ALL = 'all'  # The only column of a sweep whose rows need no targets.
 
 Tried = dict[str, list[tuple[Any, float]]]  # Method -> value, mean metric.
 
@@ -40,7 +40,7 @@ _MIXED_NOTE = ' (**the data changed between runs: they do not compare**)'
 
 
 class Run(NamedTuple):
-  """What one run of a sweep measured."""
+  """The measurements of one run of a sweep."""
   method: str
   target: str | None  # 'N:M' or 'S%'; None if the method has none.
   seed: int
@@ -55,11 +55,11 @@ class Estimate(NamedTuple):
 
 
 class Tuned(NamedTuple):
-  """What the first phase of a sweep chose."""
+  """The choices of the first phase of a sweep, which tunes one key."""
   key: str
   target: str
   seeds: list[int]
-  tried: Tried  # The metric as people read it.
+  tried: Tried  # With the metric as it is printed.
   chosen: dict[str, Any]  # Method -> value.
 
 
@@ -69,7 +69,7 @@ def estimate(values: Sequence[float]) -> Estimate:
   `half = t(0.975, n - 1) * standard deviation / sqrt(n)`
 
   Args:
-    values: one number a seed.
+    values: one number for each seed.
 
   >>> round(estimate([1., 3.]).half, 3)  # t is 12.706 for two seeds.
   12.706
@@ -93,27 +93,27 @@ def show(cell: Estimate, digits: int, *, sign: str = '') -> str:
 
 
 def is_dense(name: str) -> bool:
-  """Returns whether a method, or a variant of one, prunes nothing."""
+  """Returns whether a method or its variant is a dense baseline."""
   return name.split('_')[0] == DENSE
 
 
 def has_targets(config: ml_collections.ConfigDict) -> bool:
-  """Returns whether a sweep has columns for targets, or one for all rows."""
+  """Returns whether a sweep has a column for each target, not only one."""
   return config.targets != (ALL,)
 
 
 def judged(runs: Sequence[Run]) -> tuple[str, metrics.Metric]:
-  """Returns the key of the metric by which the runs are judged, and it."""
+  """Returns the metric by which the runs are judged, with its key first."""
   key = metrics.judged_by(runs[0].rows[-1])
   return key, metrics.METRICS[key]
 
 
 def scores(runs: Sequence[Run], method: str, target: str) -> dict[int, float]:
-  """Returns seed -> metric, as people read it.
+  """Returns seed -> metric, as it is printed.
 
   Args:
-    runs: what a sweep measured.
-    method: whose runs. One without N:M has the same scores at every target.
+    runs: the measured runs of a sweep.
+    method: the method. One without N:M has the same scores at every target.
     target: 'N:M'.
   """
   key, metric = judged(runs)
@@ -125,15 +125,15 @@ def document(runs: Sequence[Run], config: ml_collections.ConfigDict, *,
              tuned: Tuned | None,
              not_built: dict[tuple[str, str | None], str],
              data: Sequence[str], command: str, costs: str = '') -> str:
-  """Returns all that `table.md` says.
+  """Returns the text of `table.md`.
 
   Args:
-    runs: what the sweep measured.
-    config: that of the sweep.
-    tuned: what it chose before, if it did.
-    not_built: method, target -> why it could not be built.
+    runs: the measured runs of the sweep.
+    config: the config of the sweep.
+    tuned: the choices of the first phase, if there was one.
+    not_built: method, target -> why its runs could not be built.
     data: the fingerprints of the data that the runs read.
-    command: by which people can repeat it.
+    command: the command that repeats the sweep.
     costs: a table of FLOPs, if they were measured.
   """
   _, metric = judged(runs)
@@ -165,13 +165,14 @@ def document(runs: Sequence[Run], config: ml_collections.ConfigDict, *,
 
 def means(runs: Sequence[Run], methods: Sequence[str], targets: Sequence[str],
           *, seeds: int) -> str:
-  """Returns the table of means: a row a method, a column a target.
+  """Returns the table of means: a row per method, a column per target.
 
   Args:
-    runs: what a sweep measured.
+    runs: the measured runs of a sweep.
     methods: the rows.
     targets: the columns.
-    seeds: how many runs each cell should have; others say their number.
+    seeds: the number of runs each cell should have. A cell with another number
+      shows it.
   """
   _, metric = judged(runs)
   lines = [['method', *targets]] + [[method] for method in methods]
@@ -197,8 +198,8 @@ def differences(runs: Sequence[Run], methods: Sequence[str],
   """Returns the table of paired differences to one method.
 
   Args:
-    runs: what a sweep measured.
-    methods: the rows; the reference needs none.
+    runs: the measured runs of a sweep.
+    methods: the rows; the reference has no row.
     targets: the columns.
     reference: the method whose metric is subtracted, seed by seed.
   """
@@ -221,22 +222,22 @@ def differences(runs: Sequence[Run], methods: Sequence[str],
 
 
 def choose(tried: Tried, metric: metrics.Metric) -> dict[str, Any]:
-  """Returns the best value of each method; none if all have diverged.
+  """Returns the best value of each method whose runs did not all diverge.
 
   Args:
-    tried: what each value gave.
-    metric: by which they are judged.
+    tried: the values and their mean metrics, by method.
+    metric: the metric by which they are judged.
   """
   return {method: best for method, pairs in tried.items()
           if (best := _best(dict(map(tuple, pairs)), metric)) is not None}
 
 
 def tuning(tuned: Tuned, metric: metrics.Metric) -> str:
-  """Returns the table of what each value gave, the chosen one in bold.
+  """Returns the table of the results of each value, the chosen one in bold.
 
   Args:
-    tuned: what was tried and chosen.
-    metric: by which it was judged.
+    tuned: the values that were tried and chosen.
+    metric: the metric by which they were judged.
   """
   values = [value for value, _ in next(iter(tuned.tried.values()))]
   lines = [['method', *(f'{tuned.key} {value}' for value in values)]]
@@ -249,7 +250,7 @@ def tuning(tuned: Tuned, metric: metrics.Metric) -> str:
 
 
 def markdown(lines: Sequence[Sequence[Any]]) -> str:
-  """Returns a Markdown table, whose first line is its head."""
+  """Returns a Markdown table; the first line is its header."""
   widths = [max(map(len, column)) for column in zip(*lines)]
   texts = ['| ' + ' | '.join(cell.ljust(width) for cell, width in
                              zip(line, widths)) + ' |' for line in lines]

@@ -1,8 +1,8 @@
-"""Which runs a sweep consists of: method x target x seed, and those that tune.
+"""The runs of a sweep: method x target x seed, and the runs that tune.
 
-A target is 'N:M' or the share pruned, such as '90%'. A method may come in
-several variants: `config.only` names them, with their method and settings. If
-they set all that their methods read, no targets are needed.
+A target is 'N:M' or a sparsity, such as '90%'. A method may have several
+variants: `config.only` maps their names to their method and settings. If the
+settings have all keys that their methods read, the sweep needs no targets.
 """
 
 from collections.abc import Mapping
@@ -134,8 +134,8 @@ def checked(config: Config) -> Config:
   for name, settings in config.get('only', {}).items():
     own = {'method'} if tables.has_targets(config) else {'method', *_TARGET}
     if fixed := sorted({*settings} & {*_PLANNED} - own):
-      raise ValueError(f'config.only.{name} sets {fixed}, which targets and '
-                       'seeds set. Write it there')
+      raise ValueError(f'config.only.{name} must not set {fixed}. Write it in '
+                       'config.targets or config.seeds')
   if tables.has_targets(config):
     grids.check_targets(config.targets, 'targets')
   if tunes(config):
@@ -166,7 +166,7 @@ def _planned(config, path, method, target, seed, **settings):
   run = config.base.copy_and_resolve_references()
   with run.unlocked():
     for key in {*_TARGET} & {*run}:
-      del run[key]  # Who needs another kind of target is told so.
+      del run[key]  # A method that needs another kind of target then raises.
     run.update(grids.of_target(target) if target else {})
     run.update(config.get('only', {}).get(method, {}))
     run.update(settings, method=method_of(config, method), seed=seed)
@@ -179,16 +179,16 @@ def _check_tuning(config):
   tune = config.tune
   grids.check_targets([tune.target], 'tune.target')
   if not tune.seeds:
-    raise ValueError('config.tune.seeds is empty; give some, such as '
+    raise ValueError('config.tune.seeds must not be empty. Write e.g. '
                      '--config.tune.seeds=1000')
   if shared := sorted({*tune.seeds} & {*config.seeds}):
     raise ValueError(
-        f'config.tune.seeds and config.seeds share {shared}: values chosen on '
-        'the seeds that judge them look better than they are. Write other '
-        'ones, such as --config.tune.seeds=1000')
+        'config.tune.seeds and config.seeds must differ, because values look '
+        'too good on the seeds by which they were chosen; both have '
+        f'{shared}. Write e.g. --config.tune.seeds=1000')
   if tune.key in _PLANNED or tune.key not in config.base:
-    raise ValueError(f'config.tune.key is {tune.key!r}, expected a key of '
-                     'config.base such as \'learning_rate\'')
+    raise ValueError('config.tune.key must be a key of config.base, such as '
+                     f"'learning_rate', got {tune.key!r}")
   for method, settings in config.get('only', {}).items():
     if tune.key in settings:
       raise ValueError(

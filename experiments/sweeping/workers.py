@@ -1,4 +1,4 @@
-"""Runs jobs in several processes; one that dies takes but its own job along."""
+"""Runs jobs in several processes; if one dies, only its own job fails."""
 
 import collections
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple
 from experiments._utils import launch
 from experiments._utils import stopping
 
-_PATIENCE = 60.  # Seconds that a process has to save its step.
+_PATIENCE = 60.  # Seconds for a process to save its step.
 
 
 class Outcome(NamedTuple):
@@ -35,10 +35,10 @@ def each(function: Callable[[Any], Any], jobs: Sequence[Any], *, workers: int
   """Calls `function(job)` for every job.
 
   Args:
-    function: what to call for its effects; processes find it by its name.
-    jobs: what to call it with, in this order.
-    workers: how many processes share the jobs, each on one CPU. One is this
-      process itself, on all CPUs.
+    function: the function to call; other processes import it by its name.
+    jobs: the arguments of the calls, in order.
+    workers: the number of processes that share the jobs, each on one CPU. With
+      1, this process runs all jobs, on all CPUs.
 
   Yields:
     The outcome of each job, as soon as it has ended.

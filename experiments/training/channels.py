@@ -1,8 +1,8 @@
-"""The order of channels, chosen once, before a method makes its masks.
+"""The order of channels, chosen once before a method makes its masks.
 
-Which of M neighbours compete for a place in an N:M mask is an accident of the
-order of hidden units. Another order leaves the network's function as it is, and
-can let the masks keep more. The search runs on the host, between two steps.
+The order of hidden units decides which M neighbours compete in an N:M mask.
+Another order does not change the network's function, and masks may keep more
+magnitude with it. The search runs on the host, between two steps.
 """
 
 from collections.abc import Callable
@@ -53,17 +53,17 @@ def create(config: ml_collections.ConfigDict, run: steps.Steps,
   step, patterns = methods.prune_step(config), methods.nm_patterns(config)
   if step < 1:
     raise ValueError(
-        'config.permute_budget permutes channels before the step that makes '
-        f'masks, but with config.steps={config.steps} they are there from the '
-        'start. Train for at least 2 steps.')
+        'config.permute_budget needs a step before the one that makes masks, '
+        f'got config.steps={config.steps}. Train for at least 2 steps.')
   batch = dataset.train(config.seed, 1, config.batch_size)
   variables = steps.variables(state)
   ties = jaxsparse.infer_ties(run.apply, variables, batch.inputs)
   if not jaxsparse.find_permutations(variables, ties, patterns, budget=0):
     raise ValueError(
-        'config.permute_budget has nothing to permute: no channels that may be '
-        f'permuted are what {[*patterns][0]!r} contracts. Set config.sparse to '
-        'kernels that read a hidden layer, or config.permute_budget=0.')
+        'config.permute_budget has nothing to permute: no kernel that '
+        f'{[*patterns][0]!r} matches contracts channels that may be permuted. '
+        'Set config.sparse to kernels that read a hidden layer, or '
+        'config.permute_budget=0.')
   return Permuting(step, functools.partial(
       permute, ties=ties, patterns=patterns, budget=config.permute_budget))
 

@@ -1,4 +1,4 @@
-"""What a run would do, told without training: parameters, patterns, costs."""
+"""Reports a run without training it: parameters, patterns and costs."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Whether a network has a place in memory, told before it is made."""
+"""Checks that a network fits into memory, before it is made."""
 
 import math
 import os
@@ -17,10 +17,10 @@ _COPIES = 4  # Weights, their gradients, two moments of Adam.
 
 
 def check(config: ml_collections.ConfigDict, dataset: data.Dataset):
-  """Finds sizes in a config that this machine has no memory for.
+  """Checks that the sizes in a config fit the memory of this machine.
 
   Raises:
-    ValueError: if there are any; it says what they would take.
+    ValueError: if a size does not fit, with the memory that it would take.
   """
   room = available()
   batch = (config.batch_size * math.prod(dataset.shape)
@@ -28,15 +28,15 @@ def check(config: ml_collections.ConfigDict, dataset: data.Dataset):
   if batch > room:
     raise ValueError(
         f'config.batch_size={config.batch_size:,}: one batch of inputs of '
-        f'shape {dataset.shape} takes {_gigabytes(batch)}, and there are '
-        f'{_gigabytes(room)}. Give a smaller one.')
+        f'shape {dataset.shape} takes {_gigabytes(batch)}, more than the '
+        f'available {_gigabytes(room)}. Give a smaller batch size.')
   sizes = {key: config[key] for key in models.SIZES if config[key] is not None}
   if max(sizes.values(), default=0) < _LARGE:
     return
   written = ' and '.join(f'config.{key}={n:,}' for key, n in sizes.items())
   if sizes.get('depth', 0) >= _LARGE:
-    raise ValueError(f'{written}: nothing here is that deep, and to trace it '
-                     f'would take minutes. Give less than {_LARGE:,}.')
+    raise ValueError(f'{written} must be below {_LARGE:,}, because tracing a '
+                     'deeper network would take minutes.')
   # Shapes alone: no weight is made.
   shapes = nnx.eval_shape(
       lambda: models.create(config, dataset, rngs=nnx.Rngs(0)))
@@ -46,8 +46,9 @@ def check(config: ml_collections.ConfigDict, dataset: data.Dataset):
     raise ValueError(
         f'{written}: the weights of model {config.model!r} take '
         f'{_gigabytes(weights)}, with gradients and moments '
-        f'{_gigabytes(_COPIES * weights)}, and there are {_gigabytes(room)}. '
-        'Give a smaller one, or more devices by --config.mesh.')
+        f'{_gigabytes(_COPIES * weights)}, more than the available '
+        f'{_gigabytes(room)}. Give a smaller size, or more devices by '
+        '--config.mesh.')
 
 
 def available() -> float:

@@ -1,16 +1,16 @@
-"""Many devices: which of them hold which weights, and which part of a batch.
+"""Sharding of weights and batches over many devices.
 
-`--config.mesh='data:2,model:4'` arranges eight devices in two rows of four.
-The name of an axis tells what its devices share out:
+`--config.mesh='data:2,model:4'` arranges eight devices in two rows of four. The
+name of a mesh axis says what is sharded over it:
 
-* `data` the examples of a batch;
-* `model` each weight along its last axis that the devices divide evenly;
-* `fsdp` examples as `data` does, and each weight along the last axis that
-  `model` has left and the devices divide evenly.
+* `data`: the examples of a batch;
+* `model`: each weight, along its last axis that the devices divide evenly;
+* `fsdp`: examples as with `data`, and each weight along the last axis that
+  `model` does not use and the devices divide evenly.
 
-Vectors, such as biases, and weights without such an axis are on all devices.
-Axis -2, along which N:M groups lie, is the last to be divided. Where a mesh is
-`None` there is one device, and arrays are left as they are.
+Vectors, such as biases, and weights without such an axis are replicated. Axis
+-2, along which N:M groups run, is sharded only if no other axis can be. If a
+mesh is `None`, there is one device, and arrays are not moved.
 """
 
 import functools
@@ -85,8 +85,8 @@ def parse(text: str) -> dict[str, int]:
     name, _, size = map(str.strip, axis.partition(':'))
     if not size.isdecimal() or int(size) < 1 or name in sizes:
       raise ValueError(
-          f"cannot read '{axis}' of config.mesh='{text}': expected "
-          f'name:devices, each name once, such as {_EXAMPLE}')
+          f"'{axis}' of config.mesh='{text}' must be name:devices, with each "
+          f'name once. Write e.g. {_EXAMPLE}')
     names.lookup(_AXES, name, kind='axis of config.mesh')
     sizes[name] = int(size)
   return sizes

@@ -1,8 +1,8 @@
-"""How each method is spelled in jaxsparse: a table.
+"""A table of methods, and their functions in jaxsparse.
 
 A row names the function that makes the method's rule and flow, and the config
-keys that the function is called with. Keys that `configs/default.py` does not
-have are set by the method's own config file.
+keys that are its arguments. A method's own config file sets the keys that
+`configs/default.py` does not have.
 """
 
 from collections.abc import Callable
@@ -56,8 +56,8 @@ def create(config: Config, ties: Callable[[], units.Ties]) -> Optimizer:
   """
   row = names.lookup(METHODS, config.method, kind='method')
   if config.transposable and 'nm_patterns' not in row.by_place:
-    raise ValueError(f'config.transposable is for N:M methods such as '
-                     f'\'sr_ste\'; {config.method!r} is none')
+    raise ValueError("config.transposable needs an N:M method, such as "
+                     f"'sr_ste', got config.method={config.method!r}")
   derived = {**_DERIVED, 'ties': lambda config: ties()}
 
   def value(key):
@@ -70,7 +70,7 @@ def create(config: Config, ties: Callable[[], units.Ties]) -> Optimizer:
     if not isinstance(error.args[0], KeyError):  # Those of configs hold one.
       raise
     raise ValueError(
-        f'method {config.method!r} reads a key that this config does not set: '
+        f'method {config.method!r} needs a key that this config does not set: '
         f'{error.args[0].args[0]}') from error
   tx = row.sparsify(optimizers.optimizer(config), made)
   return jaxsparse.observe(tx) if config.observe else tx
@@ -111,8 +111,8 @@ def prune_step(config: Config) -> int:
   """
   if config.method != 'train_prune_retrain':
     raise ValueError(
-        'config.permute_budget is for a method that makes N:M masks once, at '
-        f'a known step; {config.method!r} does not. Use '
+        'config.permute_budget needs a method that makes N:M masks once, at '
+        f'a known step, got config.method={config.method!r}. Write '
         '--config.method=train_prune_retrain or --config.permute_budget=0.')
   return config.steps // 2
 
@@ -126,6 +126,8 @@ def _patterns(config, pattern):
 _DERIVED = {
     'nm_patterns': nm_patterns,
     'free_patterns': lambda config: _patterns(config, jaxsparse.unstructured()),
+    'balanced_patterns': lambda config: _patterns(
+        config, jaxsparse.unstructured(balanced=True)),
     'block_patterns': lambda config: _patterns(
         config, jaxsparse.block(tuple(config.block))),
     'prune_step': prune_step,
@@ -149,8 +151,8 @@ def _gradual(patterns, sparsity, *, begin, end, every, score, distribution):
 def _lock(init_from):
   if not init_from:
     raise ValueError(
-        'method \'lock\' keeps the zeros of a run that has ended: give its '
-        '--workdir as --config.init_from')
+        'method \'lock\' keeps the zeros of a finished run: write '
+        '--config.init_from=WORKDIR with the --workdir of that run')
   return jaxsparse.Method(jaxsparse.lock(), jaxsparse.hard())
 
 
@@ -214,6 +216,9 @@ METHODS = {
     'sr_ste': Row(methods.sr_ste, _NM, ('decay',)),
     # Kept weights shrink by the largest pruned, https://arxiv.org/abs/2409.09099.
     's_ste': Row(methods.s_ste, _NM),
+    # Pruned weights of a trained network decay ever faster,
+    # https://arxiv.org/abs/2509.25996.
+    'cast': Row(methods.cast, _NM, ('decay', 'every', 'rescale')),
     # Pruned weights fade out; https://arxiv.org/abs/2402.04744, and the next.
     'mdgf_linear': Row(methods.mdgf_linear, _NM),
     'mdgf_exponential': Row(methods.mdgf_exponential, _NM),
@@ -241,6 +246,10 @@ METHODS = {
     # https://arxiv.org/abs/2102.02887.
     'rigl': Row(methods.rigl, _FREE, _MOVING),
     'rigl_itop': Row(methods.rigl_itop, _FREE, _MOVING),
+    # The same with one fan-in for all neurons of a layer,
+    # https://arxiv.org/abs/2305.02299.
+    'srigl': Row(methods.srigl, ('balanced_patterns', 'sparsity', 'steps'),
+                 (*_MOVING, 'ties')),
     # More weights are held than in the end, https://arxiv.org/abs/2110.14032.
     'mest': Row(methods.mest, _FREE, _MOVING),
     # Whole channels die on the way, https://arxiv.org/abs/2305.19454.
@@ -255,7 +264,7 @@ METHODS = {
     'ac_dc': Row(methods.ac_dc, _FREE),
 
     # Weights are drawn to a sparse copy, https://arxiv.org/abs/2510.01650.
-    'elsa': Row(methods.elsa, _FREE, ('every',)),
+    'elsa': Row(methods.elsa, _FREE, ('every', 'penalty')),
 
     # The zeros of the run in `config.init_from` stay.
     'lock': Row(_lock, ('init_from',)),

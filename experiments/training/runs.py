@@ -1,4 +1,4 @@
-"""A run: made from its config, or brought back from its work directory."""
+"""Runs: made from a config, or restored from a work directory."""
 
 import math
 import pathlib
@@ -53,16 +53,18 @@ def check(config: ml_collections.ConfigDict):
   """
   if missing := [key for key in _KEYS if key not in config]:
     raise ValueError(
-        f'the config lacks {", ".join(missing[:3])}, so it is none of a run: '
-        'start from experiments/configs/default.py. Configs of sweeps are for '
-        'experiments.sweep, of pruned networks for experiments.prune')
+        f'the config of a run needs {", ".join(missing[:3])}: start from '
+        'experiments/configs/default.py. Use configs of sweeps with '
+        'experiments.sweep, and those of pruned networks with '
+        'experiments.prune')
   if config.init_slim and not config.init_from:
-    raise ValueError('config.init_slim cuts channels out of config.init_from: '
-                     'give the --workdir of a run that has ended')
+    raise ValueError('config.init_slim removes channels from config.init_from: '
+                     'write --config.init_from=WORKDIR with the --workdir of a '
+                     'finished run')
   if config.init_slim and config.method == 'chase':
-    raise ValueError('config.init_slim is for methods that keep the channels '
-                     'that are left, such as dense; chase reads them from the '
-                     'model as it was')
+    raise ValueError('config.init_slim needs a method that does not prune '
+                     'channels, such as dense; chase needs the channels of the '
+                     'original model')
   for key, (least, most) in {**_WHOLE, **_NUMBERS}.items():
     if not least <= config[key] <= most:  # NaN is in no range.
       upto = f' and at most {most:,}' if most != math.inf else ''
@@ -70,15 +72,15 @@ def check(config: ml_collections.ConfigDict):
                        f'{_short(config[key])}')
   for key, value in config.items():
     if isinstance(value, float) and not math.isfinite(value):
-      raise ValueError(f'config.{key} is {value}, expected a number')
+      raise ValueError(f'config.{key} must be a number, got {value}')
 
 
 def doubts(config: ml_collections.ConfigDict) -> list[str]:
-  """Returns what in a config is no mistake, but seldom what is meant."""
+  """Returns warnings about settings that are valid, but rarely intended."""
   end = config.get('end')
   if isinstance(end, int) and end > config.steps:
-    return [f'config.end={end:,} lies after the last step, {config.steps:,}: '
-            'pruning does not come to its target']
+    return [f'config.end={end:,} is after the last step, {config.steps:,}, so '
+            'pruning does not reach its target']
   return []
 
 
@@ -134,7 +136,8 @@ def restore(workdir: str, mesh: jax.sharding.Mesh | None = None) -> Restored:
   step, state = checkpoints.restore(
       path / workdirs.CHECKPOINTS, first_state(config, run, mesh))
   if not step:
-    raise ValueError(f'{path} holds no checkpoint')
+    raise ValueError(f'{path} must hold a checkpoint, but has none. Give the '
+                     '--workdir of a run that has made a step')
   return Restored(config, run, dataset, state)
 
 

@@ -1,7 +1,7 @@
-"""Channels that nothing reads any more, counted while a run trains and cut out.
+"""Counts channels that nothing reads any more during a run, and removes them.
 
 Dynamic sparse training may leave hidden units (channels, neurons, heads)
-without any weight that reads them. Cutting these out gives a smaller dense
+without any weight that reads them. Removing these units gives a smaller dense
 network with the same outputs.
 """
 

@@ -1,4 +1,4 @@
-"""What a run computes: a new state, a train step, a measurement, logits."""
+"""The computations of a run: a new state, a train step, metrics, logits."""
 
 from collections.abc import Callable
 from collections.abc import Iterable

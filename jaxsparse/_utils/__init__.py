@@ -1,4 +1,4 @@
 """Helpers of all packages: trees, checks of arguments, tables, dtypes of sums.
 
-Nothing here knows of sparsity, and no package stands below this one.
+No helper knows about sparsity, and this package imports no other one.
 """

@@ -1,13 +1,13 @@
-"""Checks of arguments: each says what was got, what is expected, what to write.
+"""Checks of arguments, whose errors say what was got, expected, and to write.
 
-A `Check` belongs to a kind of values. `checked` puts the checks of a function's
-annotations before it, so that a wrong argument is an error where it is given,
-and not steps later. A package tells with `register` what its own kinds are:
+A `Check` accepts one kind of values. The decorator `checked` runs the checks
+for the annotations of a function before the function, so a wrong argument
+raises an error at the call. Packages `register` checks for their own types:
 
   register(When, function('a function of the step', 'schedules.every(100)'))
 
-Checks look at types, at numbers and at the shapes of arrays, never at what an
-array on a device holds: tracers pass, and no step is held up.
+Checks read types, numbers and the shapes of arrays, but never the values of an
+array on a device. So tracers pass, and no check waits for a device.
 """
 
 import collections.abc
@@ -36,13 +36,13 @@ class Check:
   """The values that an argument takes, and the error for all others.
 
   Attributes:
-    takes: whether a value is one of them.
-    expected: the values in words.
-    write: an example, or a function that makes one of a wrong value; where
-      there is none, an argument's default is one.
-    make: turns such a value into the one that is used.
-    words: the values, if they are words.
-    joint: what stands between a name and its value where one is written.
+    takes: a function that returns whether a value is accepted.
+    expected: a description of accepted values.
+    write: an example, or a function from a wrong value to an example; without
+      one, the default of the argument is the example.
+    make: a function that converts an accepted value for use.
+    words: the accepted values, if they are words.
+    joint: the separator between name and value in an example.
   """
   takes: Callable[[Any], bool]
   expected: str

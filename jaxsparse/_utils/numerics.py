@@ -159,6 +159,47 @@ def replicated(x: jax.Array) -> jax.Array:
   return x
 
 
+def everywhere(x: jax.Array) -> jax.Array:
+  """A small array that every device of the current mesh has.
+
+  Said of what several large arrays are compared with, lest a partitioner gives
+  each of them the layout of another.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.manual_axes or any(
+      kind != jax.sharding.AxisType.Auto for kind in mesh.axis_types):
+    return x
+  return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec())
+
+
+def split_axes(x: jax.Array, tile: Sequence[int]) -> jax.Array:
+  """`[a, b] -> [a / s, s, b / t, t]`, one axis at a time.
+
+  For explicitly sharded arrays, JAX rejects a reshape that splits several axes
+  at once.
+
+  >>> split_axes(jnp.ones((8, 3)), (4, 1)).shape
+  (2, 4, 3, 1)
+  """
+  for axis in reversed(range(x.ndim)):
+    outer = x.shape[axis] // max(tile[axis], 1)
+    x = x.reshape(
+        x.shape[:axis] + (outer, tile[axis]) + x.shape[axis + 1:])
+  return x
+
+
+def join_axes(x: jax.Array) -> jax.Array:
+  """The inverse of `split_axes`.
+
+  >>> join_axes(jnp.ones((2, 4, 3, 1))).shape
+  (8, 3)
+  """
+  for axis in range(x.ndim // 2):
+    size = x.shape[axis] * x.shape[axis + 1]
+    x = x.reshape(x.shape[:axis] + (size,) + x.shape[axis + 2:])
+  return x
+
+
 def shards(x: jax.Array) -> list[int]:
   """In how many parts an explicit sharding cuts each axis."""
   sharding = jax.typeof(x).sharding

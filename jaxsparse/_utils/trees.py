@@ -1,4 +1,4 @@
-"""Paths, regex rules and the tree habits that every other room relies on.
+"""Paths, regular expressions for them, and conventions for trees.
 
 Three conventions hold everywhere:
 
@@ -64,9 +64,9 @@ def own_paths(tree: PyTree) -> list[str]:
     rows = [jax.tree_util.keystr(keys) for name, (keys, _) in zip(
         names, jax.tree_util.tree_leaves_with_path(tree)) if name == twice[0]]
     raise ValueError(
-        f'{" and ".join(rows)} have the same path, {twice[0]!r}, so that no '
-        'rule could tell them apart. Rename one: a key that contains "/" reads '
-        'like a key within another.')
+        f'Parameters must have different paths, but {" and ".join(rows)} have '
+        f'the path {twice[0]!r}. Rename one of them; a key that contains "/" '
+        'looks like a nested key.')
   return names
 
 
@@ -108,8 +108,8 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
     kind = getattr(m, 'dtype', type(m))
     if kind not in (bool, np.bool_) or np.shape(m) != np.shape(w):
       raise ValueError(
-          f'{path}: a mask is a bool array in the shape of its parameter, '
-          f'{np.shape(w)}, got {kind} in {np.shape(m)}. Write e.g. '
+          f'{path}: a mask must be a bool array of the shape of its parameter, '
+          f'{np.shape(w)}, got {kind} of shape {np.shape(m)}. Write e.g. '
           '`masks = jaxsparse.get_masks(opt_state)`.')
 
 
@@ -191,16 +191,16 @@ def match_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
       compiled[regex] = re.compile(regex)
     except (re.error, TypeError) as error:
       raise ValueError(
-          f'Rule {regex!r} is not a regular expression ({error}). Paths are '
-          "joined with '/', write e.g. '.*/kernel'.") from error
+          f'{regex!r} must be a regular expression ({error}). The parts of '
+          "paths are joined with '/'. Write e.g. '.*/kernel'.") from error
   names = own_paths(tree)
   for regex, pattern in compiled.items():
     if names and not any(pattern.fullmatch(name) for name in names):
       near = difflib.get_close_matches(regex, names, n=3, cutoff=0.3)
       raise ValueError(
-          f'Rule {regex!r} matches no parameter, so it would do nothing. A '
-          "regex must match the whole path, parts joined with '/'. "
-          f'Paths near it: {few(near) or "none"}; all are {few(names)}.')
+          f'{regex!r} matches no parameter, so it would have no effect. An '
+          "expression must match a whole path, with parts joined by '/'. "
+          f'Similar paths: {few(near) or "none"}; all paths: {few(names)}.')
 
   def lookup(path: str, _):
     for regex, pattern in compiled.items():

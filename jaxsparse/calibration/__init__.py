@@ -1,15 +1,17 @@
 """One-shot pruning of trained weights, one matrix at a time.
 
-`input_statistics` sums up what each kernel of any JAX function reads. A matrix
-`[in, out]` and a statistic of its inputs over calibration data, their squares
-or `h`, the sum of `x x^T`, give a mask (`wanda`), or a mask and weights
-that make up for what it prunes (`sparsegpt`, `admm`, `alps`). `refit` finds the
-best weights under any mask, and `reconstruction_error` says how far outputs are
-off. All functions are pure, of arrays: `jax.vmap` takes them over layers and
-experts, and outputs may be sharded over devices.
+`input_statistics` sums statistics of the inputs of each kernel of any JAX
+function, over calibration data: squares of the inputs, or the matrix `h`, the
+sum of `x x^T`. From a matrix `[in, out]` and its statistic, `wanda` makes a
+mask; `sparsegpt`, `admm` and `alps` make a mask, and weights that compensate
+for the pruned ones. `refit` finds the best weights under any mask, and
+`reconstruction_error` measures the error of outputs. All functions are pure
+functions of arrays: `jax.vmap` maps them over layers and experts, and outputs
+may be sharded over devices.
 
-Of whole models, `one_shot` prunes all kernels in turn, and `activations` and
-`reap` rank units and experts by what they give.
+For whole models, `one_shot` prunes all kernels one after the other.
+`activations` and `reap` measure the importance of units and experts by their
+outputs.
 """
 
 from jaxsparse.calibration._activations import activations

@@ -1,4 +1,4 @@
-"""Activations: what units give, as scores of weights and of units."""
+"""Mean squares of activations, as scores of weights and of units."""
 
 from typing import Any, Callable, Iterable, Mapping
 
@@ -21,8 +21,8 @@ from jaxsparse.units.importance import Importance
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
-# By path of a kernel the mean squares of its inputs, with an axis of size 1 for
-# each axis of outputs.
+# Maps the path of a kernel to the mean squares of its inputs, with an axis of
+# size 1 for each output axis.
 Activations = dict[str, jax.Array]
 
 
@@ -30,26 +30,28 @@ Activations = dict[str, jax.Array]
 def activations(fn: Callable[..., Any], params: ArrayTree,
                 batches: Iterable[Any], *,
                 weights: Callable[..., jax.Array] | None = None) -> Activations:
-  """The mean squares of what each kernel reads, in the kernel's own axes.
+  """The mean squares of the inputs of each kernel, in the kernel's own axes.
 
     mean over inputs x of x^2
 
-  It is `input_statistics` of all kernels, added up over batches, divided by the
-  number of inputs and brought into a shape that broadcasts against the kernel.
-  `wanda_score`, `owl`, `unit_activations` and `mean_activation` take it.
+  The result is `input_statistics` of all kernels, summed over batches, divided
+  by the number of inputs, and reshaped to broadcast against the kernel.
+  `wanda_score`, `unit_activations` and `mean_activation` take it.
 
   Args:
-    fn: `fn(params, *inputs)`, as it is for evaluation.
-    params: its parameters.
-    batches: of inputs; a tuple is several arguments.
-    weights: a function of the inputs that gives a weight for each position,
+    fn: the function `fn(params, *inputs)` of the model in evaluation mode.
+    params: the parameters.
+    batches: an iterable of batches of inputs; a tuple holds several arguments.
+    weights: a function of the inputs that returns a weight for each position,
       such as 0 for padding.
 
   Returns:
-    By path of the kernels that are contracted along some axes, one array.
+    A dict from paths to arrays, for all kernels that a product contracts with
+    data.
 
   Raises:
-    ValueError: if there are no batches, or inputs are not seen.
+    ValueError: if there are no batches, or the inputs of a kernel cannot be
+      found.
 
   >>> params = {'w': jnp.ones((3, 2))}
   >>> x = jnp.array([[1., 2., 0.], [3., 0., 0.]])
@@ -72,18 +74,18 @@ def activations(fn: Callable[..., Any], params: ArrayTree,
 
 @arguments.checked()
 def wanda_score(found: Activations) -> Score:
-  """Scores weights by `|w| * sqrt(mean of x^2)`, for `prune` while training.
+  """Scores weights by `|w| * sqrt(mean of x^2)`, for `prune` during training.
 
-  Weights of all outputs compete as the pattern says: for Wanda's competition
-  within each output write `nm(n, inputs)`. The activations lie in the state of
-  the score; take them anew when the network has changed a lot.
+  The pattern decides which weights compete. For Wanda's competition within each
+  output, write `nm(n, inputs)`. The state of the score holds the activations;
+  measure them again after the network has changed a lot.
 
   Args:
-    found: from `activations`. Kernels that are not in it, and other parameters,
-      are scored by `|w|`.
+    found: the result of `activations`. Parameters that it does not contain are
+      scored by `|w|`.
 
   Returns:
-    A score, as those of `jaxsparse.scores`.
+    A score, like those of `jaxsparse.scores`.
 
   References:
     Sun et al., `A Simple and Effective Pruning Approach for Large Language
@@ -109,23 +111,25 @@ def wanda_score(found: Activations) -> Score:
 
 @arguments.checked()
 def mean_activation(found: Activations) -> Importance:
-  """The root mean square of what a unit gives to those who read it.
+  """The root mean square of the activations of a unit.
 
     sqrt(sum over the unit's entries of the mean of x^2)
 
-  A neuron or channel has one entry, a head one for each of its dimensions. Of
-  several readers the mean counts.
+  The activations are the inputs of the kernels that read the unit. A neuron or
+  channel has one entry; a head has one for each of its dimensions. If several
+  kernels read a unit, the importance is the mean over these kernels.
 
   Args:
-    found: from `activations`.
+    found: the result of `activations`.
 
   Returns:
-    An importance for `prune_units`, of ties that kernels read.
+    An importance for `prune_units`, for ties whose units kernels read. A tie
+    names the axes that index the same hidden units.
 
   References:
     Muralidharan et al., `Compact Language Models via Pruning and Knowledge
-    Distillation <https://arxiv.org/abs/2407.14679>`_ (Minitron), 2024, takes
-    means of magnitudes over tokens of the 2-norm over the batch.
+    Distillation <https://arxiv.org/abs/2407.14679>`_ (Minitron), 2024. The
+    paper takes the mean magnitude over tokens, and the 2-norm over the batch.
 
   >>> from jaxsparse import units
   >>> from jaxsparse.units.ties import Member, Tie
@@ -140,9 +144,9 @@ def mean_activation(found: Activations) -> Importance:
     for family in families:
       if not _readers(family, found):
         raise ValueError(
-            f'No kernel that reads the units of {family.name!r} is among the '
-            f'activations, {trees.few([*found])}. Give ties that kernels read, '
-            'such as heads(ties) or neurons(ties).')
+            f'The activations need a kernel that reads the units of the tie '
+            f'{family.name!r}, got those of {trees.few([*found])}. Give ties '
+            'whose units kernels read, such as heads(ties) or neurons(ties).')
 
     def update(grads, state, params=None, **extra_args):
       del grads, extra_args
@@ -157,15 +161,15 @@ def mean_activation(found: Activations) -> Importance:
 @arguments.checked()
 def unit_activations(found: Activations, params: ArrayTree,
                      ties: Ties | Iterable[Tie]) -> dict[str, np.ndarray]:
-  """The root mean squares of units, for `keep_units`: see `mean_activation`.
+  """The root mean squares of units, for `keep_units`; see `mean_activation`.
 
   Args:
-    found: from `activations`.
-    params: the parameters; of their values nothing matters.
-    ties: such as `heads(ties)`, `neurons(ties)`.
+    found: the result of `activations`.
+    params: the parameters; only their structure matters.
+    ties: the ties of the units, such as `heads(ties)` or `neurons(ties)`.
 
   Returns:
-    By name of tie, an array of `tie.shape`.
+    A dict from names of ties to arrays of `tie.shape`.
 
   Raises:
     ValueError: if no kernel reads a tie's units.

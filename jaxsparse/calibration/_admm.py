@@ -1,4 +1,4 @@
-"""ADMM: the least squares of the kept weights and their mask, in turns."""
+"""ADMM: the mask and least squares of the kept weights, solved together."""
 
 import functools
 
@@ -19,38 +19,39 @@ def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
          sparsity: float | jax.Array | None = None, *, steps: int = 20,
          ramp: int = 15, damping: float | jax.Array = 0.1
          ) -> tuple[jax.Array, jax.Array]:
-  """Pruned weights and their mask, by alternating directions of multipliers.
+  """Pruned weights and their mask, by the alternating direction method (ADMM).
 
-  For inputs of norm one (`h` with a unit diagonal, `w` times the norms),
+  The inputs are scaled to norm one: `h` gets a unit diagonal, and `w` is
+  multiplied by the norms. Then
 
     G = h + damping I,   V = w,   D = 0
     z = V + D on the mask of the largest |V + D|, 0 elsewhere
     D = D + V - z,   V = (G + I)^-1 (G w + z - D)
 
-  for `steps` times, and the result is z once more. The mask prunes a part of
-  the `sparsity` first, `1 - (1 - t / ramp)^3` of it at turn t (counted from 1),
-  and is held after turn `ramp`. As V begins at `w`, the first mask is Wanda's
-  without outputs of their own: all weights of the matrix compete, or those of a
-  group. Counts are exact, ties go to the lower index. Inputs that were always
-  zero score zero; what a group keeps of them stays as it is. All of it is
-  computed in float32.
+  is iterated for `steps` steps, and the result is z computed once more. Step t,
+  counted from 1, prunes the share `1 - (1 - t / ramp)^3` of the `sparsity`; the
+  mask is fixed after step `ramp`. V begins at `w`, so the first mask has the
+  scores of Wanda, but all weights of the matrix, or of a group, compete, not
+  those of each output. Counts are exact, and of equal scores the lower index is
+  kept. Inputs that are zero in all data score zero, and their kept weights do
+  not change. All computations are in float32.
 
   Args:
-    w: weights, `[in, out]`. Stacked layers and experts go through `jax.vmap`.
-    h: `[in, in]`, `x x^T` summed over inputs x. A scale does not matter.
-    pattern: whose units and groups run along inputs: `unstructured()`,
-      `nm(2, 4)`, `block((4, 1))`.
-    sparsity: the fraction pruned; `None` takes the pattern's own.
-    steps: how many turns. `refit` afterwards does what more turns under the
-      last mask would do, and faster.
-    ramp: the turns in which the sparsity grows; no more than `steps`.
-    damping: what is added to the unit diagonal.
+    w: the weights, `[in, out]`. Use `jax.vmap` for stacked layers and experts.
+    h: the sum of `x x^T` over inputs x, `[in, in]`, up to a factor.
+    pattern: a pattern whose units and groups run along the inputs, such as
+      `unstructured()`, `nm(2, 4)` or `block((4, 1))`.
+    sparsity: the fraction pruned; `None` takes the sparsity of the pattern.
+    steps: the number of steps. More steps under the last mask give the same as
+      `refit` afterwards, which is faster.
+    ramp: the number of steps in which the sparsity grows, at most `steps`.
+    damping: the constant added to the unit diagonal.
 
   Returns:
     The weights, in their dtype and zero where pruned, and a bool array of the
     same shape, True where kept. Under `jit` and `vmap` kept weights are NaN
-    where `h` has NaN or is far from positive definite; elsewhere that is an
-    error.
+    where `h` has NaN or is far from positive definite; outside of them that is
+    an error.
 
   Raises:
     ValueError: if shapes do not fit, weights are not floating, the pattern
@@ -59,10 +60,10 @@ def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
 
   References:
     Boža, `Fast and Effective Weight Update for Pruned Large Language Models
-    <https://arxiv.org/abs/2401.02938>`_, 2024, with its penalty of 1. Released
-    code prunes all at once where a matrix competes, as `ramp=1` does here; of
-    2:4 it keeps the highest 2 of 4 in every turn and ramps the rest, where here
-    each group keeps its own share of the way.
+    <https://arxiv.org/abs/2401.02938>`_, 2024, with its penalty of 1. If all
+    weights of a matrix compete, the released code prunes all at once, like
+    `ramp=1` here. For 2:4, it always keeps the highest 2 of 4 and ramps the
+    rest; here each group keeps the same share at each step.
 
   >>> from jaxsparse import unstructured
   >>> w = jnp.array([[5.], [20.], [10.]])
@@ -75,7 +76,7 @@ def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
   _common.check_damping(damping)
   if not steps >= 1 <= ramp:
     raise ValueError(
-        f'Steps and their ramp are at least 1, got steps={steps} and '
+        f'admm needs steps >= 1 and ramp >= 1, got steps={steps} and '
         f'ramp={ramp}. Write e.g. steps=20, ramp=15.')
   pattern = _common.along_inputs(pattern, w.shape)
   pruned, mask = _admm(w, h, _common.kept(pattern, w.shape, sparsity), damping,
@@ -96,7 +97,7 @@ def _admm(w: jax.Array, h: jax.Array, kept: Kept, damping: float | jax.Array,
   def turn(v, dual, mask):
     z = jnp.where(mask, v + dual, 0.)
     dual = dual + v - z
-    # (G + I)^-1 (G w + z - dual), with an error that vanishes where z is w.
+    # (G + I)^-1 (G w + z - dual), written so that rounding vanishes if z is w.
     return first + _common.product(inverse, z - dual - first), dual
 
   def choosing(t, carry):
@@ -120,6 +121,6 @@ def _admm(w: jax.Array, h: jax.Array, kept: Kept, damping: float | jax.Array,
 
 
 def _inverse(a: jax.Array) -> jax.Array:
-  """Of a positive definite matrix; NaN if it is not."""
+  """The inverse of a positive definite matrix; NaN for any other matrix."""
   factor = jax.scipy.linalg.cho_factor(a, lower=True)
   return jax.scipy.linalg.cho_solve(factor, jnp.eye(len(a), dtype=a.dtype))

@@ -1,4 +1,4 @@
-"""ALPS: ADMM whose penalty grows as its mask settles."""
+"""ALPS: ADMM with a penalty that grows while its mask becomes stable."""
 
 import functools
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
-_CHECK, _LEAST = 3, 30  # Turns between changes of the penalty, and before rest.
-_RESTED = 3e-4          # The share of kept weights that may still change then.
+_CHECK, _LEAST = 3, 30  # Steps between changes of the penalty; minimal steps.
+_RESTED = 3e-4          # The share of kept weights that may change at the end.
 
 
 @arguments.checked(
@@ -24,37 +24,41 @@ _RESTED = 3e-4          # The share of kept weights that may still change then.
 def alps(w: jax.Array, h: jax.Array, pattern: Pattern,
          sparsity: float | jax.Array | None = None, *, steps: int = 300,
          damping: float | jax.Array = 0.01) -> tuple[jax.Array, jax.Array]:
-  """Pruned weights and their mask, by ADMM with a penalty that grows.
+  """Pruned weights and their mask, by ADMM with a growing penalty.
 
-  For inputs of norm one (G, damped `h` with a unit diagonal; W, `w` times the
-  norms), from D = W on its own mask, V = 0 and rho = 0.1,
+  The inputs are scaled to norm one: G is the damped `h` with a unit diagonal,
+  and W is `w` times the norms. From D = W on its own mask, V = 0 and rho = 0.1,
+  the iteration is
 
     B = (G + rho I)^-1 (G W - V + rho D)
     D = B + V / rho on the mask of its largest, 0 elsewhere
     V = V + rho (B - D)
 
-  Every three turns rho grows: 1.3, 1.2 or 1.1 times, if more than a tenth, more
-  than 0.5%, or any of the kept weights have changed since. While no more than
-  0.5% ever have, it is divided by 5 instead, and if any have, all begins anew.
-  It ends when none changes, or fewer than 0.03% after 30 turns. Then come ten
-  steps of `refit`. All weights of a matrix compete, or those of a group; counts
-  are exact, ties go to the lower index. Inputs that were always zero score
-  zero; what a group keeps of them stays as it is. All of it is computed in
-  float32.
+  Every three steps the penalty rho is multiplied by 1.3 if more than 10% of the
+  kept weights have changed since the last time, by 1.2 if more than 0.5% have,
+  and by 1.1 if any have. As long as no such check has found more than 0.5%, rho
+  is divided by 5 instead, and if any kept weight has changed, the iteration
+  starts anew. The iteration ends when no kept weight changes or, after 30
+  steps, when fewer than 0.03% do. Ten steps of `refit` follow.
+
+  All weights of a matrix, or of a group, compete. Counts are exact, and of
+  equal scores the lower index is kept. Inputs that are zero in all data score
+  zero, and their kept weights do not change. All computations are in float32.
 
   Args:
-    w: weights, `[in, out]`. Stacked layers and experts go through `jax.vmap`.
-    h: `[in, in]`, `x x^T` summed over inputs x. A scale does not matter.
-    pattern: whose units and groups run along inputs: `unstructured()`,
-      `nm(2, 4)`, `block((4, 1))`.
-    sparsity: the fraction pruned; `None` takes the pattern's own.
-    steps: the most turns.
-    damping: what is added to the diagonal, as a fraction of its mean.
+    w: the weights, `[in, out]`. Use `jax.vmap` for stacked layers and experts.
+    h: the sum of `x x^T` over inputs x, `[in, in]`, up to a factor.
+    pattern: a pattern whose units and groups run along the inputs, such as
+      `unstructured()`, `nm(2, 4)` or `block((4, 1))`.
+    sparsity: the fraction pruned; `None` takes the sparsity of the pattern.
+    steps: the largest number of steps.
+    damping: the constant added to the diagonal of `h`, as a fraction of its
+      mean.
 
   Returns:
     The weights, in their dtype and zero where pruned, and a bool array of the
     same shape, True where kept. Under `jit` and `vmap` kept weights are NaN
-    where `h` has NaN; elsewhere that is an error.
+    where `h` has NaN; outside of them that is an error.
 
   Raises:
     ValueError: if shapes do not fit, weights are not floating, the pattern
@@ -62,8 +66,8 @@ def alps(w: jax.Array, h: jax.Array, pattern: Pattern,
 
   References:
     Meng et al., `ALPS: Improved Optimization for Highly Sparse One-Shot Pruning
-    for Large Language Models <https://arxiv.org/abs/2406.07831>`_, 2024.
-    Released code decomposes `h` in float64.
+    for Large Language Models <https://arxiv.org/abs/2406.07831>`_, 2024. The
+    released code decomposes `h` in float64.
 
   >>> from jaxsparse import unstructured
   >>> w = jnp.array([[5.], [20.], [10.]])
@@ -76,7 +80,7 @@ def alps(w: jax.Array, h: jax.Array, pattern: Pattern,
   _common.check_damping(damping)
   if not steps >= 1:
     raise ValueError(
-        f'steps is at least 1, got {steps}. Write e.g. steps=300.')
+        f'alps needs steps >= 1, got steps={steps}. Write e.g. steps=300.')
   pattern = _common.along_inputs(pattern, w.shape)
   pruned, mask = _alps(w, h, _common.kept(pattern, w.shape, sparsity), damping,
                        steps, pattern=pattern)
@@ -85,14 +89,14 @@ def alps(w: jax.Array, h: jax.Array, pattern: Pattern,
 
 
 class _Turn(NamedTuple):
-  """What a turn leaves to the next, in the names of the formulas."""
+  """The variables of the iteration, named as in the formulas."""
   t: jax.Array
   b: jax.Array
   d: jax.Array
   v: jax.Array
   rho: jax.Array
-  mask: jax.Array   # Of d,
-  seen: jax.Array   # and at the last change of rho.
+  mask: jax.Array   # The mask of d.
+  seen: jax.Array   # The mask of d at the last change of rho.
   grown: jax.Array  # Whether rho ever grew.
   rests: jax.Array
 
@@ -113,7 +117,7 @@ def _alps(w: jax.Array, h: jax.Array, kept: Kept, damping: float | jax.Array,
     return _common.product(vectors, x)
 
   def turn(c):
-    # G W is (G + rho I) W without rho W: no error where D is W.
+    # G W is (G + rho I) W - rho W, so that rounding vanishes if D is W.
     b = target + solve(c.rho * (c.d - target) - c.v, c.rho)
     x = b + c.v / c.rho
     mask = project(x)

@@ -1,27 +1,28 @@
-"""Blocks of a model, by the paths of its kernels."""
+"""Blocks of a model, named by the paths of its kernels."""
 
 import re
 from typing import Callable, Sequence
 
-# A regular expression whose first group is the name, or a function of paths.
+# A regular expression whose first group is the name of the block, or a function
+# from paths to names.
 Block = str | Callable[[str], str | None]
 
-# `layers/3` of `layers/3/up/kernel`.
+# Finds `layers/3` in `layers/3/up/kernel`.
 BEFORE_NUMBER = r'(.*?\d+)(?:/.*)?'
 
 
 def name(block: Block, path: str, place: Sequence[int]
          ) -> tuple[str, tuple[int, ...]] | None:
-  """The block of a kernel, or of one of its layers.
+  """The block of a kernel, or of one layer of a stacked kernel.
 
-  Layers are blocks of their own where the name has no number, together with
-  those of other kernels of that name; where there is no name, with those of
-  others without.
+  If the name of the block has no number, each layer of a stacked kernel is a
+  block of its own, together with the same layer of other stacked kernels with
+  that name. Stacked kernels without a name count as having the same name.
 
   Args:
-    block: what tells the name of a path, or `None`.
-    path: of the kernel.
-    place: which layer it is, of which expert and so on.
+    block: the regular expression, or function, that finds the name in a path.
+    path: the path of the kernel.
+    place: the indices of the layer, the expert and so on in a stacked kernel.
 
   >>> name(BEFORE_NUMBER, 'layers/3/up/kernel', [])
   ('layers/3', ())

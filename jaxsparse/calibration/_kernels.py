@@ -1,4 +1,4 @@
-"""One kernel of a model: the methods by name, and what they do to it."""
+"""Pruning of one kernel of a model, by the methods and their names."""
 
 import functools
 from typing import Any, Callable, NamedTuple
@@ -21,18 +21,18 @@ from jaxsparse.calibration._wanda import wanda
 from jaxsparse.masks import selection
 from jaxsparse.patterns import Pattern
 
-# From w [in, out], h [in, in], the pattern and sparsity to weights and mask.
+# From w [in, out], h [in, in], pattern and sparsity to weights and mask.
 Prune = Callable[..., tuple[jax.Array, jax.Array]]
 
-_DAMPING = 0.01  # Of `h` in a refit, as a fraction of its mean diagonal.
+_DAMPING = 0.01  # Damping of `h` in a refit, relative to its mean diagonal.
 
 
 class Method(NamedTuple):
-  """What prunes a matrix, and the statistic that it takes.
+  """A function that prunes a matrix, and the kind of statistic that it takes.
 
   Attributes:
-    prune: of a matrix, a statistic, the pattern and the sparsity.
-    kind: 'norm' or 'moment'; `None` if it takes no statistic.
+    prune: the function of a matrix, a statistic, a pattern and a sparsity.
+    kind: the kind of statistic, 'norm' or 'moment'; `None` without one.
   """
   prune: Prune
   kind: str | None
@@ -60,10 +60,10 @@ _METHODS = {
 
 
 def method(name: str | Prune, fitted: bool) -> Method:
-  """The method of a name, or a function of the user's.
+  """The method with a name, or a method from a function of the user.
 
   Args:
-    name: of `one_shot`, or a function.
+    name: a name from `one_shot`, or a function.
     fitted: whether to solve for the kept weights afterwards.
   """
   if callable(name):
@@ -72,8 +72,9 @@ def method(name: str | Prune, fitted: bool) -> Method:
     found = _METHODS[name]
   else:
     raise ValueError(
-        f'method is one of {[*_METHODS]}, or a function of w [in, out], h '
-        f'[in, in], pattern and sparsity, got {name!r}.')
+        f'method must be one of {[*_METHODS]}, or a function of w [in, out], '
+        f"h [in, in], pattern and sparsity, got {name!r}. Write e.g. method="
+        "'sparsegpt'.")
   return Method(functools.partial(_fitted, found.prune), 'moment') if (
       fitted) else found
 
@@ -85,7 +86,7 @@ def _fitted(prune: Prune, w: jax.Array, h: jax.Array, pattern: Pattern,
 
 
 class Pruned(NamedTuple):
-  """A kernel, its mask, and the error of each matrix, NaN if not known."""
+  """A kernel, its mask, and the error of each matrix, NaN if unknown."""
   kernel: jax.Array
   mask: jax.Array
   error: np.ndarray
@@ -93,18 +94,19 @@ class Pruned(NamedTuple):
 
 def prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
           how: Method, sparsity: Any) -> Pruned:
-  """Prunes a kernel, or a layer of it.
+  """Prunes a kernel, or one layer of a stacked kernel.
 
   Args:
-    name: for errors.
+    name: the name of the kernel, for errors.
     w: the kernel.
-    statistic: of its inputs; `None` if the method takes none.
-    layout: how it is a stack of matrices.
+    statistic: the statistic of its inputs; `None` if the method takes none.
+    layout: the layout of the kernel as a stack of matrices.
     how: the method.
-    sparsity: the fraction pruned; an array has one for each matrix.
+    sparsity: the fraction pruned; an array has one number for each matrix.
 
   Raises:
-    ValueError: if the method does, or the statistic or the result has NaN.
+    ValueError: if the method raises one, or the statistic or the result has
+      NaN.
   """
   found = meshes.automatically(
       lambda w, x, s: _prune(name, w, x, layout, how, s),
@@ -120,10 +122,11 @@ def _prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
     _check(name, statistic)
     x = layout.statistic(statistic.sum, moment)
     if x.ndim > len(layout.stack) + 1 + moment:
-      groups = len(x)  # Of a convolution: they cut the outputs.
+      groups = len(x)  # The groups of a convolution divide its outputs.
   if bool(jnp.isnan(w).any()):
     raise ValueError(
-        f'{name} has weights that are NaN. Look at the checkpoint.')
+        f'{name} must have finite weights, but has NaN. Check the checkpoint '
+        'it was restored from.')
   m = layout.matrices(w, groups)
   arrays = [m, x, sparsity if isinstance(sparsity, jax.Array) else None]
 
@@ -139,8 +142,8 @@ def _prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
     raise ValueError(f'{name}: {problem}') from problem
   if bool(jnp.isnan(v).any()):
     raise ValueError(
-        f'{name}: h is not positive definite. Give more inputs, or a method '
-        'with more damping, such as '
+        f'{name}: h is not positive definite. Give more inputs, or write a '
+        'method with more damping, such as '
         'method=functools.partial(calibration.sparsegpt, damping=.1).')
   # On the host: NaN made on a device would stop `jax_debug_nans`.
   errors = np.asarray(error) if moment else np.full(
@@ -152,11 +155,12 @@ def _prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
 def _check(name: str, statistic: Statistic) -> None:
   if not bool(jnp.isfinite(statistic.sum).all()):
     raise ValueError(
-        f'{name}: its inputs are NaN or infinite. Look at the outputs of the '
-        'dense model on these batches; 16-bit activations may need float32.')
+        f'{name}: the inputs of this kernel must be finite, but have NaN or '
+        'infinities. Check the outputs of the dense model on these batches; '
+        '16-bit activations may need float32.')
   unseen = int((statistic.count == 0).sum())
   if unseen:
     warnings.warn(
         f'{name}: {unseen} of its {statistic.count.size} matrices, such as '
-        'experts, have met no input, so that nothing is known of their '
-        'weights. Give more batches.', stacklevel=2)
+        'experts, received no input, so their weights cannot be compared. '
+        'Give more batches.', stacklevel=2)

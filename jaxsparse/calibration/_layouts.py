@@ -1,4 +1,4 @@
-"""Kernels of any shape as matrices `[in, out]`, and their patterns likewise."""
+"""Kernels of any shape, and their patterns, as matrices `[in, out]`."""
 
 import dataclasses
 import math
@@ -15,15 +15,15 @@ from jaxsparse.patterns import Pattern
 
 
 class Layout(NamedTuple):
-  """How a kernel, or a layer of it, is a stack of matrices.
+  """The layout of a kernel, or of one of its layers, as a stack of matrices.
 
   Attributes:
-    shape: of the kernel.
-    stack: axes along which there are matrices of their own, such as experts.
-    inputs: axes that are summed over with data, in the kernel's order.
-    outputs: the others.
-    rows: where the rows of a matrix are among the inputs, such that members of
-      a group are neighbours; `None` where they are as it is.
+    shape: the shape of the kernel.
+    stack: the axes that index separate matrices, such as experts.
+    inputs: the contracted axes, in the kernel's order.
+    outputs: the other axes.
+    rows: the order of the inputs as rows of a matrix, in which members of a
+      group are neighbours; `None` if no reordering is needed.
     pattern: the pattern of a matrix.
   """
   shape: tuple[int, ...]
@@ -35,11 +35,11 @@ class Layout(NamedTuple):
 
   @property
   def stack_sizes(self) -> tuple[int, ...]:
-    """How many matrices there are along each axis of the stack."""
+    """The number of matrices along each axis of the stack."""
     return tuple(self.shape[axis] for axis in self.stack)
 
   def without(self, axes: Sequence[int]) -> 'Layout':
-    """The layout of what is left at one index of axes of the stack."""
+    """The layout of the kernel at one index of some axes of the stack."""
     left = [axis for axis in range(len(self.shape)) if axis not in axes]
     moved = lambda old: tuple(left.index(axis) for axis in old if axis in left)
     return self._replace(
@@ -47,7 +47,8 @@ class Layout(NamedTuple):
         inputs=moved(self.inputs), outputs=moved(self.outputs))
 
   def matrices(self, w: jax.Array, groups: int = 1) -> jax.Array:
-    """`[*stack, in, out]`; of groups of a convolution `[groups, in, out]`."""
+    """The matrices `[*stack, in, out]`, or `[groups, in, out]` of convolutions.
+    """
     order = (*self.stack, *self.inputs, *self.outputs)
     m = w.transpose(order).reshape(*self.stack_sizes, self._inputs(), -1)
     if self.rows is not None:
@@ -67,7 +68,8 @@ class Layout(NamedTuple):
         np.argsort(order))
 
   def statistic(self, x: jax.Array, moment: bool) -> jax.Array:
-    """A sum `[..., in]` or, of moments, `[..., in, in]`, in the rows' order."""
+    """A sum `[..., in]`, or moments `[..., in, in]`, in the order of the rows.
+    """
     if self.rows is None:
       return x
     x = x[..., self.rows]
@@ -76,11 +78,11 @@ class Layout(NamedTuple):
   def means(self, statistic: Statistic) -> jax.Array:
     """The mean squares of inputs, in the axes of the kernel.
 
-    Axes of outputs have size 1, or that of the kernel if groups of a
-    convolution cut them.
+    Output axes have size 1, or the size in the kernel if groups of a
+    convolution divide them.
 
     Args:
-      statistic: of kind 'norm'.
+      statistic: a statistic of kind 'norm'.
     """
     x = statistic.sum / jnp.maximum(statistic.count, 1)[..., None]
     sizes = [self.shape[axis] for axis in self.inputs]
@@ -100,21 +102,22 @@ def layout(kernel: Kernel, pattern: Pattern) -> Layout:
   """The layout of a kernel with a pattern that is written for its axes.
 
   Raises:
-    ValueError: if it has units or groups that span outputs, or layers.
+    ValueError: if the pattern has units or groups that span outputs or layers,
+      or if the kernel cannot be written as matrices.
   """
-  where = f'a kernel with axes {kernel.contracted} summed over'
+  where = f'a kernel with contraction axes {kernel.contracted}'
   if not kernel.contracted:
     raise ValueError(
-        f'the parameter is not summed over with data: {kernel.why}. Leave it '
+        f'the parameter is not contracted with data: {kernel.why}. Leave it '
         f'dense: {{{kernel.path!r}: None}}.')
   if kernel.why and 'contracted' in kernel.why:
     raise ValueError(
-        f'{where} is {kernel.why}, so that it has no inputs of one kind. Leave '
-        f'it dense: {{{kernel.path!r}: None}}.')
+        f'{where} is {kernel.why}, so its products have different inputs. '
+        f'Leave it dense: {{{kernel.path!r}: None}}.')
   if {*kernel.contracted} & {*kernel.outputs}:
     raise ValueError(
-        f'{where} has other inputs for parts of an axis, as depthwise kernels '
-        '[..., channels, multiplier] have that are reshaped to [..., 1, '
+        f'{where} has different inputs for parts of an axis, like depthwise '
+        'kernels [..., channels, multiplier] that are reshaped to [..., 1, '
         f'outputs]. Leave it dense: {{{kernel.path!r}: None}}.')
   shape, stack = kernel.shape, kernel.stacked
   inputs = tuple(sorted((*kernel.contracted, *kernel.window)))
@@ -128,10 +131,10 @@ def layout(kernel: Kernel, pattern: Pattern) -> Layout:
               for axis in others)
   if patterns.is_transposable(pattern) or spans:
     raise ValueError(
-        f'{where}: {pattern} has units or groups that span others of its axes '
-        f'{tuple(range(len(shape)))}. Methods with statistics of inputs take '
-        'patterns along inputs: unstructured(), or nm(2, 4, axis=...) and '
-        'block(...) along those axes.')
+        f'{where}: methods with statistics of inputs need patterns along these '
+        f'axes, but {pattern} has units or groups that span others of the axes '
+        f'{tuple(range(len(shape)))}. Write e.g. unstructured(), or '
+        'nm(2, 4, axis=...) along a contraction axis.')
   rows, units, members = _rows(
       [shape[axis] for axis in inputs], [unit[axis] for axis in inputs],
       [group[axis] for axis in inputs])
@@ -145,10 +148,11 @@ def layout(kernel: Kernel, pattern: Pattern) -> Layout:
 
 def _rows(sizes: Sequence[int], unit: Sequence[int], group: Sequence[int]
           ) -> tuple[np.ndarray | None, int, int]:
-  """An order of inputs in which groups are neighbours, and in them units.
+  """An order of inputs in which members of groups and units are neighbours.
 
   Returns:
-    The order, or `None`; the inputs of a unit, and the units of a group.
+    The order, or `None` if no reordering is needed; the number of inputs of a
+    unit, and the number of units of a group.
   """
   cut = []
   for n, u, g in zip(sizes, unit, group):

@@ -1,4 +1,4 @@
-"""Whole models: their kernels are pruned in turn."""
+"""`one_shot`: pruning of whole models, kernel by kernel."""
 
 from typing import Any, Callable, Iterable, Mapping, NamedTuple
 import warnings
@@ -25,15 +25,15 @@ from jaxsparse.patterns import Pattern
 
 
 class OneShotState(NamedTuple):
-  """How far `one_shot` has come; a tree of arrays that a checkpoint can hold.
+  """The progress of `one_shot`: a tree of arrays that a checkpoint can hold.
 
   Attributes:
-    params: the parameters, as far as they are pruned.
-    masks: True where kept, `None` where dense, for all that will be pruned.
-    errors: by path, the squared error of the outputs of what is pruned, of each
-      layer and expert, relative to the outputs. NaN where it is not yet pruned,
-      or not known, as with statistics of norms alone.
-    done: how many stages are done.
+    params: the parameters, with the kernels of finished stages pruned.
+    masks: True where kept, `None` where dense, for all kernels to be pruned.
+    errors: maps paths to the squared errors of outputs relative to the squares
+      of outputs, for each layer and expert. NaN for kernels that are not pruned
+      yet, and for methods that use only norms of inputs.
+    done: the number of finished stages.
   """
   params: ArrayTree
   masks: ArrayTree
@@ -74,56 +74,59 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   input (`[in]` for 'wanda'), and the data at one cut for all batches.
 
   Args:
-    fn: `fn(params, *inputs)`, as it is for evaluation; any that JAX can trace.
-    params: its trained parameters. They are not changed.
-    batches: of inputs, such as `[x, y]` for `fn(params, x)`; a tuple is several
-      arguments. Their sizes may differ. They and the parameters may lie on a
-      mesh with Auto or Explicit axes; kernels and masks lie as kernels did, and
-      statistics on every device.
-    patterns: a pattern, which all kernels get on their own axes as
-      `kernel_patterns` says; or rules, as for `prune`: a dict from regular
-      expressions for paths to patterns that are written for the axes of
-      parameters, or `None` for dense. Units and groups run along inputs. Of
-      stacked layers, experts and groups of a convolution each has its own
-      competition.
+    fn: the function `fn(params, *inputs)` of the model in evaluation mode; any
+      function that JAX can trace.
+    params: the trained parameters. They are not changed.
+    batches: an iterable of batches of inputs, such as `[x, y]` for
+      `fn(params, x)`; a tuple holds several arguments. The sizes of batches may
+      differ. Batches and parameters may be on a mesh with Auto or Explicit
+      axes. Kernels and masks keep the sharding of the kernels; statistics are
+      replicated.
+    patterns: one pattern for all kernels, placed on the axes of each kernel by
+      `kernel_patterns`. Or a mapping as for `prune`, from regular expressions
+      for paths to patterns written for the axes of parameters, or `None` for
+      dense. Units and groups must run along inputs. Weights compete only within
+      their layer, expert or group of a convolution.
     method: 'magnitude', 'wanda', 'sparsegpt', 'admm', 'alps', or any function
       of `w [in, out]`, `h [in, in]`, pattern and sparsity that returns weights
       and mask, such as `functools.partial(calibration.sparsegpt, damping=.1)`.
-    sparsity: the fraction pruned where a pattern has none of its own; or by
-      path, for stacked kernels an array with a number for each layer, which
-      comes before what a pattern has.
-    refit: whether `refit` then solves for the kept weights, with `h` damped by
-      0.01 of its mean diagonal.
-    weights: a function of the inputs that gives a weight for each position,
-      such as 0 for padding, of the shape of the leading axes of data.
-    sequential: `False` prunes all kernels from statistics of the dense model,
-      in one stage.
-    progress: wraps the stages, such as `tqdm.tqdm`.
-    state: a state from `save`, or a dict with its fields, as Orbax restores
-      it: resumes from there, with the same other arguments.
-    save: is called with the state after each stage.
+    sparsity: the fraction pruned, for patterns without a sparsity of their own.
+      Or a mapping from paths to fractions, or for stacked kernels to arrays
+      with one fraction for each layer; the mapping overrides the sparsity of
+      patterns.
+    refit: whether `refit` solves for the kept weights afterwards, with `h`
+      damped by 0.01 of its mean diagonal.
+    weights: a function of the inputs that returns a weight for each position,
+      such as 0 for padding, in the shape of the leading axes of the data.
+    sequential: whether to prune in stages. `False` prunes all kernels in one
+      stage, from statistics of the dense model.
+    progress: a function that wraps the iterable of stages, such as `tqdm.tqdm`.
+    state: a state from `save`, or a dict with its fields as restored by Orbax,
+      to resume from. The other arguments must be the same.
+    save: a function that is called with the state after each stage.
 
   Returns:
     The pruned parameters, zero where pruned, and their masks, a tree of the
-    same structure, `None` where dense. Train on with `lock()`.
+    same structure, `None` where dense. To train further, use the rule `lock()`.
 
   Raises:
     ValueError: if there are no batches, or they do not fit the function; if a
-      pattern spans outputs; if inputs of a kernel with a rule are not seen, or
-      are NaN; if `h` cannot be factored, with the damping to try; inside of
-      `jax.jit`.
+      pattern spans outputs; if the inputs of a kernel in `patterns` cannot be
+      found, or are NaN; if `h` cannot be factored (the message suggests a
+      damping); or inside of `jax.jit`.
 
   Warns:
-    UserWarning: if a pattern for all kernels leaves some dense, because it does
-      not fit, they are used in another way, too, or their inputs are not seen.
+    UserWarning: if one pattern for all kernels leaves a kernel dense, because
+      the pattern does not fit, the kernel has other uses than products, or its
+      inputs cannot be found.
 
   References:
     Frantar and Alistarh, `SparseGPT: Massive Language Models Can Be Accurately
     Pruned in One-Shot <https://arxiv.org/abs/2301.00774>`_, 2023; Sun et al.,
     `A Simple and Effective Pruning Approach for Large Language Models
-    <https://arxiv.org/abs/2306.11695>`_, 2023. Released code takes modules
-    apart by their names, a transformer block at a time; SparseGPT's option of
-    true sequential order is what is done here.
+    <https://arxiv.org/abs/2306.11695>`_, 2023. The released code processes one
+    transformer block at a time, and finds modules by their names. The order
+    here is SparseGPT's option of a true sequential order.
 
   >>> import jaxsparse
   >>> keys = jax.random.split(jax.random.key(0), 3)
@@ -168,32 +171,32 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
 
 
 def check(params: ArrayTree, batches: Any) -> None:
-  """Raises for values that are traced."""
+  """Raises for traced values."""
   if any(isinstance(x, jax.core.Tracer)
          for x in jax.tree.leaves((params, batches))):
     raise ValueError(
-        'one_shot and owl look at values and compile what they need by '
-        'themselves. Call them outside of jax.jit, vmap and grad.')
+        'one_shot and owl need the values of arrays, got tracers. Call them '
+        'outside of jax.jit, vmap and grad; they compile their own programs.')
 
 
 class Task(NamedTuple):
-  """What is to be done to a kernel.
+  """The layout and the sparsity with which a kernel is to be pruned.
 
   Attributes:
-    layout: how it is a stack of matrices, with their pattern.
+    layout: the layout of the kernel as a stack of matrices, with their pattern.
     sparsity: the fraction pruned, or an array of the shape of the stack.
   """
   layout: Layout
   sparsity: Any
 
   def errors(self) -> np.ndarray:
-    """For each matrix what is known before."""
+    """The initial errors, NaN for each matrix."""
     return np.full(self.layout.stack_sizes, np.nan, np.float32)
 
 
 def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
              patterns: Any, sparsity: Any) -> dict[str, Task]:
-  """What is to be done, by path; arguments are those of `one_shot`."""
+  """The tasks by path of the kernels; the arguments are those of `one_shot`."""
   if isinstance(patterns, Pattern):
     rules = graph.kernel_patterns(fn, params, *batch, pattern=patterns)
     kernels = rules.kernels
@@ -207,12 +210,13 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
   if isinstance(sparsity, Mapping):
     if unknown := [path for path in sparsity if path not in wanted]:
       raise ValueError(
-          f'sparsity has {trees.few(unknown)}, which no pattern is for; those '
-          f'that have one are {trees.few([*wanted])}.')
+          f'sparsity must map paths that have a pattern, such as '
+          f'{trees.few([*wanted])}, got {trees.few(unknown)}. Write e.g. '
+          f'sparsity={{{[*wanted][0]!r}: 0.5}}.')
   if not wanted:
     raise ValueError(
-        f'No parameter has a pattern, so nothing is pruned; rules are {rules}. '
-        "Write e.g. {'.*kernel': jaxsparse.nm(2, 4)}.")
+        'patterns must give a pattern to at least one parameter, got '
+        f"{rules}. Write e.g. {{'.*kernel': jaxsparse.nm(2, 4)}}.")
   tasks, left = {}, {}
   for path, pattern in wanted.items():
     try:
@@ -228,7 +232,8 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
     elif own is None:
       own = sparsity
     tasks[path] = Task(layout, _each(path, own, layout))
-  # Rules are done or are an error; one pattern is for all that it fits.
+  # With a mapping, a pattern that does not fit is an error; one pattern for all
+  # kernels applies to the kernels that it fits.
   if left and (not tasks or not isinstance(patterns, Pattern)):
     path, error = [*left.items()][-1]
     raise ValueError(f'{path}: {error}') from error
@@ -238,15 +243,16 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
 
 
 def _each(path: str, sparsity: Any, layout: Layout) -> Any:
-  """A fraction or nothing as it is, else an array with one for each matrix."""
+  """A fraction or `None` unchanged, or an array with one for each matrix."""
   if sparsity is None or isinstance(sparsity, (int, float)):
     return sparsity
   shape, stack = np.shape(sparsity), layout.stack_sizes
   if len(shape) > len(stack) or not all(
       a in (1, b) for a, b in zip(shape[::-1], stack[::-1])):
     raise ValueError(
-        f'{path}: sparsity has the shape {shape}, expected a number for each '
-        f'of the stacked matrices, {stack}, or one number.')
+        f'{path}: sparsity must be one number, or an array of the shape '
+        f'{stack} of the stacked matrices, got the shape {shape}. Write e.g. '
+        'sparsity=0.5.')
   return jnp.broadcast_to(jnp.asarray(sparsity, jnp.float32), stack)
 
 
@@ -260,10 +266,10 @@ def _first(params: ArrayTree, tasks: Mapping[str, Task]) -> OneShotState:
 
 def _with(state: OneShotState, leaf: Leaf, task: Task, how: _kernels.Method,
           statistic: Statistic | None) -> OneShotState:
-  """The state with one more kernel, or layer of it, pruned."""
+  """The state with one more kernel, or layer of a kernel, pruned."""
   axes = [axis for axis, _ in leaf.index]
   layout = task.layout.without(axes)
-  # Where the layer is among the matrices.
+  # The index of the layer in the stack of matrices.
   place = tuple((task.layout.stack.index(axis), k) for axis, k in leaf.index)
   name = leaf.path + ''.join(f'[{k}]' for _, k in leaf.index)
   sparsity = task.sparsity

@@ -16,7 +16,7 @@ from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.graph import slices
 from jaxsparse.patterns import Pattern
 
-_STEPS = 60  # Of a bisection, down to the last bit.
+_STEPS = 60  # The steps of a bisection, down to the last bit.
 
 
 @arguments.checked(weights=_one_shot.WEIGHTS)
@@ -25,48 +25,53 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
         limit: float = 0.08, outlier: float = 5.,
         block: _blocks.Block = _blocks.BEFORE_NUMBER,
         weights: Callable[..., jax.Array] | None = None) -> dict[str, Any]:
-  """The sparsity of each layer by its outliers, for `one_shot`.
+  """OWL: sparsities of layers by their outliers, for `one_shot`.
 
     A = |w| * sqrt(mean of x^2) of all weights of a block
     D = fraction of A > outlier * mean(A)
     kept = 1 - sparsity + 2 * limit * (D - min D) / (max D - min D) + c
 
-  All matrices of a block get the same, clipped to [0, 1]. `c` is solved for, so
-  that the kept weights of all blocks are as many as without OWL, to one. They
-  are counted in whole weights of each matrix; methods that choose within
-  outputs, such as 'wanda', round in each output again.
+  All matrices of a block keep the same fraction, clipped to [0, 1]. The
+  constant `c` is chosen such that all blocks together keep the same number of
+  weights as without OWL. Numbers are whole weights of each matrix; methods
+  whose weights compete within outputs, such as 'wanda', round again in each
+  output.
 
   Args:
-    fn: `fn(params, *inputs)`, as for `one_shot`.
-    params: dense parameters.
-    batches: of inputs.
-    patterns: those of `one_shot`. Patterns with a sparsity of their own keep
-      it, and stand outside.
-    sparsity: the fraction pruned, of all kernels that share.
-    limit: the paper's lambda: how far from `sparsity` a block may be.
-    outlier: the paper's M: an outlier is so many times the mean.
-    block: which kernels are of one block: a regular expression whose first
-      group is the block's name, such as the path up to the first number
-      (default), or a function of the path. Stacked kernels whose name has no
-      number are in as many blocks as they have layers, together with others of
-      that name; of the default they have none. Any other kernel that does not
-      match is a block by itself.
-    weights: a function of the inputs that says what is padding.
+    fn: the function `fn(params, *inputs)`, as for `one_shot`.
+    params: the dense parameters.
+    batches: an iterable of batches of inputs, as for `one_shot`.
+    patterns: the patterns, as for `one_shot`. A pattern with a sparsity of its
+      own keeps it, and takes no part in sharing.
+    sparsity: the fraction pruned of all weights in kernels that share.
+    limit: the paper's lambda, the largest difference of a block's sparsity from
+      `sparsity`.
+    outlier: the paper's M: a weight is an outlier if its A is above M times the
+      mean of the block.
+    block: a regular expression whose first group is the name of a kernel's
+      block, by default the path up to the first number; or a function from
+      paths to names. Stacked kernels whose name has no number, or with the
+      default no name, form one block for each layer, together with other
+      stacked kernels of that name. Any other kernel without a match is a block
+      by itself.
+    weights: a function of the inputs that returns a weight for each position,
+      such as 0 for padding.
 
   Returns:
-    By path a fraction, or for stacked kernels an array with one for each layer
-    and expert: the `sparsity` of `one_shot`.
+    A dict for the argument `sparsity` of `one_shot`: from paths to fractions,
+    or for stacked kernels to arrays with one fraction for each layer and
+    expert.
 
   Raises:
-    ValueError: if the sparsity or the limit is outside [0, 1], nothing shares,
-      or as `one_shot` does.
+    ValueError: if the sparsity or the limit is outside [0, 1], if no pattern
+      shares, or for the reasons of `one_shot`.
 
   References:
     Yin et al., `Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret
     Sauce for Pruning LLMs to High Sparsity
-    <https://arxiv.org/abs/2310.05175>`_, 2023. Released code takes the mean
-    over blocks, whatever their sizes, and clips afterwards, so that the total
-    is another; its default for `outlier` is 3, that of the paper 5 or 7.
+    <https://arxiv.org/abs/2310.05175>`_, 2023. The released code takes the mean
+    over blocks without regard to their sizes and clips afterwards, so its total
+    differs. Its default for `outlier` is 3; the paper uses 5 or 7.
 
   >>> import jax.numpy as jnp
   >>> import jaxsparse
@@ -79,15 +84,16 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   """
   for name, value in (('sparsity', sparsity), ('limit', limit)):
     if not 0 <= value <= 1:
-      raise ValueError(f'{name} is a fraction in [0, 1], got {value}.')
+      raise ValueError(f'{name} must be a fraction in [0, 1], got {value}. '
+                       'Write e.g. sparsity=0.7, limit=0.08.')
   batches = _stages.batched(batches)
   _one_shot.check(params, batches)
   tasks = {path: task for path, task in _one_shot.tasks_of(
       fn, params, batches[0], patterns, None).items() if task.sparsity is None}
   if not tasks:
     raise ValueError(
-        'All patterns have a sparsity of their own, so that nothing is shared. '
-        'Write unstructured() without a number.')
+        'owl needs a pattern without a sparsity of its own, got none. Write '
+        'unstructured() without a number.')
   stage, = _stages.Data(fn, params, batches, weights, 'norm').at_once(tasks)
   found = {leaf.path: x for leaf, x in stage.look(params).items()}
   leaves = dict(trees.align(params))
@@ -127,8 +133,8 @@ def _size(layout: Layout) -> int:
 
 
 def _scores(w: jax.Array, statistic: Statistic, layout: Layout) -> Any:
-  """By place in the stack, the scores of a matrix."""
-  # In numpy, one matrix at a time: these are numbers for the host.
+  """The scores of each matrix, by its place in the stack."""
+  # In numpy, one matrix at a time, because the host needs the numbers.
   wide = np.abs(np.asarray(w, np.float32)) * np.sqrt(
       np.asarray(layout.means(statistic)))
   for place in np.ndindex(*layout.stack_sizes):
@@ -137,7 +143,7 @@ def _scores(w: jax.Array, statistic: Statistic, layout: Layout) -> Any:
 
 def _counts(shares: np.ndarray, sizes: np.ndarray, sparsity: float
             ) -> np.ndarray:
-  """How many each matrix keeps: shares plus a constant, of the exact total."""
+  """The kept weights of each matrix: shares plus a constant, total exact."""
   total = round((1 - sparsity) * int(sizes.sum()))
   low, high = -2., 2.
   for _ in range(_STEPS):
@@ -148,7 +154,7 @@ def _counts(shares: np.ndarray, sizes: np.ndarray, sparsity: float
       low = c
   wanted = np.clip(shares + (low + high) / 2, 0, 1) * sizes
   kept = np.floor(wanted).astype(np.int64)
-  # Those that lost most by rounding down get one more.
+  # The matrices with the largest remainders keep one weight more.
   order = np.argsort(kept - wanted, kind='stable')
   for i in order[:max(total - int(kept.sum()), 0)]:
     kept[i] = min(kept[i] + 1, sizes[i])

@@ -1,4 +1,4 @@
-"""REAP: experts are ranked by what they add, where the router asks for them."""
+"""REAP: importance of experts by their outputs, weighted by the router."""
 
 import functools
 from typing import Any, Callable, Iterable, Sequence
@@ -23,52 +23,53 @@ def reap(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
          ties: Ties | Sequence[Tie], *,
          weights: Callable[..., jax.Array] | None = None
          ) -> dict[str, np.ndarray]:
-  """Router-weighted expert activations: how much a mixture misses an expert.
+  """REAP: the importance of experts by their router-weighted outputs.
 
     S_j = mean over tokens t routed to j of g_j(t) * ||f_j(t)||
 
-  `f_j` is what expert `j` gives, `g_j` the router's weight for it, and the norm
-  runs over features. A token is routed to the experts whose weight is not zero;
-  an expert without tokens has 0. No names are needed: the function is followed
-  from the experts' kernels to where their outputs are summed, and run with the
-  outputs of one expert alone.
+  `f_j` is the output of expert `j`, `g_j` the router's weight for it, and the
+  norm runs over features. A token is routed to the experts whose weight is not
+  zero. An expert without tokens has importance 0. The function needs no names
+  of modules: it traces the model from the experts' kernels to the sum of their
+  outputs, and evaluates this sum with the output of one expert alone.
 
-  Experts are stacked along an axis of their kernels. Their outputs may be
-  summed by any products, sums, gathers and scatters that are linear in them:
-  `einsum('te,ted->td', gates, outputs)`, with `top_k` and one-hot matrices, or
-  by slots of limited capacity, `einsum('tec,ecd->td', combine, outputs)`, where
-  tokens that were dropped do not count. Where one product sums over experts and
-  their hidden units, what is given is followed from these hidden units. Layers
-  may be unrolled or those of a `scan`, which is unrolled for it. It takes the
-  memory of a forward pass, and the work of summing the outputs once more for
-  each expert.
+  Experts must be stacked along an axis of their kernels. Their outputs may be
+  summed by any products, sums, gathers and scatters that are linear in them,
+  such as `einsum('te,ted->td', gates, outputs)` with `top_k` and one-hot
+  matrices, or `einsum('tec,ecd->td', combine, outputs)` with slots of limited
+  capacity, where dropped tokens do not count. If one product sums over experts
+  and their hidden units, tracing starts at these hidden units. Layers may be
+  unrolled, or in a `scan`, which is then unrolled. The cost is the memory of a
+  forward pass, and one more sum over outputs for each expert.
 
-  Experts of `ragged_dot` have no tie, because sizes of groups depend on their
-  order: `slim` could not cut them, and they are refused.
+  Experts of `ragged_dot` are not supported. They have no tie, because the sizes
+  of groups depend on the order of experts, so `slim` could not remove them.
 
   Args:
-    fn: `fn(params, *inputs)`, as it is for evaluation.
-    params: its parameters.
-    batches: of inputs, such as `[x, y]` for `fn(params, x)`; a tuple is several
-      arguments.
-    ties: of experts, `units.experts(ties)`.
-    weights: a function of the inputs that gives a weight for each token, such
-      as 0 for padding, of the shape of the leading axes of the layers' outputs.
+    fn: the function `fn(params, *inputs)` of the model in evaluation mode.
+    params: the parameters.
+    batches: an iterable of batches of inputs, such as `[x, y]` for
+      `fn(params, x)`; a tuple holds several arguments.
+    ties: the ties of experts, `units.experts(ties)`. A tie names the axes of
+      arrays that index the same experts.
+    weights: a function of the inputs that returns a weight for each token, such
+      as 0 for padding, in the shape of the leading axes of the layers' outputs.
 
   Returns:
-    By name of tie, float32 of `tie.shape`, for `units.keep_units`. Experts that
-    `slim` then cuts out are such as were never chosen; `prune_units` would only
-    set the router's weights to zero, which is another choice.
+    A dict from names of ties to float32 arrays of `tie.shape`, for
+    `units.keep_units`. After `slim`, the router cannot choose the removed
+    experts. `prune_units` would only set the router's weights to zero, which
+    changes the choice of the router.
 
   Raises:
-    ValueError: if there are no batches or no ties, if experts are not followed
-      to where they are summed, or weights do not fit.
+    ValueError: if there are no batches or no ties, if the sum of the experts'
+      outputs cannot be found, or weights do not fit.
 
   References:
     Lasby et al., `REAP the Experts: Why Pruning Prevails for One-Shot MoE
-    compression <https://arxiv.org/abs/2510.13999>`_, 2025. Its weights are
-    those of the model: softmax over all experts, over the best `k`, or what
-    else `fn` does.
+    compression <https://arxiv.org/abs/2510.13999>`_, 2025. The router's weights
+    are those of `fn`: a softmax over all experts, over the best `k`, or any
+    other.
 
   >>> from jaxsparse import units
   >>> def mixture(params, x):
@@ -86,9 +87,9 @@ def reap(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   ties = ties_lib.as_ties(ties)
   if not ties.ties:
     raise ValueError(
-        'There are no ties of experts. Write units.experts(units.infer_ties('
-        'fn, params, x)); experts that are called one by one, or by ragged_dot '
-        'after tokens were sorted, have no axis that a tie could follow: stack '
+        'reap needs ties of experts, got none. Write units.experts('
+        'units.infer_ties(fn, params, x)). Experts that are called one by one, '
+        'or by ragged_dot after sorting tokens, have no common axis: stack '
         'their kernels and multiply by einsum.')
   steps: dict[str, Any] = {}
   total: dict[str, Statistic] = {}
@@ -114,23 +115,23 @@ def _found(fn: Callable[..., Any], params: ArrayTree, batch: Any, ties: Ties
     found = combining.find(fn, params, *batch, stacks=stacks)
   except combining.Lost as problem:
     raise ValueError(
-        f'Experts cannot be ranked: {problem}. Outputs of experts are followed '
-        "through products, sums, gathers and scatters: write jnp.einsum('te,"
-        "ted->td', gates, outputs), or give keep_units an importance of your "
-        'own.') from problem
+        f'reap cannot find the sum of outputs of experts: {problem}. It traces '
+        'outputs through products, sums, gathers and scatters. Write '
+        "jnp.einsum('te,ted->td', gates, outputs), or give keep_units an "
+        'importance of your own.') from problem
   for tie in ties:
     places = [_place(tie, layer) for layer in found.layers
               if layer.name == tie.name]
     if {*places} != {*np.ndindex(tie.along)}:
       raise ValueError(
-          f'Experts {tie.name!r} of shape {tie.shape} are not all seen, '
-          f'{len(places)} layers of {tie.shape[:-1]}. Stack layers in a scan, '
-          'or give each its own parameters.')
+          f'reap must find all layers {tie.shape[:-1]} of the experts '
+          f'{tie.name!r} of shape {tie.shape}, found {len(places)}. Stack '
+          'layers in a scan, or give each layer its own parameters.')
   return found
 
 
 def _place(tie: Tie, layer: combining.Layer) -> tuple[int | None, ...]:
-  """Which of the tie's groups, `along`, a layer is."""
+  """The place of a layer among the groups of a tie, its axes `along`."""
   member = next(m for m in tie.members if m.path == layer.path)
   index = dict(layer.index)
   return tuple(index.get(axis) for axis, _ in member.along)
@@ -138,7 +139,7 @@ def _place(tie: Tie, layer: combining.Layer) -> tuple[int | None, ...]:
 
 def _sums(layers: combining.Layers, ties: Ties, params: ArrayTree, batch: Any,
           weights: jax.Array | None) -> dict[str, Statistic]:
-  """By tie, sums over tokens of what experts add, and their number."""
+  """For each tie, sums over tokens of experts' outputs, and their number."""
   def look(given):
     norms = jnp.sqrt(jnp.sum(
         jnp.square(numerics.wide(given.added)), given.features))
@@ -162,8 +163,8 @@ def _sums(layers: combining.Layers, ties: Ties, params: ArrayTree, batch: Any,
 def _spread(weights: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   if shape[:weights.ndim] != weights.shape:
     raise ValueError(
-        f'weights have the shape {weights.shape}, and outputs of experts the '
-        f'leading axes {shape}. Give a weight for each of them, such as a mask '
-        '[batch, time].')
+        f'weights must have the shape {shape}, the leading axes of the '
+        f'outputs of experts, got {weights.shape}. Write e.g. a function that '
+        'returns a mask [batch, time].')
   return weights.astype(jnp.float32).reshape(
       weights.shape + (1,) * (len(shape) - weights.ndim))

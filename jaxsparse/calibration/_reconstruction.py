@@ -1,4 +1,4 @@
-"""Outputs of a matrix: how far off they are, and the least squares of it."""
+"""The error of a matrix's outputs, and the weights that minimise it."""
 
 import functools
 
@@ -17,9 +17,9 @@ def reconstruction_error(w: jax.Array, v: jax.Array, h: jax.Array) -> jax.Array:
     tr((w - v)^T h (w - v)) / tr(w^T h w) = |X (w - v)|^2 / |X w|^2
 
   Args:
-    w: weights before, `[in, out]`.
-    v: weights after, of the same shape and of any dtype.
-    h: `[in, in]`, `x x^T` summed over inputs x. A scale does not matter.
+    w: the dense weights, `[in, out]`.
+    v: the pruned weights, of the same shape and of any dtype.
+    h: the sum of `x x^T` over inputs x, `[in, in]`, up to a factor.
 
   Returns:
     A float32 scalar: 0 for equal outputs, 1 for `v` of zeros.
@@ -51,31 +51,31 @@ def _reconstruction_error(w: jax.Array, v: jax.Array, h: jax.Array
 def refit(w: jax.Array, h: jax.Array, mask: jax.Array, *,
           start: jax.Array | None = None, steps: int = 50,
           tolerance: float | jax.Array = 1e-4) -> jax.Array:
-  """The kept weights that come closest to the outputs of all weights.
+  """The kept weights whose outputs are closest to those of the dense weights.
 
     argmin over v, zero outside of the mask, of tr((v - w)^T h (v - w))
 
-  by conjugate gradients on the kept weights, all outputs at once, each with
-  steps of its own, with inputs scaled to norm one. Errors fall from step to
-  step; an output where rounding made one grow keeps its start, so that no
-  output becomes worse. Weights of inputs that were always zero stay as they
-  are. All of it is computed in float32.
+  The solver is conjugate gradients on the kept weights. It treats all outputs
+  at once, with a step size for each, and scales inputs to norm one. Errors fall
+  from step to step. If rounding makes the error of an output grow, this output
+  keeps its start, so no output becomes worse. Weights of inputs that are zero
+  in all data do not change. All computations are in float32.
 
   Args:
-    w: weights before pruning, `[in, out]`. Stacked layers and experts go
-      through `jax.vmap`.
-    h: `[in, in]`, `x x^T` summed over inputs x. A scale does not matter. For
-      fewer inputs x than weights of an output, add to its diagonal, or take
-      few steps: the smallest error then fits these inputs alone.
-    mask: bool, of the shape of `w`, True where kept.
-    start: weights to begin with, such as those of `sparsegpt`; `None` for `w`.
-    steps: the most steps; each costs a product with `h`.
-    tolerance: an output is done when its gradient is smaller than this
+    w: the weights before pruning, `[in, out]`. Use `jax.vmap` for stacked
+      layers and experts.
+    h: the sum of `x x^T` over inputs x, `[in, in]`, up to a factor. With fewer
+      inputs x than weights of an output, add a constant to its diagonal, or use
+      few steps, because the exact solution overfits these inputs.
+    mask: a bool array of the shape of `w`, True where kept.
+    start: the initial weights, such as those of `sparsegpt`; `None` for `w`.
+    steps: the largest number of steps; each costs one product with `h`.
+    tolerance: an output is finished when its gradient is smaller than this
       fraction of its gradient at zero weights.
 
   Returns:
     The weights, in their dtype and zero where pruned. Under `jit` and `vmap`
-    they are NaN where `h` has NaN; elsewhere that is an error.
+    they are NaN where `h` has NaN; outside of them that is an error.
 
   Raises:
     ValueError: if shapes do not fit, weights are not floating, the mask is not
@@ -84,8 +84,8 @@ def refit(w: jax.Array, h: jax.Array, mask: jax.Array, *,
   References:
     Meng et al., `ALPS: Improved Optimization for Highly Sparse One-Shot Pruning
     for Large Language Models <https://arxiv.org/abs/2406.07831>`_, 2024, ends
-    with these steps. Released code adds damping, takes 10 steps and stops for
-    all outputs at once.
+    with these steps. The released code adds damping, makes 10 steps, and stops
+    for all outputs together.
 
   >>> x = jnp.array([[1., 1.], [0., 1.]])
   >>> w = jnp.array([[1.], [2.]])
@@ -96,7 +96,8 @@ def refit(w: jax.Array, h: jax.Array, mask: jax.Array, *,
   _common.check_arrays(w, h, *same)
   if mask.dtype != jnp.bool_:
     raise ValueError(
-        f'A mask is bool, True where kept, got {mask.dtype}. Write mask != 0.')
+        f'A mask must be bool, True where kept, got {mask.dtype}. Write '
+        'mask != 0.')
   if start is not None:
     _common.check_weights(start)
   return fit(w, h, mask, w if start is None else start, steps, tolerance)
@@ -113,9 +114,9 @@ def fit(w: jax.Array, h: jax.Array, mask: jax.Array, start: jax.Array,
   slope = _common.product(h, target - first)
   before = along((target - first) * slope)
   zero = jnp.where(mask, _common.product(h, target), 0.)
-  # Beyond rounding, steps go on to shrink a gradient that is no longer true.
+  # Below rounding, further steps would shrink only a computed gradient.
   limit = jnp.maximum(tolerance, jnp.finfo(h.dtype).eps)**2 * along(zero**2)
-  # Directions that no input has look curved by what rounding leaves of them.
+  # Rounding gives a small curvature to directions that no input has.
   flat = len(h) * jnp.finfo(h.dtype).eps
 
   def is_on(carry):

@@ -1,4 +1,4 @@
-"""SparseGPT: inputs are pruned in turn, and later ones make up for it."""
+"""SparseGPT: prunes input by input; later weights compensate the error."""
 
 import functools
 from typing import Any, Callable, NamedTuple
@@ -14,7 +14,7 @@ from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
-_STEP = 16  # Inputs whose weights stay in a cache, where no groups say it.
+_STEP = 16  # Inputs whose weights fit a cache; used if no groups set a size.
 _Result = tuple[jax.Array, jax.Array, jax.Array]  # Weights, mask and errors.
 
 
@@ -23,40 +23,41 @@ def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
               sparsity: float | jax.Array | None = None, *,
               damping: float | jax.Array = 0.01, block: int | None = None,
               compete: str = 'matrix') -> tuple[jax.Array, jax.Array]:
-  """Pruned weights and their mask; kept weights make up for pruned ones.
+  """Pruned weights and their mask; kept weights compensate for pruned ones.
 
     U^T U = (h + damping * mean(diag h) I)^-1,   U upper triangular
     score[i, j] = (w[i, j] / U[i, i])^2
     for each input i: e = pruned part of w[i] / U[i, i],   w[i:] -= U[i, i:]^T e
 
-  Inputs are pruned from the first to the last, and each score is taken when the
-  weights of all earlier inputs have been made up for: for N:M at each group,
-  and where all weights of the matrix or of an output compete, at each block of
-  inputs.
+  Inputs are pruned from the first to the last. Scores are computed after the
+  compensation for all earlier inputs: for N:M once per group, and if all
+  weights of the matrix or of an output compete, once per block of inputs.
 
-  Each group keeps exactly `round((1 - sparsity) * size)`, ties go to the lower
-  index. Inputs that were always zero score zero; what a group keeps of them
-  stays as it is. All of it is computed in float32.
+  Each group keeps exactly `round((1 - sparsity) * size)` units, and of equal
+  scores the lower index is kept. Inputs that are zero in all data score zero,
+  and their kept weights do not change. All computations are in float32.
 
   Args:
-    w: weights, `[in, out]`. Stacked layers and experts go through `jax.vmap`.
-    h: `[in, in]`, `x x^T` summed over inputs x. A scale does not matter.
-    pattern: whose units and groups run along inputs: `unstructured()`,
-      `nm(2, 4)`, `block((4, 1))`.
-    sparsity: the fraction pruned; `None` takes the pattern's own.
-    damping: what is added to the diagonal, as a fraction of its mean.
-    block: how many inputs are treated at once, made a multiple of N:M groups.
-      `None` is a 32nd of the inputs, from 16 to 128: masks of fewer inputs
-      than thousands are much better if most are chosen late. Published is 128.
-    compete: how many a block keeps where all weights of the matrix or of an
-      output compete. 'matrix' (default): as many as it would if the mask were
-      chosen from the scores before anything is pruned. 'block': all keep the
-      same share, as published.
+    w: the weights, `[in, out]`. Use `jax.vmap` for stacked layers and experts.
+    h: the sum of `x x^T` over inputs x, `[in, in]`, up to a factor.
+    pattern: a pattern whose units and groups run along the inputs, such as
+      `unstructured()`, `nm(2, 4)` or `block((4, 1))`.
+    sparsity: the fraction pruned; `None` takes the sparsity of the pattern.
+    damping: the constant added to the diagonal of `h`, as a fraction of its
+      mean.
+    block: the number of inputs in a block, rounded to a multiple of N:M groups.
+      `None` is a 32nd of the inputs, between 16 and 128, because masks of fewer
+      than thousands of inputs are much better with small blocks. The paper's
+      number is 128.
+    compete: the rule for the number of kept weights of a block, if all weights
+      of the matrix or of an output compete. 'matrix' (default) keeps as many as
+      a mask from the scores before any pruning would. 'block' keeps the same
+      share of every block, as in the paper.
 
   Returns:
     The weights, in their dtype and zero where pruned, and a bool array of the
     same shape, True where kept. Under `jit` and `vmap` kept weights are NaN
-    where `h` is not positive definite; elsewhere that is an error.
+    where `h` is not positive definite; outside of them that is an error.
 
   Raises:
     ValueError: if shapes do not fit, weights are not floating, the pattern
@@ -65,12 +66,13 @@ def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
 
   References:
     Frantar and Alistarh, `SparseGPT: Massive Language Models Can Be Accurately
-    Pruned in One-Shot <https://arxiv.org/abs/2301.00774>`_, 2023. Released code
-    prunes one weight more in each block, and all that tie with it; sets kept
-    weights of dead inputs to zero, and counts these inputs in the mean; and
-    factors the inverse of `h`, where here the factor is inverted. A fixed share
-    of every block, as published, does badly where norms of inputs grow along
-    the axis; it can then lose to Wanda, which changes no weight.
+    Pruned in One-Shot <https://arxiv.org/abs/2301.00774>`_, 2023. The released
+    code prunes one more weight in each block, and all weights with an equal
+    score. It sets kept weights of dead inputs to zero, and counts these inputs
+    in the mean diagonal. It factors the inverse of `h`; here the factor is
+    inverted. A fixed share of every block, as in the paper, works badly if
+    norms of inputs grow along the axis; it can then be worse than Wanda, which
+    changes no weight.
 
   >>> from jaxsparse import unstructured
   >>> w = jnp.array([[5.], [20.], [10.]])
@@ -83,14 +85,14 @@ def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
   _common.check_damping(damping)
   if compete not in ('matrix', 'block'):
     raise ValueError(
-        f"compete is 'matrix' or 'block', got {brief(compete)}. Write "
-        "compete='block' for the published share of every block.")
+        f"compete must be 'matrix' or 'block', got {brief(compete)}. Write "
+        "e.g. compete='block' for the same share of every block.")
   if block is None:
     block = min(max(w.shape[0] // 32, 16), 128)
   if type(block) is not int or block < 1:
     raise ValueError(
-        f'block is a number of inputs, got {brief(block)}. Write e.g. '
-        'block=128.')
+        f'block must be a number of inputs, at least 1, got {brief(block)}. '
+        'Write e.g. block=128.')
   pattern = _common.along_inputs(pattern, w.shape)
   sizes = _sizes(pattern, w.shape, block)
   kept = _common.kept(pattern, w.shape, sparsity)
@@ -101,13 +103,15 @@ def sparsegpt(w: jax.Array, h: jax.Array, pattern: Pattern,
 
 
 class _Sizes(NamedTuple):
-  """How many inputs are treated at once, and where masks are chosen.
+  """The numbers of inputs that are processed at once.
 
   Attributes:
-    block: a multiple of `step`; weights of later blocks wait for its end.
-    step: inputs of whole units, and of whole groups unless blocks choose.
-    blocks_choose: whether groups are the matrix, or an output of it. A block
-      then knows how many it keeps.
+    block: the inputs of a block, a multiple of `step`. Weights of later blocks
+      are updated at the end of a block.
+    step: the inputs of a step: whole units, and whole groups unless
+      `blocks_choose`.
+    blocks_choose: whether groups are the whole matrix or whole outputs. Masks
+      are then chosen per block, with a given number of kept units.
   """
   block: int
   step: int
@@ -125,10 +129,11 @@ def _sizes(pattern: Pattern, shape: tuple[int, ...], block: int) -> _Sizes:
 
 
 def _shares(mask: jax.Array, unit: int, whole: bool) -> Kept:
-  """How many units of each block a mask `[blocks, inputs, out]` keeps.
+  """The kept units of each block of a mask `[blocks, inputs, out]`.
 
-  In each output, if not in the whole block: their mean, rounded so that the sum
-  stays what it is.
+  If `whole`, units are counted in the whole block. Otherwise the result is the
+  number in each output: the mean over outputs, rounded such that the sum over
+  blocks does not change.
   """
   found = counts.total(mask[:, ::unit], (1, 2))
   found = counts.Count(found.hi.reshape(-1), found.lo.reshape(-1))
@@ -141,7 +146,7 @@ def _shares(mask: jax.Array, unit: int, whole: bool) -> Kept:
 
 
 def _equal_shares(kept: Kept, sizes: _Sizes, inputs: int) -> Kept:
-  """How many each block keeps if all prune the same fraction."""
+  """The number of units that each block keeps at equal sparsities."""
   ends = [min(i + sizes.block, inputs) / inputs
           for i in range(0, inputs, sizes.block)]
   return _differences(counts.share_of(
@@ -150,7 +155,7 @@ def _equal_shares(kept: Kept, sizes: _Sizes, inputs: int) -> Kept:
 
 
 def _differences(ends: counts.Count) -> Kept:
-  """From running sums to what they are sums of."""
+  """The differences of running sums, the inverse of a cumulative sum."""
   starts = jax.tree.map(lambda n: jnp.pad(n[:-1], (1, 0)), ends)
   return Kept(counts.subtract(ends, starts))
 
@@ -167,7 +172,7 @@ def _sparsegpt(w: jax.Array, h: jax.Array, kept: Kept,
   factor = _common.inverse_factor(h, damping)
   scale = jnp.where(_common.living(h), 1 / jnp.diagonal(factor), 0.)
 
-  choice = None  # How many each block keeps, if it chooses.
+  choice = None  # The number that each block keeps, if blocks choose.
   whole = _common.is_whole(pattern)
   of_blocks = pattern if whole else _common.within_outputs(pattern)
   if sizes.blocks_choose and compete == 'matrix':
@@ -189,7 +194,7 @@ def _sparsegpt(w: jax.Array, h: jax.Array, kept: Kept,
           -1, sizes.step, rows.shape[1])
     return _in_turn(of_step, rows, factor, scale.reshape(-1, sizes.step), mask)
 
-  # NaN is pruned first: what is filled up takes no place.
+  # The padding is NaN, which is pruned first.
   factor = jnp.pad(factor, (0, more)) + jnp.diag(jnp.pad(
       jnp.zeros_like(scale), (0, more), constant_values=1.))
   scale = jnp.pad(scale, (0, more), constant_values=jnp.nan)
@@ -200,14 +205,14 @@ def _sparsegpt(w: jax.Array, h: jax.Array, kept: Kept,
 
 def _in_turn(treat: Callable[..., _Result], rows: jax.Array, factor: jax.Array,
              *each: Any) -> _Result:
-  """Treats parts of the inputs, each after the errors of all before it.
+  """Processes parts of the inputs in order, each after all earlier errors.
 
   Args:
-    treat: from the weights of a part, its square of the factor, and what is
-      said of it, to weights, mask and errors.
-    rows: weights, `[in, out]`.
-    factor: upper triangular, `[in, in]`.
-    *each: trees of arrays whose first axis counts parts; `None` is one, too.
+    treat: a function from the weights of a part, its square part of the factor,
+      and its entries of `each` to weights, mask and errors.
+    rows: the weights, `[in, out]`.
+    factor: the factor, upper triangular, `[in, in]`.
+    *each: trees of arrays whose first axis indexes parts, or `None`.
   """
   parts = len(each[0])
   size = len(rows) // parts
@@ -227,7 +232,7 @@ def _in_turn(treat: Callable[..., _Result], rows: jax.Array, factor: jax.Array,
 
 
 def _one_by_one(rows: jax.Array, factor: jax.Array, mask: jax.Array) -> _Result:
-  """Prunes one input after the other; few enough to change all each time."""
+  """Prunes a few inputs one by one, and updates all of them each time."""
   def one(i, carry):
     rows, errors = carry
     error = jnp.where(mask[i], 0., rows[i]) / factor[i, i]

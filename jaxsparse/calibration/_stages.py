@@ -1,4 +1,4 @@
-"""Statistics of a model's kernels, whose data go on while they are pruned."""
+"""Stages of a model: statistics of kernels, with data from pruned kernels."""
 
 import functools
 import re
@@ -17,7 +17,7 @@ from jaxsparse.graph.segments import Leaf
 
 # All arguments of a function but the parameters.
 Batch = tuple[Any, ...]
-# What wraps the things to be done, such as `tqdm.tqdm`.
+# A function that wraps the stages, such as `tqdm.tqdm`.
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
@@ -26,29 +26,29 @@ def batched(batches: Iterable[Any]) -> list[Batch]:
   made = [b if isinstance(b, tuple) else (b,) for b in batches]
   if not made:
     raise ValueError(
-        'There are no batches. Give some hundred inputs to calibrate with, '
-        'such as [x] for fn(params, x); an iterator that was used up has none '
-        'left.')
+        'batches must have at least one batch, got none. Write e.g. [x] for '
+        'fn(params, x), with some hundred inputs; an exhausted iterator has '
+        'no batches.')
   return made
 
 
 def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
            kernels: Collection[str], outputs: bool = False,
            leave: bool = False) -> list[segments.Chain]:
-  """The chain of each batch: of batches of one shape the same.
+  """The chain of each batch; batches of equal shape share one chain.
 
   Args:
     fn: the function.
     params: its parameters.
     batches: its other arguments.
-    kernels: paths of those between which to cut.
+    kernels: the paths of kernels between which to cut.
     outputs: see `segments.chain`.
-    leave: whether kernels of which nothing is seen may stay dense, with a
-      warning, as long as there are others.
+    leave: whether kernels whose inputs cannot be found may stay dense, with a
+      warning, as long as other kernels remain.
 
   Raises:
-    ValueError: if a kernel's inputs are not seen, or the order of kernels
-      depends on the shape.
+    ValueError: if the inputs of a kernel cannot be found, or the order of
+      kernels depends on the shape of batches.
   """
   known: dict[Any, segments.Chain] = {}
   found = []
@@ -62,18 +62,18 @@ def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
   seen = {leaf.path for some in order for leaf in some}
   if unseen := [path for path in kernels if path not in seen]:
     why = (
-        f'The inputs of {trees.few(unseen)} are not seen: the product is '
+        f'The inputs of {trees.few(unseen)} cannot be found: the product is '
         'inside of a primitive that is not interpreted, such as pallas_call, '
-        'or with another parameter, or the kernel is cut, joined or scaled '
-        'along its inputs before it.')
+        'or its other operand is a parameter, or the kernel is cut, joined or '
+        'scaled along its inputs before the product.')
     if not leave or not seen:
       raise ValueError(f'{why} Leave them dense: {{regex: None}}.')
     warnings.warn(f'{why} They stay dense.', stacklevel=4)
   if any([segment.kernels for segment in chain.segments] != order
          for chain in known.values()):
     raise ValueError(
-        'The function reads its kernels in another order where batches have '
-        'another shape. Give batches of one shape.')
+        'The function must read its kernels in the same order for all batches, '
+        'but the order depends on their shapes. Give batches of one shape.')
   return found
 
 
@@ -81,9 +81,10 @@ class Stage(NamedTuple):
   """Kernels that are pruned together.
 
   Attributes:
-    kernels: which, or which layers of them.
-    look: from the parameters to the statistics of their inputs.
-    go_on: takes the data of all batches on, through pruned kernels.
+    kernels: the kernels, or layers of kernels.
+    look: a function from the parameters to the statistics of their inputs.
+    go_on: a function that advances the data of all batches through the pruned
+      kernels.
   """
   kernels: tuple[Leaf, ...]
   look: Callable[[ArrayTree], dict[Leaf, Statistic]]
@@ -91,7 +92,7 @@ class Stage(NamedTuple):
 
 
 class Data:
-  """The batches, wherever in the function they are."""
+  """The data of all batches, at some cut of the function."""
 
   def __init__(self, fn: Callable[..., Any], params: ArrayTree,
                batches: Sequence[Batch],
@@ -101,7 +102,7 @@ class Data:
     self._weights = [None if weights is None else jnp.asarray(weights(*batch))
                      for batch in batches]
     self._kind = kind
-    self._leave = leave  # Whether kernels may stay dense that are not seen.
+    self._leave = leave  # Whether kernels with unknown inputs may stay dense.
 
   def alone(self, tasks: Collection[str]) -> list[Stage]:
     """A stage for each kernel, without statistics."""
@@ -159,7 +160,7 @@ def _sum(each: Iterable[Any]) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def run(program: segments.Program, values: Sequence[jax.Array]
         ) -> list[jax.Array]:
-  """What a program gives, compiled once for all that are equal."""
+  """The results of a program; equal programs are compiled once."""
   return program.run(values)
 
 

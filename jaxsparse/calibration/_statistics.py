@@ -1,4 +1,4 @@
-"""Statistics of the inputs that kernels see, of any JAX function."""
+"""Statistics of the inputs of kernels, for any JAX function."""
 
 import math
 import re
@@ -23,15 +23,15 @@ _KINDS = ('norm', 'moment')
 
 
 class Statistic(NamedTuple):
-  """A sum over the inputs of one kernel, which adds up over batches.
+  """A sum over the inputs of one kernel; add sums of several batches.
 
   Attributes:
-    sum: float32, of x^2 `[..., in]` for 'norm', or of x x^T `[..., in, in]` for
-      'moment'. Inputs are the kernel's contracted axes, in its order, as one.
-      Axes in front are those of stacked layers and experts, or of the groups of
-      a convolution.
-    count: how many inputs x there were, float32, of the shape of the axes in
-      front, or a scalar.
+    sum: float32; the sum of x^2, `[..., in]`, for 'norm', or of x x^T,
+      `[..., in, in]`, for 'moment'. The axis `in` joins the contracted axes of
+      the kernel, in their order. The leading axes are those of stacked layers
+      and experts, or of the groups of a convolution.
+    count: the number of inputs x, float32, of the shape of the leading axes, or
+      a scalar.
   """
   sum: jax.Array
   count: jax.Array
@@ -41,20 +41,20 @@ class Statistic(NamedTuple):
 def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                      which: str | None = None, kind: str = 'norm',
                      weights: jax.Array | None = None) -> dict[str, Statistic]:
-  """What `wanda` and `sparsegpt` need to know of the inputs of each kernel.
+  """Statistics of the inputs of each kernel, for `wanda`, `sparsegpt` and more.
 
     norm:    sum over inputs x of x^2     [in]
     moment:  sum over inputs x of x x^T   [in, in]
 
-  The function is interpreted, and at each product of a parameter with data the
-  data are summed up: matrix products with any contracted and batch axes,
-  convolutions, ragged products of experts; in `jit`, `remat`, `cond`, `while`
-  and `scan`, where kernels that are stacked have a statistic for each layer. In
-  `shard_map` the statistics are those of whole kernels and all data, each once,
-  however devices share them. A kernel that is read at several places has the
-  sum of all its inputs, and kernels that read the same data, such as q, k and
-  v, share one computation. The function's outputs are not computed further than
-  statistics ask for.
+  The function is interpreted, and the data are summed at each product of a
+  parameter with data: matrix products with any contracted and batch axes,
+  convolutions, and ragged products of experts, also inside of `jit`, `remat`,
+  `cond`, `while` and `scan`. Stacked kernels of a `scan` have a statistic for
+  each layer. In `shard_map` the statistics are those of whole kernels over all
+  data, counted once, however devices share them. A kernel that is used at
+  several places has the sum over all its inputs. Kernels with the same inputs,
+  such as q, k and v, share one computation. Outputs of the function that no
+  statistic needs are not computed.
 
   Statistics are raw sums in float32: add them over batches,
 
@@ -63,28 +63,28 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   with `step = jax.jit(functools.partial(input_statistics, fn))`.
 
   Args:
-    fn: the function, as it is for evaluation.
-    params: its parameters.
+    fn: the function of the model in evaluation mode.
+    params: the parameters, its first argument.
     *inputs: its other arguments, a batch.
-    which: a regular expression for whole paths of kernels; `None` is all of
-      which inputs are seen, with a warning that names the others.
-    kind: 'norm' or 'moment'.
-    weights: for each input a weight, such as 0 for padding, of the shape of the
-      leading axes of data, such as `[batch, time]`.
+    which: a regular expression for whole paths of kernels. `None` means all
+      kernels whose inputs can be found; a warning names the others.
+    kind: the kind of statistic, 'norm' or 'moment'.
+    weights: a weight for each input, such as 0 for padding, in the shape of the
+      leading axes of the data, such as `[batch, time]`.
 
   Returns:
-    By path, a `Statistic`.
+    A dict from paths to `Statistic`s.
 
   Raises:
-    ValueError: if no kernel matches, or data of one that does are not seen, as
-      in `pallas_call`, or after what devices of a `shard_map` exchange other
-      than by `psum`, `psum_scatter` and `all_gather`; if weights do not fit the
-      data.
+    ValueError: if no kernel matches; if the inputs of a matching kernel cannot
+      be found, for example in a `pallas_call`, or in a `shard_map` after other
+      communication than `psum`, `psum_scatter` and `all_gather`; or if weights
+      do not fit the data.
 
   References:
     Sun et al., `A Simple and Effective Pruning Approach for Large Language
-    Models <https://arxiv.org/abs/2306.11695>`_, 2023, and its released code,
-    which takes running means over calls, so that short batches weigh more.
+    Models <https://arxiv.org/abs/2306.11695>`_, 2023. The released code takes
+    running means over calls, so short batches have a larger weight there.
 
   >>> params = {'w': jnp.ones((3, 2))}
   >>> x = jnp.array([[1., 2., 0.], [3., 0., 0.]])
@@ -93,7 +93,8 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   [10.  4.  0.] 2.0
   """
   if kind not in _KINDS:
-    raise ValueError(f"kind is 'norm' or 'moment', got {brief(kind)}.")
+    raise ValueError(f"kind must be 'norm' or 'moment', got {brief(kind)}. "
+                     "Write e.g. kind='norm'.")
   traced = tracing.trace(fn, params, *inputs)
   kernels = kernel_axes.kernels_of(tracing.read_jaxpr(*traced))
   wanted = [path for path, kernel in kernels.items() if kernel.contracted
@@ -101,18 +102,18 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   if not wanted:
     known = [path for path, kernel in kernels.items() if kernel.contracted]
     raise ValueError(
-        f'No kernel is {brief(which)}; the function multiplies data with '
-        f'{known[:5]}. Write a regular expression for whole paths, such as '
+        f'which must match the whole path of a kernel, got {brief(which)}; the '
+        f'function multiplies data with {known[:5]}. Write e.g. '
         "which='.*kernel'.")
   found = taps.run_jaxpr(*traced, jax.tree.leaves((params, inputs)),
                          tap=tap(kind, weights, wanted))
   if unseen := [path for path in wanted if path not in found]:
     why = (
-        f'The inputs of {unseen[:5]} are not seen: the product is inside of a '
-        'primitive that is not interpreted, such as pallas_call, or with '
-        'another parameter, or the kernel is cut, joined or scaled along its '
-        'inputs before it, or in a shard_map it is not known which devices '
-        'have the same data.')
+        f'The inputs of {unseen[:5]} cannot be found: the product is inside of '
+        'a primitive that is not interpreted, such as pallas_call, or its '
+        'other operand is a parameter, or the kernel is cut, joined or scaled '
+        'along its inputs before the product, or it is unknown which devices '
+        'of a shard_map have the same data.')
     if which is not None or not found:
       raise ValueError(f'{why} Leave them out by `which`.')
     warnings.warn(why, stacklevel=2)
@@ -121,12 +122,12 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
 
 def tap(kind: str, weights: jax.Array | None = None,
         wanted: Collection[Any] | None = None) -> taps.Tap:
-  """A tap that returns statistics, and knows those that it has returned.
+  """A tap that returns statistics, and reuses those of equal inputs.
 
   Args:
-    kind: 'norm' or 'moment'.
-    weights: as for `input_statistics`.
-    wanted: paths of the kernels that matter; `None` is all.
+    kind: the kind of statistic, 'norm' or 'moment'.
+    weights: the weights of inputs, as for `input_statistics`.
+    wanted: the paths of the kernels to measure; `None` for all.
   """
   seen: dict[Any, Statistic] = {}
 
@@ -155,8 +156,8 @@ def _summed_up(product: Product, kind: str, weights: jax.Array | None
   if product.conv is not None:
     if weights is not None:
       raise ValueError(
-          f'{_named(product)} is one of a convolution, whose inputs have '
-          'no weights. Leave it out by `which`.')
+          f'weights are not supported for convolutions, got {_named(product)}. '
+          "Leave it out, e.g. which='.*dense.*kernel'.")
     return _of_convolution(product, kind)
   if product.groups is not None:
     return _of_groups(product, product.groups, kind, weights)
@@ -165,7 +166,7 @@ def _summed_up(product: Product, kind: str, weights: jax.Array | None
 
 
 def _named(product: Product) -> str:
-  # In a program that serves several layers, paths are numbers.
+  # In a program that serves several layers, numbers replace paths.
   return product.path if isinstance(product.path, str) else 'a kernel'
 
 
@@ -180,10 +181,10 @@ def _weighed(product: Product, weights: jax.Array | None
   if weights is not None:
     if shape[:weights.ndim] != weights.shape:
       raise ValueError(
-          f'weights have the shape {weights.shape}, and the inputs of '
-          f'{_named(product)} the leading axes {shape}. Give a weight for each '
-          'of them, such as a mask [batch, time], or leave the kernel out: by '
-          '`which`, or a rule {regex: None}.')
+          f'weights must have the shape {shape}, the leading axes of the '
+          f'inputs of {_named(product)}, got {weights.shape}. Give e.g. a mask '
+          '[batch, time], or leave the kernel out by `which` or '
+          '{regex: None}.')
     count = count * weights.astype(jnp.float32).mean()
     more = (1,) * (len(shape) - weights.ndim + 1)
     rows = rows * jnp.sqrt(weights.astype(jnp.float32)).reshape(
@@ -201,7 +202,7 @@ def _summed(rows: jax.Array, kind: str) -> jax.Array:
 
 def _of_groups(product: Product, sizes: jax.Array, kind: str,
                weights: jax.Array | None) -> Statistic:
-  """Of rows in groups, one after the other, each with a kernel of its own."""
+  """The statistic of rows in consecutive groups, each with its own kernel."""
   rows, _ = _weighed(product, weights)
   ends = jnp.cumsum(sizes)
   group = jnp.searchsorted(ends, jnp.arange(len(rows)), side='right')
@@ -214,7 +215,7 @@ def _of_groups(product: Product, sizes: jax.Array, kind: str,
 
 
 def _of_convolution(product: Product, kind: str) -> Statistic:
-  """Of the patches of data that a convolution's kernel meets."""
+  """The statistic of the patches of data that a convolution multiplies."""
   eqn, order = product.conv
   has, data = eqn.params, product.rows
   spec = has['dimension_numbers']
@@ -227,13 +228,13 @@ def _of_convolution(product: Product, kind: str) -> Statistic:
   count = jnp.full((groups,) if groups > 1 else (), math.prod(sizes),
                    jnp.float32)
   if kind == 'norm':
-    # The derivative of a sum of products with squares, by the kernel.
+    # The derivative, by the kernel, of a sum of products with squares.
     shape = tuple(groups if k == out else n for k, n in enumerate(kernel))
     squares = jnp.square(data.astype(jnp.float32))
     total = lambda w: lax.conv_general_dilated(
         squares, w, dimension_numbers=spec, feature_group_count=groups,
         **settings).sum()
-    # In `shard_map` the gradient of what is the same everywhere is a sum.
+    # In `shard_map` the gradient of a replicated array is a sum over devices.
     found = jax.grad(total)(numerics.vary(
         jnp.zeros(shape, jnp.float32), numerics.varies(data)))
     found = found.transpose(out, *order).reshape(groups, -1)
@@ -241,7 +242,7 @@ def _of_convolution(product: Product, kind: str) -> Statistic:
   patches = lax.conv_general_dilated_patches(
       data, [kernel[k] for k in window], dimension_numbers=spec, **settings)
   patches = jnp.moveaxis(patches, spec.out_spec[1], -1)
-  # Features are [groups, inputs, *window]; kernels have an order of their own.
+  # Features are [groups, inputs, *window]; kernels may have another order.
   there = [inputs, *window]
   patches = patches.reshape(-1, groups, *(kernel[k] for k in there))
   patches = patches.transpose(

@@ -1,4 +1,4 @@
-"""Windows of a pruned model, trained to give what the dense one gave."""
+"""`reconstruct`: trains windows of a pruned model to match the dense model."""
 
 import collections
 import functools
@@ -26,18 +26,18 @@ from jaxsparse.graph.segments import Leaf
 from jaxsparse.graph.segments import Program
 from jaxsparse.graph.segments import Segment
 
-# Of paths that are no running means and variances.
+# Matches all paths except those of running means and variances.
 _NO_STATISTICS = r'(?!(.*/)?(batch_stats/.*|mean|var)$).*'
 
 
 class ReconstructState(NamedTuple):
-  """How far `reconstruct` has come; a tree of arrays.
+  """The progress of `reconstruct`: a tree of arrays.
 
   Attributes:
-    params: the parameters, as far as they are trained.
-    before: of each window that is done, its loss before it was trained, and
-    after: afterwards.
-    done: how many windows are done.
+    params: the parameters, with finished windows trained.
+    before: the loss of each finished window before its training.
+    after: the loss of each finished window after its training.
+    done: the number of finished windows.
   """
   params: ArrayTree
   before: Sequence[jax.Array]
@@ -57,53 +57,56 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
                 state: ReconstructState | None = None,
                 save: Callable[[ReconstructState], Any] | None = None
                 ) -> ArrayTree:
-  """Trains a pruned model, window by window, to give the dense activations.
+  """Trains a pruned model window by window to match the dense activations.
 
     loss = mean over arrays y of a window's outputs of |y - z|^2 / |z|^2
 
-  `z` is what the dense model has there, `y` what the window makes of data that
-  come through the windows before it, which are trained already. A window is a
-  block of the model, with its nonlinearities; a matrix by itself is `refit`.
-  What a window alone reads is trained, in float32: kept weights, biases and
-  norms. Pruned weights stay zero by `lock()`. A window whose loss over all
-  batches has not fallen keeps the weights that it had.
+  `z` is the same array in the dense model. `y` is computed from data that come
+  through the earlier windows, which are trained already. A window is a block of
+  the model, with its nonlinearities (for a single matrix, use `refit`).
+  Training covers the kept weights, biases and norms that only this window
+  reads, in float32. The rule `lock()` keeps pruned weights at zero. A window
+  whose loss over all batches does not fall keeps its old weights.
 
-  The function is cut between windows as for `one_shot`, layers of a scan are
-  windows of their own, and windows that are alike are compiled once.
+  The function is cut between windows as in `one_shot`. Each layer of a scan is
+  a window. Equal windows are compiled once.
 
   Args:
-    fn: `fn(params, *inputs)`, as it is for evaluation.
-    params: pruned, and
-    masks: theirs, both from `one_shot`.
-    batches: of inputs; a tuple is several arguments. A step takes one.
+    fn: the function `fn(params, *inputs)` of the model in evaluation mode.
+    params: the pruned parameters, from `one_shot`.
+    masks: the masks of the parameters, from `one_shot`.
+    batches: an iterable of batches of inputs; a tuple holds several arguments.
+      Each step takes one batch.
     dense: the parameters before pruning.
-    steps: how many steps each window is trained, through the batches in turn.
-    optimizer: any of optax; `None` is `optax.adam(1e-3)`.
-    block: which kernels are of one window: a regular expression whose first
-      group is the window's name, such as the path up to the first number
-      (default), or a function of the path. Kernels that do not match are of the
-      window before them. Layers of a scan are windows if their name has no
-      number.
-    which: a regular expression for the paths of what is trained; by default all
-      but running statistics: what is under `batch_stats`, or called `mean` or
-      `var`.
-    progress: wraps the windows, such as `tqdm.tqdm`.
-    state: what `save` got: goes on from there.
-    save: is called with the state after each window.
+    steps: the number of training steps of each window; steps cycle through the
+      batches.
+    optimizer: any optax optimizer; `None` is `optax.adam(1e-3)`.
+    block: a regular expression whose first group is the name of a kernel's
+      window, by default the path up to the first number; or a function from
+      paths to names. Kernels without a match belong to the window before them.
+      Layers of a scan are windows if their name has no number.
+    which: a regular expression for the paths of parameters to train; by default
+      all but running statistics, the paths under `batch_stats` or named `mean`
+      or `var`.
+    progress: a function that wraps the iterable of windows, such as
+      `tqdm.tqdm`.
+    state: a state from `save`, to resume from.
+    save: a function that is called with the state after each window.
 
   Returns:
     The trained parameters.
 
   Raises:
-    ValueError: if there are no batches, or masks do not fit.
+    ValueError: if there are no batches, or masks do not fit the parameters.
 
   Warns:
-    UserWarning: if a window stays as it was, or a kernel is not trained.
+    UserWarning: if a window keeps its old weights, or a kernel is not trained.
 
   References:
     Kwon et al., `A Free Lunch in LLM Compression: Revisiting Retraining after
-    Pruning <https://arxiv.org/abs/2510.14444>`_, 2025: windows with a
-    nonlinearity do as well as training the whole, single matrices worse.
+    Pruning <https://arxiv.org/abs/2510.14444>`_, 2025. In the paper, windows
+    with a nonlinearity work as well as training the whole model, and single
+    matrices work worse.
 
   >>> import jaxsparse
   >>> keys = jax.random.split(jax.random.key(0), 3)
@@ -157,14 +160,14 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
 @functools.lru_cache(maxsize=8)
 def _locked(optimizer: optax.GradientTransformation | None
             ) -> optax.GradientTransformation:
-  """The same for every call, so that its steps are compiled once."""
+  """The locked optimizer, cached so that its steps are compiled once."""
   return transform.sparsify(
       optax.adam(1e-3) if optimizer is None else optimizer, rules.lock(),
       flows.hard())
 
 
 def _windows(chain: Chain, block: _blocks.Block) -> list[range]:
-  """Which segments are of one window."""
+  """The ranges of segments that form one window each."""
   found, last = [], None
   for number, segment in enumerate(chain.segments):
     names = [_blocks.name(block, leaf.path, [k for _, k in leaf.index])
@@ -188,15 +191,15 @@ def _through(chain: Chain, window: range, leaves: Sequence[Any],
 
 
 class _Source(NamedTuple):
-  """Programs in turn, and where their arrays come from, by number.
+  """The programs of a window, and the numbers of the arrays they use.
 
   Attributes:
-    programs: with the numbers of the arrays that each reads and gives.
-    trained: numbers of arrays that are trained, and
-    dtypes: theirs in the model.
-    fixed: of other arrays made of parameters.
-    data: of the data before the window, and
-    gives: after it.
+    programs: each program, with the numbers of its inputs and of its outputs.
+    trained: the numbers of arrays that are trained.
+    dtypes: the dtypes of the trained arrays in the model.
+    fixed: the numbers of other arrays made of parameters.
+    data: the numbers of the data before the window.
+    gives: the numbers of the data after the window.
   """
   programs: tuple[tuple[Program, tuple[int, ...], tuple[int, ...]], ...]
   trained: tuple[int, ...]
@@ -208,10 +211,10 @@ class _Source(NamedTuple):
 
 def _source(chain: Chain, window: range, mine: Sequence[int]
             ) -> tuple[_Source, list[int], list[int]]:
-  """A window with numbers of its own, alike for windows that are.
+  """A window whose arrays are numbered anew, so that equal windows are equal.
 
   Returns:
-    The source, and in its order the chain's numbers of fixed arrays and data.
+    The source, and the chain's numbers of its fixed arrays and of its data.
   """
   parts: list[Segment] = [chain.segments[number] for number in window]
   there: dict[int, int] = {}
@@ -235,12 +238,12 @@ def _trained(chains: Sequence[Chain], window: range, leaves: list[Any],
              data: Sequence[dict[int, Any]], goals: Sequence[dict[int, Any]],
              tx: optax.GradientTransformation, steps: int, which: str
              ) -> tuple[list[Any], jax.Array, jax.Array]:
-  """Leaves with those of a window trained, and its losses."""
+  """The leaves with a window trained, and its losses before and after."""
   chain = chains[0]
   mine = _own(chain, window, leaves, which)
   given = []
   for one, x, goal in zip(chains, data, goals):
-    # Batches of other shapes may count their arrays in another way.
+    # Batches of other shapes may number their arrays differently.
     numbers = {one.leaf(i): i for i in _reads(one, window)}
     source, fixed, before = _source(
         one, window, [numbers[known] for known in mine.values()])
@@ -257,8 +260,8 @@ def _trained(chains: Sequence[Chain], window: range, leaves: list[Any],
   if not after < before:
     if before > 0:
       warnings.warn(
-          f'A window with {chain.segments[window[0]].kernels[0].path} stays as '
-          f'it is: its loss was {float(before):.3g}, and is '
+          f'The window with {chain.segments[window[0]].kernels[0].path} keeps '
+          f'its old weights: its loss was {float(before):.3g}, and is '
           f'{float(after):.3g} after {steps} steps. Give an optimizer with a '
           'lower learning rate, or more steps.', stacklevel=3)
     return leaves, before, before
@@ -277,9 +280,9 @@ def _reads(chain: Chain, window: range) -> list[int]:
 
 def _own(chain: Chain, window: range, leaves: Sequence[Any], which: str
          ) -> dict[int, tuple[Leaf, tuple[int, ...]]]:
-  """The arrays that are leaves which this window alone reads, and their axes.
+  """The leaves that only this window reads, and the order of their axes.
 
-  Those of floats, as they are in the tree: cast and transposed, perhaps.
+  These are floating leaves that are read unchanged, cast, or transposed.
   """
   elsewhere = {leaf for number, segment in enumerate(chain.segments)
                if number not in window for leaf in segment.leaves}
@@ -303,9 +306,10 @@ def _own(chain: Chain, window: range, leaves: Sequence[Any], which: str
   if left := kernels - {leaf for leaf, _ in found.values()}:
     warnings.warn(
         f'{trees.few(sorted({leaf.path for leaf in left}))} of a window '
-        f'{"are" if len(left) > 1 else "is"} not trained: changed before the '
-        'product other than by casts and transposes, read in several windows, '
-        'or left out by `which`.', stacklevel=4)
+        f'{"are" if len(left) > 1 else "is"} not trained: a parameter is '
+        'skipped if it is changed before the product other than by casts and '
+        'transposes, if several windows read it, or if `which` leaves it out.',
+        stacklevel=4)
   return found
 
 

@@ -1,13 +1,14 @@
-"""Flows: what a pruned weight contributes forward, and which gradient it gets.
+"""Flows: how pruned weights take part in the forward pass and in updates.
 
-With mask `m`, weight `w` and the gradient `g` at the sparse point,
+With mask `m`, weight `w` and the gradient `g` at the sparse point, the
+parameters under the masks,
 
   forward   w~ = w * (m + a * (1 - m))
   backward  g <- g * (m + b * (1 - m)) + c * (1 - m) * w
 
-and for a hard flow updates are set so that pruned weights land on zero.
+A hard flow also sets updates so that pruned weights become exactly zero.
 
-| flow | a | b | c | lands on zero |
+| flow | a | b | c | pruned weights become zero |
 |---|---|---|---|---|
 | `hard` | 0 | 0 | 0 | yes |
 | `ste` | 0 | 1 | 0 | |
@@ -15,11 +16,11 @@ and for a hard flow updates are set so that pruned weights land on zero.
 | `mdgf` | d(t) | 1, or d(t) | 0 | |
 | `top_kast` | 0 | 1 on a larger set, 0 outside | | |
 
-`soft_threshold` shrinks the weights that are kept as well; its forward pass is
+`soft_threshold` also shrinks the kept weights; its forward pass is
 `w~ = scale * sign(w) * max(|w| - t, 0)`.
 
-The transforms a flow is made of are plain optax: they take `masks` as an extra
-argument and stand in any `optax.chain`.
+A flow consists of plain optax transforms. They take `masks` as an extra
+argument of `update`, and work in any `optax.chain`.
 """
 
 from jaxsparse.flows.kinds import apply_masks
@@ -30,6 +31,8 @@ from jaxsparse.flows.kinds import sr_ste
 from jaxsparse.flows.kinds import ste
 from jaxsparse.flows.kinds import top_kast
 from jaxsparse.flows.resetting import reset_state
+from jaxsparse.flows.sampling import mvue24
+from jaxsparse.flows.sampling import sampled_matmul
 from jaxsparse.flows.thresholds import soft_threshold
 from jaxsparse.flows.thresholds import SoftThreshold
 from jaxsparse.flows.transforms import add_exploration_decay
@@ -60,6 +63,8 @@ __all__ = [
     'gate_gradients',
     'HeldState',
     'hold_steps',
+    'mvue24',
+    'sampled_matmul',
     'project_updates',
     'reset_state',
     'Transform',

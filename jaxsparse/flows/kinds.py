@@ -1,4 +1,4 @@
-"""The flows, and what the forward pass sees."""
+"""The flows, and `apply_masks`, which makes the weights of the forward pass."""
 
 from typing import Any, Callable, NamedTuple
 
@@ -19,15 +19,17 @@ class Flow(NamedTuple):
   """How pruned weights take part in training.
 
   Attributes:
-    gain: `a` as a function of the step, or `None` if pruned weights are held at
-      zero, where no gain matters and the forward pass is free.
-    before: changes gradients before the inner optimizer (`b` and `c`).
-    after: changes updates after it.
-    around: wraps the inner optimizer.
-    forward: from params and masks to what the forward pass needs beside them,
-      found once, at `init`; for flows whose forward pass no gain says. It has a
-      method `sparse(weights, masks)`, from the sparse weights in turn to those
-      that the forward pass sees.
+    gain: the factor `a` of pruned weights in the forward pass, a function of
+      the step; `None` if the flow holds pruned weights at zero, so that
+      `sparse_params` is the params themselves.
+    before: a transform of gradients before the inner optimizer (`b` and `c`).
+    after: a transform of updates after the inner optimizer.
+    around: a function that wraps the inner optimizer.
+    forward: for flows whose forward pass is more than a gain, otherwise `None`:
+      a function from params and masks that is called once, at `init`. The
+      object that it returns has a method `sparse(weights, masks, gain)`, which
+      takes the lists of sparse weights and their masks, and returns the list of
+      weights for the forward pass.
   """
   gain: Callable[[jax.Array], ArrayLike] | None
   before: Transform
@@ -44,11 +46,12 @@ arguments.register(Flow, arguments.instance(
 @arguments.checked(gain=arguments.number())
 def apply_masks(params: ArrayTree, masks: ArrayTree, gain: Numeric = 0.
                 ) -> ArrayTree:
-  """Weights under masks, as in the forward pass: `w * (m + a * (1 - m))`.
+  """Applies masks to weights, as in the forward pass: `w * (m + a * (1 - m))`.
 
   Args:
     params: a tree of weights.
-    masks: the same tree with a bool array, or `None` for dense, at each leaf.
+    masks: a tree like `params` with a bool array, or `None` for dense, at each
+      leaf.
     gain: `a`, the factor of pruned weights; 0 makes them exactly zero.
 
   Returns:
@@ -75,7 +78,8 @@ def hard() -> Flow:
   Gradients are masked before the optimizer and updates after it, so weight
   decay and momentum cannot move a pruned weight. `sparse_params` costs nothing.
   Weights that a rule grows back start at zero, with the optimizer's initial
-  state; those dropped and grown in one and the same exchange go on as they are.
+  state. Weights that one exchange drops and grows again keep their values and
+  their optimizer state.
 
   Returns:
     A flow.
@@ -101,16 +105,17 @@ def ste() -> Flow:
     decay=arguments.or_function(arguments.number(0, write='2e-4')))
 def sr_ste(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4, *,
            decoupled: bool = False) -> Flow:
-  """SR-STE, sparse-refined straight-through: `ste` with decay of the pruned.
+  """SR-STE: the straight-through estimator with decay of pruned weights.
 
-  The term `c * (1 - m) * w` is added to the gradient, so it passes through the
-  optimizer as weight decay in SGD does; the paper has it there too. Adam then
-  scales it as it scales gradients: where these are small, the decay is not.
+  The flow adds `c * (1 - m) * w` to the gradient, as in the paper, so the decay
+  passes through the optimizer like weight decay in SGD. Adam scales the decay
+  together with the gradient: a weight with small gradients still decays fast.
 
   Args:
     decay: `c`, a number or a schedule.
-    decoupled: takes `c * (1 - m) * w` off after the optimizer instead, as AdamW
-      does with weight decay. The learning rate is then yours to multiply:
+    decoupled: whether to subtract `c * (1 - m) * w` from the updates after the
+      optimizer instead, as AdamW does with weight decay. The decay is then not
+      multiplied by the learning rate; multiply it yourself:
       `sr_ste(lambda step: 2e-4 * learning_rate(step), decoupled=True)`.
 
   Returns:
@@ -134,11 +139,11 @@ def mdgf(gain: Callable[[jax.Array], ArrayLike], straight_through: bool = True
   """Mask-decay gradient flow: pruned weights fade out, `w~ = w*(m + d*(1-m))`.
 
   Args:
-    gain: `d`, a schedule from 1 to 0 by step, clipped to [0, 1]. The paper
-      advises to reach 0 at about 70% of training.
-    straight_through: pruned weights get the full gradient (the paper's method
-      and its released code); `False` gates it by `d` too, which is the gradient
-      with respect to `w` of the forward pass.
+    gain: `d`, a schedule from 1 to 0 by step; its values are clipped to [0, 1].
+      The paper advises to reach 0 at about 70% of training.
+    straight_through: whether pruned weights get the full gradient, as in the
+      paper and its released code. `False` multiplies their gradient by `d`,
+      which makes it the exact gradient of the forward pass with respect to `w`.
 
   Returns:
     A flow.
@@ -154,34 +159,36 @@ def mdgf(gain: Callable[[jax.Array], ArrayLike], straight_through: bool = True
 
 def _of_rule(tx: transforms.Transform, sets: Callable[[Any], dict[str, Any]]
              ) -> transforms.Transform:
-  """Gives a transform the sets of the rule instead of the masks."""
+  """A transform that reads its sets from the state of the rule."""
   def update(updates, state, params=None, *, rule=None, **extra_args):
     if not hasattr(rule, 'backward'):
       raise ValueError(
-          'The flow top_kast() needs the rule that makes its two sets. Write '
-          'sparsify(optimizer, jaxsparse.rules.forward_backward('
-          'patterns, backward=0.75), jaxsparse.flows.top_kast()).')
+          'The flow top_kast() needs the rule forward_backward, whose state '
+          'has the two sets, got another rule. Write sparsify(optimizer, '
+          'jaxsparse.rules.forward_backward(patterns, backward=0.75), '
+          'jaxsparse.flows.top_kast()).')
     return tx.update(updates, state, params, **{**extra_args, **sets(rule)})
   return transforms.Transform(tx.init, update)
 
 
 @arguments.checked(decay=arguments.number(0, write='1e-4'))
 def top_kast(decay: float = 1e-4, p: int = 2) -> Flow:
-  """Top-KAST: A is used, B is trained, and nothing else moves.
+  """Top-KAST: the forward pass uses the set A, the optimizer trains the set B.
 
-  Gradients outside of B are zero before the optimizer and its updates are zero
-  after it, momentum and weight decay included. Weights outside of B keep their
-  values, which is how they can come back.
+  The rule `forward_backward` makes both sets. Gradients outside of B are zero
+  before the optimizer, and updates outside of B are zero after it, so momentum
+  and weight decay do not move these weights. Weights outside of B keep their
+  values, and can come back into both sets.
 
   Args:
     decay: the strength of the exploration penalty.
-    p: its norm, 1 or 2.
+    p: the norm of the exploration penalty, 1 or 2.
 
   Returns:
     A flow for the rule `forward_backward`.
 
   Raises:
-    ValueError: if p is another number.
+    ValueError: if `p` is neither 1 nor 2.
 
   References:
     Jayakumar et al., `Top-KAST: Top-K Always Sparse Training

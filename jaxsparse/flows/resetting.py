@@ -1,4 +1,4 @@
-"""`reset_state`: an optimizer that forgets at given steps."""
+"""`reset_state`: an optimizer that resets its moments at given steps."""
 
 from typing import Any, Callable, Mapping
 
@@ -16,31 +16,33 @@ from jaxsparse.flows.transforms import Transform
 def reset_state(inner: optax.GradientTransformation,
                 when: Callable[[jax.Array], bool | jax.Array], *,
                 patterns: Mapping[str, Any] | None = None) -> Transform:
-  """Makes an optimizer forget its moments before some of its steps.
+  """Resets the moments of an optimizer before some of its steps.
 
-  Before the step `t` for which `when(t)` holds, counted from 1, moments are
-  those of `inner.init(params)`. A tree of the structure of the params is a
-  moment, which holds for any optax optimizer. A number beside moments, such as
-  the count by which Adam corrects their bias, begins anew with them. Counts of
-  schedules do not: the learning rate goes on. Gradients that
-  `optax.MultiSteps` is adding up stay, too.
+  Before each step `t`, counted from 1, for which `when(t)` holds, the moments
+  become those of `inner.init(params)`. Every tree with the structure of the
+  params counts as a moment, which holds for any optax optimizer. A number
+  beside moments, such as the count by which Adam corrects their bias, is reset
+  together with them. Counts of schedules are not reset, so the learning rate
+  continues. Gradients that `optax.MultiSteps` accumulates are not reset either.
 
-  Both states are computed and one is taken, leaf by leaf, so there is no branch
-  and every array stays on the devices where it lies.
+  The transform computes both states and selects one leaf by leaf, so there is
+  no branch and every array keeps its sharding.
 
   Args:
     inner: any optax optimizer.
-    when: before which of its steps it forgets.
-    patterns: regular expressions for parameter paths to patterns, `None` for
-      those that are not forgotten; all parameters by default. With patterns
-      numbers beside moments go on, because all parameters share them.
+    when: a function from step to bool, true at the steps before which the
+      moments are reset.
+    patterns: maps regular expressions for parameter paths to patterns; the
+      moments of parameters that map to `None` are not reset. All parameters by
+      default. With patterns, numbers beside moments are not reset, because all
+      parameters share them.
 
   Returns:
     A transform.
 
   Raises:
-    ValueError: if `when` is no function; from `update` if params are missing,
-      or from `init` if a rule of the patterns matches no parameter.
+    ValueError: if `when` is not a function; from `update` if params are
+      missing; or from `init` if a regular expression matches no parameter.
 
   >>> w = jnp.zeros(1)
   >>> tx = reset_state(optax.trace(0.5), lambda step: step == 3)
@@ -55,8 +57,9 @@ def reset_state(inner: optax.GradientTransformation,
   """
   if not callable(when):
     raise ValueError(
-        f'reset_state takes a function of the step, got {when!r:.80}. Write '
-        'e.g. when=lambda step: step == 1_000, or schedules.every(1_000).')
+        f'reset_state needs a function of the step, got when={when!r:.80}. '
+        'Write e.g. when=lambda step: step == 1_000, or '
+        'schedules.every(1_000).')
   inner = optax.with_extra_args_support(inner)
 
   def chosen(params):
@@ -86,7 +89,7 @@ def reset_state(inner: optax.GradientTransformation,
 
 def _renewed(state: Any, initial: Any, params: Any, chosen: Any,
              due: jax.Array, *, counts: bool) -> Any:
-  """A state with the initial moments of the chosen params if it is due."""
+  """The state, with initial moments for the chosen params if `due`."""
   structure = jax.tree.structure(params)
   alone = jax.tree_util.treedef_is_leaf(structure)
 
@@ -94,7 +97,8 @@ def _renewed(state: Any, initial: Any, params: Any, chosen: Any,
     if jax.tree.structure(tree, is_leaf=trees.is_masked) != structure:
       return False
     leaves = [x for x in jax.tree.leaves(tree) if _is_float(x)]
-    # Any number is like params that are one array: its shape has to tell.
+    # If the params are one array, every leaf has their structure, and only the
+    # shape tells a moment from a count.
     return bool(leaves) and (
         not alone or jnp.shape(tree) == jnp.shape(params))
 

@@ -1,4 +1,4 @@
-"""A flow whose forward pass shrinks the weights that are kept."""
+"""`soft_threshold`: a flow whose forward pass shrinks the kept weights."""
 
 import math
 from typing import Mapping, NamedTuple, Sequence
@@ -8,23 +8,26 @@ import jax.numpy as jnp
 
 from jaxsparse import patterns as patterns_lib
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.flows import kinds
 
 
 class SoftThreshold(NamedTuple):
-  """What the forward pass of `soft_threshold` needs beside masks.
+  """The part of the state that the forward pass of `soft_threshold` reads.
 
   Attributes:
-    scales: like the params; of a sparse weight its scale, as a float32 array of
-      the shape of a group, such as `[4, 1]`, which so says what a group is.
+    scales: a tree like the params. The entry of a sparse weight is a float32
+      array filled with the weight's scale. Its shape is the shape of a group,
+      such as `[4, 1]`.
   """
   scales: ArrayTree
 
-  def sparse(self, weights: Sequence[jax.Array], masks: Sequence[jax.Array]
-             ) -> list[jax.Array]:
-    """The sparse weights in turn, as the forward pass sees them."""
+  def sparse(self, weights: Sequence[jax.Array], masks: Sequence[jax.Array],
+             gain: jax.Array) -> list[jax.Array]:
+    """The weights of the forward pass, in the order of `weights`."""
+    del gain
     return [_shrunk(w, m, scale.shape) * scale.ravel()[0].astype(w.dtype)
             for w, m, scale in zip(weights, masks, jax.tree.leaves(self.scales),
                                    strict=True)]
@@ -33,25 +36,26 @@ class SoftThreshold(NamedTuple):
 @arguments.checked()
 def soft_threshold(patterns: Mapping[str, patterns_lib.Pattern | None], *,
                    rescale: bool = True) -> kinds.Flow:
-  """Soft thresholding: kept weights shrink by the largest that is pruned.
+  """Soft thresholding: kept weights shrink by the largest pruned magnitude.
 
-    w~ = scale * sign(w) * max(|w| - t, 0),  t = max |w| of the group's pruned
+    w~ = scale * sign(w) * max(|w| - t, 0)
 
-  The forward pass is continuous in `w`: a weight that is about to be pruned
-  has come to zero already, so masks that change cause no jump. The gradient at
-  `w~` goes straight through to `w`. `sparse_params` gives these weights, and so
-  it is they that are evaluated, packed and deployed; a mask times `w` are
-  others.
+  The threshold `t` is the largest magnitude among the pruned weights of the
+  group. The forward pass is continuous in `w`: a weight that is about to be
+  pruned is already zero there, so a change of masks causes no jump. The
+  gradient at `w~` goes straight through to `w`. `sparse_params` returns `w~`:
+  evaluate, pack and deploy these weights. They differ from the mask times `w`.
 
   Args:
-    patterns: those of the rule, N:M; each group has a threshold of its own.
-    rescale: whether each weight has a scale, that of the least squared distance
-      from `w`, `<w, S(w)> / <S(w), S(w)>`, found at `init` and kept. Without it
+    patterns: the N:M patterns of the rule; each group has its own threshold.
+    rescale: whether each parameter has a scale. With `S(w)` the shrunk weights
+      at scale 1, the scale `<w, S(w)> / <S(w), S(w)>` minimises the squared
+      distance from `w`. It is computed at `init` and stays fixed. With `False`
       the scale is 1.
 
   Returns:
-    A flow. Where weights of a group have the magnitude of its threshold they
-    are zero, though the mask keeps them.
+    A flow. A kept weight whose magnitude equals the threshold of its group is
+    zero in the forward pass.
 
   Raises:
     ValueError: from `init`, if a pattern is not N:M, or is transposable.
@@ -86,30 +90,29 @@ def _tile(path: str, shape: tuple[int, ...],
   if (pattern is None or not patterns_lib.is_nm(pattern)
       or patterns_lib.is_transposable(pattern)):
     raise ValueError(
-        f'{path}: soft_threshold needs the patterns of the rule, nm(...) '
-        f'without transposable=True, got {pattern}.')
+        f'{path}: soft_threshold needs the N:M patterns of the rule, without '
+        f'transposable=True, got {pattern}. Write e.g. '
+        "soft_threshold({'.*kernel': jaxsparse.nm(2, 4)}).")
   return pattern.group_tile(shape)
 
 
 def _shrunk(w: jax.Array, mask: jax.Array, tile: tuple[int, ...]) -> jax.Array:
   """`S(w)`; the threshold is the largest magnitude that is pruned."""
-  split = [n for size, t in zip(w.shape, tile)
-           for n in (size // max(t, 1), t)]
   within = tuple(range(1, 2 * w.ndim, 2))
-  size = jnp.abs(w).reshape(split)
-  pruned = jnp.where(mask.reshape(split), jnp.zeros_like(size), size)
+  size, kept = (numerics.split_axes(x, tile) for x in (jnp.abs(w), mask))
+  pruned = jnp.where(kept, jnp.zeros_like(size), size)
   threshold = jnp.max(pruned, within, keepdims=True, initial=0.)
   left = jnp.maximum(size - threshold, jnp.zeros_like(size))
-  left = jnp.where(mask.reshape(split), left, jnp.zeros_like(left))
-  return (jnp.sign(w) * left.reshape(w.shape)).astype(w.dtype)
+  left = numerics.join_axes(jnp.where(kept, left, jnp.zeros_like(left)))
+  return (jnp.sign(w) * left).astype(w.dtype)
 
 
 def _scale(w: jax.Array, mask: jax.Array, tile: tuple[int, ...]) -> jax.Array:
-  """`<w, S(w)> / <S(w), S(w)>`, or 1 if nothing is left."""
+  """`<w, S(w)> / <S(w), S(w)>`, or 1 if `S(w)` is zero."""
   if not math.prod(w.shape):
     return jnp.ones((), jnp.float32)
   wide, shrunk = (x.astype(jnp.float32)
                   for x in (w, _shrunk(w, mask, tile)))
-  square = jnp.vdot(shrunk, shrunk)
-  return jnp.where(square > 0, jnp.vdot(wide, shrunk) / jnp.where(
+  square, product = jnp.sum(shrunk * shrunk), jnp.sum(wide * shrunk)
+  return jnp.where(square > 0, product / jnp.where(
       square > 0, square, jnp.ones_like(square)), 1.).astype(jnp.float32)

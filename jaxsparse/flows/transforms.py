@@ -1,6 +1,6 @@
-"""What flows are made of: plain optax transforms that take `masks`.
+"""The parts of flows: plain optax transforms that take `masks`.
 
-Each of them takes `masks` as an extra argument of `update` and stands in any
+Each transform takes `masks` as an extra argument of `update`, and works in any
 `optax.chain`.
 """
 
@@ -19,23 +19,23 @@ Transform = optax.GradientTransformationExtraArgs
 
 
 class CountState(NamedTuple):
-  """The number of updates made."""
+  """A state that holds the number of updates made."""
   count: jax.Array
 
 
 @arguments.checked()
 def value_at(value: float | Callable[[jax.Array], ArrayLike], count: Any
              ) -> jax.Array:
-  """A number, or a schedule at a step, as float32; a number needs no step."""
+  """The value of a number, or of a schedule at a step, as float32."""
   return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
 
 
 @arguments.checked()
 def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: Any
             ) -> jax.Array:
-  """A gain at a step, clipped to [0, 1].
+  """The value of a gain at a step, clipped to [0, 1].
 
-  Jitted schedules end at -2e-8 as easily as at 0.
+  Rounding can make a jitted schedule end at -2e-8 instead of 0.
   """
   return jnp.clip(value_at(gain, count), 0., 1.)
 
@@ -51,8 +51,9 @@ def _masked(name: str, f: Callable[..., Any], *, of_step: bool) -> Transform:
     del extra_args
     if masks is None or params is None:
       raise ValueError(
-          f'{name} needs params and masks. Write tx.update(grads, state, '
-          'params, masks=masks), e.g. with jaxsparse.get_masks(opt_state).')
+          f'{name} needs params and masks in update. Write tx.update(grads, '
+          'state, params, masks=masks), e.g. with masks = '
+          'jaxsparse.get_masks(opt_state).')
     count = state.count if of_step else None
     updates = trees.map_masked(
         lambda w, m, u: f(count, m, u, w), params, masks, updates,
@@ -70,7 +71,7 @@ def gate_gradients(gain: float | Callable[[jax.Array], ArrayLike] = 0.
   """Multiplies the gradient of pruned weights by a gain: `g*(m + b*(1-m))`.
 
   Args:
-    gain: `b`, a number or a schedule; clipped to [0, 1].
+    gain: `b`, a number or a schedule; values are clipped to [0, 1].
 
   Returns:
     A transform whose `update` takes `masks`.
@@ -90,15 +91,21 @@ def gate_gradients(gain: float | Callable[[jax.Array], ArrayLike] = 0.
 
 
 @arguments.checked()
-def add_pruned_decay(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4
-                     ) -> Transform:
-  """Adds weight decay on pruned weights only: `g + c * (1 - m) * w`.
+def add_pruned_decay(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4,
+                     p: int = 2) -> Transform:
+  """Adds weight decay for pruned weights only: `g + c * (1 - m) * w`.
+
+  With `p=1`, `sign(w)` stands for `w`: the same pull on weights of any size.
 
   Args:
     decay: `c`, a number or a schedule.
+    p: the norm, 1 or 2.
 
   Returns:
     A transform whose `update` takes `masks`.
+
+  Raises:
+    ValueError: if p is another number.
 
   References:
     Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
@@ -110,9 +117,14 @@ def add_pruned_decay(decay: float | Callable[[jax.Array], ArrayLike] = 2e-4
   >>> print(tx.update(jnp.zeros(2), tx.init(w), w, masks=masks)[0])
   [0.  0.5]
   """
+  if p not in (1, 2):
+    raise ValueError(f'The decay of pruned weights has p=1 or p=2, got p={p}. '
+                     'Write p=2 for c * w, or p=1 for c * sign(w).')
+
   def add(count, m, g, w):
     c = value_at(decay, count).astype(g.dtype)
-    return jnp.where(m, g, g + c * w.astype(g.dtype))
+    pull = jnp.sign(w) if p == 1 else w
+    return jnp.where(m, g, g + c * pull.astype(g.dtype))
   return _masked('add_pruned_decay', add, of_step=callable(decay))
 
 
@@ -123,7 +135,7 @@ def project_updates() -> Transform:
   because `-w` must be exact.
 
   Returns:
-    A transform whose `update` takes `masks`; the last of a chain.
+    A transform whose `update` takes `masks`. Put it last in a chain.
 
   >>> import jax.numpy as jnp
   >>> tx, w = project_updates(), jnp.array([3., 4.])
@@ -140,7 +152,7 @@ def project_updates() -> Transform:
 
 
 class HeldState(NamedTuple):
-  """The number of updates seen, and the state of the optimizer."""
+  """The number of updates made, and the state of the wrapped optimizer."""
   count: jax.Array
   inner: ArrayTree
 
@@ -149,14 +161,14 @@ class HeldState(NamedTuple):
 def hold_steps(inner: optax.GradientTransformation,
                when: Callable[[jax.Array], bool | jax.Array]
                ) -> Transform:
-  """Makes an optimizer stand still at some steps: no update, no new state.
+  """Pauses an optimizer at some steps: zero updates, unchanged state.
 
-  `optax.conditionally_mask` does so with a branch. Here both are computed and
-  one is taken, which fuses with the optimizer's arithmetic.
+  `optax.conditionally_mask` does the same with a branch. `hold_steps` computes
+  both results and selects one, which fuses with the optimizer's arithmetic.
 
   Args:
     inner: any optax optimizer.
-    when: at which steps it stands still.
+    when: a function from step to bool, true at the steps that are paused.
 
   Returns:
     A transform.
@@ -193,19 +205,20 @@ def hold_steps(inner: optax.GradientTransformation,
 def add_exploration_decay(decay: float = 1e-4, p: int = 2) -> Transform:
   """Adds the exploration penalty of Top-KAST to gradients.
 
-  `g + c * w` on A, `g + c * w / D` on B without A, `g` elsewhere, with D the
-  density of A. What is trained but not used has to earn its place: it shrinks
-  faster. With `p=1`, `sign(w)` stands for `w`.
+  The gradient becomes `g + c * w` on A and `g + c * w / D` on B without A, and
+  stays `g` elsewhere; D is the density of A. Weights that are trained but not
+  used shrink faster, so only those with large gradients enter A. With `p=1`,
+  `sign(w)` replaces `w`.
 
   Args:
-    decay: `c`.
-    p: the norm, 1 or 2.
+    decay: `c`, the strength of the penalty.
+    p: the norm of the penalty, 1 or 2.
 
   Returns:
     A transform whose `update` takes `masks` (A) and `backward` (B).
 
   Raises:
-    ValueError: if p is another number, or from `update` if a set is missing.
+    ValueError: if `p` is neither 1 nor 2, or from `update` if a set is missing.
 
   >>> tx, w = add_exploration_decay(0.5), jnp.array([4., 2., 1., 1.])
   >>> sets = dict(masks=w > 2, backward=w > 1)
@@ -213,15 +226,17 @@ def add_exploration_decay(decay: float = 1e-4, p: int = 2) -> Transform:
   [2. 4. 0. 0.]
   """
   if p not in (1, 2):
-    raise ValueError(f'The exploration penalty has p=1 or p=2, got p={p}.')
+    raise ValueError(
+        'The exploration penalty needs the norm p=1 or p=2, got '
+        f'p={p}. Write e.g. p=2.')
 
   def update(updates, state, params=None, *, masks=None, backward=None,
              **extra_args):
     del extra_args
     if params is None or masks is None or backward is None:
       raise ValueError(
-          'add_exploration_decay needs params, masks and backward. Write '
-          'tx.update(grads, state, params, masks=a, backward=b).')
+          'add_exploration_decay needs params, masks and backward in update. '
+          'Write tx.update(grads, state, params, masks=a, backward=b).')
 
     def add(w, used, trained, g):
       pull = decay * (jnp.sign(w) if p == 1 else w).astype(g.dtype)

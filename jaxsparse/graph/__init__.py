@@ -1,9 +1,9 @@
 """Reads a function's jaxpr: its kernels, operands of products, FLOPs.
 
-These functions trace a function and never run it. `infer_kernels` finds the
-parameters that multiply data, `kernel_patterns` writes rules for `prune` on the
-right axes, and `flops` counts products by parameter. `register_primitive` tells
-them about a primitive that is not JAX's.
+The functions of this package trace a function and never run it. `infer_kernels`
+finds the parameters that multiply data, `kernel_patterns` returns patterns for
+`prune` on the right axes, and `flops` counts products by parameter.
+`register_primitive` declares the axes of a primitive that is not JAX's.
 """
 
 from jaxsparse.graph._flops import Flops

@@ -1,7 +1,7 @@
-"""Floating point operations: counted from the function that you run.
+"""`flops`: counts floating point operations of a function.
 
-On the walk through a function's jaxpr and all it calls products are added up;
-an `_Origin` says of every value on the way which parameter it comes from.
+The count adds up all products in the function's jaxpr and in the jaxprs that it
+calls. An `_Origin` records which parameter each value comes from.
 """
 
 import collections
@@ -22,10 +22,11 @@ from jaxsparse.graph import _walk
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-  """What `flops` returns; `print` it for the table.
+  """The result of `flops`; `print` shows it as a table.
 
   Attributes:
-    by_parameter: the FLOPs of a parameter's products, by path; 0 without any.
+    by_parameter: maps the path of every parameter to the FLOPs of its products;
+      0 without products.
     other: the FLOPs of all other products, such as attention's scores.
   """
   by_parameter: dict[str, int]
@@ -37,38 +38,40 @@ class Flops:
     return self.other + sum(self.by_parameter.values())
 
   def forward(self, densities: Any = None) -> float:
-    """The FLOPs of one call whose products skip the pruned weights.
+    """The FLOPs of one call if products skip the pruned weights.
 
     other + sum_p density_p * by_parameter_p
 
     Args:
-      densities: fractions kept, in [0, 1], or bool masks; a tree like the
+      densities: the fractions kept, in [0, 1], or bool masks: a tree like the
         parameters, or a dict from paths. `None`, or no entry, means dense.
 
     Returns:
       The FLOPs.
 
     Raises:
-      ValueError: if a path is not a parameter's, or a density is not one.
+      ValueError: if a path is not the path of a parameter, or a value is not a
+        density.
     """
     kept = _densities(densities, self.by_parameter)
     return float(self.other + sum(
         n * kept.get(path, 1.) for path, n in self.by_parameter.items()))
 
   def training(self, forward: Any = None, gradient: Any = None) -> float:
-    """The FLOPs of a training step, if its forward pass was counted.
+    """The FLOPs of a training step, from the count of its forward pass.
 
     3 * other + sum_p (2 * forward_p + gradient_p) * by_parameter_p
 
-    A product has two more in the backward pass, for the gradients of its input,
-    with the same weights, and of its weights. So a dense step is 3 forward
-    passes; `training(masks, masks)` has no gradients of pruned weights,
-    `training(masks)` has all, as growing by gradient and `ste` need. The first
-    layer has its input's gradient, too, and nothing is recomputed.
+    Each product has two more products in the backward pass: the gradient of its
+    input, with the same weights, and the gradient of its weights. So a dense
+    step counts as 3 forward passes. `training(masks, masks)` counts no
+    gradients of pruned weights. `training(masks)` counts the gradients of all
+    weights, which growing by gradient and `ste` need. The count includes the
+    gradient of the first layer's input, and no recomputation.
 
     Args:
-      forward: densities of the weights, as `Flops.forward` takes and checks.
-      gradient: densities of the gradients of weights.
+      forward: the densities of the weights, as for `Flops.forward`.
+      gradient: the densities of the gradients of weights.
 
     Returns:
       The FLOPs.
@@ -93,8 +96,9 @@ def _densities(densities: Any, known: dict[str, int]) -> dict[str, float]:
   rows = dict(zip(trees.paths(densities), jax.tree.leaves(densities)))
   if unknown := sorted(rows.keys() - known.keys()):
     raise ValueError(
-        f'Got densities of {unknown}, expected paths of parameters; write e.g. '
-        f'`counted.forward({{path: 0.1}})` with a path of {list(known)}.')
+        'Densities need paths of parameters, such as '
+        f'{trees.few(list(known))}, got {unknown}. Write e.g. '
+        'counted.forward({path: 0.1}).')
   return {path: _density(path, leaf) for path, leaf in rows.items()}
 
 
@@ -106,8 +110,8 @@ def _density(path: str, leaf: Any) -> float:
     return float(x)
   got = f'an array {x.dtype}{list(x.shape)}' if x.shape else leaf
   raise ValueError(
-      f'{path}: expected the fraction kept, in [0, 1], or a bool mask, got '
-      f'{got}. For 90% pruned write 0.1.')
+      f'{path}: a density must be the fraction kept, in [0, 1], or a bool '
+      f'mask, got {got}. For 90% pruned, write 0.1.')
 
 
 @arguments.checked()
@@ -117,27 +121,30 @@ def flops(f: Callable[..., Any], params: ArrayTree, *args: Any) -> Flops:
   matrix product: 2 * batch * m * n * k
   convolution:    2 * batch * C_out * C_in / groups * positions * taps
 
-  `positions * taps` is, axis by axis, the product of the smaller two of input,
-  kernel and output; what is beyond, as in transposed convolutions, meets zeros.
-  Elementwise work, norms, softmax and decompositions are left out. Loops count
-  times their length, devices and kernel grids too, `cond` its costliest branch,
-  and `platform_dependent` its default. Dead code costs nothing.
+  `positions * taps` is the product over axes of the two smallest among input,
+  kernel and output size; the rest, for example in transposed convolutions,
+  multiplies zeros. Elementwise operations, norms, softmax and decompositions do
+  not count. The count of a loop is multiplied by its length, and counts inside
+  of `shard_map` and kernel grids by their sizes. `cond` counts its costliest
+  branch, and `platform_dependent` its default. Dead code does not count.
 
-  A product counts for the parameter that is one of its operands, also if that
-  parameter was cast, reshaped, quantised, sliced by a loop, or masked, with
-  bool masks from anywhere. An operand that depends on other arguments, on other
-  arrays closed over or on another product is data: activations, rows looked up
-  by tokens, merged low-rank updates. If two parameters meet, as a kernel and
-  its scales or in a product, the product counts for the larger one, or for none
-  if both have one size. Products of no parameter are `other`.
+  A product counts for the parameter that is one of its operands, also if the
+  parameter was cast, reshaped, quantised, sliced by a loop, or masked with bool
+  masks of any origin. An operand that depends on other arguments, on other
+  closed over arrays, or on another product is data: activations, rows looked up
+  by tokens, merged low-rank updates. If two parameters meet, such as a kernel
+  and its scales, the product counts for the larger one, or for none if both
+  have the same size. Products without a parameter count as `other`.
 
   Args:
     f: any function that JAX can trace, gradients included; it is not run.
-    params: its first argument, a tree of arrays or `jax.ShapeDtypeStruct`s.
-    *args: its other arguments; the batch is one of them, not closed over.
+    params: the first argument of `f`, a tree of arrays or
+      `jax.ShapeDtypeStruct`s.
+    *args: the other arguments of `f`. The batch must be one of them, not a
+      closed over constant.
 
   Returns:
-    A `Flops`; it prints as a table and tells what is left at densities.
+    A `Flops`, which prints as a table and computes FLOPs at given densities.
 
   Raises:
     ValueError: if a loop of unknown length has products in it.
@@ -278,8 +285,9 @@ def _repeats(eqn: Any) -> int:
     sizes = [has['mesh'].shape[axis] for axis in _jaxprs.manual_axes(eqn)]
   if name == 'while' or not all(hasattr(n, '__index__') for n in sizes):
     raise ValueError(
-        f'Got products in a {name} whose length is known only when it runs, '
-        'not before. Write lax.scan, or lax.fori_loop with ints as bounds.')
+        f'flops needs loops of known length, got products in a {name} whose '
+        'length is known only at run time. Write lax.scan, or lax.fori_loop '
+        'with ints as bounds.')
   return math.prod(map(int, sizes))
 
 

@@ -1,10 +1,10 @@
-"""What an axis of an array is made of, and where in it its leaves are.
+"""The structure of an axis of an array, and the places of its leaves.
 
-An axis is a leaf, a product of axes (a reshape joined them, major first) or a
-concatenation. `_relations` has what is known of axes together.
+An axis is a leaf, a product of axes (joined by a reshape, major first) or a
+concatenation. `_relations` stores relations between axes.
 
-`Axis` is mutable, because what is learned late (a reshape, a tie) holds for
-everything that was read before.
+`Axis` is mutable, because facts that are found later (a reshape, a tie) also
+hold for everything that was read before.
 """
 
 import collections

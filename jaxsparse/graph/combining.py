@@ -1,11 +1,11 @@
-"""What each of stacked units, such as experts, adds to a layer's output.
+"""The contribution of each of stacked units, such as experts, to the output.
 
-Experts have kernels of their own, stacked along one axis. What they give goes
-through products with a router's weights, sums, gathers and the like, which are
-linear, until no axis tells experts apart any more. `find` finds that part of a
-function; run with the outputs of one expert alone, it gives what that expert
-adds to the layer's output, and its derivative by these outputs has the router's
-weight.
+Experts have separate kernels, stacked along one axis. Their outputs go through
+linear operations, such as products with a router's weights, sums and gathers,
+until no axis indexes experts any more. `find` finds that part of a function.
+Evaluated with the outputs of one expert alone, this part gives the expert's
+contribution to the layer's output. Its derivative by these outputs contains the
+router's weight.
 """
 
 from typing import Any, Callable, Mapping, NamedTuple

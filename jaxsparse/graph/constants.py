@@ -1,8 +1,8 @@
-"""Numbers that a function computes with, and how exactly it does.
+"""The constants in a function, and the precision of its dtypes.
 
-A number such as 0.125 may come from how many units there are, `64 ** -0.5`: it
-is another one where there are fewer. So a function is traced twice, with arrays
-of two sizes, and what it multiplies with is compared.
+A constant such as 0.125 may depend on the number of units, `64 ** -0.5`, and
+then changes with fewer units. So a function is traced twice, with arrays of two
+sizes, and its constants are compared.
 """
 
 from typing import Any, Iterator, NamedTuple

@@ -1,9 +1,9 @@
-"""Kernels: which parameters multiply data, and along which axes.
+"""Kernels: the parameters that multiply data, and their contraction axes.
 
-"More than one axis" does not make a weight matrix: biases, norm scales and
-position tables are stacked, attention kernels have three axes, other libraries
-store `[out, in]`. `infer_kernels` asks the function itself, and
-`kernel_patterns` makes rules for `prune` of the answer.
+The number of axes does not identify a weight matrix: biases, norm scales and
+position tables may be stacked, attention kernels have three axes, and other
+libraries store `[out, in]`. `infer_kernels` finds kernels in the function
+itself, and `kernel_patterns` makes patterns for `prune` from the result.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from jaxsparse.patterns import Pattern
 
 
 class Kernel(NamedTuple):
-  """What a parameter is to the data that it meets.
+  """The use of a parameter in products with data.
 
   Attributes:
     path: the parameter's path.
-    shape: its shape.
-    contracted: axes that are summed over with data, input channels of a
-      convolution among them; () if the parameter is no kernel.
-    outputs: axes that the product has in their place.
-    window: axes of a convolution's kernel that are positions.
+    shape: the parameter's shape.
+    contracted: the axes that products sum over with data, the input channels of
+      a convolution included; () if the parameter is not a kernel.
+    outputs: the axes that become output axes of the product.
+    window: the window axes of a convolution's kernel.
     others: the other primitives in which the parameter meets data.
-    why: why no pattern is given to it by itself, or `None`.
+    why: the reason why `kernel_patterns` assigns no pattern, or `None`.
   """
   path: str
   shape: tuple[int, ...]
@@ -46,12 +46,13 @@ class Kernel(NamedTuple):
 
   @property
   def is_kernel(self) -> bool:
-    """Whether it is the weight of a matrix product or a convolution."""
+    """Whether the parameter is the weight of a matrix product or convolution.
+    """
     return bool(self.contracted or self.outputs)
 
   @property
   def stacked(self) -> tuple[int, ...]:
-    """Axes along which there are kernels of their own, such as layers."""
+    """The axes that index separate kernels, such as stacked layers."""
     known = {*self.contracted, *self.outputs, *self.window}
     return tuple(a for a in range(len(self.shape)) if a not in known)
 
@@ -61,7 +62,8 @@ def _text(numbers: Sequence[int]) -> str:
 
 
 class Kernels(dict[str, Kernel]):
-  """What `infer_kernels` returns: a `Kernel` by path; `print` it."""
+  """The result of `infer_kernels`: a `Kernel` for each path; prints as a table.
+  """
 
   def __str__(self) -> str:
     return tables.table(
@@ -71,11 +73,11 @@ class Kernels(dict[str, Kernel]):
 
 
 class KernelPatterns(dict[str, Pattern]):
-  """What `kernel_patterns` returns: rules for `prune`; `print` it.
+  """The result of `kernel_patterns`: patterns for `prune`; prints as a table.
 
   Attributes:
-    kernels: the `Kernels`.
-    dense: why a parameter was left dense, by path.
+    kernels: the `Kernels` of the function.
+    dense: maps paths of dense parameters to reasons.
   """
 
   def __init__(self, rules: dict[str, Pattern], kernels: Kernels,
@@ -101,16 +103,18 @@ def infer_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
                   ) -> Kernels:
   """Finds which parameters are weights of matrix products or convolutions.
 
-  It is read off the function's jaxpr: a kernel is an operand of a product of
-  which the other operand is data, that is, depends on `inputs`. Whatever was
-  done to the parameter alone before (a cast, a transposition, a mask, scales,
-  a slice of stacked layers) does not matter. What has only been added,
-  multiplied elementwise or looked up is none.
+  The function reads the jaxpr of `fn`. A kernel is an operand of a product
+  whose other operand is data, that is, depends on `inputs`. Earlier operations
+  on the parameter alone (a cast, a transposition, a mask, scales, a slice of
+  stacked layers) do not matter. A parameter that is only added, multiplied
+  elementwise or looked up is not a kernel.
 
   Args:
     fn: any function that JAX can trace; it is not run.
-    params: its first argument, arrays or `jax.ShapeDtypeStruct`s.
-    *inputs: the others; the batch is one of them, not closed over.
+    params: the first argument of `fn`, a tree of arrays or
+      `jax.ShapeDtypeStruct`s.
+    *inputs: the other arguments. The batch must be one of them, not a closed
+      over constant.
 
   Returns:
     A dict from each path to its `Kernel`; it prints as a table.
@@ -158,23 +162,23 @@ def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
                  ) -> list[str]:
   """Finds the kernels whose product the function returns: the last layers.
 
-  These are kernels with an output axis that is an axis of what the function
-  returns and that no kernel contracts; what is done to the product elementwise,
-  by a softmax or by a sum over other axes, does not matter. A kernel with a
-  single output is one, too, whatever it is for.
+  The last kernels are those with an output axis that is also an axis of the
+  function's result, and that no other kernel contracts. Elementwise operations
+  on the product, a softmax, or sums over other axes do not matter. Every kernel
+  with a single output counts as a last kernel, whatever its purpose.
 
   Args:
-    fn: any function that JAX can trace, which returns logits or the like.
-    params: its first argument.
-    *inputs: the others.
+    fn: any function that JAX can trace, with logits or the like as result.
+    params: the first argument of `fn`.
+    *inputs: the other arguments.
 
   Returns:
-    Regular expressions, one for each: rules for `prune` or `dense` of
-    `kernel_patterns`.
+    Regular expressions, one for each last kernel, for the patterns of `prune`
+    or the argument `dense` of `kernel_patterns`.
 
   Raises:
-    ValueError: if there is none, as in a loss, or in a network that returns its
-      residual stream.
+    ValueError: if no kernel is last, for example in a loss, or in a network
+      that returns its residual stream.
 
   >>> import jax.numpy as jnp
   >>> params = {'in': jnp.ones((3, 8)), 'out': jnp.ones((5, 8))}
@@ -184,7 +188,7 @@ def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
   ['out']
   >>> rules = {**dict.fromkeys(last), '.*': patterns.unstructured()}
   """
-  # Something is added to what is returned: it has the axes of that.
+  # Adds an array to the result, whose axes are those of the result.
   more = tracing.shapes(fn, params, *inputs)
 
   def added(both, *inputs):
@@ -210,9 +214,9 @@ def last_kernels(fn: Callable[..., Any], params: ArrayTree, *inputs: Any
   last = [re.escape(name) for path, name in given.items() if is_last(path)]
   if not last:
     raise ValueError(
-        'No kernel has an output axis that the function returns and that no '
-        f'other kernel reads, of {paths}. Give the function that returns '
-        'logits, not a loss, or name the kernels yourself: '
+        'last_kernels needs a function that returns an output axis of a '
+        f'kernel, got none among those of {paths}. Give the function that '
+        'returns logits, not a loss, or name the kernels yourself: '
         "{'head/kernel': None, '.*kernel': pattern}.")
   return last
 
@@ -223,26 +227,28 @@ def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
                     ) -> KernelPatterns:
   """Assigns a pattern to all kernels of a function, on the right axes.
 
-  Axis -2 of the pattern, where N:M groups are, becomes the axis along which a
-  kernel is contracted with data, and -1 that of its outputs, where transposable
-  groups are, too. Where layers are stacked, weights compete within their layer.
-  A parameter is left dense, with the reason, if it is no kernel, if it is used
-  in two ways, such as an embedding that is also the output head, or if the
-  pattern does not fit it.
+  Axis -2 of the pattern, along which N:M groups run, becomes the contraction
+  axis of each kernel. Axis -1, along which transposable groups also run,
+  becomes its output axis. In stacked layers, weights compete within their
+  layer. A parameter stays dense, with a reason, if it is not a kernel, if it is
+  used in two ways, such as an embedding that is also the output head, or if the
+  pattern does not fit its shape.
 
   Args:
     fn: any function that JAX can trace; it is not run.
-    params: its first argument.
-    *inputs: the others.
+    params: the first argument of `fn`.
+    *inputs: the other arguments.
     pattern: the pattern, written for kernels `[in, out]`.
-    dense: regular expressions, or one, for paths that stay dense.
+    dense: one or several regular expressions for paths that stay dense.
 
   Returns:
-    A dict of rules for `prune` and `methods`; it prints as a table.
+    A dict from regular expressions to patterns, for `prune` and `methods`; it
+    prints as a table.
 
   Raises:
-    ValueError: if `pattern` is no `Pattern`, or transposable along other axes,
-      an expression matches no parameter, or nothing has got the pattern.
+    ValueError: if `pattern` is not a `Pattern`, or is transposable along other
+      axes; if an expression matches no parameter; or if no parameter gets the
+      pattern.
 
   >>> import jax.numpy as jnp
   >>> params = {'in': jnp.ones((3, 8)), 'out': jnp.ones((5, 8))}
@@ -257,8 +263,8 @@ def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   if patterns.is_transposable(pattern) and (
       {axis for axis, _ in pattern.group.sizes} != {-2, -1}):
     raise ValueError(
-        f'{pattern} is not written for kernels [in, out], whose axes are '
-        'looked up for every kernel. Write '
+        f'kernel_patterns needs a pattern written for kernels [in, out], got '
+        f'{pattern}; it moves the pattern to the axes of each kernel. Write '
         f'nm({pattern.per_line}, 4, transposable=True).')
   dense = [dense] if isinstance(dense, str) else dense
   kernels = infer_kernels(fn, params, *inputs)
@@ -279,8 +285,8 @@ def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   result = KernelPatterns(rules, kernels, left)
   if not rules:
     raise ValueError(
-        f'No parameter can have {pattern}; write a rule by hand, or another '
-        f'pattern.\n{result}')
+        f'{pattern} fits no parameter. Write another pattern, or patterns by '
+        f"hand such as {{'.*kernel': jaxsparse.unstructured()}}.\n{result}")
   return result
 
 
@@ -290,11 +296,13 @@ def _for_kernel(pattern: Pattern, kernel: Kernel) -> Pattern:
   if patterns.is_transposable(pattern) and not (
       kernel.contracted and kernel.outputs):
     raise ValueError(f'{pattern} needs contracted and output axes')
+  if pattern.group.sizes and pattern.group.rest is None and not kernel.outputs:
+    raise ValueError(f'{pattern} needs an output axis')
 
   def joined(axes):
     axes = tuple(axis - rank for axis in axes)
     if any(b - a != 1 for a, b in zip(axes, axes[1:])):
-      raise ValueError(f'axes {axes} are no neighbours')
+      raise ValueError(f'the axes {axes} are not neighbours')
     return axes[0] if len(axes) == 1 else axes
   places = {-2: kernel.contracted, -1: kernel.outputs}
 

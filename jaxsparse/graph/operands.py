@@ -1,8 +1,8 @@
-"""What multiplies a parameter with data, and what is added to the product.
+"""The product of a parameter with data, and the vector added to the product.
 
-`find_readers` follows parameters through a function's jaxpr, and what the
-products give up to the next sum. It is exact about what is not so: a parameter
-that is sliced, scaled or used twice has no `Reader`, but a reason.
+`find_readers` traces parameters through a function's jaxpr, and products up to
+the next sum. It supports only plain uses: for a parameter that is sliced,
+scaled or used twice it returns a reason instead of a `Reader`.
 """
 
 import dataclasses

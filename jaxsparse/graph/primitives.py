@@ -1,9 +1,9 @@
-"""Which axes of a primitive's operands are which axes of its results.
+"""Wirings: how the axes of a primitive's operands relate to those of results.
 
-`wiring(eqn)` says it for one equation of a jaxpr: axes that are passed on, axes
-that meet and vanish, as in a sum, and axes that the primitive does not treat
-alike at every index, as a sort. Cutting and joining axes is not here, but in
-`tracing`. The file is long because it is a table of primitives.
+`wiring(eqn)` describes one equation of a jaxpr: axes that are passed on, axes
+that meet and vanish, as in a sum, and axes whose indices the primitive does not
+treat alike, as a sort. `tracing` handles cutting and joining of axes. The file
+is long because it is a table of primitives.
 """
 
 import math
@@ -25,20 +25,22 @@ class New(NamedTuple):
 
 
 class Wiring(NamedTuple):
-  """What one primitive does with axes.
+  """The effect of one primitive on axes.
 
-  An axis is a pair, `(operand, axis)`. A softmax along the last axis of
-  `[n, c]` passes both on: `Wiring([[((0, 0),), ((0, 1),)]])`; a sum over it
-  is `Wiring([[((0, 0),)]], gone=[((0, 1),)], kind='sum')`.
+  An axis is a pair `(operand, axis)`. For example, a softmax along the last
+  axis of `[n, c]` passes both axes on: `Wiring([[((0, 0),), ((0, 1),)]])`. A
+  sum over this axis is
+  `Wiring([[((0, 0),)]], gone=[((0, 1),)], kind='sum')`.
 
   Attributes:
-    outputs: for each axis of each result the axes that it is, or `New`.
-    gone: axes that meet and vanish; those that meet are in one tuple.
-    fixed: axes whose indices are not treated alike, as a sort's.
-    kind: 'map' for elementwise work, 'move' for what leaves elements as they
-      are, 'product', 'sum', 'reduce' for other reductions, 'look' if the last
-      operands are indices, else 'other'.
-    window: axes of a convolution's kernel that are positions.
+    outputs: for each axis of each result, the operands' axes that it is, or
+      `New`.
+    gone: axes that meet and vanish; axes that meet are in one tuple.
+    fixed: axes whose indices the primitive does not treat alike, as a sort.
+    kind: 'map' for elementwise operations, 'move' for operations that move
+      elements without changing them, 'product', 'sum', 'reduce' for other
+      reductions, 'look' if the last operands are indices, else 'other'.
+    window: the window axes of a convolution's kernel.
   """
   outputs: Sequence[Sequence[tuple[Wire, ...] | New]]
   gone: Sequence[tuple[Wire, ...]] = ()

@@ -1,4 +1,4 @@
-"""Primitives that are not JAX's: what their owners say of their axes."""
+"""`register_primitive`: the wirings of primitives that are not JAX's."""
 
 from typing import Any, Callable
 
@@ -17,23 +17,24 @@ _registered: dict[str, Callable[[Any], Wiring]] = {}
 @arguments.checked(wiring=arguments.function(
     'a function from an equation to its Wiring', 'lambda eqn: Wiring(...)'))
 def register_primitive(name: str, wiring: Callable[[Any], Wiring]) -> None:
-  """Tells what a primitive of your own does with axes.
+  """Declares the effect of your own primitive on axes.
 
-  Ties, kernels and whatever else is read of a function follow axes through it
-  from then on; without it each of its axes counts as fixed. A wiring is about
-  axes alone: entries at one index of an axis must go where that index goes,
-  whatever order indices have. `infer_ties` tries this out on the function that
-  it reads, and raises where it is not so.
+  After this call, ties, kernels and the like are traced through the primitive;
+  otherwise all of its axes count as fixed. A wiring must hold for any order of
+  indices: permuting an axis of an operand must permute the matching axis of the
+  result in the same way. `infer_ties` checks this on the function that it
+  reads, and raises an error if it does not hold.
 
   Args:
-    name: the primitive's name, `primitive.name`. A second call for one name
-      replaces the first.
-    wiring: from the equation, a `jax.extend.core.JaxprEqn`, to its `Wiring`:
-      `eqn.invars[i].aval.shape` are shapes of operands, `eqn.params` settings.
-      A `pallas_call` or an `ffi_call` is known by these, not by its name.
+    name: the primitive's name, `primitive.name`. A second call with the same
+      name replaces the first.
+    wiring: a function from the equation, a `jax.extend.core.JaxprEqn`, to its
+      `Wiring`. `eqn.invars[i].aval.shape` are the shapes of operands, and
+      `eqn.params` the parameters of the equation, which identify a
+      `pallas_call` or an `ffi_call`.
 
   Raises:
-    ValueError: if JAX's primitive of this name is known already.
+    ValueError: if the name belongs to a primitive of JAX with a known wiring.
 
   >>> def softmax_of_mine(eqn):
   ...   rank = len(eqn.invars[0].aval.shape)
@@ -43,8 +44,8 @@ def register_primitive(name: str, wiring: Callable[[Any], Wiring]) -> None:
   if (primitives.is_known(name) or name in primitives.FOLLOWED_ELSEWHERE
       or name in _walk.CALLS):
     raise ValueError(
-        f'The primitive {name!r} of JAX is known already, and followed. Give '
-        'your own primitive another name.')
+        f'register_primitive needs a new name, got {name!r}, a primitive of '
+        'JAX with a known wiring. Give your own primitive another name.')
   _registered[name] = wiring
 
 
@@ -62,8 +63,8 @@ def _check(name: str, eqn: Any, found: Wiring) -> None:
   """Raises if a wiring of a user's is not one of this equation."""
   def wrong(what):
     return ValueError(
-        f'The wiring that was registered for {name!r} {what}. Its operands '
-        f'have the shapes {operands}, its results {results}.')
+        f'The wiring registered for {name!r} {what}. The operands have the '
+        f'shapes {operands}, the results {results}.')
   operands, results = ([tuple(np.shape(v.aval)) for v in some]
                        for some in (eqn.invars, eqn.outvars))
   if not isinstance(found, Wiring):
@@ -80,7 +81,7 @@ def _check(name: str, eqn: Any, found: Wiring) -> None:
              for wire in wires]
   for (i, axis), n in places:
     if i >= len(operands) or axis >= len(operands[i]):
-      raise wrong(f'names axis {axis} of operand {i}, which is not there')
+      raise wrong(f'names axis {axis} of operand {i}, which does not exist')
     if n is not None and operands[i][axis] != n:
-      raise wrong(f'says that an axis of {operands[i][axis]}, axis {axis} of '
-                  f'operand {i}, becomes one of {n}')
+      raise wrong(f'maps axis {axis} of operand {i}, of size '
+                  f'{operands[i][axis]}, to an axis of size {n}')

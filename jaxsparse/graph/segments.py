@@ -1,10 +1,10 @@
 """A function as a chain of segments, between which kernels can be changed.
 
-`chain` cuts a function where the next kernels read what earlier ones gave. A
-segment is a pure function of arrays: the parameters that it reads, or their
-layers, and the data at the cut before it, to the data at the cut after it. So
-kernels are changed in turn and nothing is computed twice. Layers of a `scan`
-have segments of their own, and segments that compute the same are one program.
+`chain` cuts a function before the kernels that read outputs of earlier kernels.
+A segment is a pure function from the parameters that it reads (or their layers)
+and the data at the cut before it, to the data at the cut after it. So kernels
+can be changed one after the other, and nothing is computed twice. Each layer of
+a `scan` has its own segments, and equal segments share one program.
 """
 
 from typing import Any, Callable, Collection, NamedTuple, Sequence

@@ -1,10 +1,11 @@
-"""Runs a function and looks at the data that each parameter is multiplied with.
+"""Runs a function, and shows taps the data that multiply each parameter.
 
-`run` computes every equation of a function's jaxpr as it stands; at a product
-of a parameter with data a tap is shown the data. What taps return is summed by
-parameter: over all places that read it, over the turns of loops, but for
-parameters that a `scan` takes apart, which keep the axis of its turns, and over
-the devices of a `shard_map`, but for kernels that these share out.
+`run` computes every equation of a function's jaxpr. At each product of a
+parameter with data, it calls a tap with the data. The results of taps are
+summed for each parameter: over all places that use it, over the iterations of
+loops, and over the devices of a `shard_map`. Parameters that a `scan` slices
+keep the axis of its iterations, and kernels that devices share keep their
+parts.
 """
 
 import copy

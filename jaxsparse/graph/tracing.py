@@ -1,12 +1,12 @@
 """Reads a jaxpr: which axes of parameters meet, and what they are used for.
 
-`read(f, params, *inputs)` follows every axis of every parameter through the
-function. Axes that meet are unified (`_relations`), an axis that a primitive
-does not treat alike at every index is fixed with the primitive's name; so are
-axes of inputs, outputs and constants. `units.inference` and `kernel_axes` draw
-conclusions from it. Primitives that cut and join axes (`_cutting`), work across
-devices (`_shards`) or make indices of units (`_indices`) are read elsewhere.
-The file is long because control flow and all wirings work on one state.
+`read(f, params, *inputs)` traces every axis of every parameter through the
+function. Axes that meet are unified (`_relations`). An axis whose indices a
+primitive does not treat alike is fixed, with the name of the primitive; so are
+axes of inputs, outputs and constants. `units.inference` and `kernel_axes` use
+the result. Other modules read primitives that cut and join axes (`_cutting`),
+work across devices (`_shards`) or make indices of units (`_indices`). The file
+is long because control flow and all wirings work on one state.
 """
 
 import collections

@@ -1,9 +1,9 @@
-"""Masks from scores: selection, exact counts, and tables of what masks keep.
+"""Masks from scores: selection, exact counts, and summaries of masks.
 
-`select` makes one mask from one array of scores; every mask of the library goes
-through it. Selection never sorts a whole weight and stays on the devices that
-hold the scores. `summary` prints what masks keep and `mask_flips` counts what
-changed between two steps.
+`select` makes one mask from one array of scores; every mask of the library is
+made by it. Selection never sorts a whole weight, and runs on the devices that
+hold the scores. `summary` prints how many weights masks keep, and `mask_flips`
+counts the mask entries that changed between two steps.
 """
 
 from jaxsparse.masks.accounting import Layer

@@ -2,9 +2,10 @@
 
 A network of minima and maxima (K. E. Batcher, "Sorting networks and their
 applications", 1968) sorts all groups at once, elementwise: one kernel reads the
-scores and writes the k-th highest of each group. A second one finds the place
-of the last tie that is kept, a third one compares. Between them only arrays of
-one number a group are stored, nothing moves on a mesh, and k may be traced.
+scores and writes the k-th highest of each group. A second kernel finds the
+place of the last equal score that is kept, and a third one compares. Between
+the kernels only arrays with one number for each group are stored, nothing moves
+on a mesh, and k may be traced.
 """
 
 from typing import Iterator, Sequence
@@ -24,8 +25,8 @@ def keep_highest(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
 
   Args:
     x: floating scores of 16 bits or more. NaN counts as lower than everything.
-    k: how many to keep in each group; a scalar.
-    axis: a group; of up to `LARGEST` entries.
+    k: the number of entries to keep in each group; a scalar.
+    axis: the axis of a group, with at most `LARGEST` entries.
 
   Returns:
     A bool array of the shape of `x`.
@@ -34,7 +35,8 @@ def keep_highest(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
   entries = _entries(x, axis)
   threshold, zero = _stored(
       _one(_kth_highest([_ordered(v) for v in entries], k), x, axis))
-  # Other expressions than those before: what two kernels share, XLA stores.
+  # Written differently from the expressions above, because XLA stores arrays
+  # that two kernels share.
   keys = [_ordered(v, zero) for v in entries]
   tied, _ = _stored(_one(
       _tied_ahead(keys, _everywhere(threshold, entries[0], axis), k), x, axis))
@@ -60,11 +62,11 @@ def _ordered(x: jax.Array, zero: jax.Array | None = None) -> jax.Array:
 def _entries(x: jax.Array, axis: int) -> list[jax.Array]:
   """Arrays that have the i-th entry of each group at place 0 of the group.
 
-  Slices would do, but where more than fifteen of them are read XLA stores what
-  they are slices of. It does not count reversals, which keep the shape. So the
-  group is an odd number of slices, and their parts are places 0 of reversals of
-  axes of two, those that are ones in `j`. Other places hold other entries and
-  are never computed.
+  Plain slices would be correct, but XLA stores an array of which more than
+  fifteen slices are read. XLA does not count reversals, which keep the shape.
+  So a group is cut into an odd number of slices, and the parts of a slice are
+  found at place 0 after reversing axes of size two, those whose bit in `j` is
+  one. Other places hold other entries and are never computed.
   """
   size = x.shape[axis]
   digits = (size & -size).bit_length() - 1
@@ -113,10 +115,10 @@ def _rounds(n: int) -> Iterator[list[tuple[int, int]]]:
 def _kth_highest(xs: Sequence[jax.Array], k: jax.Array) -> jax.Array:
   """The k-th highest of integers, elementwise; the highest for k = 0."""
   xs = list(xs)
-  zero = (k >> 30).astype(xs[0].dtype)  # Nobody else knows that it is zero.
+  zero = (k >> 30).astype(xs[0].dtype)  # A zero that XLA cannot fold.
   for i, pairs in enumerate(_rounds(len(xs))):
     if i > 4:
-      # LLVM simplifies nested minima, in seconds; here it cannot look further.
+      # LLVM spends seconds on simplifying nested minima; this stops it.
       xs = [x ^ zero for x in xs]
     for a, b in pairs:
       xs[a], xs[b] = lax.max(xs[a], xs[b]), lax.min(xs[a], xs[b])
@@ -130,7 +132,7 @@ def _kth_highest(xs: Sequence[jax.Array], k: jax.Array) -> jax.Array:
 
 def _tied_ahead(xs: Sequence[jax.Array], threshold: jax.Array, k: jax.Array
                 ) -> jax.Array:
-  """How many entries there are up to the last tie kept; 0 without one."""
+  """The number of entries up to the last kept tie; 0 if no tie is kept."""
   number = lambda x: x.astype(threshold.dtype)
   missing = number(k) - sum(number(x > threshold) for x in xs)
   seen = jnp.zeros_like(threshold)
@@ -142,11 +144,11 @@ def _tied_ahead(xs: Sequence[jax.Array], threshold: jax.Array, k: jax.Array
 
 
 def _stored(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """`x` and a zero, in a way that XLA computes them once and stores them.
+  """`x` and a zero, written so that XLA computes them once and stores them.
 
-  Else it puts a whole network into each of the kernels that read its result,
-  and an `optimization_barrier` is gone by then. The loop never runs, as no `x`
-  is the lowest integer.
+  Otherwise XLA puts a whole network into each kernel that reads its result; an
+  `optimization_barrier` does not help, because XLA removes it earlier. The loop
+  never runs, because no `x` is the lowest integer.
   """
   add = lambda carry: jax.tree.map(lambda v: v + v.dtype.type(1), carry)
   lowest = np.iinfo(x.dtype).min

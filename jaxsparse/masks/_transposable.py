@@ -1,18 +1,20 @@
 """Transposable N:M: the best mask with N of 4 in every row and every column.
 
-Such a mask is N:4 along both axes of a matrix, so that the product with it and
-the product with its transpose, which is that of the input gradient, can both
-run packed. A 4 x 4 tile has 90 masks with two in every line; the one whose
-entries have the highest total wins. It is found in two ways:
+Such a mask is N:4 along both axes of a matrix. So the product with the matrix
+and the product with its transpose, which computes the gradient of the inputs,
+can both run packed. A 4 x 4 tile has 90 masks with two entries in every row and
+column; the mask whose entries have the highest total wins. There are two ways
+to find it:
 
-* by halves, where elementwise work is cheap: the two upper rows fix how many
-  the lower ones keep of each column, so that the best lower half is found once
-  for each of 19 such demands, and the best whole among the 36 upper halves;
-* by a product of tiles and masks, and argmax, on TPU.
+* by halves, where elementwise work is cheap: the two upper rows determine how
+  many entries of each column the lower rows keep. The best lower half is found
+  once for each of 19 such demands, and then the best of the 36 upper halves;
+* by a product of tiles and masks, and an argmax, on TPUs.
 
-Scores are whole multiples of a step there, so small in number that every sum is
-exact: no order of summation, no device and no way changes a mask. Of masks with
-one total that which keeps the lower index wins, in row-major order.
+Scores are rounded to whole multiples of a step, and are so few that every sum
+is exact. So neither the order of summation, nor the device, nor the way changes
+a mask. Of masks with equal totals, the one that keeps the lower index in
+row-major order wins.
 
 References:
   Hubara et al., `Accelerated Sparse Neural Training: A Provable and Efficient
@@ -36,16 +38,17 @@ _Row = tuple[int, ...]
 
 
 def keep_highest(x: jax.Array, k: jax.Array, n: int) -> jax.Array:
-  """Marks k of every tile, and n in each of its lines where k is `4 * n`.
+  """Marks k entries of every tile, and n in each row and column if k is 4n.
 
-  First come those of the best mask with n in every line, then the others, both
-  by their scores, ties by index: masks that keep fewer are subsets.
+  Entries are ranked as follows: first the entries of the best mask with n in
+  every row and column, then all others, both by their scores and then by index.
+  So a mask with a smaller k is a subset of a mask with a larger k.
 
   Args:
     x: floating scores `[g1, t1, g2, t2, ...]`, a grid of tiles
-      `[t1, t2, ...]` of 16 entries, of which four in a row are a row.
-    k: how many to keep in each tile, a scalar.
-    n: 1, 2 or 3.
+      `[t1, t2, ...]` of 16 entries, of which four consecutive ones are a row.
+    k: the number of entries to keep in each tile, a scalar.
+    n: the number of entries to keep in each row and column: 1, 2 or 3.
 
   Returns:
     A bool array of the shape of `x`.
@@ -56,16 +59,16 @@ def keep_highest(x: jax.Array, k: jax.Array, n: int) -> jax.Array:
 
 
 def keep_best(x: jax.Array, n: int) -> jax.Array:
-  """Marks the mask of each tile that has n in every line and most in total.
+  """Marks the mask with n entries in every row and column and highest total.
 
-  A score counts in steps of `2^-19` of the power of two below the highest
-  magnitude of its tile. In tiles with infinities or NaN, as few NaN as can be
-  are kept, then as many infinities as can be (one of -inf against one of inf),
-  and others count in steps of `2^-11`.
+  Scores are rounded to steps of `2^-19` of the power of two below the highest
+  magnitude of their tile. In a tile with infinities or NaN, the mask keeps as
+  few NaN as possible, then as many infinities as possible (one of -inf cancels
+  one of inf), and other scores are rounded to steps of `2^-11`.
 
   Args:
-    x: see `keep_highest`.
-    n: 1, 2 or 3.
+    x: floating scores, see `keep_highest`.
+    n: the number of entries to keep in each row and column: 1, 2 or 3.
 
   Returns:
     A bool array of the shape of `x`.
@@ -77,19 +80,19 @@ def keep_best(x: jax.Array, n: int) -> jax.Array:
 
 
 def _rows(n: int) -> list[_Row]:
-  """All rows that keep n, those that keep lower indices first."""
+  """All rows that keep n entries, rows that keep lower indices first."""
   return [tuple(int(j in kept) for j in range(SIDE))
           for kept in itertools.combinations(range(SIDE), n)]
 
 
 def _masks(n: int) -> np.ndarray:
-  """`[masks, 16]`, in the order in which they win ties."""
+  """All masks `[masks, 16]`; of equal totals, the earlier mask wins."""
   return np.array([sum(rows, ()) for rows in itertools.product(
       _rows(n), repeat=SIDE) if all(sum(c) == n for c in zip(*rows))])
 
 
-# Where numbers end; sums of twelve are exact in float32 below 2^24. Each kind
-# outweighs what fifteen of the next can differ by.
+# The values of NaN and infinities. Sums of twelve are below 2^24, and so exact
+# in float32; each value outweighs any difference of fifteen lesser ones.
 _NAN, _INFINITE = -2.**20, 2.**16
 _STEPS, _STEPS_BESIDE = 19, 11
 
@@ -122,8 +125,7 @@ def by_halves(x: jax.Array, n: int) -> jax.Array:
   rows = _rows(n)
 
   def halves(first):
-    """Totals, columns that are kept and bits of two rows, first in ties first.
-    """
+    """Totals, kept columns and bits of all pairs of rows, in order of ties."""
     totals = [{row: functools.reduce(
         lax.add, itertools.compress(places[SIDE * i:], row)) for row in rows}
               for i in (first, first + 1)]
@@ -161,7 +163,7 @@ def by_products(x: jax.Array, n: int) -> jax.Array:
 
 def _first_highest(candidates: Iterable[tuple[jax.Array, jax.Array]]
                    ) -> tuple[jax.Array, jax.Array]:
-  """The highest of totals, and the bits of the first that has it."""
+  """The highest total, and the bits of the first candidate that has it."""
   def higher(best, new):
     return (jnp.maximum(best[0], new[0]),
             jnp.where(new[0] > best[0], new[1], best[1]))
@@ -198,7 +200,7 @@ def _interleaved(x: jax.Array) -> jax.Array:
 
 
 def _keep_in_order(x: jax.Array, best: jax.Array, k: jax.Array) -> jax.Array:
-  """Marks k of each tile: those of `best` first, then the highest."""
+  """Marks k entries of each tile: entries of `best` first, then the highest."""
   tile = x.shape[1::2]
   x = jnp.where(jnp.isnan(x), -jnp.inf,
                 jnp.maximum(x, jnp.finfo(x.dtype).min))

@@ -1,4 +1,4 @@
-"""What a mask amounts to: a table for people and totals as data."""
+"""Summaries of masks: a printable table, and totals as data."""
 
 import dataclasses
 import math
@@ -14,7 +14,15 @@ from jaxsparse._utils.typing import ArrayTree
 
 
 class Layer(NamedTuple):
-  """One row of a summary."""
+  """One row of a summary, for one parameter.
+
+  Attributes:
+    path: the path of the parameter.
+    shape: the shape of the parameter.
+    pattern: the regularity found in the mask, or 'dense'.
+    size: the number of weights.
+    kept: the number of kept weights.
+  """
   path: str
   shape: tuple[int, ...]
   pattern: str
@@ -29,10 +37,10 @@ class Layer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What `summary` returns; `print` it for the table.
+  """The result of `summary`; `print` shows it as a table.
 
   Attributes:
-    layers: a row per parameter.
+    layers: one row for each parameter.
   """
   layers: tuple[Layer, ...]
 
@@ -43,12 +51,12 @@ class Summary:
 
   @property
   def kept(self) -> int:
-    """How many of all parameters are kept."""
+    """The number of kept parameters."""
     return sum(layer.kept for layer in self.layers)
 
   @property
   def maskable(self) -> int:
-    """How many parameters have a mask."""
+    """The number of parameters that have a mask."""
     return sum(layer.size for layer in self.layers
                if layer.pattern != 'dense')
 
@@ -77,7 +85,7 @@ class Summary:
 
 
 def _describe(mask: np.ndarray) -> str:
-  """Names the regularity a mask shows, strongest first, from the mask alone."""
+  """The name of the strongest regularity found in a mask."""
   if mask.all() or not mask.any():
     return 'all kept' if mask.all() else 'all pruned'
   if mask.ndim >= 2 and min(mask.shape[-2:]) > 1:
@@ -105,18 +113,20 @@ def _describe(mask: np.ndarray) -> str:
 def summary(params: ArrayTree, masks: ArrayTree) -> Summary:
   """Counts the weights that masks keep, layer by layer.
 
-  The pattern shown is the regularity found in the mask itself (whole channels,
-  blocks, N:M), not the one that was asked for.
+  The pattern in the table is the regularity found in the mask itself (whole
+  channels, blocks, N:M), which may differ from the pattern of the rule.
 
   Args:
     params: a tree of weights.
-    masks: the same tree with a bool array, or `None` for dense, at each leaf.
+    masks: a tree like `params` with a bool array, or `None` for dense, at each
+      leaf.
 
   Returns:
-    A `Summary`: printed, a table; as data, `layers`, `sparsity`, `kept`, ...
+    A `Summary`. `print` shows it as a table; its attributes `layers`,
+    `sparsity`, `kept` and others are data.
 
   Raises:
-    ValueError: if the trees differ.
+    ValueError: if the structures of the trees differ.
 
   >>> import jax.numpy as jnp
   >>> params = {'kernel': jnp.ones((4, 2)), 'bias': jnp.ones(2)}
@@ -147,20 +157,20 @@ def summary(params: ArrayTree, masks: ArrayTree) -> Summary:
 
 
 def mask_flips(before: ArrayTree, after: ArrayTree) -> ArrayTree:
-  """How many entries of each mask changed, in both directions.
+  """Counts the entries of each mask that changed, in both directions.
 
-  `sum |m_t - m_(t-1)|`; over all layers and one step it is the
-  sparse-architecture divergence.
+  The count is `sum |m_t - m_(t-1)|`. Its sum over all layers, for one step, is
+  the sparse-architecture divergence of the paper.
 
   Args:
-    before: a tree of bool arrays, or `None` for dense.
-    after: the same tree, later.
+    before: a tree with a bool array, or `None` for dense, at each leaf.
+    after: a tree like `before`, the masks of a later step.
 
   Returns:
-    The same tree with a uint32 scalar for every mask.
+    A tree like `before` with a uint32 scalar for every mask.
 
   Raises:
-    ValueError: if the trees differ.
+    ValueError: if the structures of the trees differ.
 
   References:
     Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
@@ -173,7 +183,7 @@ def mask_flips(before: ArrayTree, after: ArrayTree) -> ArrayTree:
   """
   if jax.tree.structure(before) != jax.tree.structure(after):
     raise ValueError(
-        'Flips are counted between masks of the same layers, got masks of '
+        'mask_flips needs masks of the same layers, got masks of '
         f'{trees.few(trees.paths(before)) or "nothing"} before and of '
         f'{trees.few(trees.paths(after)) or "nothing"} after. Write e.g. '
         'mask_flips(get_masks(old_state), get_masks(new_state)).')

@@ -1,9 +1,9 @@
-"""Exact counts of mask entries, inside jit, beyond what 32 bits hold.
+"""Exact counts of mask entries, inside of jit, beyond the range of 32 bits.
 
 A whole tree, or one leaf of stacked layers, may have more than 2^32 entries,
-while jax computes in 32 bits unless told otherwise. A `Count` holds an integer
-below 2^48 as two uint32 words, and every decision of the library about *how
-many* is made with it: float32 is off by 14 at 2^30.
+while JAX computes in 32 bits by default. A `Count` holds an integer below 2^48
+as two uint32 words. The library makes every decision about numbers of weights
+with counts, because float32 is off by 14 at 2^30.
 """
 
 import math
@@ -13,6 +13,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from jaxsparse._utils import numerics
 
 _U32 = jnp.uint32
 _LOW = 0xFFFF
@@ -37,7 +39,7 @@ def exactly_each(ns: Sequence[int]) -> Count:
 
 def _words(n: int) -> tuple[int, int]:
   if not 0 <= n < 2**48:
-    raise ValueError(f'Expected a count in [0, 2**48), got {n}.')
+    raise ValueError(f'A count must be in [0, 2**48), got {n}.')
   return n >> 16, n & _LOW
 
 
@@ -47,7 +49,7 @@ def add(a: Count, b: Count) -> Count:
 
 
 def subtract(a: Count, b: Count) -> Count:
-  """`a - b`; asks for `a >= b`."""
+  """`a - b`; it requires `a >= b`."""
   lo = a.lo - b.lo  # Wraps below zero, which sets the top bit: the borrow.
   return Count(a.hi - b.hi - (lo >> 31), lo & _LOW)
 
@@ -79,8 +81,18 @@ def unstack(a: Count) -> list[Count]:
   return [Count(a.hi[i], a.lo[i]) for i in range(len(a.hi))]
 
 
+def from_uint32(n: jax.Array) -> Count:
+  """The counts that are uint32 numbers."""
+  return Count(n >> 16, n & _LOW)
+
+
+def to_uint32(a: Count) -> jax.Array:
+  """Counts below 2^32 as numbers."""
+  return a.hi << 16 | a.lo
+
+
 def in_turn(wanted: Count, total: Count) -> Count:
-  """Shares a total: each entry of a vector gets what it wants, while it lasts.
+  """Shares a total in order: each entry gets `wanted` until the total is used.
   """
   sums = minimum(lax.associative_scan(add, wanted), total)
   return subtract(sums, Count(
@@ -88,16 +100,18 @@ def in_turn(wanted: Count, total: Count) -> Count:
 
 
 def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
-  """Shares a total in proportion to weights, no entry beyond its room.
+  """Shares a total in proportion to weights, with an upper bound per entry.
 
-  What an entry has no room for is shared among the others in the same way. What
-  rounding down leaves goes to the largest remainders, one each. So all of the
-  total is given, unless there is no room.
+  If a share exceeds the room of its entry, the other entries share the excess
+  in proportion, too. Shares are rounded down, and the remaining units go to the
+  largest remainders, one each. So the whole total is shared, unless the room is
+  too small.
 
   Args:
     total: a single count.
-    weights: float `[n]`, not negative; all 0 (or not finite) counts as all 1.
-    room: counts `[n]`.
+    weights: float `[n]`, not negative. A weight that is not finite counts as 0;
+      if all are 0, all count as 1.
+    room: the upper bounds, counts `[n]`.
 
   Returns:
     Counts `[n]`.
@@ -109,7 +123,7 @@ def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
   none = jax.tree.map(jnp.zeros_like, room)
 
   def shares(full):
-    """What is left by full entries, and the shares of the others in it."""
+    """The total without the full entries, and the shares of the others."""
     left = subtract(total, minimum(total, sum_few(where(full, room, none))))
     mine = jnp.where(full, 0., weights)
     mine = jnp.where(mine.sum() > 0, mine, (~full).astype(mine.dtype))
@@ -120,7 +134,7 @@ def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
     return full | (to_float(left) * mine >= to_float(room))
 
   full = (room.hi | room.lo) == 0
-  # Every turn but the last fills an entry.
+  # Every iteration but the last fills an entry.
   full = lax.fori_loop(0, weights.size, fill, full)
   left, mine = shares(full)
   given = in_turn(
@@ -131,7 +145,7 @@ def in_proportion(total: Count, weights: jax.Array, room: Count) -> Count:
   rank = jnp.argsort(jnp.argsort(-remainders, stable=True)).astype(_U32)
   missing = subtract(total, sum_few(given))
   one = ~less_equal(room, given) & ~less_equal(
-      missing, Count(rank >> 16, rank & _LOW))
+      missing, from_uint32(rank))
   given = add(given, Count(jnp.zeros_like(rank), one.astype(_U32)))
   return add(given, in_turn(
       subtract(room, given), subtract(total, sum_few(given))))
@@ -149,20 +163,20 @@ def sum_along(a: Count, axis: int) -> Count:
 
 
 def to_float(a: Count) -> jax.Array:
-  """The nearest float32 or so; for estimates and reports only."""
+  """A float32 near the count; for estimates and reports only."""
   return a.hi.astype(jnp.float32) * 65536. + a.lo.astype(jnp.float32)
 
 
 def _multiply(a: Count, fraction: ArrayLike
               ) -> tuple[Count, jax.Array, jax.Array, jax.Array]:
-  """`a * fraction`: its integer part, and how large the rest is.
+  """`a * fraction`: its integer part, and the size of its fractional part.
 
   Schoolbook multiplication in 16-bit digits. `fraction` in [0, 1] is read as a
   fixed point number with 64 bits after the point, all of a float32 above 2^-40.
 
   Returns:
-    The integer part, whether the rest is above a half, whether it is
-    one, and whether it is 1 but for a thousandth.
+    The integer part, whether the fractional part is above a half, whether it is
+    exactly a half, and whether it is within a thousandth of 1.
   """
   rest = jnp.clip(jnp.asarray(fraction, jnp.float32), 0., 1.)
   places = []  # Digits after the point; the first may be 65536, for 1.
@@ -192,9 +206,10 @@ def floor_of(a: Count, fraction: ArrayLike) -> Count:
 
 
 def share_of(a: Count, fraction: ArrayLike) -> Count:
-  """`floor_of` for people: 70% of 10 are 7, though the float32 0.7 is less.
+  """`floor(a * fraction)` with a tolerance: 70% of 10 are 7.
 
-  What is a thousandth below a whole number counts as that number.
+  The float32 0.7 is less than 0.7, so a product within a thousandth below a
+  whole number counts as that number.
   """
   whole, _, _, near = _multiply(a, fraction)
   return minimum(a, add(whole, Count(jnp.zeros_like(whole.hi),
@@ -202,18 +217,35 @@ def share_of(a: Count, fraction: ArrayLike) -> Count:
 
 
 def remaining(a: Count, part: Count, fraction: ArrayLike) -> Count:
-  """`round(a - part * fraction)`, halves to even; asks for `part <= a`."""
+  """`round(a - part * fraction)`, halves to even; it requires `part <= a`."""
   whole, above, half, _ = _multiply(part, fraction)
   kept = subtract(a, whole)
   down = above | (half & (kept.lo % 2 == 1))
   return subtract(kept, Count(jnp.zeros_like(kept.hi), down.astype(_U32)))
 
 
-def part_of(size: int, most: int) -> int:
-  """The largest part of an axis up to `most` that leaves a mesh its factors.
+def divide(a: Count, n: jax.Array) -> Count:
+  """`floor(a / n)` of vectors, bit by bit; `n` is uint32 in [1, 2^31)."""
+  def turn(i, carry):
+    quotient, rest = carry
+    bit = jnp.where(i < 32, a.hi >> (31 - jnp.minimum(i, 31)),
+                    a.lo >> (47 - jnp.maximum(i, 32))) & 1
+    rest = rest << 1 | bit
+    fits = rest >= n
+    twice = add(quotient, quotient)
+    return (Count(twice.hi, twice.lo | fits.astype(_U32)),
+            jnp.where(fits, rest - n, rest))
+  none = Count(*(jnp.zeros_like(a.lo),) * 2), jnp.zeros_like(a.lo)
+  none = numerics.varying_as(none, lambda: turn(_U32(0), none))
+  return lax.fori_loop(_U32(0), _U32(48), turn, none)[0]
 
-  What is left of the axis has all factors of 2 up to 32 that the axis has: cut
-  there, an array that is sharded along the axis stays where it is.
+
+def part_of(size: int, most: int) -> int:
+  """The largest part of an axis, up to `most`, that keeps shardings valid.
+
+  The axis divided by this part has all factors of 2 up to 32 that the axis has.
+  So an array that is sharded along the axis can be cut into such parts without
+  moving entries between devices.
 
   >>> part_of(4096, 32), part_of(512, 32), part_of(3, 32)
   (32, 16, 3)
@@ -240,9 +272,9 @@ def _sum_on_cpu(mask: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 def total_below_32_bits(masks: Sequence[jax.Array],
                         axes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
-  """How many entries are true along axes of each array, kept as size 1.
+  """The number of true entries along axes of each array, kept as size 1.
 
-  As plain uint32, for what cannot be more.
+  The numbers are plain uint32, for arrays with fewer than 2^32 entries.
   """
   def plain(mask, axes):
     return mask.sum(axes, dtype=_U32, keepdims=True)
@@ -256,10 +288,10 @@ def total_below_32_bits(masks: Sequence[jax.Array],
 
 
 def total(mask: jax.Array, axes: tuple[int, ...]) -> Count:
-  """How many entries of a bool array are true along `axes`, kept as size 1."""
+  """The number of true entries of an array along `axes`, kept as size 1."""
   if math.prod(mask.shape[a] for a in axes) < 2**32:
     small, = total_below_32_bits([mask], [axes])
-    return Count(small >> 16, small & _LOW)
+    return from_uint32(small)
   longest = max(axes, key=lambda a: mask.shape[a])
   rows = mask.sum(longest, dtype=_U32, keepdims=True)
   return sum_wide(rows, tuple(a for a in axes if a != longest))
@@ -274,11 +306,11 @@ def sum_wide(rows: jax.Array, axes: tuple[int, ...]) -> Count:
 
 
 def total_each(masks: Sequence[jax.Array]) -> Count:
-  """How many entries of each of several bool arrays are true, as vectors."""
+  """The number of true entries of each of several bool arrays, as vectors."""
   axes = [tuple(range(m.ndim)) for m in masks]
   if not masks:
     return exactly_each([])
   if all(m.size < 2**32 for m in masks):
     small = jnp.stack([n.reshape(()) for n in total_below_32_bits(masks, axes)])
-    return Count(small >> 16, small & _LOW)
+    return from_uint32(small)
   return stack([total(m, a) for m, a in zip(masks, axes)])

@@ -1,8 +1,8 @@
-"""Where to begin a search: candidates from a sample of the scores.
+"""Initial candidates of a search, from a sample of the scores.
 
-A quantile of 2^14 scores is within a hundredth of the right one, so that the
-first two turns of a search leave little to look at. Counts decide as ever: a
-bad guess costs two turns.
+A quantile of 2^14 scores is within a hundredth of the true one, so the first
+two iterations of a search leave a narrow range. Exact counts make all
+decisions; a bad guess costs only two iterations.
 """
 
 import math
@@ -23,9 +23,9 @@ _SAMPLED = 2**16  # A sample of a smaller weight saves nothing.
 
 def each(xs: Remade, k: Count, first: topk.Bracket
          ) -> tuple[jax.Array, ...]:
-  """Two candidates for each array that are likely close around its k-th.
+  """Two candidates for each array that likely enclose its k-th score closely.
 
-  An end of the bracket is no candidate, and is passed over.
+  A guess at an end of the bracket is skipped.
   """
   sizes = [math.prod(x.shape) for x in xs.shapes]
   large = [i for i, size in enumerate(sizes) if size >= _SAMPLED]
@@ -45,7 +45,7 @@ def each(xs: Remade, k: Count, first: topk.Bracket
 
 
 def together(xs: Remade, k: Count) -> tuple[jax.Array, ...]:
-  """The same for several arrays as one."""
+  """Two such candidates for several arrays taken together."""
   sizes = [math.prod(x.shape) for x in xs.shapes]
   lowest = topk.start(xs.shapes[0].dtype, sum(sizes)).lo
 
@@ -62,10 +62,10 @@ def _if_any(k: Count, samples: Callable[[], list[jax.Array]],
             otherwise: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
   """A guess from samples if anything is kept at all.
 
-  The branch is a room of its own: beside the last reading of the scores, XLA
-  would make and hold them once for both. So is that of the guess: the CPU
-  backend lays out what it gathers from many devices in another way, and would
-  do so with a copy of all scores that are in the same room.
+  The branches separate computations for XLA. Without the first branch, XLA
+  would compute the scores once for the guess and for the last reading, and hold
+  them in memory. Without the second one, the CPU backend would copy all scores
+  into the layout of the samples that it gathers from many devices.
   """
   some = ((k.hi | k.lo) > 0).any()
   otherwise = numerics.varying_as(
@@ -76,10 +76,10 @@ def _if_any(k: Count, samples: Callable[[], list[jax.Array]],
 
 
 def _sample(x: jax.Array, size: int) -> jax.Array:
-  """About 2^14 of `size` scores evenly spaced, those of `x` among them.
+  """The part of `x` in a sample of about 2^14 of `size` evenly spaced scores.
 
-  Sampling by strides keeps a sharded array where it is. Along an axis that is
-  sharded explicitly a stride divides what a device has, as jax asks for.
+  Sampling by strides moves no entry of a sharded array. Along an explicitly
+  sharded axis the stride divides the size of a shard, as JAX requires.
   """
   surplus = size >> 14
   strides = [1] * x.ndim
@@ -99,16 +99,17 @@ def _flat(part: jax.Array) -> jax.Array:
 
 def _around(samples: Sequence[jax.Array], k: Count, sizes: Sequence[int]
             ) -> tuple[jax.Array, ...]:
-  """Two candidates that are likely close around the k-th highest of each array.
+  """Two candidates that likely enclose the k-th highest of each array closely.
 
-  They are quantiles of a sample, three standard errors to either side.
+  The candidates are quantiles of a sample, three standard errors to either
+  side.
 
   Args:
     samples: a sample of each array, vectors.
-    k: of each array; vectors.
-    sizes: of the arrays.
+    k: the number of entries to keep of each array; vectors.
+    sizes: the sizes of the arrays.
   """
-  # In one sort: what fills rows up comes after all that a quantile asks for.
+  # One sort for all: the padding of rows sorts behind all quantiles.
   values = jnp.sort(topk.without_nan(numerics.as_rows(samples, jnp.inf)))
   m = jnp.array([x.size for x in samples], jnp.float32)
   share = counts.to_float(k) / jnp.array(sizes, jnp.float32)

@@ -1,8 +1,8 @@
-"""Arrays that are made where they are read, and not held.
+"""Arrays that are recomputed wherever they are read, instead of held.
 
-The scores of all weights, held while a threshold is searched for, take as much
-memory as the weights. They are cheap to make: a loop that reads them in each of
-its turns makes them in each of its turns.
+Scores that are held during the search of a threshold take as much memory as the
+weights. Scores are cheap to compute, so a loop that reads them in each
+iteration also computes them in each iteration.
 """
 
 import functools
@@ -19,12 +19,12 @@ T = TypeVar('T')
 
 
 class Remade:
-  """What a function returns, made again at every call.
+  """The arrays that a function returns, computed again at every call.
 
   Attributes:
-    shapes: of the arrays, as `jax.ShapeDtypeStruct`.
-    traced: whether the function reads arrays that are being traced. If not, all
-      of this happens outside of `jax.jit`, and what it returns is there anyway.
+    shapes: the shapes and dtypes of the arrays, as `jax.ShapeDtypeStruct`.
+    traced: whether the function reads traced arrays. If not, the call is
+      outside of `jax.jit`, where the returned arrays exist anyway.
   """
 
   def __init__(self, make: Callable[[], Sequence[jax.Array]]):
@@ -39,14 +39,14 @@ class Remade:
     return self._from(self._consts)
 
   def within(self, turn: Any) -> tuple[list[jax.Array], Any]:
-    """The arrays in a loop, and the loop's variables, to be used with them.
+    """The arrays inside of a loop, and the loop's variables.
 
-    XLA moves out of a loop what does not change in it, and holds it. So what
-    the arrays are made from has to seem to change with the loop's variables,
-    which it does as long as these, too, are read from here. In `jax.shard_map`
-    a barrier makes all that passes it vary over the same axes, which would be
-    other types than those that the arrays were traced with: what varies over
-    fewer axes than the rest stays outside.
+    Use the returned loop variables in place of the given ones. XLA moves
+    loop-invariant arrays out of a loop and holds them. So the inputs of the
+    arrays must seem to depend on the loop's variables, which a barrier over
+    both achieves. In `jax.shard_map` all arrays that pass a barrier vary over
+    the same axes, which would change the types that the arrays were traced
+    with; arrays that vary over fewer axes than the others stay outside.
     """
     axes = numerics.varies((self._consts, turn))
     through = [numerics.varies(c) == axes for c in self._consts]
@@ -76,14 +76,14 @@ class Remade:
 
 def jitted_outside(*static: int) -> Callable[[Callable[..., T]],
                                              Callable[..., T]]:
-  """Compiles a function of a `Remade` where its arrays are there anyway.
+  """Compiles a function of a `Remade` when it is called outside of `jax.jit`.
 
-  So it is one program outside of `jax.jit`, too, and not an operation at a
-  time; `jax_debug_nans` then does not look at the candidates of a search, which
-  may be the bits of a NaN.
+  So the function is one program there, too, instead of one operation at a time.
+  `jax_debug_nans` then does not check the candidates of a search, which may
+  have the bits of a NaN.
 
   Args:
-    *static: which of its arguments, the `Remade` included, are static.
+    *static: the indices of static arguments, counting the `Remade`.
   """
   def decorate(f):
     @functools.partial(jax.jit, static_argnums=static)

@@ -1,8 +1,8 @@
 """Selection: from scores and a pattern to a mask. True means kept.
 
-Every mask of the library is made here: scores are summed over units, each
-group keeps its highest units (`topk`, or `transposable` where its lines have a
-say), and what holds for a unit is spread over its members.
+Every mask of the library is made here. The scores are summed over units, each
+group keeps its highest units (`topk`, or `_transposable` for transposable
+patterns), and the entry of a unit is repeated for all its members.
 """
 
 import collections
@@ -31,12 +31,12 @@ from jaxsparse.patterns import SPARSITY
 
 
 class Kept(NamedTuple):
-  """An exact answer of a distribution: how many units every group keeps.
+  """The exact number of units that every group keeps, from a distribution.
 
   Attributes:
-    count: the number of units, beyond float precision.
-    found: the finished search for the threshold, if the distribution made it
-      (over several layers, say); `select` then cuts there.
+    count: the number of kept units, exact beyond float precision.
+    found: the finished search for the threshold, if the distribution made one
+      (for example over several layers); `select` then uses its threshold.
   """
   count: counts.Count
   found: topk.Bracket | None = None
@@ -44,27 +44,7 @@ class Kept(NamedTuple):
 
 _SPARSITY = arguments.any_of(SPARSITY, arguments.Check(
     lambda value: isinstance(value, Kept)
-    and isinstance(value.count, counts.Count), 'what a distribution returns'))
-
-
-def _split(x: jax.Array, tile: tuple[int, ...]) -> jax.Array:
-  """`[a, b] -> [a / s, s, b / t, t]`, one axis at a time.
-
-  A reshape that splits several axes at once is not accepted for explicitly
-  sharded arrays.
-  """
-  for axis in reversed(range(x.ndim)):
-    outer = x.shape[axis] // max(tile[axis], 1)
-    x = x.reshape(
-        x.shape[:axis] + (outer, tile[axis]) + x.shape[axis + 1:])
-  return x
-
-
-def _join(x: jax.Array) -> jax.Array:
-  """The inverse of `_split`."""
-  for axis in range(x.ndim // 2):
-    x = x.reshape(x.shape[:axis] + (-1,) + x.shape[axis + 2:])
-  return x
+    and isinstance(value.count, counts.Count), 'the Kept of a distribution'))
 
 
 def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
@@ -81,7 +61,7 @@ def unit_scores(scores: jax.Array, pattern: Pattern) -> jax.Array:
   unit = pattern.unit.tile(scores.shape, f'unit of {pattern}')
   if math.prod(unit) == 1:
     return scores
-  x = _split(scores, unit)
+  x = numerics.split_axes(scores, unit)
   axes = tuple(range(1, x.ndim, 2))
   if pattern.reduce == 'max':  # A NaN makes its unit NaN, as in a sum.
     return jnp.where(jnp.isnan(x).any(axes), jnp.nan, x.max(axes))
@@ -93,39 +73,39 @@ def keep_units(units: jax.Array, pattern: Pattern, shape: tuple[int, ...],
                kept: Kept, one: bool = False) -> jax.Array:
   """Marks the kept units on the grid of units of a weight of `shape`.
 
-  With `one` it is known while tracing that each group keeps one.
+  `one` says that each group keeps one unit, known while tracing.
   """
   if _is_whole(pattern, shape):
     return keep_units_each(
         Remade(lambda: [units]), [pattern], [shape], [kept])[0]
   tile = pattern.group_tile(shape)
   if pattern.per_line is not None:
-    return _join(_transposable.keep_highest(
-        _split(units, tile), kept.count.lo, pattern.per_line))
+    return numerics.join_axes(_transposable.keep_highest(
+        numerics.split_axes(units, tile), kept.count.lo, pattern.per_line))
   long = [a for a, t in enumerate(tile) if t > 1]
-  x = _split(units, tile)
+  x = numerics.split_axes(units, tile)
   axes = tuple(range(1, x.ndim, 2))
 
   def general(x):
     return topk.keep_highest(x, kept.count, axes)
 
   if len(long) != 1:
-    return _join(general(x))
+    return numerics.join_axes(general(x))
   axis, size = 2 * long[0] + 1, tile[long[0]]
 
   if size < 16:
-    return _join(topk.keep_highest_of_few(x, kept.count.lo, axis))
+    return numerics.join_axes(topk.keep_highest_of_few(x, kept.count.lo, axis))
   if one:
-    return _join(topk.keep_best(x, axis))
+    return numerics.join_axes(topk.keep_best(x, axis))
   if size <= _networks.LARGEST:
-    return _join(_networks.keep_highest(x, kept.count.lo, axis))
-  return _join(lax.cond(
+    return numerics.join_axes(_networks.keep_highest(x, kept.count.lo, axis))
+  return numerics.join_axes(lax.cond(
       (kept.count.hi == 0) & (kept.count.lo == 1),
       lambda x: topk.keep_best(x, axis), general, x))
 
 
 def _is_whole(pattern: Pattern, shape: tuple[int, ...]) -> bool:
-  """Whether all units of a weight compete with each other, and freely."""
+  """Whether all units of a weight compete with each other in one group."""
   return pattern.per_line is None and (
       pattern.group_tile(shape) == pattern.grid(shape))
 
@@ -133,7 +113,8 @@ def _is_whole(pattern: Pattern, shape: tuple[int, ...]) -> bool:
 def keep_units_each(units: Remade, patterns: Sequence[Pattern],
                     shapes: Sequence[tuple[int, ...]], kept: Sequence[Kept]
                     ) -> list[jax.Array]:
-  """`keep_units` of several weights; those without groups in one search."""
+  """`keep_units` for several weights; weights without groups share one search.
+  """
   made: dict[int, jax.Array] = {}
   together = collections.defaultdict(list)
   for i, (x, pattern, shape, k) in enumerate(
@@ -164,7 +145,7 @@ def spread(mask: jax.Array, pattern: Pattern, shape: tuple[int, ...]
     return mask
   mask = mask.reshape(tuple(s for n in mask.shape for s in (n, 1)))
   full = tuple(s for n, t in zip(mask.shape[::2], unit) for s in (n, t))
-  return _join(jnp.broadcast_to(mask, full))
+  return numerics.join_axes(jnp.broadcast_to(mask, full))
 
 
 def final_count(units: int, sparsity: float) -> int:
@@ -173,7 +154,7 @@ def final_count(units: int, sparsity: float) -> int:
 
 
 def kept_count(units: int, sparsity: float | jax.Array) -> counts.Count:
-  """The same as an exact count; the sparsity may be traced."""
+  """`final_count` as an exact count; the sparsity may be traced."""
   if isinstance(sparsity, (int, float)):
     return counts.exactly(final_count(units, sparsity))
   everything = counts.exactly(units)
@@ -181,15 +162,16 @@ def kept_count(units: int, sparsity: float | jax.Array) -> counts.Count:
 
 
 def on_the_way(units: int, final: int, progress: jax.typing.ArrayLike) -> Kept:
-  """How many are kept at a share of the way from all units to `final`."""
+  """The count of kept units, at a progress between all units and `final`."""
   return on_the_way_each([units], [final], progress)[0]
 
 
 def on_the_way_each(units: Sequence[int], finals: Sequence[int],
                     progress: jax.typing.ArrayLike) -> list[Kept]:
-  """`on_the_way` of several weights at one progress.
+  """`on_the_way` for several weights at one progress.
 
-  As one vector: scalars by the hundred compile slowly.
+  The counts are computed as one vector, because hundreds of scalars compile
+  slowly.
   """
   if not units:
     return []
@@ -206,18 +188,19 @@ def select(scores: jax.Array, pattern: Pattern,
   """The mask that keeps the units with the highest scores.
 
   Each group keeps exactly `round((1 - sparsity) * units)` (halves to even) of
-  its units. Ties go to the lower index; NaN is pruned before anything else,
-  -inf included (where a group keeps one, or has fewer than 16 units, -inf and
-  the lowest finite number may tie). A transposable pattern keeps the entries of
-  the highest total, see `nm` and, for ties and NaN, `transposable.keep_best`.
-  No array is sorted, and a sharded one stays where it is.
+  its units. Of equal scores, the lower index is kept. NaN is pruned before any
+  other score, -inf included. (If a group keeps one unit, or has fewer than 16
+  units, -inf and the lowest finite number may count as equal.) A transposable
+  pattern keeps the entries with the highest total, see `nm`. There scores are
+  rounded to steps of `2^-19` of the largest magnitude in a tile. No array is
+  sorted, and no entry of a sharded array moves.
 
   Args:
-    scores: floating array of any shape, e.g. `jnp.abs(w)`.
-    pattern: which weights are pruned together, and which ones compete.
-    sparsity: the fraction pruned, a number in [0, 1] or a traced scalar (read
-      as float32), or the `Kept` of a distribution. `None` takes the pattern's
-      own.
+    scores: a floating array of any shape, e.g. `jnp.abs(w)`.
+    pattern: the pattern, which defines units and groups.
+    sparsity: the fraction pruned: a number in [0, 1], a traced scalar (read as
+      float32), or the `Kept` of a distribution. `None` takes the sparsity of
+      the pattern.
 
   Returns:
     A bool array of the shape of `scores`, True where kept.
@@ -239,8 +222,9 @@ def select(scores: jax.Array, pattern: Pattern,
     sparsity = pattern.sparsity
   if sparsity is None:
     raise ValueError(
-        f'{pattern} has no sparsity of its own. Write e.g. '
-        'select(scores, pattern, 0.9), where 0.9 is the fraction pruned.')
+        f'select needs a sparsity, because {pattern} has none of its own. '
+        'Write e.g. select(scores, pattern, 0.9), where 0.9 is the fraction '
+        'pruned.')
   if isinstance(sparsity, (int, float)):
     pattern.check_lines(sparsity)
   if scores.size == 0:
@@ -258,13 +242,15 @@ def select(scores: jax.Array, pattern: Pattern,
 
 def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
                 kept: Any) -> ArrayTree:
-  """`select` of every leaf of a tree, with whole weights in one search.
+  """`select` for every leaf of a tree; weights without groups share one search.
 
   Args:
-    scores: a tree of floating arrays; or a function that returns one, which is
-      then made where it is read: inside of `jax.jit` no scores are held.
-    patterns: the same tree.
-    kept: what a distribution returns: the same tree of `Kept` or numbers.
+    scores: a tree of floating arrays; or a function that returns one. The
+      function is called wherever scores are read, so that no scores are held
+      inside of `jax.jit`.
+    patterns: a tree like the scores, of patterns.
+    kept: a tree like the scores, of `Kept` or numbers, the result of a
+      distribution.
 
   Returns:
     A tree of masks.
@@ -280,12 +266,12 @@ def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
     numbers = None
   if numbers is None or not all(map(_SPARSITY.takes, numbers)):
     raise ValueError(
-        'kept must have a number or a count for each of the scores, '
+        'kept must have a number or a Kept for each leaf of the scores, '
         f'{trees.few(trees.paths(avals))}, got {brief(kept)}.')
   if len(rules) != len(leaves) or not all(
       isinstance(rule, Pattern) for rule in rules):
     raise ValueError(
-        'patterns must have a pattern for each of the scores, '
+        'patterns must have a pattern for each leaf of the scores, '
         f'{trees.few(trees.paths(avals))}, got {brief(patterns)}.')
   rest = [i for i, (x, pattern, k) in enumerate(zip(leaves, rules, numbers))
           if math.prod(x.shape) and isinstance(k, Kept)
@@ -304,11 +290,11 @@ def select_each(scores: ArrayTree | Callable[[], ArrayTree], patterns: Any,
 
 
 def is_held(pattern: Pattern, score: Any) -> bool:
-  """Whether scores of units are made once, and not wherever they are read.
+  """Whether scores of units are held instead of recomputed.
 
-  Those of large units are few, and summing takes a while. From bfloat16 the
-  CPU backend makes a magnitude and compares it four times as slowly as it only
-  compares.
+  The scores of large units are few, and their sums take time. For bfloat16 the
+  CPU backend takes four times as long to compute and compare magnitudes as to
+  compare only.
   """
   return (score.dtype == jnp.bfloat16
           or math.prod(pattern.unit.tile(score.shape)) >= 4)

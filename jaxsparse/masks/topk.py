@@ -1,13 +1,13 @@
 """The k highest of every group, exactly and without sorting.
 
 A threshold is found by counting: each round compares all scores with one
-candidate and moves one end of a bracket. Only counts leave a round, so a
-sharded array needs scalar all-reduces and no weight ever moves; the array is
-read ten to forty times, where a sort moves it for seconds. Candidates
-are ordered by their bits, which makes the search exact for every float type
-(where the backend flushes subnormal numbers to zero they tie with it),
-and comparisons are made on the floats themselves: NaN compares false and is
-thereby pruned first, and the two zeros are equal.
+candidate and moves one end of a bracket. A round communicates only counts, so a
+sharded array needs scalar all-reduces and no weight ever moves. The array is
+read ten to forty times, while a sort would move it for seconds. Candidates are
+ordered by their bits, which makes the search exact for every float type (if the
+backend flushes subnormal numbers to zero, they are equal to zero). Comparisons
+are made on the floats themselves: NaN compares false, so it is pruned first,
+and the two zeros are equal.
 """
 
 import math
@@ -67,48 +67,48 @@ def at_least(x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def searched_as(dtype: Any, found: Bracket) -> Any:
-  """The float that a search over mixed dtypes was made in."""
+  """The float dtype of a search over mixed dtypes."""
   wide = {4: jnp.float32, 8: jnp.float64}
   size = found.lo.dtype.itemsize
   return dtype if jnp.dtype(dtype).itemsize == size else jnp.dtype(wide[size])
 
 
 def start(dtype, size: int) -> Bracket:
-  """The bracket that knows nothing, for groups of `size` scores."""
+  """The widest bracket, for groups of `size` scores."""
   lo, hi = (jnp.array(end, _KEYS[jnp.dtype(dtype).itemsize])
             for end in _ends(dtype))
   return Bracket(lo, hi, counts.exactly(size), counts.exactly(0))
 
 
 class _Trail(NamedTuple):
-  """What interpolation remembers beside the bracket."""
+  """The variables of interpolation beside the bracket."""
   low_is_new: jax.Array  # Whether `lo` is the end that moved last.
-  old: jax.Array         # The end that the last move replaced,
-  error: jax.Array       # how far its count was above k,
-  known: jax.Array       # and whether there is one yet.
+  old: jax.Array         # The end that the last move replaced.
+  error: jax.Array       # The count at the old end, less k.
+  known: jax.Array       # Whether an old end exists.
 
 
 def search(count: Callable[[jax.Array], Count], k: Count, bracket: Bracket,
            guesses: tuple[jax.Array, ...] = ()) -> Bracket:
   """Narrows a bracket until the k highest scores are found.
 
-  Afterwards they are all scores at or above `hi`, and as many of those between
-  `lo` and `hi` (which are equal) as are missing. Candidates come from inverse
-  quadratic interpolation on the counts where that can be trusted and from
-  halving where not (Chandrupatla, "A new hybrid quadratic/bisection algorithm
-  for finding the zero of a nonlinear function without using derivatives",
-  1997); what is decided is decided by exact counts.
+  Then the k highest scores are all scores at or above `hi`, and as many of the
+  (equal) scores between `lo` and `hi` as are needed. Candidates come from
+  inverse quadratic interpolation on the counts where it is reliable, otherwise
+  from bisection (Chandrupatla, "A new hybrid quadratic/bisection algorithm for
+  finding the zero of a nonlinear function without using derivatives", 1997).
+  All decisions use exact counts.
 
   Args:
-    count: gives how many scores are at least a candidate.
-    k: how many to keep, in the shape of the bracket's arrays.
-    bracket: where to start.
+    count: a function from a candidate to the number of scores at or above it.
+    k: the number of scores to keep, in the shape of the bracket's arrays.
+    bracket: the initial bracket.
     guesses: candidates to try first.
 
   Returns:
     The final bracket.
   """
-  # Where k is everything there is nothing to find: `lo` is already right.
+  # If k is the size of the group, `lo` is already the threshold.
   everything = counts.less_equal(bracket.below, k)
   bracket = bracket._replace(
       hi=jnp.where(everything, bracket.lo, bracket.hi),
@@ -190,7 +190,7 @@ def keep_highest(x: jax.Array, k: Count, axes: tuple[int, ...]) -> jax.Array:
 
   Args:
     x: floating scores. NaN counts as lower than everything.
-    k: how many to keep in each group; of scalars.
+    k: the number of entries to keep in each group, a count of scalars.
     axes: the axes along which entries compete, in index order.
 
   Returns:
@@ -218,18 +218,17 @@ def _per_group(scalar: jax.Array, x: jax.Array, axes: tuple[int, ...]
   value = jnp.broadcast_to(scalar, groups)
   if len(axes) == x.ndim:
     return value
-  # Explicitly sharded groups: laid out as `x` is.
-  return value + jnp.zeros_like(
-      lax.slice(x, (0,) * x.ndim, groups), value.dtype)
+  # Explicitly sharded groups: laid out as `x` is, and groups over devices.
+  return value + jnp.zeros_like(x.max(axes, keepdims=True), value.dtype)
 
 
 def _cut_at(x: jax.Array, found: Bracket, quota: Count, axes: tuple[int, ...]
             ) -> jax.Array:
-  """The mask of a finished search: all above, and the first of the ties.
+  """The mask of a finished search: all scores above, and the first ties.
 
-  The place of the last tie that is kept is found by the same search, which has
-  nothing to do where none or all of them are. Places are 32 bits; in a larger
-  group first the row is found, then the place within that row.
+  The place of the last kept tie is found by the same search, which ends at once
+  if none or all of the ties are kept. Places have 32 bits; in a larger group
+  the row is found first, then the place within that row.
   """
   above = at_least(x, found.hi)
   ties = at_least(x, found.lo) & ~above
@@ -283,8 +282,9 @@ def indices(shape: tuple[int, ...], axis: int, dtype) -> jax.Array:
 def keep_highest_of_few(x: jax.Array, k: jax.Array, axis: int) -> jax.Array:
   """`keep_highest` along one short axis, by comparing all pairs.
 
-  An entry is kept if fewer than `k` others beat it. XLA makes one fusion of it
-  without a temporary; the work grows with the square of the axis.
+  An entry is kept if fewer than `k` others are higher. XLA fuses the
+  comparisons into one kernel without a temporary; the work grows with the
+  square of the axis.
   """
   x, n = without_nan(x), x.shape[axis]
   mine, other = jnp.expand_dims(x, axis + 1), jnp.expand_dims(x, axis)
@@ -307,6 +307,6 @@ def keep_best(x: jax.Array, axis: int) -> jax.Array:
 
 
 def without_nan(x: jax.Array) -> jax.Array:
-  """NaN becomes -inf and -inf the lowest finite number: an order for all."""
+  """Replaces NaN by -inf and -inf by the lowest float, so that all compare."""
   lowest = jnp.finfo(x.dtype).min
   return jnp.where(jnp.isnan(x), -jnp.inf, jnp.maximum(x, lowest))

@@ -1,13 +1,13 @@
 """The k highest of whole weights, many weights in one search.
 
-Every weight has one kernel that counts, in one loop for all; so a program does
-not grow with the number of weights more than an optimizer's does. Scores are
-made again in each turn, see `remade`.
+One loop serves all weights, with one counting kernel for each; so the program
+grows with the number of weights no more than an optimizer's does. Scores are
+recomputed in each iteration, see `remade`.
 
-Weights that tie at the threshold are kept from the lowest index on. The place
-of the last one is found in two passes, whatever the number of ties: ties are
-counted in blocks of neighbours, and then the one block is looked into where the
-quota ends. Blocks of a sharded array are cut so that no entry moves.
+Scores that equal the threshold are kept from the lowest index on. The place of
+the last kept one is found in two passes, whatever the number of ties: ties are
+counted in blocks of neighbours, and then the block in which the quota ends is
+searched. Blocks of a sharded array are cut so that no entry moves.
 """
 
 import functools
@@ -25,18 +25,18 @@ from jaxsparse.masks import topk
 from jaxsparse.masks.exact_counts import Count
 from jaxsparse.masks.remade import Remade
 
-_BLOCK = 2**15  # The most entries of a block; all but odd axes allow it.
+_BLOCK = 2**15  # The largest size of a block; long odd axes exceed it.
 
 
 def keep_highest_each(xs: Remade, k: Count) -> list[jax.Array]:
   """Marks the k highest of each of several arrays; ties go to the lower index.
 
-  The candidates of all arrays are tried in turns together. That takes as many
-  turns as the slowest array, but compiles once instead of array by array.
+  Each iteration tries one candidate for every array. The loop takes as many
+  iterations as the slowest array, but compiles once instead of once per array.
 
   Args:
     xs: floating scores of one dtype. NaN counts as lower than everything.
-    k: how many to keep of each; vectors.
+    k: the number of entries to keep of each array; vectors.
 
   Returns:
     A bool array for each.
@@ -51,29 +51,29 @@ def keep_highest_each(xs: Remade, k: Count) -> list[jax.Array]:
 
 
 def at_least_each(xs: Remade, keys: Sequence[jax.Array]) -> Count:
-  """How many scores of each array are at or above a candidate, its own."""
+  """The number of scores of each array at or above its candidate in `keys`."""
   made, keys = xs.within(keys)
   return counts.total_each([
       topk.at_least(x, key) for x, key in zip(made, keys)])
 
 
 class _Blocks(NamedTuple):
-  """How an array is cut into blocks of neighbours, in row-major order.
+  """The division of an array into blocks of neighbours, in row-major order.
 
   Attributes:
-    shape: of the array with some axes in two or three.
-    split: how many axes come before those of a block.
+    shape: the shape of the array with some axes split in two or three.
+    split: the number of axes before the axes of a block.
   """
   shape: tuple[int, ...]
   split: int
 
   @classmethod
   def of(cls, shape: tuple[int, ...]) -> '_Blocks':
-    """Whole minor axes, and a part of the next.
+    """Blocks of whole minor axes and a part of the next axis.
 
-    There are about a thousand blocks in a large array. Axes that tell blocks
-    apart are cut to a length of 32, up to which XLA's CPU backend reduces along
-    them in one kernel.
+    A large array has about a thousand blocks. The axes that index blocks are
+    cut to a length of 32, because up to this length XLA's CPU backend reduces
+    along them in one kernel.
     """
     most = max(_BLOCK, math.prod(shape) >> 10)
     inner, axis = 1, len(shape)
@@ -97,12 +97,12 @@ class _Blocks(NamedTuple):
       raise ValueError(
           f'A weight of shape {shape} has 2^32 entries or more along axes that '
           'cannot be cut into blocks of equal size. Pad its longest axis to a '
-          'multiple of 1,024, or store it in several parts.')
+          'multiple of 1,024, or store the weight in several parts.')
     return way
 
   @property
   def outer(self) -> tuple[int, ...]:
-    """The axes that tell blocks apart."""
+    """The axes that index blocks."""
     return tuple(range(self.split))
 
   @property
@@ -112,23 +112,23 @@ class _Blocks(NamedTuple):
 
   @property
   def number(self) -> int:
-    """How many blocks there are."""
+    """The number of blocks."""
     return math.prod(self.shape[:self.split])
 
   @property
   def size(self) -> int:
-    """How many entries a block has."""
+    """The number of entries in a block."""
     return math.prod(self.shape[self.split:])
 
 
 def cut_each(xs: Remade, found: topk.Bracket, quota: Count
              ) -> list[jax.Array]:
-  """The masks of a finished search: all above, and the first of the ties.
+  """The masks of a finished search: all scores above, and the first ties.
 
   Args:
     xs: the scores.
-    found: the bracket of each, as vectors.
-    quota: how many ties of each are kept; vectors.
+    found: the bracket of each array, as vectors.
+    quota: the number of kept ties of each array; vectors.
   """
   ways = [_Blocks.of(x.shape) for x in xs.shapes]
   places = numerics.places(len(ways))
@@ -136,7 +136,7 @@ def cut_each(xs: Remade, found: topk.Bracket, quota: Count
   outer, inner = zip(*((way.outer, way.inner) for way in ways))
 
   def pieces():
-    """All scores in blocks: which are above, and which tie."""
+    """All scores in blocks: whether they are above, and whether they tie."""
     made = [x.reshape(way.shape) for x, way in zip(xs(), ways)]
     lows, highs = (numerics.rows_at(ends, places)
                    for ends in (found.lo, found.hi))
@@ -173,7 +173,7 @@ def _flat(x: jax.Array) -> jax.Array:
 
 def _last_block(ties: Sequence[jax.Array], quota: Count
                 ) -> tuple[jax.Array, Count]:
-  """The block of each array in which its quota ends, and what is left there."""
+  """The block of each array where its quota ends, and the quota left there."""
   number = jnp.array([t.size for t in ties], jnp.uint32)
   table = numerics.as_rows(ties)
   place = jnp.arange(table.shape[1], dtype=jnp.uint32)[None]
@@ -186,7 +186,7 @@ def _last_block(ties: Sequence[jax.Array], quota: Count
 
 
 def _last_entry(ties: Sequence[jax.Array], left: Count) -> jax.Array:
-  """How many entries of a block go by until what is left is used up."""
+  """The number of entries of a block up to the end of its quota."""
   table = numerics.as_rows(ties) > 0
   place = jnp.arange(table.shape[1], dtype=jnp.uint32)[None]
 
@@ -197,15 +197,16 @@ def _last_entry(ties: Sequence[jax.Array], left: Count) -> jax.Array:
 
 def _furthest(before: Callable[[jax.Array], Count], size: int, limit: Count
               ) -> tuple[jax.Array, Count]:
-  """The last place before which there are no more than a limit, bit by bit.
+  """The last place with at most `limit` entries before it, found bit by bit.
 
   Args:
-    before: how many there are before each of a vector of places.
-    size: of places from 0 on.
-    limit: vectors.
+    before: a function from a vector of places to the number of entries before
+      each of them.
+    size: the number of places, which count from 0.
+    limit: the limits, vectors.
 
   Returns:
-    The places, and how many there are before them.
+    The places, and the number of entries before them.
   """
   bits = size.bit_length()
 
@@ -226,11 +227,12 @@ def _vector(count: Count) -> Count:
 
 
 def _of_block(ties: jax.Array, way: _Blocks, here: jax.Array) -> jax.Array:
-  """The entries of one block, by reductions: a slice would gather a weight.
+  """The entries of one block, by reductions; a slice would gather the weight.
 
-  First along the last axis that tells blocks apart, which XLA's CPU backend
-  vectorises; along all of them at once it takes a hundred times as long. Sum
-  and maximum, because two of a kind would be joined.
+  The first reduction is along the last axis that indexes blocks, which XLA's
+  CPU backend vectorises; a reduction along all of them at once takes a hundred
+  times as long. One reduction is a sum and one a maximum, because XLA would
+  join two of the same kind.
   """
   if not way.split:
     return ties.astype(jnp.uint8)
@@ -242,17 +244,17 @@ def _compared(ways: Sequence[_Blocks], places: Sequence[jax.Array],
               axes: Sequence[tuple[int, ...]],
               compare: Callable[..., jax.Array], index: jax.Array
               ) -> list[jax.Array]:
-  """How row-major indices along some axes compare with one; 1 elsewhere.
+  """Compares row-major indices along some axes with one index.
 
-  The comparisons are one table for all arrays, so that the kernels of each have
-  none to make.
+  The other axes have size 1. All arrays share one table of comparisons, so that
+  their kernels make none.
   """
   sizes = [math.prod(way.shape[a] for a in some)
            for way, some in zip(ways, axes)]
   table = compare(jnp.arange(max(sizes), dtype=jnp.uint32)[None],
                   index[:, None])
   return [
-      row[:size].reshape(tuple(
+      numerics.everywhere(row[:size]).reshape(tuple(
           n if a in some else 1 for a, n in enumerate(way.shape)))
       for row, way, some, size in zip(
           numerics.rows_at(table, places), ways, axes, sizes)]

@@ -4,15 +4,25 @@
       optax.adam(1e-3), methods.rigl(patterns, 0.9, total_steps=10_000))
 
 Every function takes patterns and the length of training in steps, and returns a
-`Method`: a rule and a flow. `nm_training` has N:M sparsity from scratch and
-after dense training, `progressive_gradient_flow` has N:M that is reached little
-by little, and `frozen_moment` N:M after dense training with the step sizes of
-that. `dynamic_training` has dynamic sparse training, `gradual_regeneration`
-prunes and grows at once, and in `alternating` dense and sparse phases take
-turns. `split_weights` draws trained weights to a sparse copy.
+`Method`: a rule and a flow. The modules are
+
+* `nm_training`: N:M from scratch, and N:M after dense training;
+* `progressive_gradient_flow`: N:M that is reached gradually;
+* `frozen_moment`: N:M after dense training, with Adam's second moment frozen;
+* `dynamic_training`: dynamic sparse training;
+* `constant_fan_in`: dynamic sparse training in which all neurons of a layer
+  read equally many inputs;
+* `gradual_regeneration`: gradual pruning with regrowth;
+* `alternating`: dense and sparse phases that alternate;
+* `split_weights`: a penalty that pulls weights towards a sparse copy;
+* `annealed_decay`: pruned weights of a trained network decay to zero;
+* `mask_learning`: masks learned by gradient descent, for frozen weights.
 """
 
 from jaxsparse.methods.alternating import ac_dc
+from jaxsparse.methods.annealed_decay import cast
+from jaxsparse.methods.annealed_decay import GroupScales
+from jaxsparse.methods.constant_fan_in import srigl
 from jaxsparse.methods.dynamic_training import chase
 from jaxsparse.methods.dynamic_training import dsr
 from jaxsparse.methods.dynamic_training import mest
@@ -39,9 +49,10 @@ from jaxsparse.methods.split_weights import elsa
 from jaxsparse.methods.split_weights import ElsaState
 
 __all__ = [
-    'ac_dc', 'chase', 'dsr', 'elsa', 'ElsaState', 'FrozenAdamState', 'granet',
+    'ac_dc', 'cast', 'GroupScales',
+    'chase', 'dsr', 'elsa', 'ElsaState', 'FrozenAdamState', 'granet',
     'learned_masks', 'LearnedMasks', 'mdgf_exponential', 'mdgf_linear', 'mest',
     'rigl', 'rigl_itop', 's_ste', 'scale_by_frozen_adam', 'sdgf_geometric',
-    'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'ste', 'step',
-    'top_kast', 'train_prune_retrain',
+    'sdgf_stepwise', 'set_training', 'snfs', 'sr_ste', 'srigl', 'ste',
+    'step', 'top_kast', 'train_prune_retrain',
 ]

@@ -1,4 +1,4 @@
-"""AC/DC: phases of dense and of sparse training take turns.
+"""AC/DC: phases of dense and of sparse training alternate.
 
   tx = jaxsparse.sparsify(
       optax.sgd(0.1, 0.9), methods.ac_dc(patterns, 0.9, total_steps=10_000))
@@ -23,47 +23,50 @@ def ac_dc(patterns: rules.Patterns,
           fine_tune: int | None = None) -> Method:
   """AC/DC: alternating compressed and decompressed training.
 
-  Dense training for `warm_up` steps; then `period` steps sparse and `period`
-  steps dense in turn; then the last dense phase, until the last `fine_tune`
-  steps, which are sparse. Of 100 epochs, with the defaults:
+  Training is dense for `warm_up` steps. Then sparse and dense phases of
+  `period` steps each alternate. The last dense phase lasts until the last
+  `fine_tune` steps, which are sparse. For 100 epochs, with the defaults:
 
     | dense | sparse, dense, ..., sparse |  dense  | sparse |
     0       10    15     20     70      75        85       100
 
-  A sparse phase begins with masks by magnitude, which it keeps to its end. A
-  dense phase begins with the pruned weights at zero, and the optimizer's
-  moments at their start (`flows.reset_state`): they belong to a sparse network.
-  All patterns will do.
+  A sparse phase begins with masks by magnitude, and keeps them to its end. At
+  the beginning of a dense phase the pruned weights are zero, and
+  `flows.reset_state` resets the optimizer's moments, because these belong to
+  the sparse network. Any pattern works.
 
   Args:
-    patterns: regular expressions to patterns, `None` for dense.
-    sparsity: the fraction of all sparse parameters pruned, under one threshold,
-      or a distribution, such as `uniform()` of N:M patterns.
-    total_steps: the length of training.
-    warm_up: the steps of the first dense phase; 10% of training by default.
-    period: the steps of a phase; 5% of training by default.
-    fine_tune: the steps of the last sparse phase; 15% by default.
+    patterns: maps regular expressions for paths to patterns; `None` is dense.
+    sparsity: the fraction of all sparse parameters that is pruned, under one
+      threshold; or a distribution, such as `uniform()` for N:M patterns.
+    total_steps: the length of training, in steps.
+    warm_up: the number of steps of the first dense phase; 10% of training by
+      default.
+    period: the number of steps of a phase; 5% of training by default.
+    fine_tune: the number of steps of the last sparse phase; 15% of training by
+      default.
 
   Returns:
-    A method: rule and flow.
+    A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if no sparse and no dense phase fit between the first and the
-      last.
+    ValueError: if a sparse and a dense phase do not fit between the first dense
+      and the last sparse phase.
 
   References:
     Peste et al., `AC/DC: Alternating Compressed/DeCompressed Training of Deep
-    Neural Networks <https://arxiv.org/abs/2106.12379>`_, 2021. Its code resets
-    the momentum of SGD; here every optimizer forgets, its bias correction
-    included, while the learning rate goes on.
+    Neural Networks <https://arxiv.org/abs/2106.12379>`_, 2021. The released
+    code resets the momentum of SGD; here the moments and the bias correction of
+    every optimizer are reset, while the learning rate schedule continues.
 
+  >>> import jax
   >>> import optax
   >>> from jaxsparse import sparsify, unstructured
   >>> tx = sparsify(optax.sgd(0.1), ac_dc({'.*': unstructured()}, 0.5, 20))
   >>> w = jnp.arange(1., 5.)
-  >>> state, active = tx.init(w), []
+  >>> state, active, update = tx.init(w), [], jax.jit(tx.update)
   >>> for _ in range(20):
-  ...   updates, state = tx.update(jnp.ones(4), state, w)
+  ...   updates, state = update(jnp.ones(4), state, w)
   ...   w = optax.apply_updates(w, updates)
   ...   active.append(int(state.masks.sum()))
   >>> active
@@ -75,10 +78,11 @@ def ac_dc(patterns: rules.Patterns,
   last = total_steps - fine_tune
   if min(warm_up, period, fine_tune) < 1 or warm_up + 2 * period > last:
     raise ValueError(
-        f'warm_up={warm_up}, period={period} and fine_tune={fine_tune} of '
-        f'total_steps={total_steps}, all in steps and 1 at least, leave no '
-        'room for a sparse and a dense phase of one period between them. Write '
-        f'e.g. period={max((last - warm_up) // 2, 1)}, or train longer.')
+        'ac_dc needs room for a sparse and a dense phase of one period each '
+        f'between warm_up and fine_tune, got warm_up={warm_up}, '
+        f'period={period} and fine_tune={fine_tune} of total_steps='
+        f'{total_steps} (all in steps, at least 1). Write e.g. '
+        f'period={max((last - warm_up) // 2, 1)}, or train longer.')
   begins = range(warm_up, last - 2 * period + 1, 2 * period)
   ends = [begin + period for begin in begins]
   switches = sorted([*begins, *ends, last])
@@ -97,6 +101,6 @@ def ac_dc(patterns: rules.Patterns,
 
 
 def _at(steps):
-  """At which of the steps in a list one is."""
+  """A function from step to bool, true at the listed steps."""
   return lambda step: (
       jnp.asarray(step)[..., None] == jnp.array(steps)).any(-1)

@@ -7,7 +7,7 @@
 with `frozen_adam = methods.scale_by_frozen_adam(freeze_at=2_500)`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,13 @@ from jaxsparse import patterns as patterns_lib
 from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
+from jaxsparse._utils import trees
 from jaxsparse.methods._targets import targets as targets_of
+from jaxsparse.rules import base
 from jaxsparse.transform import Method
+
+_NOT_YET = 2**31 - 1
 
 
 class FrozenAdamState(NamedTuple):
@@ -29,15 +34,22 @@ class FrozenAdamState(NamedTuple):
     count: the number of updates made, int32.
     mu: running means of gradients.
     nu: running means of their squares, until the moment freezes.
+    frozen_at: the number of updates that `nu` takes in, int32, if the optimizer
+      finds it itself, and 2**31 - 1 before; else `None`.
+    changes: the latest mean changes of `nu`, float32, in turn; or `None`.
   """
   count: jax.Array
   mu: Any
   nu: Any
+  frozen_at: jax.Array | None = None
+  changes: jax.Array | None = None
 
 
 @arguments.checked('freeze_at')
 def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
-                         *, freeze_at: int) -> optax.GradientTransformation:
+                         *, freeze_at: int | Sequence[int],
+                         patterns: rules.Patterns | None = None
+                         ) -> optax.GradientTransformation:
   """Adam whose second moment is frozen from a step on.
 
   Until `freeze_at` updates are made it is `optax.scale_by_adam`. From then on
@@ -46,17 +58,31 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
 
   with `v` as the last of those updates left it, while `m` goes on.
 
+  Of two steps as `freeze_at` the moment freezes between them, as soon as
+
+    mean |v_t - v_(t-1)| < eps
+
+  for the mean over weights and over the last `1 / (1 - b2)` updates; the paper
+  calls it AutoSwitch, and has 10% and 50% of training. The bound is one on
+  `|g^2 - v|`, so it depends on how the loss is scaled, on clipping and on the
+  size of the batch: look at the step that it chooses, `frozen_at` in the state.
+
   Args:
-    b1: the decay of running means of gradients,
-    b2: and of their squares.
-    eps: what is added to the root of `v` before, and to `v` after.
-    freeze_at: how many updates `v` takes in, 1 at least.
+    b1: the decay of the running means of gradients.
+    b2: the decay of the running means of squared gradients.
+    eps: the constant added to the root of `v` before `freeze_at`, and to `v`
+      itself afterwards.
+    freeze_at: the number of updates that change `v`, at least 1; or the least
+      and the largest number, such as `(1_000, 5_000)`.
+    patterns: those of the method. AutoSwitch reads the changes of these weights
+      alone; without patterns it reads all weights.
 
   Returns:
     An optax transformation. Chain it with the learning rate, and weight decay.
 
   Raises:
-    ValueError: if `v` would take nothing in, or a number is out of range.
+    ValueError: if `v` would take nothing in, or a number is out of range; from
+      `init`, if a regular expression matches no parameter.
 
   References:
     Lu et al., `STEP: Learning N:M Structured Sparsity Masks from Scratch with
@@ -74,26 +100,46 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
   [0.004]
   [0.004]
   """
-  if isinstance(freeze_at, bool) or not isinstance(freeze_at, int) or (
-      freeze_at < 1):
+  steps: Sequence[Any] = (
+      freeze_at if isinstance(freeze_at, (tuple, list)) else [freeze_at])
+  if not 1 <= len(steps) <= 2 or not all(map(arguments.is_whole, steps)) or (
+      not 1 <= steps[0] <= steps[-1]):
     raise ValueError(
         'The second moment needs updates to take in, got freeze_at='
-        f'{freeze_at!r:.40}, in steps. Write e.g. freeze_at=2_500.')
+        f'{freeze_at!r:.40}, in steps. Write e.g. freeze_at=2_500, or the '
+        'fewest and the most of them, freeze_at=(1_000, 5_000).')
   if not (0 <= b1 < 1 and 0 < b2 < 1 and eps > 0):
     raise ValueError(
         'scale_by_frozen_adam needs 0 <= b1 < 1, 0 < b2 < 1 and eps > 0, got '
         f'b1={b1}, b2={b2} and eps={eps}. Write e.g. b1=0.9, b2=0.999.')
+  finds, window = len(steps) == 2, max(round(1. / (1. - b2)), 1)
 
   def init(params):
+    if patterns is not None:
+      trees.match_rules(patterns, params)
     return FrozenAdamState(
         jnp.zeros((), jnp.int32), optax.tree.zeros_like(params),
-        optax.tree.zeros_like(params))
+        optax.tree.zeros_like(params),
+        jnp.full((), _NOT_YET, jnp.int32) if finds else None,
+        jnp.zeros(window, jnp.float32) if finds else None)
+
+  def freezing(step, grads, state):
+    """When the moment freezes, and the latest changes."""
+    if not finds:
+      return steps[0], None
+    change = (1. - b2) * _mean_distance(grads, state.nu, patterns)
+    changes = state.changes.at[(step - 1) % window].set(change)
+    mean = jnp.sum(changes) / jnp.minimum(step, window).astype(jnp.float32)
+    due = (step >= steps[0]) & (mean < eps) | (step >= steps[1])
+    return jnp.where(due, jnp.minimum(state.frozen_at, step),
+                     state.frozen_at), changes
 
   def update(updates, state, params=None):
     del params
     step = state.count + 1
-    frozen = step > freeze_at
-    taken = jnp.minimum(step, freeze_at).astype(jnp.float32)
+    freeze, changes = freezing(step, updates, state)
+    frozen = step > freeze
+    taken = jnp.minimum(step, freeze).astype(jnp.float32)
     bias1 = 1. - jnp.power(b1, step.astype(jnp.float32))
     bias2 = 1. - jnp.power(b2, taken)
     mu = jax.tree.map(
@@ -106,14 +152,32 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
     def scaled(m, v):
       m, v = m / bias1.astype(m.dtype), v / bias2.astype(v.dtype)
       return m / jnp.where(frozen, jnp.sqrt(v + eps), jnp.sqrt(v) + eps)
-    return jax.tree.map(scaled, mu, nu), FrozenAdamState(step, mu, nu)
+    return jax.tree.map(scaled, mu, nu), FrozenAdamState(
+        step, mu, nu, freeze if finds else None, changes)
 
   return optax.GradientTransformation(init, update)
 
 
-@arguments.checked(total_steps=arguments.step(1, '10_000'))
+def _mean_distance(grads: Any, nu: Any, patterns: rules.Patterns | None
+                   ) -> jax.Array:
+  """The mean of `|g^2 - v|` over all sparse weights."""
+  chosen = jax.tree.map(
+      lambda v: True, nu) if patterns is None else jax.tree.map(
+          lambda v, pattern: pattern is not None, nu,
+          trees.match_rules(patterns, nu))
+  rows = [jnp.abs(jnp.square(numerics.wide(g)) - numerics.wide(v))
+          for c, v, g in zip(*map(jax.tree.leaves, (chosen, nu, grads))) if c]
+  size = max(sum(row.size for row in rows), 1)
+  return sum((jnp.sum(row).astype(jnp.float32) for row in rows),
+             jnp.zeros((), jnp.float32)) / size
+
+
+@arguments.checked(
+    total_steps=arguments.step(1, '10_000'), switch=arguments.any_of(
+        arguments.step(write='2_500'), arguments.one_of(('auto',)),
+        arguments.NONE))
 def step(patterns: rules.Patterns, total_steps: int, *,
-         switch: int | None = None) -> Method:
+         switch: int | Literal['auto'] | None = None) -> Method:
   """STEP: dense training, then N:M by `ste` with a frozen second moment.
 
   Noisy masks make the second moment of Adam grow, so that its steps shrink and
@@ -123,23 +187,26 @@ def step(patterns: rules.Patterns, total_steps: int, *,
   optimizer it is dense training and then `ste`.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps.
     switch: the number of updates that are dense; by default a quarter of the
-      training (in the paper between 10% and 50%).
+      training (in the paper between 10% and 50%). With `'auto'` masks follow an
+      optimizer that finds the step itself, `scale_by_frozen_adam(freeze_at=(
+      1_000, 5_000), patterns=patterns)`.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if a pattern is not N:M, or the switch not within training.
+    ValueError: if a pattern is not N:M, or the switch not within training; from
+      `update`, if masks are to follow an optimizer that is another one.
 
   References:
     Lu et al., `STEP: Learning N:M Structured Sparsity Masks from Scratch with
-    Precondition <https://arxiv.org/abs/2302.01172>`_, 2023. Its AutoSwitch
-    looks for the step by `mean |v_t - v_(t-1)| < eps`. That is a bound on
-    `|g^2 - v|` in units of the loss, so it depends on how the loss is scaled,
-    on clipping and on the size of the batch; we have a step that is told.
+    Precondition <https://arxiv.org/abs/2302.01172>`_, 2023. There the step is
+    found by AutoSwitch, which depends on the scale of the loss, see
+    `scale_by_frozen_adam`; here it is told, unless `switch` is `'auto'`.
 
   >>> from jaxsparse import nm
   >>> rule = step({'.*': nm(2, 4)}, 4, switch=2).rule
@@ -152,15 +219,45 @@ def step(patterns: rules.Patterns, total_steps: int, *,
   [4, 2, 2, 2]
   """
   targets = targets_of(patterns)
+  dense = {regex: None if t is None else patterns_lib.nm(t[1], t[1], axis=t[2])
+           for regex, t in targets.items()}
+  if switch == 'auto':
+    return Method(_follow_optimizer(dense, patterns), flows.ste())
   switch = total_steps // 4 if switch is None else switch
   if not 1 <= switch < total_steps:
     raise ValueError(
         f'switch={switch} is not within total_steps={total_steps}: some steps '
         'must be dense, and some N:M after them. Write e.g. '
         f'switch={max(total_steps // 4, 1)}.')
-  dense = {regex: None if t is None else patterns_lib.nm(t[1], t[1], axis=t[2])
-           for regex, t in targets.items()}
   return Method(rules.stages({
       # Made once, and looked at no more.
       0: rules.prune(dense, when=schedules.every(1, begin=0, end=0)),
       switch: rules.prune(patterns)}), flows.ste())
+
+
+def _follow_optimizer(dense: rules.Patterns, patterns: rules.Patterns
+                      ) -> rules.Rule:
+  """Dense until the optimizer has frozen its second moment, and N:M then."""
+  sparse = rules.prune(patterns)
+
+  def init(params):
+    sparse.init(params)  # Says now what does not fit.
+    return rules.prune(dense).init(params)
+
+  def update(grads, state, params=None, *, optimizer=None, **extra_args):
+    found = [adam for adam in trees.nodes(optimizer, FrozenAdamState)
+             if adam.frozen_at is not None]
+    if len(found) != 1:
+      raise ValueError(
+          "step(switch='auto') follows an optimizer that finds the step "
+          f'itself, and there are {len(found)}. Write sparsify(optax.chain('
+          'methods.scale_by_frozen_adam(freeze_at=(1_000, 5_000), '
+          'patterns=patterns), optax.scale_by_learning_rate(1e-3)), '
+          "methods.step(patterns, total_steps, switch='auto')).")
+    masks = base.run_if(
+        found[0].count >= found[0].frozen_at,
+        lambda: sparse.update(grads, state, params, **extra_args)[0],
+        state.masks)
+    return masks, state._replace(count=state.count + 1, masks=masks)
+
+  return rules.EveryStep(init, update)

@@ -1,4 +1,4 @@
-"""Masks that are learned by gradient descent, of weights that stay as they are.
+"""MaskLLM: masks that are learned by gradient descent, for frozen weights.
 
   learned = methods.learned_masks({'.*kernel': nm(2, 4)}, total_steps=2_000)
   logits = learned.init(key, params)
@@ -26,25 +26,29 @@ from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 
-_MOST = 70  # Candidates of a group, those of 4:8.
+_MOST = 70  # The largest number of candidates of a group, reached by 4:8.
 _ENDS = arguments.Check(
     lambda value: isinstance(value, (tuple, list)) and len(value) == 2 and all(
         arguments.is_number(end) and end > 0 for end in value),
-    'two numbers above 0, at the first and at the last step')
+    'two numbers above 0, the values at the first and at the last step')
 
 
 class LearnedMasks(NamedTuple):
-  """What `learned_masks` returns; pure functions.
+  """The pure functions of `learned_masks`.
 
   Attributes:
-    init: from a key, params and, if there are any, masks to start near, to
-      logits: a tree like the params, of a sparse weight `[..., candidates]`
-      with an entry for each group, `None` of a dense one.
-    sparse_params: from params, logits, step and key to the weights that the
-      forward pass sees, `w * m~`. Differentiate it by the logits.
-    penalty: of the same to `-decay(step) * sum |w * m~|^2`, which keeps masks
-      from shrinking what they keep; add it to the loss.
-    masks: from params and logits to the masks of the most probable candidates.
+    init: `init(key, params, masks=None)` returns the logits, a tree like the
+      params: `[..., candidates]` for a sparse weight, with one row for each
+      group, and `None` for a dense one. With `masks`, the logits start near
+      these masks.
+    sparse_params: `sparse_params(params, logits, step, key)` returns the
+      weights of the forward pass, `w * m~`. Differentiate it with respect to
+      the logits.
+    penalty: `penalty(params, logits, step, key)` returns
+      `-decay(step) * sum |w * m~|^2`. Add it to the loss; it keeps soft masks
+      from shrinking the kept weights.
+    masks: `masks(params, logits)` returns the masks of the most probable
+      candidates.
   """
   init: Callable[..., ArrayTree]
   sparse_params: Callable[[ArrayTree, ArrayTree, Any, jax.Array], ArrayTree]
@@ -62,33 +66,35 @@ def learned_masks(patterns: Mapping[str, Pattern | None], total_steps: int, *,
 
     m~ = softmax((k * logits + gumbel) / t) S
 
-  `S` has a row for each way to keep N of M weights. The scale `k` and the
-  temperature `t` are linear in the step. Weights are frozen; the logits are a
-  pytree that any optax optimizer trains. It takes as many logits as there are
-  candidates for M weights: 1.5 for a weight at 2:4, 8.75 at 4:8.
+  `S` has a row for each way to keep N of M weights, a candidate. The scale `k`
+  and the temperature `t` are linear in the step. The weights are frozen; the
+  logits are a pytree that any optax optimizer trains. Each group of M weights
+  has one logit per candidate: 1.5 logits per weight at 2:4, 8.75 at 4:8.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps.
     scale: `k` at the first and at the last step.
     temperature: `t` at the first and at the last step.
-    prior: by how many standard deviations a mask that is given to `init` raises
-      the logits of candidates, for each weight that they keep in common beyond
-      a random one.
-    decay: of the penalty at the first step; it falls to 0 at the last.
+    prior: the strength of the masks given to `init`. The logit of a candidate
+      rises by `prior` standard deviations for each kept weight that it shares
+      with the mask, beyond the mean number of a random candidate.
+    decay: the factor of the penalty at the first step; it falls to 0 at the
+      last step.
 
   Returns:
     A `LearnedMasks`.
 
   Raises:
     ValueError: if a pattern is not N:M, has more than 70 candidates, or is
-      transposable; if numbers are not positive; from `init` if a group does not
-      tile.
+      transposable; if numbers are not positive; or from `init` if groups do not
+      tile a parameter.
 
   References:
     Fang et al., `MaskLLM: Learnable Semi-Structured Sparsity for Large Language
-    Models <https://arxiv.org/abs/2409.17481>`_, 2024. Defaults are those of its
-    scripts, not those of its argument parser.
+    Models <https://arxiv.org/abs/2409.17481>`_, 2024. Defaults are those of the
+    released scripts, not those of the released argument parser.
 
   >>> params = {'w': jnp.array([[1.], [9.], [8.], [2.]])}
   >>> learned = learned_masks({'w': patterns_lib.nm(2, 4)}, 10)
@@ -129,7 +135,7 @@ def learned_masks(patterns: Mapping[str, Pattern | None], total_steps: int, *,
           jax.random.fold_in(key, next(places)), shape, jnp.float32)
       if mask is None or trees.is_dense(mask):
         return noise
-      # Weights in common with the mask, less those of a random candidate.
+      # Kept weights shared with the mask, less the mean of random candidates.
       common = _grouped(mask, pattern).astype(jnp.float32) @ (
           _candidates(pattern).T)
       return noise + (common - n * n / m) * jnp.std(noise) * prior
@@ -174,8 +180,8 @@ def _check(regex: str, pattern: Pattern) -> None:
   if patterns_lib.is_transposable(pattern) or not 0 < n < m or (
       math.comb(m, n) > _MOST):
     raise ValueError(
-        f'{regex!r}: learned_masks is for N:M patterns of at most {_MOST} '
-        f'candidates, 0 < N < M, not transposable, got {pattern} with '
+        f'{regex!r}: learned_masks needs N:M patterns with 0 < N < M and at '
+        f'most {_MOST} candidates, not transposable, got {pattern} with '
         f'{math.comb(m, n)}. Write e.g. nm(2, 4), nm(1, 8) or nm(4, 8).')
 
 
@@ -189,7 +195,7 @@ def _candidates(pattern: Pattern) -> np.ndarray:
 
 
 def _split(shape: tuple[int, ...], pattern: Pattern) -> list[int]:
-  """Each axis in two: groups, and members of a group."""
+  """The shape with each axis split in two: groups, and members of a group."""
   return [n for size, t in zip(shape, pattern.group_tile(shape))
           for n in (size // max(t, 1), t)]
 
@@ -208,7 +214,7 @@ def _grouped(x: jax.Array, pattern: Pattern) -> jax.Array:
 
 def _ungrouped(x: jax.Array, shape: tuple[int, ...], pattern: Pattern
                ) -> jax.Array:
-  """What `_grouped` was given."""
+  """The inverse of `_grouped`."""
   split = _split(shape, pattern)
   rank = len(shape)
   order = [k for i in range(rank) for k in (i, rank + i)]

@@ -3,9 +3,9 @@
   tx = jaxsparse.sparsify(
       optax.adam(1e-3), methods.sr_ste(patterns, total_steps=10_000))
 
-A method takes the target, regular expressions to N:M patterns, and the length
-of training in steps, and gives a rule and a flow. `progressive_gradient_flow`
-has those that reach the target little by little.
+A method takes the target, a mapping from regular expressions to N:M patterns,
+and the length of training in steps, and returns a rule and a flow.
+`progressive_gradient_flow` has the methods that reach the target gradually.
 """
 
 from typing import Any, Callable, Mapping
@@ -26,12 +26,13 @@ def ste(patterns: Patterns, total_steps: int) -> Method:
   """N:M by the straight-through estimator, sparse from the first step.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training; not needed, and the same in all
-      methods.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps; not used here, but an
+      argument of all methods.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
     ValueError: if a pattern is not N:M.
@@ -49,17 +50,18 @@ def ste(patterns: Patterns, total_steps: int) -> Method:
 def sr_ste(patterns: Patterns, total_steps: int, *,
            decay: float | Callable[[Any], Any] = 2e-4,
            decoupled: bool = False) -> Method:
-  """SR-STE: `ste` with pruned weights decayed, so that masks settle.
+  """SR-STE: `ste` with decay of pruned weights, so that masks become stable.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training; not needed, and the same in all
-      methods.
-    decay: see `flows.sr_ste`.
-    decoupled: see `flows.sr_ste`.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps; not used here, but an
+      argument of all methods.
+    decay: the strength of the decay, see `flows.sr_ste`.
+    decoupled: whether the decay bypasses the optimizer, see `flows.sr_ste`.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
     ValueError: if a pattern is not N:M.
@@ -79,30 +81,35 @@ def s_ste(patterns: Patterns, total_steps: int, *, rescale: bool = True
           ) -> Method:
   """S-STE: the forward pass shrinks kept weights, so that it is continuous.
 
-    w~ = scale * sign(w) * max(|w| - t, 0),  t = max |w| of the group's pruned
+    w~ = scale * sign(w) * max(|w| - t, 0)
 
-  Masks are made anew at every step, and the gradient at `w~` goes straight
-  through. Train from scratch: weights of a trained network would be shrunk.
-  `sparse_params` has the weights to evaluate, to pack and to deploy; the masks
-  times the weights are others.
+  The threshold `t` is the largest magnitude among the pruned weights of a
+  group. Masks are made anew at every step, and the gradient at `w~` goes
+  straight through to `w`. Train from scratch, because the method would shrink
+  the weights of a trained network. Evaluate, pack and deploy
+  `sparse_params(params, opt_state)`, which differs from the masks times the
+  weights.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training; not needed, and the same in all
-      methods.
-    rescale: see `flows.soft_threshold`; scales are found at `init`.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps; not used here, but an
+      argument of all methods.
+    rescale: whether parameters have a scale, computed at `init`; see
+      `flows.soft_threshold`.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
     ValueError: if a pattern is not N:M, and from `init` if it is transposable.
 
   References:
     Hu et al., `S-STE: Continuous Pruning Function for Efficient 2:4 Sparse
-    Pre-Training <https://arxiv.org/abs/2409.09099>`_, 2024. There the gradients
-    of weights are made from 2:4 samples of output gradients, for speed; here
-    they are exact.
+    Pre-Training <https://arxiv.org/abs/2409.09099>`_, 2024. The paper computes
+    the gradients of weights from 2:4 samples of output gradients, for speed.
+    Here these gradients are exact, unless the network multiplies by
+    `flows.sampled_matmul`.
   """
   del total_steps
   targets_of(patterns)
@@ -114,23 +121,25 @@ def s_ste(patterns: Patterns, total_steps: int, *, rescale: bool = True
 def top_kast(patterns: Patterns, total_steps: int, *,
              backward: float | Mapping[str, float] | None = None,
              every: int = 100, decay: float = 1e-4, p: int = 2) -> Method:
-  """Top-KAST with N:M sets: N of every M are used, more are trained.
+  """Top-KAST with N:M sets: N of every M weights are used, more are trained.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training.
-    backward: the fraction that is not trained, for all or by regular
-      expression; by default twice N of every M are trained.
-    every: the sets are made anew every so many steps.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps.
+    backward: the fraction of weights that is not trained: one number, or a
+      mapping with a number for each regular expression. By default twice N of
+      every M weights are trained.
+    every: the number of steps after which both sets are made anew.
     decay: the strength of the exploration penalty.
-    p: its norm, 1 or 2.
+    p: the norm of the exploration penalty, 1 or 2.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if a pattern is not N:M, the backward set would not contain the
-      forward set, or sets would never be made anew.
+    ValueError: if a pattern is not N:M, if the backward set would not contain
+      the forward set, or if the sets would never be made anew.
 
   References:
     Jayakumar et al., `Top-KAST: Top-K Always Sparse Training
@@ -139,8 +148,9 @@ def top_kast(patterns: Patterns, total_steps: int, *,
   targets = targets_of(patterns)
   if not 1 <= every <= total_steps:
     raise ValueError(
-        f'top_kast(every={every}) would never make its sets anew in '
-        f'total_steps={total_steps}. Write 1 <= every <= total_steps.')
+        'top_kast needs 1 <= every <= total_steps, or its sets never change, '
+        f'got every={every} and total_steps={total_steps}. Write e.g. '
+        'every=100.')
   if backward is None:
     backward = {regex: max(1 - 2 * t[0] / t[1], 0.)
                 for regex, t in targets.items() if t}
@@ -153,14 +163,15 @@ def top_kast(patterns: Patterns, total_steps: int, *,
 @arguments.checked(total_steps=_STEPS)
 def train_prune_retrain(patterns: Patterns, total_steps: int, *,
                         prune_step: int | None = None) -> Method:
-  """Train dense, prune once to N:M by magnitude, train on with those masks.
+  """Trains dense, prunes once to N:M by magnitude, then trains under the masks.
 
-  The workflow of 2:4 hardware (ASP), as one training: the optimizer's memory of
-  pruned weights is cleared, the rest of it goes on. Restart the learning rate
-  at `prune_step` if retraining is to be a second training.
+  This is the ASP workflow for 2:4 hardware, as one training run. Pruning resets
+  the optimizer's moments of pruned weights, and keeps those of the others.
+  Restart the learning rate at `prune_step` if retraining should be a second
+  training.
 
-  More survives if channels are put in a better order first, on the host,
-  before the update that prunes, which is the one that ends `prune_step` steps:
+  Larger weights survive if you permute channels before pruning, on the host and
+  before the update that completes `prune_step` steps:
 
     if step == prune_step - 1:  # Counted from 0.
       ties = infer_ties(apply, params, inputs)
@@ -168,15 +179,16 @@ def train_prune_retrain(patterns: Patterns, total_steps: int, *,
       params, opt_state = permute((params, opt_state), ties, orders)
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of both trainings together.
-    prune_step: when masks are made; in the middle by default.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of dense training and retraining together, in steps.
+    prune_step: the step that makes the masks; half of `total_steps` by default.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if a pattern is not N:M or `prune_step` not within training.
+    ValueError: if a pattern is not N:M, or `prune_step` is not within training.
 
   References:
     Mishra et al., `Accelerating Sparse Deep Neural Networks
@@ -186,8 +198,10 @@ def train_prune_retrain(patterns: Patterns, total_steps: int, *,
   step = total_steps // 2 if prune_step is None else prune_step
   if not 0 <= step < total_steps:
     raise ValueError(
-        f'prune_step={step} is not within total_steps={total_steps}; pruning '
-        'then would leave no step to retrain in.')
+        'train_prune_retrain needs 0 < prune_step < total_steps, so that steps '
+        f'are left before and after pruning, got prune_step={step} and '
+        f'total_steps={total_steps}. Write e.g. '
+        f'prune_step={max(total_steps // 2, 1)}.')
   return Method(
       rules.prune(patterns, when=schedules.every(1, begin=step, end=step)),
       flows.hard())

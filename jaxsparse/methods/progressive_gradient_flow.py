@@ -1,17 +1,18 @@
-"""Progressive gradient flow: N:M that is reached little by little.
+"""Progressive gradient flow: N:M that is reached gradually.
 
   tx = jaxsparse.sparsify(
       optax.adam(1e-3), methods.mdgf_linear(patterns, total_steps=10_000))
 
-MdGf lets pruned weights fade out of the forward pass, SdGf makes the pattern
-sparser frame by frame. Phases follow each other:
+MdGf (mask decay) lets pruned weights fade out of the forward pass. SdGf
+(structure decay) makes the pattern sparser in steps, called frames. Training
+has three phases:
 
   | dense | decay: ever sparser | fine-tuning at the target |
   0       dense_steps           total_steps - fine_tune_steps
 
-The paper gives phases as shares of training; by default they are 10% dense and
-30% fine-tuning. Phases that do not fit are an error when the method is made, or
-when the optimizer is initialised where they depend on the weights.
+The paper gives phases as shares of training; by default 10% is dense and 30%
+fine-tuning. Phases that do not fit raise an error when the method is made. If
+the number of frames depends on the shapes of weights, `init` raises the error.
 """
 
 import math
@@ -39,7 +40,7 @@ def _phases(total_steps: int, dense_steps: int | None,
   if dense < 0 or tune < 0 or not begin < end:
     raise ValueError(
         f'dense_steps={dense} and fine_tune_steps={tune} leave no step of '
-        f'total_steps={total_steps} to decay in. All three are in steps; write '
+        f'total_steps={total_steps} for the decay phase (all in steps). Write '
         f'e.g. dense_steps={max(total_steps, 10) // 10}, '
         f'fine_tune_steps={max(total_steps, 10) * 3 // 10}.')
   return begin, end
@@ -62,25 +63,28 @@ def mdgf_linear(patterns: Patterns, total_steps: int, *,
                 straight_through: bool = True) -> Method:
   """Mask-decay gradient flow: pruned weights fade out linearly.
 
-  `d = max(1 - beta * j, 0)` with j the steps since the dense phase ended. While
-  fine-tuning the masks are hard in the forward pass, and gradients still pass
-  straight through, as in the released code.
+  The gain of pruned weights is `d = max(1 - beta * j, 0)`, with j the steps
+  since the dense phase ended. In the fine-tuning phase the gain is 0, and
+  gradients still pass straight through, as in the released code.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training.
-    dense_steps: how long nothing fades; 10% of training by default.
-    fine_tune_steps: how long d is 0 at the end; 30% by default (the paper
-      advises to reach 0 at 70% of training).
-    beta: the rate per step; by default what the phases make it.
-    straight_through: see `flows.mdgf`.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps.
+    dense_steps: the number of steps with gain 1; 10% of training by default.
+    fine_tune_steps: the number of steps at the end with gain 0; 30% of training
+      by default (the paper advises to reach 0 at 70% of training).
+    beta: the decay per step; by default the gain falls to 0 over the whole
+      decay phase.
+    straight_through: whether pruned weights get the full gradient, see
+      `flows.mdgf`.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if the phases do not fit, a decay ends after the decay phase, or
-      a pattern is not N:M.
+    ValueError: if the phases do not fit, if `beta` is too small to reach 0
+      within the decay phase, or if a pattern is not N:M.
 
   References:
     Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
@@ -90,12 +94,12 @@ def mdgf_linear(patterns: Patterns, total_steps: int, *,
   begin, end = _phases(total_steps, dense_steps, fine_tune_steps)
   if beta is not None:
     needed = 1 / beta if beta > 0 else math.inf
-    # A beta of 1 / 49 is to take 49 steps, whatever floats make of it.
+    # A beta of 1 / 49 takes 49 steps in spite of rounding.
     if needed > (end - begin) * (1 + 1e-6):
       raise ValueError(
           f'beta={beta} needs {needed:.6g} steps to fade from 1 to 0, but the '
-          f'decay phase has {end - begin}, from step {begin} to {end}. Write '
-          f'beta={1 / (end - begin)} or more, or leave it out.')
+          f'decay phase has {end - begin} steps, from step {begin} to step '
+          f'{end}. Write beta={1 / (end - begin)} or more, or leave beta out.')
     end = begin + math.ceil(needed * (1 - 1e-6))
   return Method(rules.prune(patterns), flows.mdgf(
       schedules.fade_linear(begin, end, rate=beta), straight_through))
@@ -109,19 +113,23 @@ def mdgf_exponential(patterns: Patterns, total_steps: int, *,
                      straight_through: bool = True) -> Method:
   """Mask-decay gradient flow: pruned weights fade out exponentially.
 
-  `d = exp(-beta * j)`, which never is 0, and 0 while fine-tuning.
+  The gain of pruned weights is `d = exp(-beta * j)`, with j the steps since the
+  dense phase ended. In the fine-tuning phase the gain is cut to 0.
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training.
-    dense_steps: how long nothing fades; 10% of training by default.
-    fine_tune_steps: how long d is 0 at the end; 30% by default.
-    beta: the rate per step; by default d has come down to 0.01 when
-      fine-tuning begins (the paper's ViT: 1e-4, elsewhere 2e-4).
-    straight_through: see `flows.mdgf`.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps.
+    dense_steps: the number of steps with gain 1; 10% of training by default.
+    fine_tune_steps: the number of steps at the end with gain 0; 30% of training
+      by default.
+    beta: the decay per step; by default the gain falls to 0.01 before
+      fine-tuning begins (the paper: 1e-4 for ViT, 2e-4 elsewhere).
+    straight_through: whether pruned weights get the full gradient, see
+      `flows.mdgf`.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
     ValueError: if the phases do not fit, or a pattern is not N:M.
@@ -137,7 +145,7 @@ def mdgf_exponential(patterns: Patterns, total_steps: int, *,
 
 
 def _kept_by_frame(n: int, m: int) -> list[int]:
-  """M-1, M/2, M/4, ... and at last N."""
+  """The kept weights of each frame: M-1, M/2, M/4, ... and at last N."""
   halves = [m // 2**i for i in range(1, m.bit_length()) if m // 2**i > n]
   return [k for k in dict.fromkeys([m - 1, *halves]) if k > n] + [n]
 
@@ -146,27 +154,28 @@ def _kept_by_frame(n: int, m: int) -> list[int]:
 def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
                   dense_steps: int | None = None,
                   fine_tune_steps: int | None = None) -> Method:
-  """Structure-decay gradient flow: N steps down, M stays.
+  """Structure-decay gradient flow: N decreases in frames, M stays.
 
-  1:8 is reached by 7:8, 4:8, 2:8, 1:8, frames of equal length, and kept while
-  fine-tuning. The last frame is always the target (the released code stops
-  short of it unless M/N is a power of two). Which frame it is follows from the
-  step alone, and N is a traced number: one compilation, no branches. (A tile of
-  a transposable 2:4 keeps 12 of 16, its 8 among them, and then its 8.)
+  The target 1:8, for example, is reached by frames of equal length with 7:8,
+  4:8, 2:8 and 1:8, and kept in the fine-tuning phase. The last frame is always
+  the target (the released code stops short of it unless M/N is a power of two).
+  The step alone determines the frame, and N is a traced number, so the train
+  step compiles once and has no branches. (A 4 x 4 tile of a transposable 2:4
+  keeps 12 of 16 weights in the first frame, and then 8 of these 12.)
 
   Args:
-    patterns: regular expressions to N:M patterns of the same N and M, `None`
-      for dense.
-    total_steps: the length of training.
-    dense_steps: how long everything is kept; 10% of training by default.
-    fine_tune_steps: how long the target holds after the last frame; 30% by
-      default.
+    patterns: maps regular expressions for paths to N:M patterns of the same N
+      and M; `None` is dense.
+    total_steps: the length of training, in steps.
+    dense_steps: the number of dense steps; 10% of training by default.
+    fine_tune_steps: the number of steps at the target after the last frame; 30%
+      of training by default.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if the phases do not fit, or patterns are not of one N:M.
+    ValueError: if the phases do not fit, or the patterns differ in N or M.
 
   References:
     Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
@@ -175,8 +184,8 @@ def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
   targets = {t[:2] for t in targets_of(patterns).values() if t}
   if len(targets) != 1:
     raise ValueError(
-        'sdgf_stepwise takes patterns of one N:M for all sparse layers, got '
-        f'{sorted(targets)}. Axes may differ.')
+        'sdgf_stepwise needs the same N and M in all patterns (axes may '
+        f"differ), got {sorted(targets)}. Write e.g. {{'.*kernel': nm(2, 4)}}.")
   (n, m), = targets
   begin, end = _phases(total_steps, dense_steps, fine_tune_steps)
   kept = _kept_by_frame(n, m)
@@ -190,29 +199,31 @@ def sdgf_stepwise(patterns: Patterns, total_steps: int, *,
 def sdgf_geometric(patterns: Patterns, total_steps: int, *,
                    frames: int | None = _FRAMES, dense_steps: int | None = None,
                    fine_tune_steps: int | None = None) -> Method:
-  """Structure-decay gradient flow: groups shrink, N/M stays.
+  """Structure-decay gradient flow: groups become smaller, N/M stays.
 
-  1:8 is reached by 16:128, 8:64, 4:32, 2:16, 1:8: `frames` of equal length, and
-  kept while fine-tuning. N and M change inside of one compiled step. (The paper
-  has five frames, its released code four.)
+  The target 1:8, for example, is reached by frames of equal length with 16:128,
+  8:64, 4:32, 2:16 and 1:8, and kept in the fine-tuning phase. N and M change
+  inside of one compiled step. (The paper has five frames, its released code
+  four.)
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of training.
-    frames: their number; the largest group, `m * 2**(frames - 1)`, must tile
-      the contraction axis of every sparse layer. `None` takes as many as tile,
-      at most five.
-    dense_steps: how long everything is kept; 10% of training by default.
-    fine_tune_steps: how long the target holds after the last frame; 30% by
-      default.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of training, in steps.
+    frames: the number of frames. The largest group, `m * 2**(frames - 1)`, must
+      tile the contraction axis of every sparse layer. `None` takes the largest
+      number that tiles, at most five.
+    dense_steps: the number of dense steps; 10% of training by default.
+    fine_tune_steps: the number of steps at the target after the last frame; 30%
+      of training by default.
 
   Returns:
-    A rule and a flow.
+    A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if the phases do not fit or a pattern is not N:M, or is
-      transposable, as tiles of 4 x 4 do not grow; from `init` if a group of
-      some frame does not tile a layer.
+    ValueError: if the phases do not fit, or a pattern is not N:M, or is
+      transposable, because its 4 x 4 tiles have a fixed size; from `init` if a
+      group of some frame does not tile a layer.
 
   References:
     Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
@@ -222,11 +233,12 @@ def sdgf_geometric(patterns: Patterns, total_steps: int, *,
   if fixed := [str(p) for p in patterns.values()
                if patterns_lib.is_transposable(p)]:
     raise ValueError(
-        f'sdgf_geometric begins with larger groups, but {fixed[0]} has tiles '
-        'of 4 x 4 only. Write sdgf_stepwise(...), or a pattern without '
-        'transposable=True.')
+        'sdgf_geometric begins with larger groups, but a transposable pattern '
+        f'has fixed 4 x 4 tiles, got {fixed[0]}. Write sdgf_stepwise(...), or '
+        'leave transposable=True out.')
   if frames is not None and frames < 1:
-    raise ValueError(f'sdgf_geometric needs frames >= 1, got {frames}.')
+    raise ValueError(f'sdgf_geometric needs frames >= 1, got {frames}. Write '
+                     'e.g. frames=5, or frames=None.')
   begin, end = _phases(total_steps, dense_steps, fine_tune_steps)
 
   def scaled(by):
@@ -260,11 +272,11 @@ def sdgf_geometric(patterns: Patterns, total_steps: int, *,
       rules.resolve(scaled(1), params)  # Raises if the target does not fit.
       raise ValueError(
           f'sdgf_geometric(frames={frames}): {error} With fewer frames the '
-          'largest group, m * 2**(frames - 1), is smaller; frames=None takes '
-          'as many as tile.') from error
+          'largest group, m * 2**(frames - 1), is smaller; write frames=None '
+          'for the largest number of frames that fits.') from error
 
   def update(grads, state, params=None, **extra_args):
     return rule(params).update(grads, state, params, **extra_args)
 
-  _frames(begin, end, frames or 1)  # Says now if they do not fit.
+  _frames(begin, end, frames or 1)  # Raises now if they do not fit.
   return Method(rules.EveryStep(init, update), flows.ste())

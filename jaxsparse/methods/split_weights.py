@@ -1,4 +1,4 @@
-"""ELSA: training whose weights are drawn to a sparse copy of themselves.
+"""ELSA: training with a penalty that pulls weights towards a sparse copy.
 
   tx = jaxsparse.sparsify(
       optax.adam(2e-4), methods.elsa(patterns, 0.9, total_steps=4_096))
@@ -28,11 +28,11 @@ class ElsaState(NamedTuple):
 
   Attributes:
     count: the number of updates made, int32.
-    masks: where the sparse copy is not zero.
+    masks: True where the sparse copy is not zero.
     copy: the sparse copy `z`, float32 or wider.
-    dual: what the weights have missed it by, summed up, `u`.
-    second: running means of squared gradients, or `None`.
-    dense: as `RuleState.dense`.
+    dual: the dual variable `u`, the sum of all `x - z` so far.
+    second: running means of squared gradients, or `None` without `fisher`.
+    dense: see `RuleState.dense`.
   """
   count: jax.Array
   masks: Any
@@ -51,72 +51,73 @@ def elsa(patterns: rules.Patterns,
          sparsity: float | distributions.Distribution, total_steps: int, *,
          penalty: float | Callable[[jax.Array], Any] = 0.01, every: int = 32,
          fisher: float | None = None) -> Method:
-  """ELSA: sparsity as a constraint of the true loss, by ADMM.
+  """ELSA: sparsity as a constraint of the training loss, solved by ADMM.
 
-  Minimises the loss of weights `x` that have a sparse copy `z`: gradients are
-  those of
+  The weights `x` have a sparse copy `z`. The optimizer minimises
 
-    loss(x) + penalty / 2 * |x - z + u|^2
+    loss(x) + penalty / 2 * |x - z + u|^2.
 
-  and every `every` steps `z` becomes the nearest sparse point to `x + u`, and
-  then `u` becomes `u + x - z`. Weights are dense while they train: the forward
-  pass sees `x`. After `total_steps` updates it sees `x` where `z` is not zero,
-  which at any step is `apply_masks(params, get_masks(opt_state))`. It is a
-  method for trained networks; all patterns will do.
+  Every `every` steps `z` becomes the sparse point nearest to `x + u`, and then
+  `u` becomes `u + x - z`. The weights are dense during training: the forward
+  pass uses `x`. After `total_steps` updates the forward pass uses `x` where `z`
+  is not zero, and 0 elsewhere; at any step these weights are
+  `apply_masks(params, get_masks(opt_state))`. The method is for trained
+  networks. Any pattern works.
 
-  With AdamW and the like, the penalty goes through the optimizer's scaling as
-  the gradient does.
+  AdamW and similar optimizers scale the gradient of the penalty together with
+  the gradient of the loss.
 
   Args:
-    patterns: regular expressions to patterns, `None` for dense.
-    sparsity: the fraction of all sparse parameters pruned, under one threshold,
-      or a distribution, such as `uniform()` of N:M patterns.
-    total_steps: the length of this training.
-    penalty: the strength of the pull, a number or a schedule of the step.
-    every: how often the copy is made anew, in steps.
-    fisher: `None`: the nearest by distance, the largest `|x + u|`; or the decay
-      of running means `v` of squared gradients, Adam's b2, by which distances
-      are weighed: the largest `sqrt(v) * |x + u|` stay. A copy of all sparse
-      parameters in float32 more.
+    patterns: maps regular expressions for paths to patterns; `None` is dense.
+    sparsity: the fraction of all sparse parameters that is pruned, under one
+      threshold; or a distribution, such as `uniform()` for N:M patterns.
+    total_steps: the length of this training, in steps.
+    penalty: the strength of the penalty, a number or a schedule of the step.
+    every: the number of steps after which the copy is made anew.
+    fisher: with `None`, the copy keeps the largest `|x + u|`, the nearest point
+      by distance. A number is the decay of running means `v` of squared
+      gradients, Adam's b2; the copy then keeps the largest
+      `sqrt(v) * |x + u|`, the nearest point by weighted distance. It costs one
+      more float32 copy of all sparse parameters.
 
   Returns:
-    A method: rule and flow. The state of the rule is an `ElsaState`.
+    A `Method`: a rule and a flow. The state of the rule is an `ElsaState`.
 
   Raises:
-    ValueError: if the penalty is not positive, the copy would never be made
-      anew, or `fisher` is no decay; from `init` if a pattern does not fit a
-      parameter.
+    ValueError: if the penalty is not positive, if the copy would never be made
+      anew, or if `fisher` is outside of [0, 1); from `init` if a pattern does
+      not fit a parameter.
 
   References:
     Lee et al., `The Unseen Frontier: Pushing the Limits of LLM Sparsity with
-    Surrogate-Free ADMM <https://arxiv.org/abs/2510.01650>`_, 2025. There the
-    sparse copy is the result, here the weights in its places: both agree where
-    ADMM has converged.
+    Surrogate-Free ADMM <https://arxiv.org/abs/2510.01650>`_, 2025. In the paper
+    the sparse copy `z` is the result; here it is `x` where `z` is not zero. The
+    two agree when ADMM has converged.
 
   >>> from jaxsparse import get_masks, sparse_params, sparsify, unstructured
   >>> tx = sparsify(optax.sgd(0.1), elsa(
   ...     {'.*': unstructured()}, 0.5, 100, penalty=1., every=5))
   >>> w = jnp.array([1., 2., 3., 4.])
-  >>> state = tx.init(w)
-  >>> for _ in range(100):  # To be near (2, 2, 2, 4), and half of it zero.
+  >>> state, update = tx.init(w), jax.jit(tx.update)
+  >>> for _ in range(100):  # The loss pulls to (2, 1, 2, 4).
   ...   grads = sparse_params(w, state) - jnp.array([2., 1., 2., 4.])
-  ...   updates, state = tx.update(grads, state, w)
+  ...   updates, state = update(grads, state, w)
   ...   w = optax.apply_updates(w, updates)
   >>> print(sparse_params(w, state).round(1))
   [0. 0. 2. 4.]
   """
   if not callable(penalty) and not penalty > 0:
     raise ValueError(
-        f'elsa needs a penalty above 0, or nothing draws weights to sparse '
-        f'ones, got penalty={penalty}. Write e.g. penalty=0.01.')
+        f'elsa needs a penalty above 0, which pulls the weights towards the '
+        f'sparse copy, got penalty={penalty}. Write e.g. penalty=0.01.')
   if not 1 <= every <= total_steps:
     raise ValueError(
-        f'elsa(every={every}) would never make its sparse copy anew in '
-        f'total_steps={total_steps}. Write 1 <= every <= total_steps, e.g. '
+        'elsa needs 1 <= every <= total_steps, or its sparse copy never '
+        f'changes, got every={every} and total_steps={total_steps}. Write e.g. '
         f'every={max(total_steps // 100, 1)}.')
   if fisher is not None and not 0 <= fisher < 1:
     raise ValueError(
-        'fisher is the decay of running means, in [0, 1), or None, got '
+        'fisher must be the decay of running means, in [0, 1), or None, got '
         f'{fisher}. Write e.g. fisher=0.999.')
   last = lambda step: jnp.asarray(step) >= total_steps
   when = schedules.either(
@@ -131,9 +132,9 @@ def elsa(patterns: rules.Patterns,
 
 def _projections(patterns: rules.Patterns, distribution: Any,
                  when: schedules.When, fisher: float | None) -> rules.Rule:
-  """The rule that makes the sparse copy, and keeps its account."""
+  """The rule that makes the sparse copy, and updates the dual variable."""
   def project(near, second, shapes):
-    """Masks, the copy and the dual of weights plus dual."""
+    """Masks, copy and dual variable from `near`, weights plus dual variable."""
     def scores():
       if second is None:
         return jax.tree.map(jnp.abs, near)
@@ -174,14 +175,15 @@ def _projections(patterns: rules.Patterns, distribution: Any,
 
 
 def _pull(penalty: float | Callable[[jax.Array], Any]) -> flows.Transform:
-  """Adds `penalty * (x - z + u)` to gradients, of the state of the rule."""
+  """Adds `penalty * (x - z + u)` to gradients; the rule's state has z and u."""
   def update(updates, state, params=None, *, rule=None, **extra_args):
     del extra_args
     found = trees.nodes(rule, ElsaState)
     if not found:
       raise ValueError(
-          'The flow of elsa needs the rule that makes the sparse copy. Write '
-          'sparsify(optimizer, methods.elsa(patterns, 0.9, total_steps)).')
+          'The flow of elsa needs the rule of elsa, whose state has the sparse '
+          'copy, got another rule or none. Write sparsify(optimizer, '
+          'methods.elsa(patterns, 0.9, total_steps)).')
     for one in found:
       strength = flows.value_at(penalty, one.count)
 

@@ -1,31 +1,33 @@
-"""Flax: models on packed 2:4 weights, layers that hold them, smaller models.
+"""Flax: models with packed 2:4 weights, and models without dead units.
 
-A pruned model runs on packed parameters as it is. Linen's parameters are
-outside of the model, so that calling it is what changes:
+A pruned model runs on packed parameters without changes to its code. Linen's
+parameters are outside of the model, so only the call changes:
 
     packed = jaxsparse.pack_params(params, rules)
     y = nn.accept_packed(model.apply)({'params': packed}, x)
 
-An NNX model holds them itself:
+An NNX model holds its parameters itself:
 
     model = nn.pack_model(model, rules)
     y = model(x)
 
-Layers that cannot read packed weights, such as convolutions, keep dense ones:
-`pack_model` sees to that, and for Linen `pack_params(..., dense=unreadable(
-model.apply, {'params': params}, x))`.
+Layers that cannot read packed weights, such as convolutions, keep dense ones.
+`pack_model` leaves these weights dense; for Linen, write
+`pack_params(..., dense=unreadable(model.apply, {'params': params}, x))`.
 
-`Dense` (Linen) and `Linear` (NNX) are Flax's layers, packed from the start.
-`dot_general` is `lax.dot_general` with a packed right side; where a model takes
-a `dot_general=`, `training_dot_general` is the product of 2:4 training.
+`Dense` (Linen) and `Linear` (NNX) are Flax's layers with kernels that are
+packed from the start. `dot_general` is `lax.dot_general` with a packed right
+side. Give `training_dot_general` to models that take a `dot_general=`, for the
+products of 2:4 training.
 
-`slim_model` cuts dead units out of an NNX model, arrays and widths.
+`slim_model` removes dead units from the arrays of an NNX model, and updates the
+widths in its attributes.
 
-On a mesh whose axes are the compiler's, kernels cannot be partitioned; there
-give `implementation='xla'`, or write the layer by
+The compiler cannot partition the kernels on a mesh with Auto axes. There, write
+`implementation='xla'`, or build the layer from
 `jaxsparse.packed.sharded_matmul`.
 
-Flax is no dependency of the library, so this is imported by who has it:
+The library does not depend on Flax, so import this package explicitly:
 `from jaxsparse import nn`.
 """
 

@@ -1,4 +1,4 @@
-"""What Flax's layers compute, with a packed kernel."""
+"""The products of Flax's layers, with packed kernels."""
 
 import dataclasses
 import functools
@@ -29,21 +29,24 @@ def dot_general(
 
   Args:
     lhs: an array.
-    rhs: an array, or a `Packed24` whose contracted axes are summed over and
-      whose leading axes, if it has any, are the batch.
-    dimension_numbers: as of `lax.dot_general`, of the weight's dense shape.
-    precision: as of `lax.dot_general`. Kernels know one precision only, so
-      where one is asked for XLA multiplies with the unpacked weight.
+    rhs: an array, or a `Packed24`. The product must sum over the axes along
+      which it is packed, and its leading axes, if any, must be batch axes.
+    dimension_numbers: the dimension numbers of `lax.dot_general`, for the dense
+      shape of the weight.
+    precision: the precision of `lax.dot_general`. The GPU and TPU kernels have
+      one precision only; if this argument is given, XLA multiplies with the
+      unpacked weight.
     preferred_element_type: the dtype of the result.
-    implementation: as of `matmul`, for packed weights.
-    **options: more arguments of `lax.dot_general`, such as `out_sharding`; as
-      `precision`.
+    implementation: the implementation for packed weights, see `matmul`.
+    **options: more arguments of `lax.dot_general`, such as `out_sharding`. With
+      any of them, XLA multiplies with the unpacked weight.
 
   Returns:
-    What `lax.dot_general` returns for the dense weight.
+    The result of `lax.dot_general` for the dense weight.
 
   Raises:
-    ValueError: if other axes are summed over than the weight is packed along.
+    ValueError: if the product sums over other axes than the weight is packed
+      along.
 
   >>> w = packed.pack(jnp.array([[1., 0.], [0., 0.], [2., 3.], [0., 4.]]))
   >>> dot_general(jnp.ones((1, 4)), w, (((1,), (0,)), ((), ())))
@@ -71,28 +74,29 @@ def training_dot_general(
     dimension_numbers: DimensionNumbers, precision: Any = None,
     preferred_element_type: jax.typing.DTypeLike | None = None, *,
     implementation: Implementation = None, **options: Any) -> jax.Array:
-  """`training_matmul` for the `dot_general=` of Flax's layers.
+  """`training_matmul` for the argument `dot_general=` of Flax's layers.
 
-  Serves a layer whose weights have the masks of `nm(2, 4, transposable=True)`,
-  in training and, with a packed kernel, after it. Only such a layer: on a
-  Hopper GPU under `jit` of any other weight two of every four are dropped.
+  Use it for layers whose weights have the masks of
+  `nm(2, 4, transposable=True)`, during training and, with a packed kernel,
+  afterwards. Use it for no other layer: under `jit` on a Hopper GPU, it drops
+  two of every four weights of any other kernel.
 
-  A product that sums over the first axes of `rhs` is one with a matrix, that of
-  attention's `[in, heads, head_dim]` and `[heads, head_dim, out]`
-  included, and its mask is that of this matrix. Any other product, and one for
-  which `precision` or other options ask, is `lax.dot_general`.
+  A product that sums over the first axes of `rhs` is a product with a matrix.
+  This includes attention's `[in, heads, head_dim]` and
+  `[heads, head_dim, out]`, whose masks are those of the matrix. Any other
+  product, or one with a `precision` or other options, is `lax.dot_general`.
 
   Args:
     lhs: an array.
-    rhs: an array, 2:4 both ways, or a `Packed24`.
-    dimension_numbers: as of `lax.dot_general`.
-    precision: as of `lax.dot_general`.
+    rhs: an array that is 2:4 in both directions, or a `Packed24`.
+    dimension_numbers: the dimension numbers of `lax.dot_general`.
+    precision: the precision of `lax.dot_general`.
     preferred_element_type: the dtype of the result.
-    implementation: as of `training_matmul`.
+    implementation: the implementation, see `training_matmul`.
     **options: more arguments of `lax.dot_general`.
 
   Returns:
-    What `lax.dot_general` returns.
+    The result of `lax.dot_general`.
 
   >>> from flax import linen
   >>> layer = linen.Dense(8, dot_general=training_dot_general)
@@ -107,7 +111,7 @@ def training_dot_general(
   x = _arranged(lhs, dimension_numbers)
   leading, rest = x.shape[:x.ndim - len(sums)], rhs.shape[len(over):]
   k = math.prod(rhs.shape[:len(over)])
-  # Flax calls a layer with its first, dense weights to find its shapes.
+  # Flax calls a layer with its initial, dense weights to find shapes.
   y = packed.training_matmul(
       x.reshape(*leading, k), rhs.reshape(k, math.prod(rest)),
       implementation=implementation,
@@ -119,17 +123,18 @@ def dense(layer: Any, x: jax.Array, kernel: Packed24, bias: jax.Array | None,
           *, promote: Callable[..., Any], implementation: Implementation = None,
           axis: Sequence[int] = (-1,), batch: Sequence[int] = (),
           **options: Any) -> jax.Array:
-  """`y = x @ kernel + bias` as Flax's four dense layers do it.
+  """`y = x @ kernel + bias`, the computation of Flax's four dense layers.
 
   Args:
-    layer: the layer, whose own `dot_general`, if it has one, is called.
-    x: `[batch, ..., *contracted]`.
-    kernel: `[batch, *contracted, *features]`.
-    bias: `[batch, *features]`, or `None`.
-    promote: brings three arrays, one of which may be `None`, to one dtype.
-    implementation: as of `matmul`.
-    axis: the axes of `x` that are summed over.
-    batch: its first axes, if each has a kernel of its own.
+    layer: the layer; its own `dot_general`, if it has one, is called.
+    x: the inputs, `[batch, ..., *contracted]`.
+    kernel: the packed kernel, `[batch, *contracted, *features]`.
+    bias: the bias, `[batch, *features]`, or `None`.
+    promote: a function that converts three arrays, one of which may be `None`,
+      to one dtype.
+    implementation: the implementation, see `matmul`.
+    axis: the axes of `x` to sum over.
+    batch: the batch axes of `x`, along which kernels differ.
     **options: more arguments of `dot_general`.
 
   Returns:
@@ -151,14 +156,14 @@ def dense(layer: Any, x: jax.Array, kernel: Packed24, bias: jax.Array | None,
 
 
 class Unreadable(dict[str, str]):
-  """What `unreadable` returns: why, by path; `print` it."""
+  """The result of `unreadable`: a reason for each path; prints as a table."""
 
   def __str__(self) -> str:
     return tables.table([('stays dense', 'since')], list(self.items()))
 
 
 def cannot(layer: str, readers: str) -> str:
-  """Why a layer cannot read a weight."""
+  """The reason why a layer cannot read a packed weight."""
   return f'{layer} is none of {readers}'
 
 
@@ -173,7 +178,7 @@ def _dot_of(layer: Any, implementation: Implementation) -> Callable[..., Any]:
 
 
 def _arranged(x: jax.Array, dimension_numbers: DimensionNumbers) -> jax.Array:
-  """`x` with its batch first, and what is summed over last and in order."""
+  """`x` with its batch axes first, and its contracted axes last, in order."""
   (sums, over), (batch, _) = dimension_numbers
   last = [axis for _, axis in sorted(zip(over, sums))]
   return jnp.moveaxis(x, (*batch, *last),
@@ -191,11 +196,11 @@ def _check_axes(w: Packed24, dimension_numbers: DimensionNumbers) -> None:
     one = lambda axes: axes[0] if len(axes) == 1 else axes
     raise ValueError(
         f'A weight of shape {w.shape} was packed along axis {one(along)}, but '
-        f'this product sums over axis {one(over)}. Prune and pack it by the '
-        f'rule jaxsparse.nm(2, 4, axis={one(over)}); '
-        'jaxsparse.patterns.attention(2, 4) has the rules for attention.')
+        f'this product sums over axis {one(over)}. Prune and pack the weight '
+        f'with the pattern jaxsparse.nm(2, 4, axis={one(over)}); for attention '
+        'write jaxsparse.patterns.attention(2, 4).')
   if list(batch) != list(range(leading)):
     raise ValueError(
-        f'The batch of a product with a packed weight of shape {w.shape} is '
-        f'its {leading} leading axes, got axes {tuple(batch)}. Scan or vmap '
-        'over stacked weights.')
+        'The batch axes of a product with a packed weight of shape '
+        f'{w.shape} must be its {leading} leading axes, got axes '
+        f'{tuple(batch)}. Write jax.lax.scan or jax.vmap over stacked weights.')

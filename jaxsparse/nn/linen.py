@@ -16,17 +16,18 @@ from jaxsparse.packed import Packed24
 
 
 class Dense(linen.Dense):
-  """`flax.linen.Dense` whose kernel is packed.
+  """`flax.linen.Dense` with a packed kernel.
 
     y = x @ kernel + bias,   kernel 2:4 along its inputs
 
-  `init` packs the two largest of every four that `kernel_init` made. In `apply`
-  the kernel may be any of what `pack_params` returns, in any layout, and
-  dense where nothing was to be gained. Partitioning that `kernel_init` adds is
-  dropped: `jaxsparse.packed.partition_specs` has that of packed weights.
+  `init` packs the two largest of every four weights from `kernel_init`. `apply`
+  accepts any kernel that `pack_params` returns: packed in any layout, or dense
+  where packing gains nothing. Partitioning metadata from `kernel_init` is
+  dropped; `jaxsparse.packed.partition_specs` returns that of packed weights.
 
   Attributes:
-    implementation: as of `jaxsparse.matmul`; all others are Flax's.
+    implementation: the implementation of the product, see `jaxsparse.matmul`.
+      All other attributes are those of `flax.linen.Dense`.
 
   >>> layer = Dense(8)
   >>> x = jax.numpy.ones((1, 512))
@@ -55,23 +56,24 @@ def accept_packed(
 ) -> Callable[..., Any]:
   """Lets a Linen model run on packed parameters.
 
-  In all that `f` calls, `Dense` and `DenseGeneral`, hence attention, take
-  a `Packed24` where their kernel would be, and do what they do with the dense
-  one: `use_bias`, `dtype`, `promote_dtype` and a `dot_general` of their own are
-  heeded. Works inside and outside of `jit`, `nn.scan` over stacked layers,
-  `nn.vmap` and `nn.remat` included.
+  In all layers that `f` calls, `Dense` and `DenseGeneral` (hence attention)
+  accept a `Packed24` as their kernel, and compute the same as with the dense
+  kernel: they respect `use_bias`, `dtype`, `promote_dtype` and their own
+  `dot_general`. The result works inside and outside of `jit`, and with
+  `nn.scan` over stacked layers, `nn.vmap` and `nn.remat`.
 
   Args:
     f: `model.apply`, or any function that calls it.
-    implementation: as of `matmul`.
+    implementation: the implementation of products, see `matmul`.
 
   Returns:
-    A function of the same arguments.
+    A function with the arguments of `f`.
 
   Raises:
-    ValueError: when called, if the packed weight is that of a layer that is
-      neither, a convolution or an embedding; it is named. `pack_params(...,
-      dense=unreadable(f, variables, x))` leaves these dense.
+    ValueError: when called, if a packed weight belongs to another layer, such
+      as a convolution or an embedding, which the message names.
+      `pack_params(..., dense=unreadable(f, variables, x))` leaves such weights
+      dense.
 
   >>> from jaxsparse import pack_params
   >>> from jaxsparse import patterns
@@ -104,7 +106,7 @@ def accept_packed(
 
 
 _READERS = 'Dense and DenseGeneral'
-# A subclass of them may do more, and comes here by `super().__call__`.
+# The `__call__` of a subclass arrives here by `super().__call__`.
 _CALLS = tuple(cast(Any, layer.__call__).__wrapped__
                for layer in (linen.Dense, linen.DenseGeneral))
 
@@ -125,9 +127,9 @@ def _dense(layer: linen.Module, inputs: jax.Array, kernel: Packed24,
   shape = sizes(batch) + sizes(axis) + features
   if kernel.shape != shape:
     raise ValueError(
-        f'{"/".join(layer.path)}: the packed kernel has shape {kernel.shape}, '
-        f'but inputs {inputs.shape} and features {features} need {shape}. Give '
-        'the parameters of this model.')
+        f'{"/".join(layer.path)}: the packed kernel must have shape {shape} '
+        f'for inputs {inputs.shape} and features {features}, got '
+        f'{kernel.shape}. Write model.apply with the parameters of this model.')
   bias = layer.param('bias', layer.bias_init, sizes(batch) + features,
                      layer.param_dtype) if layer.use_bias else None
   return dots.dense(
@@ -138,23 +140,23 @@ def _dense(layer: linen.Module, inputs: jax.Array, kernel: Packed24,
 
 def _packed_init(init: Callable[..., Any]) -> Callable[..., Packed24]:
   def packed_init(*args):
-    # Under `jit` the two largest are what `pack` keeps.
+    # Under `jit`, `pack` keeps the two largest instead of raising.
     return jax.jit(pack)(linen.meta.unbox(init(*args)))
   return packed_init
 
 
 def unreadable(f: Callable[..., Any], variables: Any, *inputs: Any,
                **options: Any) -> dots.Unreadable:
-  """The parameters that no layer can read packed, and why.
+  """The parameters that no layer can read packed, with reasons.
 
-  The function is traced, and a layer reads its kernel if it is a `Dense` or
-  `DenseGeneral`, or a subclass that calls these.
+  The function is traced. A layer can read a packed kernel if it is a `Dense` or
+  `DenseGeneral`, or an instance of a subclass that calls these.
   """
   readable, kinds = set(), {}
 
   def interceptor(next_fun, args, kwargs, context):
     layer = context.module
-    # A lifted layer is called in the place of the one that holds it, first.
+    # A lifted layer has the path of the layer that holds it, called first.
     kinds.setdefault(layer.path, type(layer).__name__)
     if context.orig_method.func in _CALLS:
       readable.add((*layer.path, 'kernel'))
@@ -178,7 +180,7 @@ def unreadable(f: Callable[..., Any], variables: Any, *inputs: Any,
 
 
 def _explain(layer: linen.Module, error: Exception) -> None:
-  """Raises if the layer holds a packed weight, which it cannot read."""
+  """Raises if the layer holds a packed weight that it cannot read."""
   held = layer.variables.get('params', {})
   names = [name for name in held
            if isinstance(_variable(layer, name), Packed24)]
@@ -186,6 +188,6 @@ def _explain(layer: linen.Module, error: Exception) -> None:
     name = '/'.join((*layer.path, names[0]))
     raise ValueError(
         f'{name} is packed, but {dots.cannot(type(layer).__name__, _READERS)}, '
-        'whose kernels may be, attention\'s among them. Keep what no layer can '
-        'read dense: pack_params(params, rules, dense=nn.unreadable('
+        'the layers that can read packed kernels. Leave the other weights '
+        'dense: write pack_params(params, rules, dense=nn.unreadable('
         "model.apply, {'params': params}, x)).") from error

@@ -15,20 +15,20 @@ from jaxsparse.packed import Packed24
 
 
 class Linear(nnx.Linear):
-  """`flax.nnx.Linear` whose kernel is packed.
+  """`flax.nnx.Linear` with a packed kernel.
 
     y = x @ kernel + bias,   kernel 2:4 along its inputs
 
-  A new one packs the two largest of every four that `kernel_init` made. With
-  `nnx.update` it takes a kernel in any layout, or a dense one.
+  A new layer packs the two largest of every four weights from `kernel_init`.
+  `nnx.update` accepts a kernel in any packed layout, or a dense one.
 
   Args:
     in_features: the number of inputs.
     out_features: the number of outputs.
-    implementation: as of `jaxsparse.matmul`.
-    rngs: as of Flax's.
-    **options: more arguments of Flax's: `use_bias`, `dtype`, `param_dtype`,
-      `kernel_init`, `bias_init` and others.
+    implementation: the implementation of the product, see `jaxsparse.matmul`.
+    rngs: the random number generators, see `flax.nnx.Linear`.
+    **options: more arguments of `flax.nnx.Linear`: `use_bias`, `dtype`,
+      `param_dtype`, `kernel_init`, `bias_init` and others.
 
   >>> layer = Linear(512, 8, rngs=nnx.Rngs(0))
   >>> layer.kernel.shape, layer(jax.numpy.ones((1, 512))).shape
@@ -41,7 +41,7 @@ class Linear(nnx.Linear):
                **options: Any):
     super().__init__(in_features, out_features, rngs=rngs, **options)
     self.implementation = _static(implementation)
-    # Under `jit` the two largest are what `pack` keeps.
+    # Under `jit`, `pack` keeps the two largest instead of raising.
     self.kernel = jax.tree.map(jax.jit(pack), self.kernel)
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
@@ -62,28 +62,31 @@ class _LinearGeneral(nnx.LinearGeneral):
 def pack_model(model: nnx.Module, masks_or_rules: Any, *,
                layout: str | None = None, transposed: bool = False,
                implementation: Implementation = None) -> nnx.Module:
-  """The same NNX model with packed kernels in its dense layers.
+  """A copy of an NNX model with packed kernels in its dense layers.
 
-  That of `Linear`, `LinearGeneral` (hence attention) and subclasses. Weights of
-  other layers stay dense, pruned as they are; `unreadable` says which. Paths of
-  modules and of parameters stay what they were, so that `nnx.jit`,
-  `nnx.split`, `nnx.merge` and `nnx.update` work as before, the latter with
-  what `pack_params(nnx.state(model, nnx.Param), rules)` returns, too. Under
-  `nnx.eval_shape` it gives the model that a checkpoint is restored into.
+  The kernels of `Linear`, `LinearGeneral` (hence attention) and their
+  subclasses are packed. The pruned weights of other layers stay dense;
+  `unreadable` lists these. Paths of modules and of parameters do not change, so
+  `nnx.jit`, `nnx.split`, `nnx.merge` and `nnx.update` work as before.
+  `nnx.update` also accepts the result of
+  `pack_params(nnx.state(model, nnx.Param), rules)`. Under `nnx.eval_shape` the
+  function returns the abstract model for restoring a checkpoint.
 
   Args:
     model: a pruned model; it is not changed.
-    masks_or_rules: as of `pack_params`, for `nnx.state(model, nnx.Param)`.
-    layout: as of `pack_params`.
-    transposed: as of `pack_params`.
-    implementation: as of `matmul`.
+    masks_or_rules: the masks or patterns for `nnx.state(model, nnx.Param)`, see
+      `pack_params`.
+    layout: the layout of packed weights, see `pack_params`.
+    transposed: whether to pack for products with the transpose, too, see
+      `pack_params`.
+    implementation: the implementation of products, see `matmul`.
 
   Returns:
-    A model that shares all other arrays with this one.
+    A model that shares all other arrays with `model`.
 
   Raises:
-    ValueError: as of `pack_params`; if no layer can read what is to be packed,
-      these are named.
+    ValueError: for the reasons of `pack_params`; or if no layer can read any of
+      the parameters to be packed, which the message names.
 
   >>> from jaxsparse import patterns
   >>> model = nnx.Linear(512, 8, kernel_init=nnx.initializers.zeros,
@@ -104,18 +107,19 @@ def pack_model(model: nnx.Module, masks_or_rules: Any, *,
     kind = _class_of(type(layer))
     if kind and isinstance(kernel, nnx.Variable) and isinstance(
         _value(kernel), Packed24):
-      # Only what is called changes: variables, references to the layer and its
-      # place stay.
+      # Only the class, and so `__call__`, changes: variables of the layer and
+      # references to it stay valid.
       object.__setattr__(layer, '__class__', kind)
       cast(Any, layer).implementation = _static(implementation)
   return model
 
 
 def unreadable(model: nnx.Module) -> dots.Unreadable:
-  """The parameters that no layer of a model can read packed, and why.
+  """The parameters that no layer of a model can read packed, with reasons.
 
-  A layer reads its kernel if it is a `Linear` or `LinearGeneral`, or one of a
-  subclass; a parameter that several layers hold is read by all of them.
+  A layer can read a packed kernel if it is a `Linear` or `LinearGeneral`, or an
+  instance of a subclass. If several layers hold a parameter, all of them must
+  be able to read it.
   """
   nodes = list(nnx.iter_graph(model))
   holders: dict[int, list[tuple[Any, str]]] = {}
@@ -157,7 +161,7 @@ def _call(layer: Linear | _LinearGeneral, dense: Callable[..., jax.Array],
 
 
 def _class_of(kind: type) -> type | None:
-  """The class whose layers read packed kernels, and else are what they were."""
+  """The class that reads packed kernels and otherwise behaves like `kind`."""
   if issubclass(kind, (Linear, _LinearGeneral)):
     return kind
   for base, ours in ((nnx.Linear, Linear), (nnx.LinearGeneral, _LinearGeneral)):
@@ -168,7 +172,7 @@ def _class_of(kind: type) -> type | None:
 
 @functools.cache
 def _subclass(kind: type, ours: type) -> type:
-  # What `kind` reaches by `super().__call__` is ours, then Flax's.
+  # `super().__call__` in `kind` reaches our class first, then Flax's.
   return type(kind.__name__, (kind, ours), {'__module__': kind.__module__})
 
 

@@ -1,4 +1,4 @@
-"""Which parameters of a model its layers can read packed."""
+"""`unreadable`: parameters of a model that its layers cannot read packed."""
 
 from typing import Any
 
@@ -10,25 +10,25 @@ from jaxsparse.nn.dots import Unreadable
 
 
 def unreadable(model: Any, *inputs: Any, **options: Any) -> Unreadable:
-  """The parameters that no layer of a model can read packed, and why.
+  """The parameters that no layer of a model can read packed, with reasons.
 
-  Dense layers read packed kernels: Linen's `Dense` and `DenseGeneral`, NNX's
-  `Linear` and `LinearGeneral`, hence attention, and what inherits from them.
-  Convolutions, embeddings and layers of a model's own, such as an `Einsum` or a
-  `Conv1D`, do not, and neither does a parameter that two layers share, if one
-  of them does not. `pack_model` leaves these dense, and so does `pack_params`
-  that is given this as `dense=`.
+  Dense layers can read packed kernels: Linen's `Dense` and `DenseGeneral`,
+  NNX's `Linear` and `LinearGeneral`, hence attention, and their subclasses.
+  Convolutions, embeddings and custom layers, such as an `Einsum` or a `Conv1D`,
+  cannot. A parameter that two layers share is unreadable if one of the layers
+  cannot read it. `pack_model` leaves unreadable parameters dense, and so does
+  `pack_params(..., dense=unreadable(...))`.
 
   Args:
-    model: an NNX model; or `model.apply` of Linen, or any function that calls
-      it. It is traced, not run.
-    *inputs: for Linen its arguments, the first of which is a dict that has
-      'params'; arrays or their shapes.
-    **options: more arguments, which are static.
+    model: an NNX model; or the `model.apply` of a Linen model, or any function
+      that calls it. The function is traced, not run.
+    *inputs: for Linen, the arguments of the function, arrays or their shapes.
+      The first one is a dict that has 'params'.
+    **options: more arguments of the function, which are static.
 
   Returns:
-    A dict from the path of each such parameter, of two axes or more, to the
-    reason; it prints as a table.
+    A dict that maps the path of each such parameter with two axes or more to
+    the reason. It prints as a table.
 
   >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)),
   ...                        nnx.Conv(8, 2, (3,), rngs=nnx.Rngs(0)))

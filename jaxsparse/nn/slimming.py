@@ -1,4 +1,4 @@
-"""NNX models without dead units: smaller arrays, and widths that say so."""
+"""`slim_model`: NNX models without dead units, with smaller arrays."""
 
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -13,7 +13,7 @@ from jaxsparse.units import Tie
 from jaxsparse.units import Ties
 from jaxsparse.units.ties import as_ties
 
-# From a module whose arrays are cut to the attributes that it needs.
+# A function from a module with cut arrays to the attributes to set on it.
 Widths = Callable[[Any], Mapping[str, Any]]
 
 
@@ -22,32 +22,35 @@ def slim_model(model: nnx.Module, ties: Ties | Sequence[Tie],
                keep: Mapping[str, Any], *,
                widths: Mapping[type[nnx.Module], Widths] | None = None
                ) -> nnx.Module:
-  """The NNX model without some of its hidden units, ready to use and to train.
+  """Removes hidden units from an NNX model, which stays ready to run and train.
 
-  Arrays are cut as by `jaxsparse.slim`, and attributes tell the new widths:
-  `in_features`, `out_features`, `num_features`, `num_heads`, `kernel_shape` and
-  the like. Known are `Linear`, `LinearGeneral`, `Einsum`, `Conv`,
-  `ConvTranspose`, `Embed`, `BatchNorm`, `LayerNorm`, `RMSNorm`, `GroupNorm`,
-  `MultiHeadAttention`, `LoRA`, the cells of recurrent networks, and subclasses.
+  The arrays are cut as by `jaxsparse.slim`, and attributes such as
+  `in_features`, `out_features`, `num_features`, `num_heads` and `kernel_shape`
+  get the new widths. The supported modules are `Linear`, `LinearGeneral`,
+  `Einsum`, `Conv`, `ConvTranspose`, `Embed`, `BatchNorm`, `LayerNorm`,
+  `RMSNorm`, `GroupNorm`, `MultiHeadAttention`, `LoRA`, the cells of recurrent
+  networks, and subclasses of all these.
 
-  An optimizer is made anew for it, or `slim` cuts its state. Attention forgets
-  what it has cached; `init_cache` makes room again.
+  Make a new optimizer for the new model, or cut the optimizer state with
+  `slim`. The caches of attention modules are dropped; call `init_cache` again.
 
   Args:
     model: a pruned model; it is not changed.
-    ties: from `infer_ties`, for all of `nnx.state(model)`.
-    keep: by name of tie, bool of `tie.shape`: False where a unit goes, such as
-      from `alive` or `keep_units`.
-    widths: for modules of your own that hold arrays, or know widths of what is
-      in them: by type, a function of the module, its arrays and all in it cut
-      already, that returns the attributes to set, `{}` if there are none.
+    ties: the ties of the model, from `infer_ties`, for all of
+      `nnx.state(model)`. A tie names the axes that index the same hidden units.
+    keep: maps names of ties to bool arrays of `tie.shape`, False at units to
+      remove, such as the result of `alive` or `keep_units`.
+    widths: for custom modules that hold arrays, or widths of their submodules:
+      maps their types to functions. A function takes the module, whose arrays
+      and submodules are cut already, and returns the attributes to set, `{}`
+      for none.
 
   Returns:
-    A model that shares all other arrays with this one.
+    A model that shares all other arrays with `model`.
 
   Raises:
-    ValueError: as of `slim`, or if a module whose arrays are cut is of a type
-      that is not known; path and type are named.
+    ValueError: for the reasons of `slim`; or if arrays of a module are cut
+      whose type is not supported. The message names path and type.
 
   >>> import jax
   >>> import numpy as np
@@ -66,7 +69,7 @@ def slim_model(model: nnx.Module, ties: Ties | Sequence[Tie],
   left = removal.plan(ties, keep).left
   known = {**_WIDTHS, **(widths or {})}
   told: set[str] = set()
-  # From the inside out, so that a module may read what is in it.
+  # From the inside out, so that a module may read its submodules.
   for path, old, new in _modules(model, small):
     cut = _cut(path, old, new)
     read = next((known[kind] for kind in type(new).__mro__ if kind in known),
@@ -84,7 +87,7 @@ def slim_model(model: nnx.Module, ties: Ties | Sequence[Tie],
 
 
 def _modules(*models: nnx.Module) -> Iterator[tuple[Any, ...]]:
-  """Paths of modules, and the modules there of models of the same graph."""
+  """The path of each module, with the module at that path of each model."""
   for nodes in zip(*map(nnx.iter_graph, models), strict=True):
     if isinstance(nodes[0][1], nnx.Module):
       yield nodes[0][0], *(node for _, node in nodes)
@@ -95,7 +98,7 @@ def _joined(*keys: Any) -> str:
 
 
 def _cut(path: tuple[Any, ...], old: nnx.Module, new: nnx.Module) -> set[str]:
-  """The paths of arrays of a module, and of all in it, with another shape."""
+  """The paths of arrays in a module, with submodules, whose shape changed."""
   shapes = lambda module: {name: getattr(x, 'shape', ()) for name, x in
                            trees.align(nnx.state(module))}
   after = shapes(new)
@@ -104,7 +107,7 @@ def _cut(path: tuple[Any, ...], old: nnx.Module, new: nnx.Module) -> set[str]:
 
 
 def _groups(kernel: str, old: nnx.Conv, left: Any) -> int:
-  """How many groups a convolution still has outputs of."""
+  """The number of groups of a convolution that still have outputs."""
   shape, groups = old.kernel.shape, old.feature_group_count
   for axis, at in left(kernel, shape):
     if axis == len(shape) - 1:
@@ -115,8 +118,8 @@ def _groups(kernel: str, old: nnx.Conv, left: Any) -> int:
 def _unknown(path: tuple[Any, ...], module: nnx.Module, array: str) -> str:
   kind, where = type(module).__name__, _joined(*path) or 'The model'
   return (
-      f'{where} is a {kind}, and units go from {array}; '
-      f'slim_model does not know which attributes of a {kind} tell widths. '
+      f'{where} is a {kind}, and units are removed from {array}; '
+      f'slim_model does not know which attributes of a {kind} hold widths. '
       f'Write e.g. slim_model(..., widths={{{kind}: lambda module: {{}}}}) if '
       "none do, or return them: {'features': module.kernel.shape[-1]}.")
 
@@ -165,7 +168,7 @@ def _norm(layer: Any) -> dict[str, Any]:
 
 
 def _group_norm(layer: nnx.GroupNorm) -> dict[str, Any]:
-  found = _norm(layer)  # Groups go as a whole.
+  found = _norm(layer)  # Groups are removed as a whole.
   return {**found, 'num_groups': found['num_features'] // layer.group_size}
 
 
@@ -175,8 +178,8 @@ def _attention(layer: nnx.MultiHeadAttention) -> dict[str, Any]:
   of_values = layer.value.kernel.shape[-1]
   if of_values != dims and layer.attention_fn is nnx.dot_product_attention:
     raise ValueError(
-        f'Heads would have {dims} dimensions of queries and {of_values} of '
-        'values, and jax.nn.dot_product_attention needs equally many. Leave '
+        'jax.nn.dot_product_attention needs as many dimensions of values as of '
+        f'queries, got {of_values} and {dims} after the cut. Leave '
         "the tie of the values' dimensions out of `keep`, or give the model "
         'another attention_fn.')
   return {

@@ -1,11 +1,11 @@
 """Compressed weights, and products with them.
 
-`pack` holds 2:4 weights in 0.56 of the memory, and `condense` holds blocks
-along outputs or constant fan-in. `matmul` multiplies with both, by kernels for
-Hopper GPUs and TPUs or by XLA anywhere; `training_matmul` trains with 2:4
-weights. `pack_params` packs a tree, `sharded_matmul` and
-`sharded_training_matmul` multiply on a mesh, and `missing` tells why this
-machine cannot run a kernel.
+`pack` stores 2:4 weights in 0.56 of the memory, and `condense` stores weights
+of blocks along outputs or of constant fan-in. `matmul` multiplies with both, by
+kernels for Hopper GPUs and TPUs, or by XLA on any platform. `training_matmul`
+is the product of 2:4 training. `pack_params` packs a tree of parameters,
+`sharded_matmul` and `sharded_training_matmul` multiply on a mesh, and `missing`
+returns the reason why this machine cannot run a kernel.
 """
 
 from jaxsparse.packed._dispatch import Implementation

@@ -1,14 +1,14 @@
-"""Compressed weights stand for dense ones: their rank, dtype and bytes."""
+"""`Compressed`: the shape, dtype and bytes of a compressed weight."""
 
 import jax
 import jax.numpy as jnp
 
 
 class Compressed:
-  """A weight whose kept entries, `values`, lie beside the places of these.
+  """A weight stored as its kept entries, `values`, and their places.
 
-  `shape` is that of the dense weight: leading axes, then the `contracted` ones,
-  over which a product sums, and the `features`, in one order or the other.
+  `shape` is the shape of the dense weight: leading axes, then the `contracted`
+  axes, over which a product sums, and the `features`, in either order.
   """
   values: jax.Array
 

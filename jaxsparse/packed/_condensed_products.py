@@ -1,10 +1,10 @@
 """Products with condensed weights, by XLA: inputs are gathered and multiplied.
 
-What is fast on CPUs was measured on two cores at 4096 x 4096, 90% pruned,
-float32; the docstrings of `_in_parts` and `_by_entries` say what lost. TPUs
-gather slowly: by the account of their compiler a v5e takes eight times as long
-as for the dense product of one token, so there a condensed weight saves memory
-alone.
+The variants for CPUs were chosen by measurements on two cores at 4096 x 4096,
+90% pruned, float32; the docstrings of `_in_parts` and `_by_entries` list the
+slower variants. TPUs gather slowly: by its compiler's estimate, a v5e takes
+eight times as long as for the dense product of one token, so there a condensed
+weight only saves memory.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from jaxsparse.packed import _trilinear
 from jaxsparse.packed.condensed import Condensed
 from jaxsparse.packed.condensed import uncondense
 
-# What a part of a product gathers should stay in a CPU's caches, but a mesh
-# has to find as many block columns side by side as it has devices.
+# The inputs that a part of a product gathers should fit a CPU's caches, but a
+# part must have as many neighbouring block columns as a mesh has devices.
 _BYTES = 4 * 2**20
 _ABREAST = 16
-# So many are added in one pass over a result.
+# The number of entries that are added in one pass over a result.
 _ENTRIES = 8
 
 

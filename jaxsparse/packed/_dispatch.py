@@ -1,8 +1,8 @@
-"""Which implementation makes a product: the first that can serve.
+"""The choice of the implementation of a product: the first that can serve.
 
-A backend stands in a file of its own, `_gpu`, `_tpu` or `_xla`. Its products
-are functions of `x`, the weight and the dtype of the result, and raise
-`NotImplementedError` where they cannot serve; then the next one is asked.
+Each backend has its own file, `_gpu`, `_tpu` or `_xla`. Its products are
+functions of `x`, the weight and the dtype of the result. A product that cannot
+serve raises `NotImplementedError`, and the next backend is tried.
 """
 
 from typing import Any, Callable, Mapping, Sequence
@@ -32,19 +32,21 @@ def names_of(implementation: Implementation) -> tuple[str, ...] | None:
   if not names or not set(names) <= set(_PLATFORMS):
     raise ValueError(
         f'implementation must be one of {tuple(_PLATFORMS)}, several of them, '
-        f'or None, got {brief(implementation)}.')
+        f'or None, got {brief(implementation)}. Write e.g. '
+        "implementation='xla'.")
   return names
 
 
 @arguments.checked()
 def missing(implementation: str) -> str | None:
-  """Why this machine cannot run an implementation, or `None` if it can.
+  """The reason why this machine cannot run an implementation, or `None`.
 
   Args:
-    implementation: 'gpu', 'tpu' or 'xla'.
+    implementation: the implementation, 'gpu', 'tpu' or 'xla'.
 
   Returns:
-    The reason, in words; XLA runs everywhere.
+    The reason as text, or `None` if the machine can run it. XLA runs on every
+    machine.
 
   >>> missing('xla') is None
   True
@@ -54,21 +56,21 @@ def missing(implementation: str) -> str | None:
 
 def run(names: tuple[str, ...] | None, choices: Mapping[str, Product],
         x: jax.Array, w: Any, dtype: Any) -> jax.Array:
-  """Runs the first choice that can serve, or the platform's.
+  """Runs the first implementation that can serve, or that of the platform.
 
   Args:
-    names: of implementations, as `names_of` returns them.
-    choices: what each of them does; one that does nothing here may be left
-      out, but not XLA.
-    x: `[..., K]`.
+    names: the names of implementations, as returned by `names_of`.
+    choices: the product of each implementation. Implementations without this
+      product are left out; XLA must be present.
+    x: the inputs, `[..., K]`.
     w: the weight.
-    dtype: that of the result.
+    dtype: the dtype of the result.
 
   Returns:
-    What the choice returns.
+    The product.
 
   Raises:
-    NotImplementedError: if none of these names can serve; all reasons are told.
+    NotImplementedError: if none of these names can serve, with all reasons.
   """
   if names is None:
     # Which GPU it will be is known only of this machine's.
@@ -89,8 +91,9 @@ def run(names: tuple[str, ...] | None, choices: Mapping[str, Product],
       return product(x, w, dtype)
     reasons.append(f'{name}: {", and ".join(why)}')
   raise NotImplementedError(
-      'No implementation of the packed product that was asked for can serve. '
-      + '; '.join(reasons) + '. Leave implementation=None for XLA.')
+      'No requested implementation of the packed product can serve: '
+      + '; '.join(reasons) + '. Write implementation=None, which falls back '
+      'to XLA.')
 
 
 def _refusal(product: Product, x: jax.Array, w: Any, dtype: Any) -> str | None:

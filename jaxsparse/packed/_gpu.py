@@ -1,4 +1,4 @@
-"""Products by the kernel for Hopper GPUs: the weight is in its layout."""
+"""Products by the kernel for Hopper GPUs, with weights in Hopper's layout."""
 
 import math
 from typing import Any

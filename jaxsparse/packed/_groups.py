@@ -1,9 +1,9 @@
-"""Groups of four along K: which two are kept, and the way there and back.
+"""Groups of four along K: the kept two of each, packing and unpacking.
 
-A weight is a matrix `w[..., K, N]` here, padded with zeros to whole groups, of
-which there are G. Four bits, uint32, for each group tell which of its rows are
-kept, bit j for row j; where a layout puts these bits, and how many groups of
-nothing it adds, is its own concern.
+Here a weight is a matrix `w[..., K, N]`, padded with zeros to G whole groups.
+Four bits (uint32) for each group say which of its rows are kept, bit j for row
+j. Each layout decides where to store these bits, and how many groups of padding
+to add.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How a product lies on a mesh: its axes, who sums, what each device has."""
+"""The layout of a product on a mesh: its axes, sums, and parts of devices."""
 
 import dataclasses
 from typing import Any, Callable
@@ -16,13 +16,13 @@ from jaxsparse.packed import _operands
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """The axes of a mesh that share a product out; it is static under `jit`.
+  """The mesh axes over which a product is sharded; static under `jit`.
 
   Attributes:
     mesh: the mesh.
-    columns: the axis that shares the features out, or
-    rows: the one that shares what is contracted, or neither.
-    leading: the axes of all axes of `x` but the contracted ones.
+    columns: the mesh axis over which features are sharded, or `None`.
+    rows: the mesh axis over which the contracted axis is sharded, or `None`.
+    leading: the mesh axes of each axis of `x` except the contracted ones.
   """
   mesh: Mesh | AbstractMesh
   columns: str | None
@@ -87,7 +87,7 @@ def layout(x: jax.Array, rank: int, columns: str | None, rows: str | None,
   for name in jax.tree.leaves((columns, rows, leading)):
     if name not in on.shape:
       raise ValueError(
-          f'{name!r} is no axis of the mesh, which has {dict(on.shape)}. '
+          f'{name!r} must be an axis of the mesh, which has {dict(on.shape)}. '
           'Pass mesh=, or call under jax.set_mesh(mesh).')
   return Layout(on, columns, rows, leading)
 
@@ -96,7 +96,7 @@ def check_one_way(columns: str | None, rows: str | None) -> None:
   """Raises if a weight is to be sharded by columns and by rows."""
   if columns and rows:
     raise ValueError(
-        'A weight is sharded by columns or by rows, got '
+        'A weight must be sharded by columns or by rows, not both, got '
         f"columns={columns!r} and rows={rows!r}. Write e.g. columns='model'.")
 
 
@@ -116,8 +116,9 @@ def _leading_axes(x: jax.Array, rank: int, batch: str | PartitionSpec | None,
     axes = (batch,) if isinstance(batch, str) else tuple(batch)
   if len(axes) > rank:
     raise ValueError(
-        f'batch={PartitionSpec(*axes)} is for {len(axes)} leading axes of x, '
-        f'which has {rank}.')
+        f'batch={PartitionSpec(*axes)} must have at most {rank} entries, one '
+        f'for each leading axis of x, got {len(axes)}. Write e.g. '
+        "batch='data'.")
   return axes + (None,) * (rank - len(axes))
 
 

@@ -1,4 +1,4 @@
-"""What goes into a product: shapes that fit, dtypes, tokens on one axis."""
+"""The operands of a product: shapes, dtypes, and tokens on one axis."""
 
 import functools
 import math
@@ -21,14 +21,15 @@ def check_operands(x: jax.Array, w: Packed24 | Condensed) -> None:
   if len(w.shape) != len(w.contracted) + len(w.features):
     leading = w.shape[:len(w.shape) - len(w.contracted) - len(w.features)]
     raise ValueError(
-        f'matmul(x, w) takes one weight, got {leading} of them, each of shape '
-        f'{w.shape[len(leading):]}. Write jax.vmap(jaxsparse.matmul)(x, w), or '
-        'scan over them.')
+        f'matmul(x, w) needs one weight, got a stack {leading} of weights of '
+        f'shape {w.shape[len(leading):]}. Write jax.vmap(jaxsparse.matmul)('
+        'x, w), or use jax.lax.scan.')
   rank = len(w.contracted)
   if x.ndim < rank or x.shape[x.ndim - rank:] != w.contracted:
     raise ValueError(
-        f'matmul(x, w) sums over axes of sizes {w.contracted} at the end of x, '
-        f'got x of shape {x.shape}.')
+        f'matmul(x, w) needs x with the last axes {w.contracted}, over which '
+        f'it sums, got x of shape {x.shape}. Write e.g. x.reshape(-1, '
+        f'*{w.contracted}).')
 
 
 def result_dtype(x: jax.Array, w: jax.Array,
@@ -52,7 +53,7 @@ def sum_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
 
 
 def precision_of(dtype: jax.typing.DTypeLike) -> lax.Precision | None:
-  """As of the kernels: who keeps float32 weights wants float32 products."""
+  """The precision of the kernels: float32 products for float32 weights."""
   return lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 

@@ -1,6 +1,6 @@
-"""Products by XLA, of any dtype, on any platform: the weight is unpacked.
+"""Products by XLA, of any dtype, on any platform, with unpacked weights.
 
-The dense products of gradients are here, too, of whatever backend.
+The dense products of gradients for all backends are here, too.
 """
 
 from typing import Any, Callable

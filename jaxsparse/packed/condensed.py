@@ -1,20 +1,20 @@
-"""Condensed weights: what every few outputs read, and from which inputs.
+"""Condensed weights: the kept weights of blocks of outputs, and their inputs.
 
-A weight `[K, N]` whose zeros are whole blocks of 1 x S along the outputs, or
-that gives each output the same number of inputs, is held as what was kept:
+A weight `[K, N]` can be condensed if its zeros are whole blocks of 1 x S along
+the outputs, or if each output has the same number of inputs. It is stored as
+its kept entries:
 
 | | `values` | `indices`, int32 |
 |---|---|---|
 | blocks, S > 1 | `[N/S, F, S]` | `[N/S, F]` |
 | fan-in, S = 1 | `[F, N]` | `[F, N]` |
 
-F is the largest number of inputs that one block column keeps. Where another
-has fewer, it is filled up with the index K, one past the end, where any input
-counts as zero and nothing is ever sent back to: such entries are zeros
-and have no gradients. What lies side by side is what is added at once, the
-outputs of a block or all of them.
+F is the largest number of inputs that a block column keeps. Block columns with
+fewer inputs are padded with the index K, one past the end. The padding reads
+inputs of zero and has no gradients. The last axis holds the entries that are
+added at once: the outputs of a block, or all outputs.
 
-`_condensed_products` multiplies with them.
+`_condensed_products` has the products.
 """
 
 import dataclasses
@@ -37,14 +37,16 @@ from jaxsparse.packed._compressed import Compressed
 class Condensed(Compressed):
   """A weight of 1 x S blocks, or of constant fan-in; a pytree.
 
-  `jit`, `vmap` over leading axes, `scan`, `device_put` and checkpoints see two
-  arrays, the rest is static. What reads them is `matmul` and `uncondense`.
+  For `jit`, `vmap` over leading axes, `scan`, `device_put` and checkpoints, the
+  weight consists of two arrays; all other fields are static. `matmul` and
+  `uncondense` read it.
 
   Attributes:
     values: the kept entries, `[..., N/S, F, S]`, or `[..., F, N]` for S = 1.
-    indices: the inputs that they multiply, in order, without S; int32.
-    inputs: K.
-    block: S.
+    indices: the indices of the inputs that the entries multiply, in ascending
+      order, int32; the shape of `values` without S.
+    inputs: the number of inputs, K.
+    block: the number of outputs in a block, S.
   """
   values: jax.Array
   indices: jax.Array
@@ -64,7 +66,7 @@ class Condensed(Compressed):
 
   @property
   def features(self) -> tuple[int]:
-    """The size of the other: (N,)."""
+    """The size of the output axis: (N,)."""
     return (self.indices.shape[-1 if self.block == 1 else -2] * self.block,)
 
   @property
@@ -95,34 +97,37 @@ def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
   """Condenses a weight of 1 x S blocks, or of constant fan-in.
 
   `uncondense(condense(w, mask))` is `w` where the mask is True, bit for bit,
-  and zero elsewhere. Takes `F * N` values and `F * N / S` indices, F being the
-  largest number of inputs that a block column keeps: the least for balanced
-  patterns, `block((1, S), balanced=True)` and `nm(n, K)`.
+  and zero elsewhere. A condensed weight has `F * N` values and `F * N / S`
+  indices, with F the largest number of inputs that a block column keeps. F is
+  smallest for the balanced patterns `block((1, S), balanced=True)`,
+  `unstructured(balanced=True)` and `nm(n, K)`.
 
   Args:
-    w: `[..., K, N]`, leading axes are other weights.
-    mask_or_pattern: a mask of the shape of `w`, True where kept; or the
-      pattern by which `w` was pruned, `block((1, S))` or `nm(n, K)`, where K
-      is the whole contraction axis. With a pattern a block is kept if any of
-      its weights is not zero.
-    block: S, for a mask; by default the largest of which the mask is made.
-      `block=1` takes any mask, an unstructured one, too, whose fullest column
-      then says how long all are.
-    fan_in: F, to fill up to, so that several weights can be stacked; inside of
-      `jit`, where no one can count, it has to be told.
+    w: the weight, `[..., K, N]`; leading axes index separate weights.
+    mask_or_pattern: a mask of the shape of `w`, True where kept; or the pattern
+      by which `w` was pruned, `block((1, S))`, `unstructured(balanced=True)` or
+      `nm(n, K)`, where K is the size of the whole contraction axis. With a
+      pattern, a block is kept if any of its weights is not zero.
+    block: the size S of blocks, for a mask; by default the largest size that
+      fits the mask. `block=1` takes any mask, also an unstructured one, and
+      pads all columns to the length of the fullest one.
+    fan_in: the number F of inputs to pad to, for example to stack several
+      weights. It is required inside of `jit`, where kept inputs cannot be
+      counted.
 
   Returns:
-    A `Condensed`. Differentiable with respect to `w`.
+    A `Condensed`. The function is differentiable with respect to `w`.
 
   Raises:
-    ValueError: if the mask or pattern is no such thing, the weight was not
-      pruned by a pattern that says how sparse it is, or more is kept than
-      `fan_in`. Inside of `jit` that cannot be seen: the first `fan_in` of a
-      block column are kept.
+    ValueError: if the mask or pattern has no blocks or constant fan-in, if the
+      weight was not pruned by a pattern with its own sparsity, or if more than
+      `fan_in` inputs are kept. Inside of `jit` the last is not checked, and the
+      first `fan_in` inputs of a block column are kept.
 
   References:
     Lasby et al., `Dynamic Sparse Training with Structured Sparsity
-    <https://arxiv.org/abs/2305.02299>`_, 2023. There for S = 1, by output.
+    <https://arxiv.org/abs/2305.02299>`_, 2023. The paper has S = 1, with values
+    ordered by output.
 
   >>> w = jnp.array([[1., 2., 0., 0.], [0., 0., 3., 4.], [0., 0., 5., 6.]])
   >>> condensed = condense(w, w != 0)
@@ -139,20 +144,20 @@ def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
       w.dtype, jnp.complexfloating):
     raise ValueError(
         'condense needs a weight [..., K, N] of floats or integers, got '
-        f'{w.dtype} of shape {w.shape}.')
+        f'{w.dtype} of shape {w.shape}. Write e.g. condense(w, w != 0).')
   even = False
   if hasattr(mask_or_pattern, 'unit'):
     if block is not None:
       raise ValueError(
-          f'block= is for masks; {mask_or_pattern} says it itself. Write '
-          'condense(w, pattern).')
+          f'block= needs a mask, got the pattern {mask_or_pattern}, which '
+          'defines its own blocks. Write condense(w, pattern).')
     block, kept = _block_of(mask_or_pattern, w.shape), _alive(w)
     _check_pruned(kept, block, mask_or_pattern)
   else:
     kept = _as_mask(mask_or_pattern, w.shape)
     if block is None:
       block = _largest_block(kept)
-      even = block == 1  # Who has not asked for padding does not expect it.
+      even = block == 1  # Without block=1 the caller expects no padding.
     else:
       _check_block(kept, block)
     w = jnp.where(kept, w, jnp.zeros((), w.dtype))
@@ -182,11 +187,10 @@ def _block_of(pattern: Any, shape: tuple[int, ...]) -> int:
   of_axis = math.prod((*leading, one)) == 1 and k == shape[-2]
   if math.prod(others) != 1 or (block == 1 and not of_axis):
     raise ValueError(
-        'condense takes blocks of 1 x S outputs, block((1, S)), and the same '
-        f'number of inputs for every output, nm(n, {shape[-2]}), got {pattern} '
-        f'for a weight of shape {shape}. N:M of few neighbours is for '
-        'jaxsparse.pack, channels for jaxsparse.slim; for any other mask write '
-        'condense(w, mask, block=1).')
+        'condense needs the pattern block((1, S)), unstructured(balanced=True) '
+        f'or nm(n, {shape[-2]}), got {pattern} for a weight of shape {shape}. '
+        'For other N:M use jaxsparse.pack, for channels jaxsparse.slim; for '
+        'any other mask write condense(w, mask, block=1).')
   return block
 
 
@@ -205,11 +209,11 @@ def _check_block(mask: jax.Array, block: int) -> None:
   n = mask.shape[-1]
   if type(block) is not int or block < 1 or n % block:
     raise ValueError(
-        'block= is the number of outputs of a block and must divide that of '
-        f'all, {n}, got {block}.')
+        f'block= must be a divisor of the number of outputs, {n}, got {block}. '
+        'Write e.g. block=1.')
   if not isinstance(mask, jax.core.Tracer) and not _is_of(mask, block):
     raise ValueError(
-        f'The mask is not made of 1 x {block} blocks along the last axis. '
+        f'The mask must consist of 1 x {block} blocks along the last axis. '
         f'Write condense(w, mask), which finds {_largest_block(mask)}.')
 
 
@@ -222,17 +226,18 @@ def _check_pruned(kept: jax.Array, block: int, pattern: Any) -> None:
       (1 - pattern.sparsity) * units)
   if there > most:
     raise ValueError(
-        f'condense(w, {pattern}) takes a weight that has been pruned by it, of '
-        f'which {most} blocks are not zero, got {there}. Write condense(w, '
-        'mask) with mask = select(jnp.abs(w), pattern).')
+        f'condense(w, {pattern}) needs a weight pruned by this pattern, with '
+        f'at most {most} nonzero blocks, got {there}. Write condense(w, mask) '
+        'with mask = select(jnp.abs(w), pattern).')
 
 
 def _largest_block(mask: jax.Array) -> int:
   """The largest S such that the mask is made of 1 x S blocks."""
   if isinstance(mask, jax.core.Tracer):
     raise ValueError(
-        'Inside of jit no one can see of which blocks a mask is made. Write '
-        'condense(w, mask, block=16, fan_in=...), or condense outside.')
+        'condense needs block= inside of jit, where the values of a mask are '
+        'unknown. Write condense(w, mask, block=16, fan_in=...), or condense '
+        'outside of jit.')
   columns = np.flatnonzero(_changes(mask)) + 1
   return max(1, math.gcd(mask.shape[-1], *columns.tolist()))
 
@@ -263,25 +268,26 @@ def _checked(kept: jax.Array, block: int, fan_in: int | None, even: bool
   k = kept.shape[-2]
   if fan_in is not None and not 0 <= fan_in <= k:
     raise ValueError(
-        f'fan_in= is how many of {k} inputs an output reads, got {fan_in}.')
+        f'fan_in= must be the number of inputs of an output, at most {k}, got '
+        f'{fan_in}. Write e.g. fan_in={k}.')
   if isinstance(kept, jax.core.Tracer):
     if fan_in is None:
       raise ValueError(
-          'Inside of jit kept inputs cannot be counted, but how many there are '
-          'is the shape of the result. Write condense(..., fan_in=n), or '
-          'condense outside.')
+          'condense needs fan_in= inside of jit, because the shape of the '
+          'result depends on it. Write condense(..., fan_in=n), or condense '
+          'outside of jit.')
     return fan_in
   least, most = map(int, _counts(kept, block))
   if even and least < most:
     raise ValueError(
-        'The mask has neither blocks along the last axis, nor the same number '
-        f'of inputs for every output: these keep from {least} to {most} of '
-        f'{k}. Prune by jaxsparse.block((1, 16)) or jaxsparse.nm(n, {k}), or '
-        f'write condense(w, mask, block=1) to fill all up to {most}.')
+        'condense needs a mask with blocks along the last axis, or with the '
+        f'same number of inputs for every output, got from {least} to {most} '
+        f'of {k} inputs. Prune by jaxsparse.block((1, 16)) or jaxsparse.nm(n, '
+        f'{k}), or write condense(w, mask, block=1) to pad all to {most}.')
   if fan_in is not None and most > fan_in:
     raise ValueError(
-        f'An output reads {most} of {k} inputs, more than fan_in={fan_in}. '
-        'Prune more, or leave fan_in= out.')
+        f'fan_in={fan_in} must be at least {most}, the largest number of '
+        f'inputs of an output (of {k}). Prune more, or leave fan_in= out.')
   return most if fan_in is None else fan_in
 
 
@@ -304,13 +310,13 @@ def _condense(w: jax.Array, kept: jax.Array, block: int, fan_in: int
 @arguments.checked()
 @jax.jit
 def uncondense(w: Condensed) -> jax.Array:
-  """The weight that was condensed, zeros included.
+  """The dense weight of a condensed one, zeros included.
 
   Args:
-    w: what `condense` returned.
+    w: the result of `condense`.
 
   Returns:
-    `[..., K, N]`.
+    The dense weight, `[..., K, N]`.
 
   >>> uncondense(condense(jnp.array([[0., 0.], [5., 6.]]),
   ...                     jnp.array([[False] * 2, [True] * 2])))

@@ -1,8 +1,8 @@
-"""Packed 2:4 weights: the two kept entries of every four, and where they were.
+"""Packed 2:4 weights: the two kept entries of every four, and their positions.
 
-A weight is read as a matrix `w[K, N]` whose G groups of four run along K, the
-contraction axis; in the last one zeros may stand for rows that are not there.
-The same class holds it in one of three layouts:
+A weight is read as a matrix `w[K, N]` with G groups of four along K, the
+contraction axis; the last group may be padded with zeros. The class `Packed24`
+stores it in one of three layouts:
 
 | layout | `values` | `positions`, int32 | kernel |
 |---|---|---|---|
@@ -10,17 +10,17 @@ The same class holds it in one of three layouts:
 | `'tiled'` | `[2, K'/4, N]` | `[K'/32, N]` | TPU |
 | `'hopper'` | `[N', K'/2]`, N padded to 128 | `[N'/64, K'/128, 256]` | Hopper |
 
-XLA reads all of them. Kernels read whole tiles of 256 rows, so that *tiled* and
+XLA reads all layouts. Kernels read whole tiles of 256 rows, so *tiled* and
 *Hopper* pad K to `K'`, a multiple of 256, with groups of zeros. `matmul` takes
-any layout and makes the one that its kernel reads, at every call; `with_layout`
-makes it once, at load.
+any layout, and converts it at every call to the layout of its kernel;
+`with_layout` converts it once, when weights are loaded.
 
-*Planar* is what `pack` returns, the smallest, and what belongs in a checkpoint.
-Where K is a multiple of 256, planar and tiled arrays are the same. Positions
-are told in `_planar_layout`.
+`pack` returns the *planar* layout, which is the smallest; use it in
+checkpoints. If K is a multiple of 256, planar and tiled arrays are equal.
+`_planar_layout` describes the positions.
 
-*Hopper* is what H100 and H200 read, in the order of their instruction; it is
-told in `_hopper_layout`.
+H100 and H200 read the *Hopper* layout, in the order of their instruction.
+`_hopper_layout` describes it.
 """
 
 import dataclasses
@@ -39,26 +39,27 @@ from jaxsparse.packed import _planar_layout
 from jaxsparse.packed._compressed import Compressed
 
 _LAYOUTS = ('planar', 'tiled', 'hopper')
-# Those whose two zeros are where those of other floats are.
+# The 8-bit types whose two zeros have the same bits as those of other floats.
 _BYTES = (jnp.int8, jnp.float8_e4m3fn, jnp.float8_e5m2)
-_FIRST_TWO = 0b0011  # What a group of zeros keeps.
+_FIRST_TWO = 0b0011  # The bits of a group of zeros.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packed24(Compressed):
   """A 2:4 weight in 0.5625 of the memory (bfloat16); a pytree.
 
-  `jit`, `vmap` over leading axes, `scan`, `device_put` and checkpoints see two
-  arrays, the rest is static. What reads them is `matmul` and `unpack`.
+  For `jit`, `vmap` over leading axes, `scan`, `device_put` and checkpoints, the
+  weight consists of two arrays; all other fields are static. `matmul` and
+  `unpack` read it.
 
   Attributes:
     values: the kept entries.
-    positions: where they were; int32.
+    positions: the positions of the kept entries, int32.
     transposed: the same weight packed along its outputs, or `None`.
     contracted: the sizes of the axes that a product sums over.
-    features: the sizes of the others, but for leading axes.
+    features: the sizes of the output axes; leading axes do not count.
     contracted_last: whether the weight is `[..., out, in]`.
-    layout: 'planar', 'tiled' or 'hopper'.
+    layout: the layout, 'planar', 'tiled' or 'hopper'.
   """
   values: jax.Array
   positions: jax.Array
@@ -104,36 +105,38 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
          transposed: bool = False) -> Packed24:
   """Packs a 2:4 weight: two values of every four along an axis, and positions.
 
-  `unpack(pack(w))` is `w` bit for bit, but that -0.0 becomes 0.0. Takes
-  `K/2 * N` values, K counted in groups of 4, and four bytes for every 8 groups
-  that have begun, 32 inputs: 1.125 bytes for a weight of bfloat16 (0.5625 of
-  2), 2.125 for float32, 0.625 for int8. The smallest multiples of four whose
-  weights get smaller are K = 4 for float32 (0.75 of the bytes), 8 for bfloat16
-  (0.75) and 12 for int8 (0.83). Both are differentiable.
+  `unpack(pack(w))` is `w` bit for bit, except that -0.0 becomes 0.0. A packed
+  weight has `K/2 * N` values, with K rounded up to a multiple of 4, and four
+  bytes of positions for every 8 groups or part of these, 32 inputs. That is
+  1.125 bytes per weight for bfloat16 (0.5625 of 2), 2.125 for float32, and
+  0.625 for int8. The smallest multiples of four for which packing saves memory
+  are K = 4 for float32 (0.75 of the bytes), 8 for bfloat16 (0.75) and 12 for
+  int8 (0.83). `pack` and `unpack` are differentiable.
 
   Args:
-    w: `[..., K, N]` of floats (8-bit ones: float8_e4m3fn and float8_e5m2) or
-      int8; leading axes are other weights.
-    axis: what a product sums over, and along which the weight is 2:4, as in
-      `nm`: -2 (default) of `[in, out]`, -1 of `[out, in]`, -3 of attention's
-      `[in, heads, head_dim]`, (-3, -2) of its output `[heads, head_dim, out]`.
-    transposed: also packs the weight along its outputs, for gradients with
-      respect to the inputs on GPUs; needs a weight that is 2:4 both ways, as
-      `nm(2, 4, transposable=True)` makes it.
+    w: the weight, `[..., K, N]`, of floats (of 8-bit floats, float8_e4m3fn and
+      float8_e5m2) or int8; leading axes index separate weights.
+    axis: the contraction axis, along which the weight is 2:4, as in `nm`: -2
+      (default) for `[in, out]`, -1 for `[out, in]`, -3 for attention's
+      `[in, heads, head_dim]`, (-3, -2) for its output `[heads, head_dim, out]`.
+    transposed: whether to pack the weight along its outputs, too, for gradients
+      with respect to the inputs on GPUs. The weight must be 2:4 in both
+      directions, as with `nm(2, 4, transposable=True)`.
 
   Returns:
     A `Packed24` in the planar layout.
 
   Raises:
-    ValueError: for another dtype or no such axis, and if a group has three or
-      four entries that are not zero; it is named. Inside `jit` values cannot be
-      looked at: there the two of largest magnitude are kept, the first of equal
-      ones.
+    ValueError: for another dtype or axis, or if a group has more than two
+      nonzero entries; the message names the group. Inside of `jit`, where
+      values are unknown, the two entries of largest magnitude are kept, and of
+      equal entries the first.
 
   References:
     Mishra et al., `Accelerating Sparse Deep Neural Networks
-    <https://arxiv.org/abs/2104.08378>`_, 2021. There an index of two bits for
-    each kept entry, here four bits of occupancy for each group: as many.
+    <https://arxiv.org/abs/2104.08378>`_, 2021. The paper stores an index of two
+    bits for each kept entry; here each group has four bits of occupancy, which
+    is the same number of bits.
 
   >>> w = jnp.array([[1., 0.], [0., 0.], [-2., 3.], [0., 0.]], jnp.bfloat16)
   >>> packed = pack(w)
@@ -143,7 +146,8 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
   0.5625
   """
   if isinstance(w, Packed24):
-    raise ValueError(f'pack takes a dense weight, got {brief(w)}.')
+    raise ValueError(f'pack needs a dense weight, got {brief(w)}. Write e.g. '
+                     'pack(unpack(w)).')
   w = jnp.asarray(w)
   if not (w.dtype in _BYTES or w.dtype.itemsize > 1
           and jnp.issubdtype(w.dtype, jnp.floating)):
@@ -156,7 +160,8 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
     if transposed and not is_24(matrix, -1):
       raise ValueError(
           'pack(w, transposed=True) needs a weight that is 2:4 along its '
-          'outputs, too. Prune by jaxsparse.nm(2, 4, transposable=True).')
+          'outputs, too, got another one. Prune by jaxsparse.nm(2, 4, '
+          'transposable=True).')
   other = None
   if transposed:
     values, positions = _pack(matrix.mT)
@@ -166,7 +171,7 @@ def pack(w: jax.Array, *, axis: int | tuple[int, ...] = -2,
 
 
 def is_24(w: jax.Array, axis: int | tuple[int, ...] = -2) -> bool:
-  """Whether no group of four along an axis has three that are not zero.
+  """Whether every group of four along an axis has at most two nonzero entries.
 
   >>> is_24(jnp.eye(4)), is_24(jnp.ones((4, 4)))
   (True, False)
@@ -184,9 +189,10 @@ def _axes(shape: tuple[int, ...], axis: int | tuple[int, ...]
       or joined != tuple(range(joined[0], joined[0] + len(joined)))
       or len(joined) == rank):
     raise ValueError(
-        'pack needs a weight of two axes or more and the axis, or neighbouring '
-        f'axes, along which it is 2:4, got shape {shape} and axis={axis}. '
-        "Flax's kernels [in, out] have it at -2, PyTorch's [out, in] at -1.")
+        'pack needs a weight of at least two axes, and the axis, or '
+        f'neighbouring axes, along which it is 2:4, got shape {shape} and '
+        f"axis={axis}. Write axis=-2 for Flax's kernels [in, out], axis=-1 for "
+        "PyTorch's [out, in].")
   if joined[-1] == -1:
     return joined, (joined[0] - 1,)
   return joined, tuple(range(joined[-1] + 1, 0))
@@ -225,11 +231,11 @@ def _check(w: jax.Array, axis: int | tuple[int, ...], matrix: jax.Array
   where = f' of weight {", ".join(map(str, at))}' if at else ''
   fits = [a for a in (-2, -1) if a != axis and is_24(w, a)]
   raise ValueError(
-      f'pack needs at most two of every four along axis {axis} that are not '
-      f'zero, got {found} at inputs {4 * group}:{4 * group + 4}, output '
+      'pack needs at most two nonzero entries of every four along axis '
+      f'{axis}, got {found} at inputs {4 * group}:{4 * group + 4}, output '
       f'{column}{where}, in an array of shape {w.shape}. ' + (
-          f'Along axis {fits[0]} it is: pack(w, axis={fits[0]}), or ' if fits
-          else '') +
+          f'Along axis {fits[0]} it is 2:4: write pack(w, axis={fits[0]}), or '
+          if fits else '') +
       f'prune: `mask = jaxsparse.select(jnp.abs(w), jaxsparse.nm(2, 4, '
       f'axis={axis}))` and pack(jnp.where(mask, w, 0)).')
 
@@ -246,10 +252,10 @@ def unpack(packed: Packed24) -> jax.Array:
   """The dense weight of a packed one, zeros included.
 
   Args:
-    packed: what `pack` returned, in any layout.
+    packed: a packed weight in any layout.
 
   Returns:
-    An array of the shape and dtype of the weight.
+    An array of the shape and dtype of the dense weight.
 
   >>> unpack(pack(jnp.array([[0., 0., 0., 5.]]), axis=-1))
   Array([[0., 0., 0., 5.]], dtype=float32)
@@ -298,21 +304,21 @@ def without_values(packed: Packed24) -> Packed24:
 
 @arguments.checked('layout')
 def with_layout(packed: Packed24, layout: str) -> Packed24:
-  """The same weight in the layout that a kernel reads; made once, at load.
+  """Converts a packed weight to the layout of a kernel, once, after loading.
 
-  `matmul` takes any layout, but to change it at every call costs more than the
-  kernel saves.
+  `matmul` takes any layout, but a conversion at every call costs more time than
+  the kernel saves.
 
   Args:
-    packed: a weight.
-    layout: 'planar' for XLA, 'tiled' for TPU, 'hopper' for H100 and H200.
+    packed: a packed weight.
+    layout: 'planar' for XLA, 'tiled' for TPUs, 'hopper' for H100 and H200.
 
   Returns:
-    A `Packed24`; going there and back changes nothing.
+    A `Packed24` in this layout. A conversion and its inverse change nothing.
 
   Raises:
-    ValueError: if there is no such layout, or not for this dtype: Hopper's
-      sparse tensor cores read bfloat16 and float16 here.
+    ValueError: if the layout does not exist, or does not support the dtype: the
+      Hopper kernel reads bfloat16 and float16.
 
   >>> packed = pack(jnp.zeros((64, 32), jnp.bfloat16))
   >>> [with_layout(packed, layout).values.shape
@@ -325,8 +331,9 @@ def with_layout(packed: Packed24, layout: str) -> Packed24:
     return packed
   if layout == 'hopper' and packed.dtype not in _hopper_layout.DTYPES:
     raise ValueError(
-        "layout='hopper' holds bfloat16 and float16, got "
-        f'{packed.dtype}. Pack w.astype(jnp.bfloat16), or stay planar.')
+        "layout='hopper' needs bfloat16 or float16, got "
+        f'{packed.dtype}. Write pack(w.astype(jnp.bfloat16)), or '
+        "layout='planar'.")
   count, other = _count(packed, layout), packed.transposed
   packed = dataclasses.replace(
       packed, transposed=other and with_layout(other, layout))
@@ -359,8 +366,9 @@ def check_packed(w: Packed24) -> None:
         'jaxsparse.pack(w).')
   if getattr(w.positions, 'dtype', jnp.int32) != jnp.int32:
     raise ValueError(
-        f'The positions of a packed weight are int32, got {w.positions.dtype}. '
-        'To change the dtype of its values write w.astype(dtype).')
+        'The positions of a packed weight must be int32, got '
+        f'{w.positions.dtype}. To change the dtype of its values, write '
+        'w.astype(dtype).')
 
 
 def check_layout(layout: str) -> None:

@@ -1,4 +1,4 @@
-"""Whole parameter trees with packed 2:4 weights in them."""
+"""`pack_params`: parameter trees with packed 2:4 weights."""
 
 from typing import Any, Mapping
 
@@ -21,37 +21,39 @@ from jaxsparse.patterns import Pattern
 def pack_params(params: ArrayTree, masks_or_rules: Any, *,
                 layout: str | None = None, transposed: bool = False,
                 dense: Mapping[str, str] | None = None) -> ArrayTree:
-  """Packs all weights that are 2:4 and smaller when packed.
+  """Packs all weights that are 2:4 and take less memory when packed.
 
-  Weights that packing makes no smaller stay as they are, pruned: those of fewer
-  than 4 inputs (float32), 8 (bfloat16) or 12 (int8), and, where kernels read
-  tiles of 256, those that this padding makes larger.
+  Pruned weights for which packing saves no memory stay dense: weights with
+  fewer than 4 inputs (float32), 8 (bfloat16) or 12 (int8), and, in layouts with
+  tiles of 256 inputs, weights that become larger by this padding.
 
   Args:
-    params: any pytree of parameters. Inside `jit`, where values are not known,
-      two of every four are kept, as in `pack`.
-    masks_or_rules: rules as for `prune`, such as from `kernel_patterns`:
+    params: any pytree of parameters. Inside of `jit`, where values are unknown,
+      the two largest of every four entries are kept, as in `pack`.
+    masks_or_rules: patterns as for `prune`, for example from `kernel_patterns`:
       parameters with the pattern `nm(1, 4)` or `nm(2, 4)` are packed along its
-      axis. Or `get_masks(opt_state)`: weights are multiplied by their masks,
-      and matrices are packed along axis -2 if the mask is 2:4 there, else
-      along -1. A mask does not tell which axes attention, convolutions or
-      stacked layers contract: pass rules for these.
-    layout: 'planar', 'tiled' for TPUs, or 'hopper' for weights that an H100 or
-      H200 is to read, bfloat16 and float16, others staying planar; `None` is
-      what this machine reads. Checkpoints for any machine are planar.
-    transposed: as in `pack`; a weight is then packed if both forms together
-      take less memory than two dense weights.
-    dense: the reason, by path, why a pruned weight has to stay dense, as
-      `nn.unreadable` returns for layers that cannot read packed weights.
+      axis. Or masks, `get_masks(opt_state)`: weights are multiplied by their
+      masks, and matrices are packed along axis -2 if the mask is 2:4 there,
+      else along -1. A mask does not tell the contraction axes of attention,
+      convolutions or stacked layers, so pass patterns for these.
+    layout: 'planar'; 'tiled' for TPUs; or 'hopper' for H100 and H200, for
+      weights in bfloat16 and float16 (other weights stay planar). `None` is the
+      layout of this machine's kernel. Use 'planar' for checkpoints that any
+      machine may load.
+    transposed: whether to pack weights along their outputs, too, see `pack`. A
+      weight is then packed if both packed forms together take less memory than
+      two dense weights.
+    dense: maps paths of pruned weights that must stay dense to reasons, such as
+      the result of `nn.unreadable` for layers that cannot read packed weights.
 
   Returns:
-    The same tree with `Packed24` where there were weights; `unpack_params` is
+    The same tree with `Packed24` in place of packed weights; `unpack_params` is
     the inverse. Linen and NNX models run on it through `jaxsparse.nn`.
 
   Raises:
-    ValueError: if nothing was packed, with the reasons, or nothing in Hopper's
-      layout that was to be, or a weight whose rule says so is not 2:4; its path
-      is named.
+    ValueError: if no weight was packed, with the reasons; if layout='hopper'
+      and no weight has a dtype for it; or if a weight whose pattern is 2:4 is
+      not 2:4, with its path.
 
   >>> import jaxsparse
   >>> params = {'mlp': {'kernel': jnp.ones((512, 8)), 'bias': jnp.ones(8)}}
@@ -65,8 +67,8 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
   layout24.check_layout(wanted)
   if trees.nodes(params, layout24.Packed24):
     raise ValueError(
-        'pack_params got parameters that are packed already. Give dense ones, '
-        'or unpack_params(params).')
+        'pack_params needs dense parameters, got packed ones. Write '
+        'unpack_params(params) to unpack them.')
   by_rules = _are_rules(masks_or_rules)
   if by_rules:
     axes = jax.tree.map(_axis_of, trees.match_rules(masks_or_rules, params),
@@ -87,14 +89,14 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
       made = layout24.pack(w, axis=axis, transposed=transposed)
     except ValueError as error:
       raise ValueError(
-          f'{path}: {error} A whole tree is pruned by jaxsparse.sparse_params('
-          'params, opt_state) after training, or at once by '
+          f'{path}: {error} To prune a whole tree, write '
+          'jaxsparse.sparse_params(params, opt_state) after training, or '
           'jaxsparse.apply_masks(params, jaxsparse.prune(rules).init(params)'
-          '.masks).') from error
+          '.masks) without training.') from error
     if wanted != 'hopper' or made.dtype in _hopper_layout.DTYPES:
       made = layout24.with_layout(made, wanted)
     if made.nbytes >= w.nbytes * (1 + transposed):
-      kept[path] = 'it would get no smaller'
+      kept[path] = 'packing saves no memory'
       return w
     packed.append(made)
     return made
@@ -110,8 +112,9 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
         "{'.*/kernel': jaxsparse.nm(2, 4)}, and give the masks or these rules.")
   if layout and all(w.layout != layout for w in packed):
     raise ValueError(
-        f'layout={brief(layout)} holds bfloat16 and float16, got weights of '
-        f'{packed[0].dtype}. Cast the parameters before.')
+        f'layout={brief(layout)} needs bfloat16 or float16, got weights of '
+        f'{packed[0].dtype}. Cast the parameters first, e.g. jax.tree.map('
+        'lambda w: w.astype(jnp.bfloat16), params).')
   return result
 
 

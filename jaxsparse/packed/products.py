@@ -1,7 +1,7 @@
-"""Products with compressed weights: one function, several implementations.
+"""`matmul`: products with compressed weights, with several implementations.
 
-`matmul` asks the kernel of the platform, and XLA where that cannot serve.
-Condensed weights go through the same function; XLA does these alone.
+`matmul` uses the kernel of the platform, or XLA if the kernel cannot serve the
+operands. Products with condensed weights always use XLA.
 """
 
 import dataclasses
@@ -41,49 +41,51 @@ def matmul(x: jax.Array, w: Packed24 | Condensed, *,
 
     y[..., n] = sum_k x[..., k] * w[k, n],   summed in float32
 
-  Differentiable in every mode and order (`grad`, `jvp`, `linearize`, Hessians).
-  The tangent is two more of these products,
+  The product is differentiable in every mode and order (`grad`, `jvp`,
+  `linearize`, Hessians). The tangent consists of two more such products,
 
-    dy = dx @ w + x @ dw,
+    dy = dx @ w + x @ dw.
 
-  the gradient to `x` is `dy @ w.T`, made by a kernel on TPU, on GPU where
-  `w.transposed` is there, and by XLA elsewhere; the gradient to the kept
-  values, `w.values`, is `x.T @ dy` at their positions. Both take `dy` in the
-  dtype of the operands. Positions have no gradient, so differentiate with
+  The gradient of `x` is `dy @ w.T`. A kernel computes it on TPU, and on GPU if
+  the weight has `w.transposed`; XLA computes it otherwise. The gradient of the
+  kept values, `w.values`, is `x.T @ dy` at their positions. Both take `dy` in
+  the dtype of the operands. Positions have no gradient, so differentiate with
   respect to the values:
 
     jax.grad(lambda v: loss(dataclasses.replace(w, values=v)))(w.values)
 
   `w.transposed` has no gradient either, and its tangent is ignored. To train
-  the values, pack without it; to train the weight itself, use
+  the values, pack without `transposed`; to train the weight itself, use
   `training_matmul`.
 
-  With a condensed weight, inputs are gathered and multiplied with kept values,
+  With a condensed weight, XLA gathers inputs and multiplies them with the kept
+  values on every platform,
 
-    y[..., S * j + s] = sum_f x[..., indices[j, f]] * values[j, f, s]
+    y[..., S * j + s] = sum_f x[..., indices[j, f]] * values[j, f, s],
 
-  by XLA on every platform, derivatives included; the compiler can shard it over
-  block columns.
+  and computes the derivatives. The compiler can shard this product over block
+  columns.
 
   Args:
-    x: `[..., K]`; where the weight has several contracted axes, as attention's
-      output has, these.
-    w: what `pack` or `condense` returned, without leading axes (`jax.vmap`
-      and `lax.scan` take these off). Kernels cannot be sharded by the
-      compiler: with a packed weight on a mesh write `sharded_matmul`.
-    implementation: `None` takes the kernel of the platform that the program is
-      lowered for, or XLA; 'gpu' (Hopper), 'tpu' or 'xla' that one alone; a
-      sequence the first that can serve.
-    preferred_element_type: the dtype of the result; by default that to which
-      those of `x` and `w` promote, and int32 for int8.
+    x: the inputs, `[..., K]`. If the weight has several contracted axes, like
+      attention's output, they are the last axes of `x`.
+    w: the result of `pack` or `condense`, without leading axes; use `jax.vmap`
+      or `lax.scan` for these. The compiler cannot shard kernels, so with a
+      packed weight on a mesh use `sharded_matmul`.
+    implementation: `None` uses the kernel of the platform that the program is
+      lowered for, or XLA. 'gpu' (Hopper), 'tpu' or 'xla' uses this
+      implementation only. A sequence uses the first one that can serve.
+    preferred_element_type: the dtype of the result; by default the promoted
+      dtype of `x` and `w`, and int32 for int8.
 
   Returns:
-    `[..., *features]`, the features being (N,) for a weight `[K, N]`.
+    The product, `[..., *features]`; the features are (N,) for a weight
+    `[K, N]`.
 
   Raises:
     ValueError: if shapes do not fit.
-    NotImplementedError: if no implementation that was asked for can serve; all
-      reasons are told.
+    NotImplementedError: if no requested implementation can serve; the message
+      has all reasons.
 
   References:
     Mishra et al., `Accelerating Sparse Deep Neural Networks

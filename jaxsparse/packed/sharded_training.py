@@ -1,4 +1,4 @@
-"""The product of 2:4 training on many devices: each packs its part."""
+"""`sharded_training_matmul`: the product of 2:4 training on many devices."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -28,30 +28,32 @@ def sharded_training_matmul(
 
     y = x @ w,   dx = dy @ w.T,   dw = x.T @ dy (dense)
 
-  With `columns` the features of the result are sharded and nothing is sent;
-  with `rows` the contracted axis of `x` is, and parts are summed (one `psum`,
-  in float32). Backward it is the other way round, and gradients to weights are
-  summed over `batch`. The weight is not looked at: it has the masks of
+  With `columns` the features of the result are sharded, and the product needs
+  no communication. With `rows` the contracted axis of `x` is sharded, and the
+  partial products are summed (one `psum`, in float32). In the backward pass,
+  `columns` needs the sum and `rows` needs none. Gradients of weights are summed
+  over `batch`. The weight is not checked; it must have the masks of
   `nm(2, 4, transposable=True)`.
 
   Args:
-    x: `[..., K]`.
-    w: `[K, N]`, 2:4 along both axes, laid out as `PartitionSpec(rows,
-      columns)`.
-    columns: the mesh axis that shares the features out, or
-    rows: the one that shares what is contracted, or neither.
-    batch: as of `sharded_matmul`.
-    mesh: the mesh; by default the one of `jax.set_mesh`.
-    implementation: as of `training_matmul`.
-    preferred_element_type: as of `matmul`.
+    x: the inputs, `[..., K]`.
+    w: the weight, `[K, N]`, 2:4 along both axes, sharded as
+      `PartitionSpec(rows, columns)`.
+    columns: the mesh axis over which the features are sharded.
+    rows: the mesh axis over which the contracted axis is sharded. Give
+      `columns`, `rows` or neither.
+    batch: the sharding of the leading axes of `x`, see `sharded_matmul`.
+    mesh: the mesh; by default the mesh of `jax.set_mesh`.
+    implementation: the implementation, see `training_matmul`.
+    preferred_element_type: the dtype of the result, see `matmul`.
 
   Returns:
-    `[..., N]`.
+    The product, `[..., N]`.
 
   Raises:
-    ValueError: if shapes do not fit, an axis is not the mesh's, or a part
-      would cut through four neighbours: N is a multiple of four times the
-      devices of `columns`, or K one of four times those of `rows`.
+    ValueError: if shapes do not fit, if an axis is not an axis of the mesh, or
+      if a part would divide a group of four: with `columns`, N must be a
+      multiple of four times the number of devices; with `rows`, K.
 
   >>> w = jnp.array([[1., 2., 0., 0.], [3., 4., 0., 0.],
   ...                [0., 0., 5., 6.], [0., 0., 7., 8.]])

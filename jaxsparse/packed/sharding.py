@@ -1,9 +1,10 @@
-"""Packed weights on many devices: their columns, or their rows, in parts.
+"""Packed weights on many devices, sharded by columns or by rows.
 
-Names are of tensor parallelism: a layer whose columns are sharded gives each
-device some of the features; one whose rows are takes these and sums.
-Kernels see what one device has, so everything here is by `jax.shard_map`, the
-gradients, too: what is sent is what is written.
+The names are those of tensor parallelism. A layer with sharded columns computes
+some of the features on each device. A layer with sharded rows takes these as
+inputs, and sums over devices. Kernels work on the part of one device, so
+everything here uses `jax.shard_map`, gradients included: the code contains all
+communication.
 """
 
 import dataclasses
@@ -31,21 +32,22 @@ from jaxsparse.packed.layout24 import Packed24
 @arguments.checked()
 def partition_specs(w: Packed24, *, columns: str | None = None,
                     rows: str | None = None) -> Packed24:
-  """The `PartitionSpec`s of a packed weight's arrays.
+  """The partition specs of the arrays of a packed weight.
 
-  For `jax.device_put`, `in_shardings` and `shard_map`, of weights of any
-  leading axes, which stay whole.
+  The specs serve `jax.device_put`, `in_shardings` and `shard_map`. Leading axes
+  of the weight are not sharded.
 
   Args:
-    w: the weight.
-    columns: the mesh axis that shares the features out, or
-    rows: the one that shares what is contracted.
+    w: the packed weight.
+    columns: the mesh axis over which to shard the features.
+    rows: the mesh axis over which to shard the contracted axis. Give at most
+      one of `columns` and `rows`.
 
   Returns:
-    A `Packed24` with specs for arrays.
+    A `Packed24` with a `PartitionSpec` in place of each array.
 
   Raises:
-    ValueError: if both are given.
+    ValueError: if both `columns` and `rows` are given.
 
   >>> w = layout24.pack(jnp.zeros((512, 64)))
   >>> specs = partition_specs(w, columns='model')
@@ -78,33 +80,36 @@ def sharded_matmul(
     rows: str | None = None, batch: str | PartitionSpec | None = None,
     mesh: Mesh | None = None, implementation: Implementation = None,
     preferred_element_type: jax.typing.DTypeLike | None = None) -> jax.Array:
-  """`matmul` on a mesh: each device multiplies with its part.
+  """`matmul` on a mesh: each device multiplies with its part of the weight.
 
-  With `columns` the features of the result are sharded and nothing is sent;
-  with `rows` the contracted axis of `x` is, and parts are summed (one `psum`,
-  in float32). Backward it is the other way round, and gradients to values are
-  summed over `batch`.
+  With `columns` the features of the result are sharded, and the product needs
+  no communication. With `rows` the contracted axis of `x` is sharded, and the
+  partial products are summed (one `psum`, in float32). In the backward pass,
+  `columns` needs the sum and `rows` needs none. Gradients of values are summed
+  over `batch`.
 
   Args:
-    x: `[..., K]`.
-    w: the weight, laid out as `partition_specs` says.
-    columns: the mesh axis that shares the features out, or
-    rows: the one that shares what is contracted, or neither.
+    x: the inputs, `[..., K]`.
+    w: the packed weight, sharded according to `partition_specs`.
+    columns: the mesh axis over which the features are sharded.
+    rows: the mesh axis over which the contracted axis is sharded. Give
+      `columns`, `rows` or neither.
     batch: the mesh axis over which the first axis of `x` is sharded, or a
-      `PartitionSpec` of all but the contracted ones. With explicit
-      axes `x` tells it.
-    mesh: the mesh; by default the one of `jax.set_mesh`.
-    implementation: as of `matmul`.
-    preferred_element_type: as of `matmul`.
+      `PartitionSpec` for all axes of `x` except the contracted ones. With
+      explicit axes, it is read from `x`.
+    mesh: the mesh; by default the mesh of `jax.set_mesh`.
+    implementation: the implementation, see `matmul`.
+    preferred_element_type: the dtype of the result, see `matmul`.
 
   Returns:
-    `[..., *features]`.
+    The product, `[..., *features]`.
 
   Raises:
-    ValueError: if a part would not be whole tiles: with `rows` K must be a
-      multiple of 256 times the devices, with `columns` N one of the
-      devices, in Hopper's layout of 128 times these. Of a weight that was
-      packed with `transposed=True` both must hold, of N and of K.
+    ValueError: if a part would not consist of whole tiles. With `rows`, K must
+      be a multiple of 256 times the number of devices. With `columns`, N must
+      be a multiple of the number of devices, in Hopper's layout of 128 times
+      this number. If the weight was packed with `transposed=True`, both
+      conditions apply to N and to K.
   """
   _operands.check_operands(x, w)
   layout = _mesh.layout(
@@ -227,6 +232,6 @@ def _fewer(what: str, sizes: tuple[int, ...], devices: int | None, tile: int,
     raise ValueError(
         f'{what}{also} are sharded over {devices} devices in multiples of '
         f'{tile}, so their number must be a multiple of {devices * tile}, and '
-        f'the first of their axes one of {devices}, got sizes {sizes}. '
+        f'their first axis a multiple of {devices}, got sizes {sizes}. '
         f'{_mesh.other_way(what)}')
   return (sizes[0] // devices, *sizes[1:])

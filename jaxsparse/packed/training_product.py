@@ -1,4 +1,4 @@
-"""The product of 2:4 training: a dense weight, packed anew in every step."""
+"""`training_matmul`: the product of 2:4 training, which packs at every step."""
 
 import dataclasses
 from typing import Any
@@ -30,35 +30,36 @@ def training_matmul(
     y = x @ w,   dx = dy @ w.T,   dw = x.T @ dy (dense)
 
   `w` is the sparse point, `sparse_params(params, opt_state)`, with the masks of
-  `nm(2, 4, transposable=True)`: 2:4 along both axes, so that the sparse tensor
-  cores of a Hopper GPU do both products. It is packed anew in every step. The
-  gradient to `w` is the dense one, for pruned weights, too, as every flow here
-  expects it; so is a tangent of the weight, `x @ dw`, while that of `x` is
-  packed, `dx @ w`. TPUs have no sparse units and XLA knows of none: there all
-  three products are dense. On a mesh whose axes are the compiler's a kernel
-  cannot be partitioned: there write `sharded_training_matmul`, or
-  implementation='xla'.
+  `nm(2, 4, transposable=True)`. It is 2:4 along both axes, so the sparse tensor
+  cores of a Hopper GPU compute both `y` and `dx`. The weight is packed anew at
+  every step. The gradient of `w` is dense and covers pruned weights, as all
+  flows need. The tangent of the weight, `x @ dw`, is a dense product, and the
+  tangent of `x`, `dx @ w`, a packed one. TPUs have no sparse units, and XLA
+  uses none, so there all three products are dense. The compiler cannot
+  partition a kernel on a mesh with Auto axes; there use
+  `sharded_training_matmul`, or implementation='xla'.
 
   Args:
-    x: `[..., K]`.
-    w: `[K, N]`, 2:4 along both axes.
-    implementation: as of `matmul`, 'gpu' or 'xla'.
-    preferred_element_type: as of `matmul`.
-    check: whether to look at the weight, where that is possible.
+    x: the inputs, `[..., K]`.
+    w: the weight, `[K, N]`, 2:4 along both axes.
+    implementation: the implementation, 'gpu' or 'xla', see `matmul`.
+    preferred_element_type: the dtype of the result, see `matmul`.
+    check: whether to check outside of `jit` that the weight is 2:4.
 
   Returns:
-    `[..., N]`.
+    The product, `[..., N]`.
 
   Raises:
-    ValueError: if shapes do not fit, or the weight is not 2:4 both ways. The
-      latter cannot be seen inside of `jit` or `grad`; there a GPU takes the
-      two largest of every four, each way, and XLA all of them.
-    NotImplementedError: if no implementation that was asked for can serve.
+    ValueError: if shapes do not fit, or the weight is not 2:4 in both
+      directions. Inside of `jit` or `grad` the latter is not checked; there the
+      GPU kernel silently drops all but the two largest of every four entries in
+      each direction, and XLA uses all entries.
+    NotImplementedError: if no requested implementation can serve.
 
   References:
     Hubara et al., `Accelerated Sparse Neural Training
-    <https://arxiv.org/abs/2102.08124>`_, 2021. There dw is sparsified, too,
-    in a later work (Chmiel et al., 2022); here it never is.
+    <https://arxiv.org/abs/2102.08124>`_, 2021. A later work (Chmiel et al.,
+    2022) also sparsifies dw; here dw is always dense.
 
   >>> w = jnp.array([[1., 2., 0., 0.], [3., 4., 0., 0.],
   ...                [0., 0., 5., 6.], [0., 0., 7., 8.]])
@@ -69,8 +70,8 @@ def training_matmul(
   if check and not isinstance(w, jax.core.Tracer) and not (
       layout24.is_24(w) and layout24.is_24(w, -1)):
     raise ValueError(
-        'training_matmul(x, w) needs a weight that is 2:4 along both axes. '
-        'Prune by jaxsparse.nm(2, 4, transposable=True) and pass '
+        'training_matmul(x, w) needs a weight that is 2:4 along both axes, got '
+        'another one. Prune by jaxsparse.nm(2, 4, transposable=True) and pass '
         'jaxsparse.sparse_params(params, opt_state), or write x @ w.')
   dtype = jnp.result_type(x, w)
   out = _operands.result_dtype(x, w, preferred_element_type)
@@ -88,7 +89,7 @@ def check_operands(name: str, x: jax.Array, w: jax.Array) -> None:
   """
   if isinstance(w, Packed24):
     raise ValueError(
-        f'{name}(x, w) packs a dense weight itself; with a packed one write '
+        f'{name}(x, w) needs a dense weight, got a packed one. Write '
         f'{name.replace("training_", "")}(x, w).')
   if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
     raise ValueError(

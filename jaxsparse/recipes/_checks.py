@@ -1,7 +1,8 @@
-"""Checks of values, and levels, the mappings that a recipe is made of."""
+"""Checks of values, and the levels of a recipe: mappings with known keys."""
 
 import dataclasses
 import functools
+import inspect
 import re
 from typing import Any, Callable, Collection, Mapping, NamedTuple
 
@@ -34,14 +35,14 @@ _MOST_AXES = 64
 
 
 def whole(least: int, write: str) -> arguments.Check:
-  """Whole numbers of steps; no arrays of them, as a recipe is plain data."""
+  """The check for whole numbers of steps; a recipe holds no arrays."""
   return _Check(
       lambda value: arguments.is_whole(value) and least <= value < 2**31,
       f'a whole number of steps from {least} up, below 2**31', write, int)
 
 
 def one_of(words: Collection[str]) -> arguments.Check:
-  """Words, of which the nearest is the example."""
+  """The check for a word of a list; an error suggests the nearest word."""
   return dataclasses.replace(
       arguments.one_of(words), make=str, joint=': ',
       write=lambda value: [*arguments.nearest(value, words), *words][0])
@@ -80,7 +81,7 @@ total_steps = dataclasses.replace(
 
 
 def sides(pattern: str) -> tuple[str, tuple[int, int]] | None:
-  """The sides of `'4x1'` or `'2:4'`, with what stands between them.
+  """The separator and the two numbers of a pattern such as `'4x1'` or `'2:4'`.
 
   >>> sides('4x1'), sides('2:4'), sides('channel')
   (('x', (4, 1)), (':', (2, 4)), None)
@@ -90,7 +91,7 @@ def sides(pattern: str) -> tuple[str, tuple[int, int]] | None:
 
 
 def nm_sparsity(pattern: str) -> float | None:
-  """The sparsity that a pattern brings itself, if it is N:M.
+  """The sparsity of an N:M pattern, or `None` for other patterns.
 
   >>> nm_sparsity('1:4'), nm_sparsity('4x1')
   (0.75, None)
@@ -100,7 +101,7 @@ def nm_sparsity(pattern: str) -> float | None:
 
 
 def pattern(words: Collection[str]) -> arguments.Check:
-  """Patterns that are words or have numbers."""
+  """The check for patterns: words, blocks or N:M."""
   def takes(value):
     return isinstance(value, str) and (value in words or (
         sides(value) is not None and (nm_sparsity(value) or 0) >= 0))
@@ -111,10 +112,10 @@ def pattern(words: Collection[str]) -> arguments.Check:
 
 
 def check_keys(where: str, mapping: Any, known: Collection[str]) -> None:
-  """Raises a `ValueError` that says which key was meant."""
+  """Raises a `ValueError` for an unknown key, and suggests the nearest one."""
   if not isinstance(mapping, Mapping):
     raise ValueError(
-        f'{where or "A recipe"} is a mapping of keys to values, got '
+        f'{where or "A recipe"} must be a mapping of keys to values, got '
         f'{brief(mapping)}. Its keys are {", ".join(known)}.')
   for key in mapping:
     if key not in known:
@@ -122,18 +123,21 @@ def check_keys(where: str, mapping: Any, known: Collection[str]) -> None:
           name for name in known if name in brief(key).strip("'").split('_')]
       meant = f'Did you mean {near[0]!r}? ' if near else ''
       raise ValueError(
-          f'{where or "the recipe"} has no key {brief(key)}. {meant}'
-          f'Its keys are {", ".join(known)}.')
+          f'{where or "the recipe"} has no key {brief(key)}. {meant}' + (
+              f'Its keys are {", ".join(known)}.' if known else
+              'It has none at all.'))
 
 
 class Key(NamedTuple):
   """A key of a level.
 
   Attributes:
-    check: makes of a value's place and the value that of the recipe, or raises.
-    default: as in a file, or a function of the recipe and `total_steps`.
-    text: what the key holds.
-    otherwise: the default in words, where it does not speak for itself.
+    check: a function from the place of a value and the value to the value in
+      the recipe; it raises for a wrong value.
+    default: the default as written in a file, or a function of the recipe and
+      `total_steps` that computes it.
+    text: a description of the key.
+    otherwise: a description of the default, if its value needs one.
   """
   check: Callable[[str, Any], Any]
   default: Any
@@ -143,14 +147,14 @@ class Key(NamedTuple):
 
 def key(check: Callable[[str, Any], Any], default: Any, text: str,
         otherwise: str = '') -> Any:
-  """A field of a `Level`, whose name is the key's."""
+  """A field of a `Level`; the name of the field is the key."""
   return dataclasses.field(
       metadata={'key': Key(check, default, text, otherwise)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-  """A mapping in a recipe, whose keys are fields made by `key`."""
+  """A mapping in a recipe; its keys are the fields, which are made by `key`."""
 
   @classmethod
   def keys(cls) -> dict[str, Key]:
@@ -160,7 +164,7 @@ class Level:
 
   @classmethod
   def read(cls, where: str, given: Any) -> dict[str, Any]:
-    """What is given, each value checked; null is as good as nothing."""
+    """The given keys, each value checked; a key with null counts as absent."""
     keys, prefix = cls.keys(), f'{where}.' if where else ''
     check_keys(where, given, keys)
     return {name: keys[name].check(prefix + name, value)
@@ -169,11 +173,11 @@ class Level:
   @classmethod
   def fill(cls, given: Mapping[str, Any], total_steps: int | None = None,
            around: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Every key, with the value that is given or its default.
+    """Every key, with the given value or its default.
 
-    A default that is a function sees the values of this level and of those
-    `around` it, of other functions only the ones before; without `total_steps`
-    it is not called.
+    A default that is a function receives the values of this level, of the
+    levels `around` it, and of the function defaults before it. Without
+    `total_steps` the function is not called.
     """
     keys = cls.keys()
     filled = {name: given.get(name) for name in keys}
@@ -191,7 +195,7 @@ class Level:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """The check for options, or true for their defaults, or false."""
+  """The check for options: a mapping, true for all defaults, or false."""
   level: type[Level]
 
   @property
@@ -206,7 +210,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-  """The check for a word of a table, or `{word: options}`, which it becomes."""
+  """The check for a word of a table, or `{word: options}`; makes the latter."""
   words: Mapping[str, Any]
   or_false: bool = False
 
@@ -218,9 +222,48 @@ class Word:
   def __call__(self, where: str, value: Any) -> bool | dict[str, Any]:
     if self.or_false and value is False:
       return False
-    word, options = (next(iter(value.items())) if isinstance(value, Mapping)
-                     and len(value) == 1 else (value, None))
+    word, options = _word(value)
     one_of(self.words)(where, word)
     level = self.words[word].options
     return {word: level.fill(level.read(
         f'{where}.{word}', {} if options is None else options))}
+
+
+def _word(value: Any) -> tuple[Any, Any]:
+  """A word and its options, or `None`."""
+  return (next(iter(value.items())) if isinstance(value, Mapping)
+          and len(value) == 1 else (value, None))
+
+
+def _of_python(value: Any) -> Any:
+  """A number of numpy as one of Python, which files can hold."""
+  return value.item() if hasattr(value, 'item') else value
+
+
+plain = _Check(
+    lambda value: value is None or isinstance(value, (bool, str))
+    or arguments.is_number(value) or _are(value, arguments.is_number),
+    'a number, a word, true, false or a list of numbers', '100',
+    lambda value: [*map(_of_python, value)] if isinstance(
+        value, (list, tuple)) else _of_python(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """The check for a function's name, or `{name: arguments}`, which it becomes.
+
+  Options are the arguments that the function takes by name alone. It checks
+  their values itself, when it is called.
+  """
+  words: Mapping[str, Callable[..., Any]]
+
+  def __call__(self, where: str, value: Any) -> dict[str, Any]:
+    word, options = _word(value)
+    one_of(self.words)(where, word)
+    where, options = f'{where}.{word}', {} if options is None else options
+    known = {p.name: plain(where, p.default) for p in inspect.signature(
+        self.words[word]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    check_keys(where, options, known)
+    return {word: known | {
+        name: plain(f'{where}.{name}', given)
+        for name, given in options.items() if given is not None}}

@@ -1,10 +1,10 @@
-"""Files of recipes, and the bounds of what is read as one.
+"""Files of recipes, and bounds on their size.
 
-A recipe may come from anywhere, and a YAML file of 300 bytes can name more
-values than memory holds. So a file has a largest size, and what it says has a
-largest depth and number of values, where an alias counts as all that it stands
-for. Every fault of a file is a `ValueError` that names the file; only one
-that is not there, or may not be read, is the `OSError` of Python.
+A recipe may come from an untrusted source, and a YAML file of 300 bytes can
+describe more values than memory holds. So the size of a file is bounded, and so
+are the depth and the number of its values, where an alias counts as all the
+values it stands for. Every fault of a file is a `ValueError` that names the
+file; only a file that does not exist, or cannot be read, is an `OSError`.
 """
 
 import json
@@ -23,18 +23,19 @@ _LONGEST_REASON = 300
 
 
 def load(recipe: Any) -> tuple[str, Mapping[str, Any]]:
-  """The path of a file in words, and the mapping that it holds.
+  """The path of a file as text, and the mapping that the file holds.
 
   Raises:
-    ValueError: for what is no path, and for a file that has no such mapping.
-    OSError: if there is no such file, or it may not be read.
+    ValueError: if `recipe` is neither a mapping nor a path, or the file does
+      not hold a mapping.
+    OSError: if the file does not exist or cannot be read.
     ImportError: for a YAML file without PyYAML.
   """
   try:
     path = pathlib.Path(recipe)
   except TypeError as error:
     raise ValueError(
-        'A recipe is a mapping or the path of a file with one, got '
+        'A recipe must be a mapping, or the path of a file with one, got '
         f"{brief(recipe)}. Write e.g. {{'sparsity': 0.9}}.") from error
   name = brief(str(path), 200).strip('\'"')
   text = _read(path, name)
@@ -46,7 +47,7 @@ def load(recipe: Any) -> tuple[str, Mapping[str, Any]]:
 
 
 def yaml_library() -> Any:
-  """PyYAML, which nothing else here needs."""
+  """PyYAML, an optional dependency that only recipes need."""
   try:
     import yaml
   except ImportError as error:
@@ -57,11 +58,11 @@ def yaml_library() -> Any:
 
 
 def check_bounds(name: str, recipe: Any) -> None:
-  """Raises a `ValueError` for more, or deeper, than any recipe has.
+  """Raises a `ValueError` if a recipe exceeds the bounds on size and depth.
 
   Args:
-    name: what the recipe is called in the message.
-    recipe: mappings, lists and single values.
+    name: the name of the recipe in the message.
+    recipe: the recipe: mappings, lists and single values.
   """
   todo: list[tuple[Any, int, str]] = [(recipe, 0, '')]
   seen = 0
@@ -71,8 +72,8 @@ def check_bounds(name: str, recipe: Any) -> None:
       raise ValueError(_too_deep(f'{name}: {where}'))
     if isinstance(value, (str, bytes)) and len(value) > LONGEST_TEXT:
       raise ValueError(
-          f'{name}: {where} is a text of {len(value)} characters, and one of a '
-          f'recipe has {LONGEST_TEXT} at most.')
+          f'{name}: {where} must be a text of at most {LONGEST_TEXT} '
+          f'characters, got {len(value)}. Write a shorter text.')
     inside: list[tuple[Any, Any]] = []
     if isinstance(value, Mapping):
       inside = [*value.items()] if len(value) < MOST_VALUES else [(0, 0)]
@@ -85,33 +86,36 @@ def check_bounds(name: str, recipe: Any) -> None:
 
 
 def _too_deep(where: str) -> str:
-  return (f'{where} has values within values, {DEEPEST} deep and deeper, or '
+  return (f'{where} is nested {DEEPEST} levels deep or more, or '
           'contains itself. A recipe has mappings of at most five levels; '
           'write e.g. layers: [{names: head/kernel, sparsity: 0.5}]')
 
 
 def _too_many(where: str) -> str:
-  return (f'{where} has more than {MOST_VALUES} values, with each alias of '
-          'YAML counted as all that it stands for. Write a regular expression '
-          "for many parameters, e.g. names: ['layer_[0-9]+/kernel']")
+  return (f'{where} has more than {MOST_VALUES} values, where each alias of '
+          'YAML counts as all values it stands for. Write one regular '
+          "expression for many parameters, e.g. names: ['layer_[0-9]+/kernel']")
 
 
 def _read(path: pathlib.Path, name: str) -> str:
   try:
     status = path.stat()
   except ValueError as error:  # A zero byte.
-    raise ValueError(f'{name} is no path of a file: {error}.') from error
+    raise ValueError(
+        f'{name} is not the path of a file: {error}. Write e.g. '
+        "from_recipe('prune.yaml', total_steps=1_000).") from error
   if not stat.S_ISREG(status.st_mode):
     raise ValueError(
-        f'{name} is no file but a '
+        f'{name} must be a file, but is a '
         f'{"directory" if path.is_dir() else "device or a pipe"}. Write e.g. '
         "from_recipe('prune.yaml', total_steps=1_000).")
   with path.open('rb') as file:
     data = file.read(LARGEST_FILE + 1)
   if len(data) > LARGEST_FILE:
     raise ValueError(
-        f'{name} has more than {LARGEST_FILE} bytes, and no recipe has. Write '
-        'a regular expression for many parameters.')
+        f'{name} must have at most {LARGEST_FILE} bytes, and has more. Write '
+        "one regular expression for many parameters, e.g. names: "
+        "['layer_[0-9]+/kernel']")
   try:
     return data.decode('utf-8-sig')
   except UnicodeDecodeError as error:
@@ -139,17 +143,18 @@ def _json(name: str, text: str) -> Any:
 
 
 class _Told(ValueError):
-  """A message that is complete."""
+  """An error whose message is complete."""
 
 
 def _once(name: str) -> Callable[[Any], None]:
-  """A function that is told every key of a mapping, each once."""
+  """A function to call with every key of a mapping; raises for a repeated one.
+  """
   seen = set()
 
   def once(key):
     if key in seen:
-      raise _Told(f'{name} has the key {brief(key)} twice in one mapping, of '
-                  'which one would be lost. Remove one of them.')
+      raise _Told(f'{name} has the key {brief(key)} twice in one mapping, so '
+                  'one value would be lost. Remove one of them.')
     seen.add(key)
   return once
 
@@ -175,23 +180,24 @@ def _yaml(name: str, text: str) -> Any:
 
 
 def _loader(yaml: Any, name: str) -> type[Any]:
-  """A loader that counts what it composes, before anything is made of it."""
+  """A loader that counts the nodes of a file before it makes values of them."""
 
   class Loader(yaml.SafeLoader):
-    """Reads `!Pruner` and the like as the mappings they stand before."""
+    """Reads a mapping with a tag, such as `!Pruner`, as a plain mapping."""
 
     def __init__(self, stream):
       super().__init__(stream)
       self.values, self.depth = 0, 0
-      self.sizes: dict[str, int] = {}  # Of what has an anchor and is finished.
+      self.sizes: dict[str, int] = {}  # The sizes of finished anchored nodes.
 
     def compose_node(self, parent, index):
       event = self.peek_event()
       line = f'{name}, line {event.start_mark.line + 1}'
       if isinstance(event, yaml.AliasEvent):
         if event.anchor in self.anchors and event.anchor not in self.sizes:
-          raise _Told(f'{line}: *{brief(event.anchor).strip(chr(39))} stands '
-                      'within what it is an alias of. Write out what is meant.')
+          raise _Told(f'{line}: the alias *{brief(event.anchor).strip(chr(39))}'
+                      ' is inside of the value it stands for. Write the value '
+                      'out.')
         self.count(self.sizes.get(event.anchor, 0))
         return super().compose_node(parent, index)
       before = self.values
@@ -212,12 +218,12 @@ def _loader(yaml: Any, name: str) -> type[Any]:
 
     def compose_mapping_node(self, anchor):
       node = super().compose_mapping_node(anchor)
-      # As it is written: merge keys are resolved later, and may override.
+      # Only keys as written: merge keys are resolved later and may repeat them.
       once = _once(name)
       for key, _ in node.value:
         line = f'{name}, line {key.start_mark.line + 1}'
         if not isinstance(key, yaml.ScalarNode):
-          raise _Told(f'{line}: a key is a word, not a list or a mapping. '
+          raise _Told(f'{line}: a key must be a word, got a list or a mapping. '
                       'Write e.g. sparsity: 0.9')
         once(key.value)
       return node
@@ -231,14 +237,14 @@ def _loader(yaml: Any, name: str) -> type[Any]:
         kind = node.tag.rpartition(':')[2]
         raise _Told(
             f'{name}, line {node.start_mark.line + 1}: {brief(node.value)} is '
-            f'no {brief(kind).strip(chr(39))}. Leave its tag out, or put it in '
-            'quotes.') from error
+            f'not of the type {brief(kind).strip(chr(39))} of its tag. Leave '
+            'the tag out, or put the value in quotes.') from error
 
   def tagged(loader, tag, node):
     if not isinstance(node, yaml.MappingNode):
-      raise _Told(f'{name}, line {node.start_mark.line + 1}: {brief(tag)} may '
-                  'stand before a mapping, as in - !Pruner {names: ...}, and '
-                  'not before other values.')
+      raise _Told(f'{name}, line {node.start_mark.line + 1}: the tag '
+                  f'{brief(tag)} needs a mapping after it, got another value. '
+                  'Write e.g. - !Pruner {names: ...}')
     return loader.construct_mapping(node, deep=True)
   Loader.add_multi_constructor('!', tagged)
   return Loader

@@ -1,8 +1,9 @@
-"""Keys of Neural Compressor's `WeightPruningConfig`, by the names of 1.x.
+"""Translates keys of Neural Compressor's `WeightPruningConfig` to names of 1.x.
 
-Releases 2.x have no file: a configuration is made of keyword arguments, and
-`pruning_configs` is a list of mappings, each of which overrides them for its
-`op_names`. As a mapping, or written to YAML or JSON, it is one here:
+Releases 2.x have no configuration file. A configuration consists of keyword
+arguments; `pruning_configs` is a list of mappings, each of which overrides them
+for its `op_names`. Here the configuration is a mapping of these arguments, or a
+YAML or JSON file of it:
 
 | there | here |
 |---|---|
@@ -16,8 +17,8 @@ Releases 2.x have no file: a configuration is made of keyword arguments, and
 | `criterion_reduce_type` (mean) | `reduce` |
 | `reg_type`, `parameters`: `reg_coeff` | `regularizer` |
 
-Older configurations say `prune_type` for `pruning_type`. Everything else that
-is known there has no meaning here, and a message says so.
+Older configurations write `prune_type` for `pruning_type`. All other keys of
+Neural Compressor have no meaning here, and a message reports each of them.
 
 References:
   Intel, `Neural Compressor <https://github.com/intel/neural-compressor>`_
@@ -29,9 +30,9 @@ from typing import Any, Callable, Collection, Mapping
 from jaxsparse.recipes import _checks
 
 LAST_LAYER = (
-    'The last linear layer stayed dense there without being named. Here write '
+    'The last linear layer stayed dense there by default. Here write '
     'from_recipe(..., exclude=jaxsparse.graph.last_kernels(apply, params, x)).')
-# By what they are called in 1.x, which may be the same.
+# The names of keys in 1.x, which may be the same.
 _NAMES = {
     'target_sparsity': 'target_sparsity', 'pattern': 'pattern',
     'pruning_type': 'prune_type', 'prune_type': 'prune_type',
@@ -45,11 +46,11 @@ _NAMES = {
     'criterion_reduce_type': 'reduce_type',
     'reg_type': 'reg_type', 'parameters': 'parameters'}
 _NOTHING = {
-    'pruning_op_types': "op_names choose parameters, and '.*kernel' those of "
-                        'dense and of convolutional layers',
+    'pruning_op_types': "op_names choose parameters; write '.*kernel' for "
+                        'those of dense and convolutional layers',
     'backend': 'there is one',
-    'low_memory_usage': 'masks and scores are made where they are read',
-    'criterion_type': 'the criterion is that of pruning_type',
+    'low_memory_usage': 'masks and scores are computed where they are read',
+    'criterion_type': 'pruning_type names the criterion',
     'resume_from_pruned_checkpoint': 'a restored optimizer state has its masks',
     'lock_init_sparsity': 'a weight that was zero may come back; for a lock '
                           'write pruning_type: pattern_lock'}
@@ -58,7 +59,7 @@ _PROGRESSIVE = ('magnitude', 'snip', 'snip_momentum')
 
 
 def is_one(config: Mapping[str, Any], ours: Collection[str]) -> bool:
-  """Whether a mapping has keys of 2.x, and of `ours` only those of both."""
+  """Whether a mapping has keys of 2.x, and no key that only `ours` has."""
   both = {*_KEYS, 'pruning_configs'}
   return any(key in both and key not in ours for key in config) and not any(
       key in ours and key not in both for key in config)
@@ -67,15 +68,15 @@ def is_one(config: Mapping[str, Any], ours: Collection[str]) -> bool:
 def renamed(where: str, section: Any,
             checks: Mapping[str, Callable[[str, Any], Any]]
             ) -> tuple[dict[str, Any], list[str]]:
-  """A section by the names of 1.x, checked, without what is null or empty.
+  """A section with the names of 1.x, checked, without null or empty values.
 
   Args:
-    where: its place, for messages.
-    section: what is given there.
-    checks: what the values have to be, by the names of 1.x.
+    where: the place of the section, for messages.
+    section: the given section.
+    checks: the checks of values, by the names of 1.x.
 
   Returns:
-    The section, and what has no meaning here.
+    The section, and messages about keys that have no meaning here.
 
   Raises:
     ValueError: for an unknown key or a wrong value.
@@ -91,7 +92,7 @@ def renamed(where: str, section: Any,
   if {'pruning_type', 'prune_type'} <= {*given}:
     raise ValueError(
         f'{prefix}pruning_type and {prefix}prune_type are two names of one '
-        'key. Leave prune_type out.')
+        'key, got both. Leave prune_type out.')
   found = {_NAMES[key]: checks[_NAMES[key]](f'{prefix}{key}', value)
            for key, value in given.items() if key in _NAMES}
   if 'reg_coeff' in given:

@@ -6,10 +6,12 @@ level if it has options.
 
 import dataclasses
 import functools
+import inspect
 from typing import Any, Callable, Mapping, NamedTuple
 
 from jaxsparse import distributions
 from jaxsparse import flows
+from jaxsparse import methods
 from jaxsparse import patterns
 from jaxsparse import schedules
 from jaxsparse import scores
@@ -20,12 +22,13 @@ from jaxsparse.recipes._checks import Level
 
 
 class Row(NamedTuple):
-  """What a word stands for that may have options.
+  """The meaning of a word that may have options.
 
   Attributes:
-    make: a function of the options.
-    options: their level.
-    by_gradient: whether a score is there only after the first update.
+    make: the function of the options that the word stands for.
+    options: the level that declares the options.
+    by_gradient: whether a score needs gradients, so that the first update makes
+      the first scores.
     accumulates: whether a score is a sum over steps, in a `score_dtype`.
   """
   make: Callable[..., Any]
@@ -37,19 +40,19 @@ class Row(NamedTuple):
 SCOPES = {
     'uniform': distributions.uniform, 'global': distributions.global_threshold,
     'erk': distributions.erk, 'er': distributions.er}
-DECAYS = {  # From start, end, and the sparsities there.
+DECAYS = {  # Functions of start, end, and the sparsities there.
     'one_shot': lambda start, *_: schedules.one_shot(start),
     'linear': lambda start, end, *_: schedules.linear(start, end),
     'cubic': lambda start, end, *_: schedules.cubic(start, end),
     'cosine': lambda start, end, *_: schedules.cosine(start, end),
     'cube': lambda start, end, *_: schedules.cube(start, end),
-    # (1 - s_f) / (1 - s_i) is left of the weights at start.
+    # At the end, (1 - s_f) / (1 - s_i) of the weights kept at start are kept.
     'exponential': lambda start, end, initial, final: schedules.exponential(
         start, end, final_sparsity=(final - initial) / (1. - initial))}
 FADES = {
     'linear': schedules.fade_linear,
     'exponential': schedules.fade_exponential, 'cosine': schedules.fade_cosine}
-PATTERNS = {  # Beside blocks and N:M, which are numbers.
+PATTERNS = {  # Words; blocks and N:M are written as numbers.
     'unstructured': lambda reduce, **bounds: patterns.unstructured(**bounds),
     'channel': functools.partial(patterns.channel, -1),
     '1xchannel': functools.partial(patterns.channel, -1),
@@ -96,8 +99,9 @@ class Mdgf(Level):
   def check(self, where: str, total_steps: int) -> None:
     if not self.start < self.end <= total_steps:
       raise ValueError(
-          f'{where} fades between start < end <= total_steps, got start='
-          f'{self.start}, end={self.end} and total_steps={total_steps}.')
+          f'{where} needs start < end <= total_steps, in steps, got start='
+          f'{self.start}, end={self.end} and total_steps={total_steps}. Write '
+          f'e.g. start: 0 and end: {max(total_steps * 7 // 10, 1)}')
 
 
 FLOWS = {
@@ -105,6 +109,37 @@ FLOWS = {
     'sr_ste': Row(flows.sr_ste, SrSte),
     'mdgf': Row(lambda fade, start, end, straight_through: flows.mdgf(
         FADES[fade](start, end), straight_through), Mdgf)}
+
+
+# Published methods, by their names. A new one needs its line here, unless it
+# takes what no file holds, as chase takes ties, or makes no rule, as
+# learned_masks does.
+METHODS = {function.__name__: function for function in (
+    methods.ste, methods.sr_ste, methods.s_ste, methods.cast, methods.step,
+    methods.mdgf_linear, methods.mdgf_exponential, methods.sdgf_stepwise,
+    methods.sdgf_geometric, methods.top_kast, methods.train_prune_retrain,
+    methods.set_training, methods.dsr, methods.snfs, methods.rigl,
+    methods.rigl_itop, methods.mest, methods.granet, methods.ac_dc,
+    methods.elsa)}
+
+
+def takes_sparsity(method: str) -> bool:
+  """Whether a method is told a sparsity, or has that of N:M.
+
+  >>> takes_sparsity('granet'), takes_sparsity('sr_ste')
+  (True, False)
+  """
+  return 'sparsity' in inspect.signature(METHODS[method]).parameters
+
+
+def takes_scope(method: str) -> bool:
+  """Whether a method is told how layers share its sparsity.
+
+  >>> takes_scope('rigl'), takes_scope('granet')
+  (True, False)
+  """
+  return takes_sparsity(method) and inspect.signature(
+      METHODS[method]).parameters['sparsity'].annotation is not float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,17 +158,17 @@ class GroupLasso(Level):
   def check(self, where: str, total_steps: int) -> None:
     if self.alpha is None:
       raise ValueError(
-          f'{where}: group_lasso needs its strength. Write e.g. regularizer: '
-          '{group_lasso: {alpha: 0.001}}')
+          f'{where}: group_lasso needs its strength alpha, got none. Write '
+          'e.g. regularizer: {group_lasso: {alpha: 0.001}}')
     if (self.form == 'proximal') != (self.learning_rate is not None):
       raise ValueError(
-          f'{where}: the proximal form of group_lasso needs the learning_rate, '
-          f'the gradient form has no use for it; got {vars(self)}. Write e.g. '
+          f'{where}: the proximal form of group_lasso needs a learning_rate, '
+          f'and the gradient form takes none, got {vars(self)}. Write e.g. '
           '{alpha: 0.001, form: proximal, learning_rate: 0.001}')
 
 
 def _group_lasso(groups, *, alpha, form, learning_rate, scaled):
-  """The transforms before an optimizer, and those after it."""
+  """The transforms before an optimizer, and the transforms after it."""
   if form == 'gradient':
     return [units.add_group_lasso(alpha, groups, scaled=scaled)], []
   return [], [units.prox_group_lasso(

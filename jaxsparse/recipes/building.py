@@ -1,10 +1,10 @@
-"""Recipes as data: a plain dict or a YAML file makes rule, flow, regulariser.
+"""`from_recipe`: rule, flow and regulariser from a dict or a YAML file.
 
   made = from_recipe('prune.yaml', total_steps=10_000)
   tx = made.sparsify(optax.adam(1e-3))
-  to_recipe(made, workdir / 'recipe.yaml')     # all of it, defaults written out
+  to_recipe(made, workdir / 'recipe.yaml')     # with all defaults written out
 
-where prune.yaml may hold
+An example of prune.yaml:
 
   sparsity: 0.9
   pattern: 4x1
@@ -14,28 +14,34 @@ where prune.yaml may hold
     pattern: '2:4'
 
 `help(jaxsparse.recipes.schema)` shows the table of all keys. `criterion`,
-`flow` and `regularizer` take a word or {word: options}. A layer switches off
-the main `regularizer` with false; null is as good as nothing and inherits it.
+`flow` and `regularizer` take a word or {word: options}. A layer switches the
+main `regularizer` off with false. A key with null counts as absent, so the
+layer inherits its value.
 
 **The pattern `'2:4'` keeps 2 of every 4 weights**, and so `'1:4'` is sparser.
-The quotes are needed because YAML reads 2:4 as 124. Groups of N:M lie along
-`axis`, the contracted axis of `[in, out]` kernels; attention's projections
-`[in, heads, head_dim]` contract -3 and its output [-3, -2]. N:M has its own
-sparsity, so `scope`, `min_sparsity`, `max_sparsity` and `reduce` do nothing for
-it. Blocks are **outputs x inputs**, as in Neural Compressor: on `[in, out]`
-kernels `4x1` is `block((1, 4))` and `1x16` is `block((16, 1))`; `channel` or
-`1xchannel` is an output channel, `channelx1` an input feature.
+The quotes are needed because YAML reads 2:4 as 124. N:M groups run along
+`axis`, the contraction axis, which is -2 for `[in, out]` kernels. Attention's
+projections `[in, heads, head_dim]` contract axis -3, and its output
+`[heads, head_dim, out]` contracts [-3, -2]. N:M has its own sparsity, so
+`scope`, `min_sparsity`, `max_sparsity` and `reduce` have no effect on it.
+Blocks are written **outputs x inputs**, as in Neural Compressor: on `[in, out]`
+kernels `4x1` is `block((1, 4))` and `1x16` is `block((16, 1))`. The patterns
+`channel` and `1xchannel` prune output channels, `channelx1` input features.
 
 The first regular expression that matches the whole path of a parameter decides
-about it: first `excluded`, then `layers` in their order, then `names`. An
-expression without a match is an error, and so is one of a layer whose matches
-are all taken before. A layer that gives only keys from `sparsity` to
-`max_sparsity` in the table stays under the main rule, and under its global
-threshold unless the layer has a sparsity of its own, of which the same share is
-pruned at `start`. A layer that gives any other key has a rule and a threshold
-to itself.
+about the parameter. Expressions are tried in the order `excluded`, `layers`,
+`names`. An expression without a match is an error. So is the expression of a
+layer if earlier expressions match all of its parameters. A layer that has only
+keys from `sparsity` to `max_sparsity` in the table stays under the main rule
+and its global threshold. If such a layer has its own sparsity, it leaves the
+threshold, and at `start` the same share of its sparsity is pruned. A layer with
+any other key has its own rule and its own threshold.
 
-`neural_compressor` reads the YAML of Neural Compressor.
+`method: rigl`, or `method: {rigl: {every: 200}}`, names a published method. The
+method brings its own rule and flow, so keys such as `criterion` or `frequency`
+are refused beside it.
+
+The module `neural_compressor` reads the YAML files of Neural Compressor.
 """
 
 import copy
@@ -71,17 +77,17 @@ Patterns = dict[str, patterns.Pattern | None]
 
 
 class Recipe(NamedTuple):
-  """What `from_recipe` makes.
+  """The result of `from_recipe`.
 
   Attributes:
-    rule: when masks change, and to what.
-    flow: what pruned weights still give and get.
-    regularizer: wraps the optimizer with the recipe's regulariser, if it has
-      one; `sparsify(regularizer(optimizer), rule, flow)` is what the method
-      `sparsify` does.
-    recipe: the whole recipe, every default written out, as plain data.
-    messages: what has no meaning here, or another one, in the file it came
-      from.
+    rule: the rule, which decides when masks change and which weights they keep.
+    flow: the flow, which decides how pruned weights take part in training.
+    regularizer: a function that wraps an optimizer with the recipe's
+      regulariser, if it has one. The method `sparsify` returns
+      `sparsify(regularizer(optimizer), rule, flow)`.
+    recipe: the whole recipe with every default, as plain data.
+    messages: messages about keys of a Neural Compressor file that have no
+      meaning, or another one, here.
   """
   rule: rules.Rule
   flow: flows.Flow
@@ -92,7 +98,14 @@ class Recipe(NamedTuple):
 
   def sparsify(self, optimizer: optax.GradientTransformation
                ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer with regulariser, rule and flow around it."""
+    """Wraps an optimizer with the regulariser, rule and flow of the recipe.
+
+    Args:
+      optimizer: any optax optimizer.
+
+    Returns:
+      An optax transformation with a `SparseState`.
+    """
     return transform.sparsify(
         self.regularizer(optimizer), self.rule, self.flow)
 
@@ -104,23 +117,24 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
 
   Args:
     recipe: a mapping with the keys of `schema`, or the path of a YAML or JSON
-      file with them; or either in the form of Neural Compressor.
-    total_steps: how many updates training makes.
-    steps_per_epoch: how many an epoch makes, for files that count epochs.
-    exclude: more regular expressions of what stays dense, such as those of the
-      last linear layer.
+      file with them. Both may also have the keys of Neural Compressor.
+    total_steps: the number of updates in the training.
+    steps_per_epoch: the number of updates in an epoch, for files that count
+      epochs.
+    exclude: more regular expressions for parameters that stay dense, such as
+      those of the last linear layer.
 
   Returns:
     A `Recipe`.
 
   Raises:
-    ValueError: for an unknown key, at any depth, with the one that was meant;
-      for a value that is none; for steps or sparsities that contradict each
-      other; for more than a recipe may have (20_000 values, 20 levels, a file
-      of 256 KB), with aliases of YAML counted as all they stand for. The
-      message names the key, and the file or its line. From the rule's `init`,
-      if an expression matches nothing or a pattern does not fit.
-    OSError: if there is no such file, or it may not be read.
+    ValueError: for an unknown key at any depth, with the nearest known key; for
+      a wrong value; for steps or sparsities that contradict each other; for a
+      recipe above 20_000 values, 20 levels or a file of 256 KB, where each
+      alias of YAML counts as all the values it stands for. The message names
+      the key, and the file or its line. From the rule's `init`, if an
+      expression matches nothing or a pattern does not fit.
+    OSError: if the file does not exist or cannot be read.
     ImportError: for a YAML file without PyYAML.
 
   >>> from jaxsparse import rules
@@ -137,8 +151,12 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
     name, recipe = _files.load(recipe)
   try:
     whole, messages = _whole(recipe, total_steps, steps_per_epoch, exclude)
+    method = _method(whole, total_steps)
   except ValueError as error:
     raise (ValueError(f'{name}: {error}') if name else error) from error
+  if method is not None:
+    return Recipe(_all_used(method.rule, whole), method.flow,
+                  lambda optimizer: optimizer, whole, tuple(messages))
   sections = _sections(whole)
   mappings = [_patterns(whole, section) for section in sections]
   made = [_rule(*row) for row in zip(sections, mappings)]
@@ -151,7 +169,7 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
 def _whole(recipe: Mapping[str, Any], total_steps: int,
            steps_per_epoch: int | None, exclude: Sequence[str]
            ) -> tuple[dict[str, Any], Sequence[str]]:
-  """The recipe with every key, and what has no meaning here."""
+  """The recipe with every key, and messages about keys without a meaning."""
   _files.check_bounds('A recipe', recipe)
   messages: Sequence[str] = ()
   if neural_compressor.is_one(recipe):
@@ -164,18 +182,20 @@ def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
               ) -> dict[str, Any]:
   """The whole recipe, with every key and default written out.
 
-  `from_recipe` makes the same of it, whatever defaults become.
+  `from_recipe` makes the same rule and flow from the result, even if a later
+  version changes defaults.
 
   Args:
-    made: what `from_recipe` returned.
-    path: a file to write it to, for standing next to checkpoints: JSON if its
-      name ends so, else YAML. It is there as a whole or not at all.
+    made: the result of `from_recipe`.
+    path: the path of a file to write, for example beside checkpoints: JSON if
+      its name ends in .json, else YAML. The file is written completely or not
+      at all.
 
   Returns:
-    Plain data.
+    The recipe as plain data.
 
   Raises:
-    ValueError: for what is no `Recipe`.
+    ValueError: if `made` is not a `Recipe`, or `path` does not name a file.
     ImportError: for a YAML file without PyYAML.
 
   >>> made = from_recipe({'sparsity': 0.9}, total_steps=1_000)
@@ -185,7 +205,7 @@ def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
   """
   if not isinstance(made, Recipe):
     raise ValueError(
-        f'to_recipe takes what from_recipe made, got {brief(made)}. Write '
+        f'to_recipe needs the result of from_recipe, got {brief(made)}. Write '
         'to_recipe(from_recipe(recipe, total_steps=...)).')
   recipe = copy.deepcopy(made.recipe)
   if path is not None:
@@ -202,18 +222,18 @@ def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
 
 
 def _is_own(layer: Section) -> bool:
-  return 'lock' in layer  # As `schema.complete` leaves it.
+  return 'lock' in layer  # `schema.complete` adds this key to such layers.
 
 
 def _sections(recipe: Section) -> list[Section]:
-  """What has a rule of its own: the main section, if it is used, first."""
+  """The sections with rules: the main one, if it is used, and then layers."""
   own = [layer for layer in recipe['layers'] if _is_own(layer)]
   used = recipe['names'] or len(own) < len(recipe['layers'])
   return ([recipe] if used else []) + own
 
 
 def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
-  """The rule, whose `init` raises if a layer's expression comes too late."""
+  """The rule; `init` raises if earlier expressions match all of a layer."""
   def init(params):
     state, paths, taken = rule.init(params), trees.own_paths(params), {}
     for where, regexes in [('excluded', recipe['excluded'])] + [
@@ -224,20 +244,20 @@ def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
         late = bool(found) and all(path in taken for path in found)
         if late and where != 'excluded':
           raise ValueError(
-              f'{where}: {regex!r} decides about nothing, as '
-              f'{trees.few(found)} come under {taken[found[0]]} before. Put it '
-              'in front of that.')
+              f'{where}: {regex!r} has no effect, because '
+              f'{taken[found[0]]} matches {trees.few(found)} first. Move '
+              f'{regex!r} in front of it.')
         taken |= {p: f'{where} ({regex!r})' for p in found if p not in taken}
     return state
   return rule._replace(init=init)
 
 
 def _patterns(recipe: Section, section: Section) -> Patterns:
-  """All regular expressions in their order; dense is what others prune."""
+  """All regular expressions in order, dense where another section prunes."""
   mapping: Patterns = dict.fromkeys(recipe['excluded'])
   for layer in (*recipe['layers'], recipe):
     here = layer is section or (section is recipe and not _is_own(layer))
-    # What has a rule of its own has its sparsity there.
+    # A layer with a rule of its own has its sparsity in that rule.
     own = layer['sparsity'] if here and layer is not section else None
     mapping |= dict.fromkeys(
         layer['names'], _pattern(layer, own) if here else None)
@@ -253,7 +273,7 @@ def _pattern(section: Section, sparsity: float | None) -> patterns.Pattern:
   make = (_words.PATTERNS[section['pattern']] if not kind else
           functools.partial(patterns.block, (inputs, outputs)))
   bounds = {key: section[key] for key in ('min_sparsity', 'max_sparsity')
-            if section[key] is not None}  # As it is under lock.
+            if section[key] is not None}  # `None` under lock.
   return make(sparsity=sparsity, reduce=section['reduce'], **bounds)
 
 
@@ -288,6 +308,30 @@ def _schedule(section: Section) -> schedules.Schedule:
       curve, initial / final, start) if initial else curve
 
 
+def _method(recipe: Section, total_steps: int) -> transform.Method | None:
+  """The method of a recipe, if it has one."""
+  if recipe['method'] is None:
+    return None
+  (word, options), = recipe['method'].items()
+  given: dict[str, Any] = {
+      'patterns': _patterns(recipe, recipe), 'total_steps': total_steps}
+  sparsity, scope = recipe['sparsity'], recipe['scope']
+  if scope and not _words.takes_scope(word):
+    raise ValueError(
+        f'scope: the layers of method {word} share its sparsity in a way of '
+        f'its own, got {brief(scope)}. Leave scope out.')
+  if _words.takes_sparsity(word):
+    own = sparsity is None or _checks.nm_sparsity(recipe['pattern']) is not None
+    given['sparsity'] = (
+        _words.SCOPES[scope](sparsity) if scope else distributions.uniform()
+        if own and _words.takes_scope(word) else sparsity)
+  try:
+    return _words.METHODS[word](**given, **options)
+  except ValueError as error:
+    told = str(error).removeprefix(f'{word}: ')
+    raise ValueError(f'method.{word}: {told}') from error
+
+
 def _flow(recipe: Section) -> flows.Flow:
   (word, options), = recipe['flow'].items()
   return _words.FLOWS[word].make(**options)
@@ -296,7 +340,7 @@ def _flow(recipe: Section) -> flows.Flow:
 def _regularizer(sections: list[Section], mappings: list[Patterns]
                  ) -> Callable[[optax.GradientTransformation],
                                optax.GradientTransformation]:
-  """Puts the terms of all sections before an optimizer or after it."""
+  """Adds the regularizers of all sections before or after an optimizer."""
   terms = [_words.REGULARIZERS[word].make(mapping, **options)
            for section, mapping in zip(sections, mappings)
            for word, options in (section['regularizer'] or {}).items()]

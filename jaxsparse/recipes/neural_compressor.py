@@ -1,9 +1,10 @@
-"""Neural Compressor's configuration of pruning, as one of our recipes.
+"""Translates Neural Compressor's configuration of pruning into a recipe.
 
-Of releases 1.x the keys of `pruning.approach.weight_compression` (which counts
-epochs) and `weight_compression_pytorch` (which counts steps), with a list of
-`pruners`, each a mapping or a `!Pruner`; of releases 2.x those of
-`WeightPruningConfig`, see `_weight_pruning_config`:
+For releases 1.x, the supported sections are
+`pruning.approach.weight_compression` (which counts epochs) and
+`weight_compression_pytorch` (which counts steps). Each has a list of `pruners`;
+a pruner is a mapping or a `!Pruner`. For releases 2.x, the keys are those of
+`WeightPruningConfig`, see `_weight_pruning_config`.
 
 | there, in 1.x | here |
 |---|---|
@@ -22,13 +23,13 @@ epochs) and `weight_compression_pytorch` (which counts steps), with a list of
 | `reduce_type` | `reduce` |
 | `prune_layer_type`, `method` | nothing: `names` choose parameters |
 
-N:M brings its own sparsity, whatever a pruner inherits. Older files say
-`not_to_prune_names` for `excluded_names` and `exclude_names` for
-`extra_excluded_names`. Pruners each have their own scope, as there; where two
-name one parameter, the first has it. Masks are made at the same steps, but the
-final sparsity is always reached at `end_step`.
+N:M patterns have their own sparsity, whatever sparsity a pruner inherits. Older
+files write `not_to_prune_names` for `excluded_names` and `exclude_names` for
+`extra_excluded_names`. Each pruner has its own scope, as in Neural Compressor;
+if two pruners name one parameter, the first one prunes it. Masks are made at
+the same steps as there, but the final sparsity is always reached at `end_step`.
 
-What has no meaning here is told by a message; what is misspelt is an error.
+A message reports each key that has no meaning here. A misspelt key is an error.
 
 References:
   Intel, `Neural Compressor <https://github.com/intel/neural-compressor>`_
@@ -46,7 +47,7 @@ _SECTIONS = ('weight_compression', 'weight_compression_pytorch')
 
 
 class _Defaults(NamedTuple):
-  """What a kind of file means where it says nothing."""
+  """The defaults of a kind of file."""
   by_steps: bool
   sparsity: float = .97
   reduce: str = 'sum'
@@ -60,12 +61,12 @@ _DOMAINS = {'local': 'uniform', 'global': 'global'}
 _CRITERIA = {
     'magnitude': 'magnitude', 'basic_magnitude': 'magnitude', 'snip': 'snip',
     'gradient': 'gradient', 'group_lasso': 'magnitude',
-    # As released; the documented formula has the two the other way around.
+    # As in the released code; the documented formula swaps the two numbers.
     'snip_momentum': {'snip_momentum': {'decay': .9, 'scale': 1.}}}
 _TYPES = (*_CRITERIA, *(f'{name}_progressive' for name in (
     'magnitude', 'snip', 'snip_momentum')), 'pattern_lock',
     'gradient_sensitivity')
-# What is checked as these keys of ours are,
+# Keys that are checked like these keys of our recipes.
 _LIKE = {
     'target_sparsity': 'sparsity', 'initial_sparsity': 'initial_sparsity',
     'max_sparsity_ratio_per_layer': 'max_sparsity',
@@ -74,7 +75,7 @@ _LIKE = {
     'end_epoch': 'end', 'update_frequency_on_step': 'frequency',
     'names': 'names', 'excluded_names': 'excluded',
     'extra_excluded_names': 'excluded'}
-# and what is checked at all, with a meaning here or without.
+# The checks of all keys, whether or not they have a meaning here.
 _CHECKS = {key: schema.Whole.keys()[ours].check
            for key, ours in _LIKE.items()} | {
     'prune_domain': _checks.one_of(_DOMAINS),
@@ -84,10 +85,10 @@ _CHECKS = {key: schema.Whole.keys()[ours].check
     'parameters': _checks.mapping, 'reg_type': _checks.text}
 _NOTHING = ('prune_layer_type', 'method')
 _KEYS = (*_CHECKS, *_NOTHING, *_ALIASES)
-# All that has a meaning, or its own message, under pattern lock,
+# The keys that have a meaning, or their own message, under pattern lock.
 _LOCKED = ('names', 'excluded_names', 'extra_excluded_names', 'pattern',
            'prune_type', 'parameters', 'reg_type', 'reduce_type', *_NOTHING)
-# and what has none for N:M.
+# The keys that have no meaning for N:M.
 _NOT_OF_NM = ('prune_domain', 'max_sparsity_ratio_per_layer',
               'min_sparsity_ratio_per_layer', 'reduce_type')
 _PARAMETERS = (
@@ -108,18 +109,21 @@ def is_one(config: Mapping[str, Any]) -> bool:
 
 def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
               ) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """Turns such a file into a recipe.
+  """Translates a configuration of Neural Compressor into a recipe.
 
   Args:
-    config: the file's content, with `pruning` or keys of `WeightPruningConfig`.
-    steps_per_epoch: how many updates an epoch makes, where it counts epochs.
+    config: the content of the file, with the key `pruning` or the keys of
+      `WeightPruningConfig`.
+    steps_per_epoch: the number of updates in an epoch, for files that count
+      epochs.
 
   Returns:
-    The recipe, and what has no meaning here or another one.
+    The recipe, and messages about keys that have no meaning, or another one,
+    here.
 
   Raises:
-    ValueError: for a misspelt key, with the one that was meant; for what cannot
-      be translated.
+    ValueError: for a misspelt key, with the nearest known one; for a key or
+      value that cannot be translated.
 
   >>> recipe, messages = translate({'pruning': {'approach': {
   ...     'weight_compression_pytorch': {'end_step': 100, 'pruners': [
@@ -139,7 +143,8 @@ def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
   _checks.check_keys('pruning.approach', approach, _SECTIONS)
   if len(approach) != 1:
     raise ValueError('pruning.approach must have one section, one of '
-                     f'{_SECTIONS}, got {[*approach]}. Write each to a file.')
+                     f'{_SECTIONS}, got {[*approach]}. Write each section to '
+                     'a file of its own.')
   (name, section), = approach.items()
   where = f'pruning.approach.{name}'
   _checks.check_keys(where, section, (*_KEYS, 'pruners'))
@@ -156,14 +161,14 @@ def translate(config: Mapping[str, Any], steps_per_epoch: int | None = None
   if shared.get('excluded_names'):
     messages.append(
         f"{where}.excluded_names: {shared['excluded_names']} was searched in "
-        'module names of PyTorch, and is here in paths; what is found nowhere '
-        'excludes nothing.')
+        'module names of PyTorch there, and is searched in paths here; a name '
+        'that is found nowhere excludes nothing.')
   return _joined(parts), tuple(dict.fromkeys(messages))
 
 
 def _translate_2(config: Mapping[str, Any]
                  ) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """As `translate`, of a `WeightPruningConfig`."""
+  """`translate` for a `WeightPruningConfig`."""
   two = _weight_pruning_config
   where = 'pruning_configs'
   shared, messages = two.renamed('', {
@@ -172,7 +177,7 @@ def _translate_2(config: Mapping[str, Any]
   for i, local in enumerate(_pruners(where, config.get(where))):
     mine, more = two.renamed(f'{where}[{i}]', local, _CHECKS)
     messages += more
-    # What is excluded locally is so instead of what is globally.
+    # Local exclusions replace the global ones.
     around = {key: value for key, value in shared.items()
               if key not in mine or key != 'excluded_names'}
     told: list[str] = []
@@ -184,7 +189,7 @@ def _translate_2(config: Mapping[str, Any]
 
 
 def _pruners(where: str, value: Any) -> list[Any]:
-  """Several sections, or an empty one where there are none."""
+  """The sections of pruners, or one empty section if there are none."""
   if value is None:
     return [{}]
   return [*_checks.layers(where, value)] or [{}]
@@ -195,7 +200,7 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _given(where: str, section: Mapping[str, Any]) -> dict[str, Any]:
-  """Under one name each, checked, without what is null or empty."""
+  """A section with one name for each key, checked, without empty values."""
   given = {_ALIASES.get(key, key): value for key, value in section.items()
            if value is not None and not (
                isinstance(value, (list, tuple, Mapping)) and not value)}
@@ -206,15 +211,15 @@ def _given(where: str, section: Mapping[str, Any]) -> dict[str, Any]:
 def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
              defaults: _Defaults, steps_per_epoch: int | None,
              messages: list[str]) -> dict[str, Any]:
-  """One pruner's part of the recipe; defaults are those of there."""
+  """One pruner's part of the recipe, with Neural Compressor's defaults."""
   pruner, by_steps = {**shared, **mine}, defaults.by_steps
   but = [name for key in ('extra_excluded_names', 'excluded_names')
          for name in dict.fromkeys([*shared.get(key, []), *mine.get(key, [])])]
   for key in _NOTHING:
     if key in pruner:
       messages.append(
-          f'{key}: has no meaning here; names choose parameters, and '
-          "'.*kernel' those of dense and convolutional layers.")
+          f'{key}: has no meaning here; names choose parameters. Write '
+          "'.*kernel' for those of dense and convolutional layers.")
   kind = pruner.get(
       'prune_type', 'snip_momentum' if by_steps else 'basic_magnitude')
   recipe: dict[str, Any] = {'names': _names(
@@ -224,7 +229,7 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
   recipe.update(_regularizer(where, pruner, kind, messages))
   if kind == 'pattern_lock':
     _leave(where, pruner, {*pruner} - {*_LOCKED},
-           'as pattern_lock keeps the zeros that are there', messages)
+           'because pattern_lock keeps the present zeros', messages)
     return {**recipe, 'lock': True,
             'reduce': pruner.get('reduce_type', defaults.reduce)}
 
@@ -234,12 +239,12 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
     if 'pattern' in mine and shared.get('target_sparsity') != nm_sparsity:
       foreign |= {'target_sparsity'} - {*mine}
     pruner = _leave(where, pruner, foreign,
-                    'as N:M brings its own sparsity', messages)
+                    'because N:M has its own sparsity', messages)
   recipe |= _steps(where, pruner, by_steps, steps_per_epoch, messages)
   base = kind.removesuffix('_progressive')
   if recipe['end'] == 0 and _CRITERIA[base] != 'magnitude':
     messages.append(f'{where}: {base} needs gradients, so it prunes at step 1, '
-                    'not at 0.')
+                    'not at step 0.')
     recipe |= {'start': 1, 'end': 1}
   recipe |= dict(
       criterion=_CRITERIA[base], progressive=base != kind,
@@ -261,7 +266,7 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
 
 def _leave(where: str, pruner: dict[str, Any], keys: set[str], why: str,
            messages: list[str]) -> dict[str, Any]:
-  """The pruner without these keys, each of which is told."""
+  """The pruner without some keys, with a message for each of them."""
   messages.extend(f'{where}.{key}: has no meaning here, {why}.'
                   for key in pruner if key in keys)
   return {key: value for key, value in pruner.items() if key not in keys}
@@ -272,11 +277,12 @@ def _pattern(where: str, pattern: str, messages: list[str]) -> str:
   kind, (n, m) = _checks.sides(short) or ('', (0, 0))
   if kind == ':':
     if n > m:
-      raise ValueError(f'{where}: {pattern!r} prunes {n} of {m}. Write e.g. '
-                       "pattern: '2:4'")
+      raise ValueError(f'{where}: the pattern {pattern!r} must prune fewer '
+                       f'than {m} of {m} weights, got {n}. Write e.g. pattern: '
+                       "'2:4'")
     messages.append(
-        f'{where}: {short!r} has {n} of every {m} pruned there; here it is '
-        f"'{m - n}:{m}', {m - n} of every {m} kept.")
+        f'{where}: {short!r} has {n} of every {m} weights pruned there; here '
+        f"it is '{m - n}:{m}', with {m - n} of every {m} kept.")
     return f'{m - n}:{m}'
   return 'unstructured' if short == '1x1' else short
 
@@ -291,15 +297,15 @@ def _steps(where: str, pruner: Mapping[str, Any], by_steps: bool,
     by_steps = not by_steps
   for key in counts[not by_steps]:
     if key in pruner:
-      messages.append(f'{where}.{key}: has no meaning here, as '
-                      f'{"steps" if by_steps else "epochs"} are counted.')
+      messages.append(f'{where}.{key}: has no meaning here, because the file '
+                      f'counts {"steps" if by_steps else "epochs"}.')
   start, end, frequency = (
       pruner.get(key, default) for key, default in zip(
           counts[by_steps], (0, 0, 1) if by_steps else (0, 4, 1)))
   if not by_steps:
     if steps_per_epoch is None:
       raise ValueError(
-          f'{where} counts epochs ({start} to {end}), and recipes count steps. '
+          f'{where} counts epochs ({start} to {end}), but recipes count steps. '
           'Write e.g. from_recipe(..., steps_per_epoch=len(dataset) // batch).')
     start, end = start * steps_per_epoch, end * steps_per_epoch
     frequency = max(round(frequency * steps_per_epoch), 1)
@@ -311,21 +317,21 @@ def _steps(where: str, pruner: Mapping[str, Any], by_steps: bool,
 
 def _names(where: str, raw: list[str] | str, leaf: str, messages: list[str],
            but: Sequence[str] = ()) -> list[str]:
-  """What is searched in PyTorch's module names, for whole paths of ours."""
+  """PyTorch's module names as regular expressions for whole paths."""
   raw = [raw] if isinstance(raw, str) else raw
   without = '|'.join(_regex(regex, '') for regex in but)
   found = [(f'(?!(?:{without})$)' if without else '') + _regex(regex, leaf)
            for regex in raw]
   if raw and raw != ['.*']:
     messages.append(
-        f'{where}: {raw} was searched in module names of PyTorch; here {found} '
-        "must match whole paths, parts joined with '/'. Check that layers have "
-        'the same names.')
+        f'{where}: {raw} was searched in module names of PyTorch there; here '
+        f"{found} must match whole paths, whose parts are joined with '/'. "
+        'Check that the layers have the same names.')
   return found
 
 
 def _regex(raw: str, leaf: str) -> str:
-  """One of them; with a leaf only parameters of that name.
+  """One module name as a regular expression, for parameters named `leaf`.
 
   >>> _regex('layer1.0.conv1.weight', 'kernel'), _regex('layer1.*', 'kernel')
   ('.*layer1.0.conv1/kernel', '.*layer1.*kernel')
@@ -352,11 +358,11 @@ def _regularizer(where: str, pruner: Mapping[str, Any], kind: str,
   _checks.check_keys(f'{where}.parameters', parameters, _PARAMETERS)
   if kind == 'gradient_sensitivity':
     raise ValueError(
-        f'{where}: gradient_sensitivity takes whole heads and neurons away, '
-        'for which there are functions instead of masks. Write e.g. '
-        'importance = jaxsparse.units.sensitivity(loss_fn, params, batches, '
-        'ties) and the rule jaxsparse.units.prune_units(ties, ...), then '
-        'jaxsparse.slim; and take this pruner out of the file.')
+        f'{where}: gradient_sensitivity removes whole heads and neurons, '
+        'which recipes do not support. Remove this pruner from the file, and '
+        'write e.g. importance = jaxsparse.units.sensitivity(loss_fn, params, '
+        'batches, ties), the rule jaxsparse.units.prune_units(ties, ...), and '
+        'then jaxsparse.slim.')
   lasso = pruner.get('reg_type', parameters.get('reg_type', kind))
   if lasso != 'group_lasso':
     if 'reg_type' in {**pruner, **parameters}:
@@ -370,7 +376,7 @@ def _regularizer(where: str, pruner: Mapping[str, Any], kind: str,
             for key in strengths if key in parameters]
   if len(alphas) != 1:
     raise ValueError(
-        f'{where}: group_lasso needs its strength once, got '
+        f'{where}: group_lasso needs its strength, under one of its names, got '
         f'{brief(parameters)}. '
         'Write e.g. parameters: {reg_coeff: 0.001}')
   messages.extend(

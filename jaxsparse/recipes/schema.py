@@ -5,8 +5,8 @@ whose fields are the level's keys. Recipes themselves are plain data. `complete`
 checks a recipe and writes out all defaults. Tables in `_words` map the words of
 a recipe, such as criteria, to functions.
 
-Only `sparsity` has to be there. Steps count updates. A key with dots stands for
-an option, such as {flow: {sr_ste: {decay: 0.0002}}}.
+Only `sparsity` is required. Steps count updates. A key with dots in the table
+is an option: `flow.sr_ste.decay` is {flow: {sr_ste: {decay: 0.0002}}}.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Values = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Shared(Level):
-  """The keys that a layer may give without a rule of its own."""
+  """The keys that do not give a layer a rule of its own."""
   sparsity: float | None = key(
       _checks.fraction,
       lambda recipe, total_steps: _checks.nm_sparsity(recipe['pattern']),
@@ -110,9 +110,9 @@ class Section(Shared):
       _words.REGULARIZERS[word].options(**options).check(where, total_steps)
     if self.axis != -2 and _checks.nm_sparsity(self.pattern) is None:
       raise ValueError(
-          f"{where}: axis says where groups of N:M lie, and pattern "
-          f"'{self.pattern}' has none. Leave it out, or write e.g. pattern: "
-          "'2:4'")
+          f"{where}: axis is the axis of N:M groups, but pattern "
+          f"'{self.pattern}' has no such groups. Leave axis out, or write e.g. "
+          "pattern: '2:4'")
     if not self.lock:
       self._check_sparsities(where)
       self._check_steps(where, total_steps)
@@ -130,18 +130,20 @@ class Section(Shared):
           'or write another pattern.')
     if not low <= (low if sparsity is None else sparsity) <= high:
       raise ValueError(
-          f'{where}: sparsity={sparsity} lies outside of min_sparsity={low} '
-          f'and max_sparsity={high}, the bounds of a layer.')
+          f'{where}: sparsity must be within the bounds of a layer, got '
+          f'sparsity={sparsity}, min_sparsity={low} and max_sparsity={high}. '
+          'Write e.g. min_sparsity: 0 and max_sparsity: 1')
     if initial and (self.decay == 'one_shot' or initial >= (
         1. if sparsity is None else sparsity)):
       raise ValueError(
-          f'{where}: initial_sparsity={initial} is where a decay to a higher '
-          f'sparsity starts, got sparsity={sparsity} and decay={self.decay}. '
-          'Write e.g. initial_sparsity: 0')
+          f'{where}: initial_sparsity needs a higher sparsity and a gradual '
+          f'decay, got initial_sparsity={initial}, sparsity={sparsity} and '
+          f'decay={self.decay}. Write e.g. initial_sparsity: 0')
     if self.decay == 'exponential' and sparsity in (0., 1.):
       raise ValueError(
-          f'{where}: exponential decay prunes the same share of what is left '
-          f'each step and cannot end at sparsity={sparsity}. Write decay: cubic'
+          f'{where}: exponential decay prunes the same share of the kept '
+          f'weights at each step, so it cannot end at sparsity={sparsity}. '
+          'Write decay: cubic'
       )
 
   def _check_steps(self, where: str, total_steps: int) -> None:
@@ -152,7 +154,7 @@ class Section(Shared):
       if steps * every > frequency:
         raise ValueError(
             f'{where}: progressive masks need steps * every = {steps} * {every}'
-            f' updates, but new ones are made after frequency={frequency}. '
+            f' updates, but the next masks come after frequency={frequency}. '
             f'Write e.g. frequency: {steps * every}')
     if not start <= end <= total_steps:
       raise ValueError(
@@ -161,22 +163,23 @@ class Section(Shared):
           f'start: 0 and end: {total_steps * 7 // 10}')
     if start == end and self.decay != 'one_shot':
       raise ValueError(
-          f'{where}: {self.decay} decay has no step between start={start} and '
-          f'end={end}. Write a later end, or decay: one_shot')
+          f'{where}: {self.decay} decay needs steps between start and end, got '
+          f'start={start} and end={end}. Write a later end, or decay: one_shot')
     if row.by_gradient and self.decay == 'one_shot' and (
         start == 0 and frequency > end):
       raise ValueError(
-          f'{where}: {word} needs gradients, which are there after the first '
-          'update, so nothing would be pruned at step 0. Write e.g. start: 1')
+          f'{where}: {word} needs gradients, so it can prune only after the '
+          'first update, got start=0. Write e.g. start: 1')
     if self.score_dtype and not row.accumulates:
       raise ValueError(
-          f'{where}: score_dtype is that of accumulated scores, and {word} '
-          'accumulates none. Leave it out, or write criterion: snip_momentum')
+          f'{where}: score_dtype is the dtype of accumulated scores, but '
+          f'{word} accumulates none. Leave score_dtype out, or write '
+          'criterion: snip_momentum')
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer(Section):
-  """The keys of a layer; one that is not `Shared` gives it its own rule."""
+  """The keys of a layer; a key that is not `Shared` gives it its own rule."""
   names: list[str] = key(_checks.regexes, None, 'its paths', 'must be there')
 
 
@@ -187,7 +190,7 @@ def _layers(where: str, value: Any) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Top(Level):
-  """The keys that a recipe has once."""
+  """The keys of the whole recipe, which layers do not have."""
   names: list[str] = key(
       _checks.regexes, '.*kernel', 'regular expressions of paths to prune')
   excluded: list[str] = key(
@@ -197,6 +200,11 @@ class Top(Level):
   flow: dict[str, Any] = key(
       _checks.Word(_words.FLOWS), 'hard',
       'the part of pruned weights in forward and backward passes')
+  method: dict[str, Any] | None = key(
+      _checks.Call(_words.METHODS), None,
+      'a published method instead of all keys but `names`, `excluded`, '
+      '`layers`, `scope` and those from `sparsity` to `max_sparsity`; options '
+      'are the arguments of its function in `jaxsparse.methods`')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,29 +212,30 @@ class Whole(Top, Section):
   """All keys of a recipe."""
 
 
-# A layer that gives one of these has a rule of its own,
+# A layer with one of these keys has a rule of its own.
 OWN = [name for name in Section.keys() if name not in Shared.keys()]
-# and under pattern lock nothing else than these has a meaning.
+# Under pattern lock, no other keys than these have a meaning.
 _LOCKED = ('pattern', 'axis', 'reduce', 'lock', 'regularizer')
 
 
 def complete(recipe: Values, total_steps: int, exclude: Sequence[str] = ()
              ) -> dict[str, Any]:
-  """The recipe with every key, checked.
+  """Checks a recipe, and fills in every key.
 
-  A layer that gives one of `OWN` has all keys of a section afterwards; another
-  only those that are `Shared`, where no sparsity means that of all.
+  A layer with one of the keys in `OWN` gets all keys of a section. Any other
+  layer gets only the keys of `Shared`; without a sparsity of its own it shares
+  the sparsity of the main section.
 
   Args:
-    recipe: what a user wrote.
-    total_steps: the length of training.
-    exclude: more regular expressions of what is dense.
+    recipe: the recipe of a user.
+    total_steps: the length of training, in steps.
+    exclude: more regular expressions for parameters that stay dense.
 
   Returns:
-    Plain data; completing it again changes nothing.
+    The complete recipe, plain data. Completing it again changes nothing.
 
   Raises:
-    ValueError: for an unknown key or a wrong value, wherever it stands.
+    ValueError: for an unknown key or a wrong value, at any depth.
 
   >>> whole = complete({'sparsity': 0.9}, 1_000)
   >>> whole['end'], whole['frequency'], whole['criterion']
@@ -234,19 +243,9 @@ def complete(recipe: Values, total_steps: int, exclude: Sequence[str] = ()
   """
   total_steps = _checks.total_steps('total_steps', total_steps)
   given = Whole.read('', recipe)
-  top, exclude = Top.fill(given), _checks.regexes('exclude', exclude)
-  top['excluded'] = [
-      *(r for r in exclude if r not in top['excluded']), *top['excluded']]
-  regexes = [*top['excluded'], *(r for layer in top['layers'] for r in
-                                 layer.get('names', [])), *top['names']]
-  if twice := [r for i, r in enumerate(regexes) if r in regexes[:i]]:
-    raise ValueError(
-        f'The regular expression {twice[0]!r} stands twice in the recipe; what '
-        'is excluded wins, then layers in their order, then names, so the '
-        'second would do nothing. Remove one of them.')
-  if not top['names'] and not top['layers']:
-    raise ValueError('names is empty and there are no layers, so nothing would '
-                     "be pruned. Write e.g. names: ['.*kernel']")
+  top = _top(given, exclude)
+  if top['method'] is not None:
+    return _with_method(given, top, total_steps)
   (word, options), = top['flow'].items()
   level = _words.FLOWS[word].options
   top['flow'] = {word: level.fill(options, total_steps)}
@@ -261,12 +260,60 @@ def complete(recipe: Values, total_steps: int, exclude: Sequence[str] = ()
   return {**main, **top, 'layers': layers}
 
 
+def _top(given: Values, exclude: Sequence[str]) -> dict[str, Any]:
+  """The keys that a recipe has once."""
+  top, exclude = Top.fill(given), _checks.regexes('exclude', exclude)
+  top['excluded'] = [
+      *(r for r in exclude if r not in top['excluded']), *top['excluded']]
+  regexes = [*top['excluded'], *(r for layer in top['layers'] for r in
+                                 layer.get('names', [])), *top['names']]
+  if twice := [r for i, r in enumerate(regexes) if r in regexes[:i]]:
+    raise ValueError(
+        f'The regular expression {twice[0]!r} appears twice in the recipe. The '
+        'first one decides, in the order excluded, layers, names, so the '
+        'second one would do nothing. Remove one of them.')
+  if not top['names'] and not top['layers']:
+    raise ValueError('A recipe needs names or layers, or nothing would be '
+                     "pruned, got neither. Write e.g. names: ['.*kernel']")
+  return top
+
+
+# What a recipe may have beside a method.
+_BESIDE = ('names', 'excluded', 'layers', 'scope', 'method', *Shared.keys())
+
+
+def _with_method(given: Values, top: Values, total_steps: int
+                 ) -> dict[str, Any]:
+  """Every key of a recipe whose rule and flow are those of a method."""
+  (word, options), = top['method'].items()
+  for where, level in [('the recipe', given)] + [
+      (f'layers[{i}]', layer) for i, layer in enumerate(top['layers'])]:
+    if other := [name for name in level if name not in _BESIDE or (
+        level is not given and name == 'scope')]:
+      raise ValueError(
+          f'{where}: method {word} has a rule and a flow of its own, so '
+          f'{other} have no meaning. Leave them out; options of {word} are '
+          f'{", ".join(options) or "none"}.')
+  # No other key of a section counts; one_shot has defaults for any training.
+  shared = {name: given[name] for name in Shared.keys() if name in given}
+  shared['decay'] = 'one_shot'
+  around = {**top, 'flow': {'hard': {}}}
+  main = _section('the recipe', shared, around, total_steps, bool(
+      top['names']) and _words.takes_sparsity(word))
+  layers = [_layer(f'layers[{i}]', layer, shared, around, total_steps)
+            for i, layer in enumerate(top['layers'])]
+  return {**{name: main[name] for name in Shared.keys()},
+          'scope': given.get('scope'), 'names': top['names'],
+          'excluded': top['excluded'], 'layers': layers,
+          'method': top['method']}
+
+
 def _layer(where: str, layer: Values, main: Values, top: Values,
            total_steps: int) -> dict[str, Any]:
   """Every key of a layer, or those that are `Shared`."""
   if not layer.get('names'):
-    raise ValueError(f'{where} has no names. Write the regular expressions of '
-                     "its parameters, e.g. names: ['head/kernel']")
+    raise ValueError(f'{where} has no names, the regular expressions of its '
+                     "parameters. Write e.g. names: ['head/kernel']")
   own = any(name in layer for name in OWN)
   foreign = _foreign(layer, own)
   given = {name: value for name, value in main.items() if name not in foreign}
@@ -279,7 +326,7 @@ def _layer(where: str, layer: Values, main: Values, top: Values,
 
 
 def _foreign(layer: Values, own: bool) -> set[str]:
-  """What of the main section has no meaning beside what a layer gives."""
+  """The keys of the main section that a layer's own keys make meaningless."""
   if layer.get('lock'):
     return {*Section.keys()} - {*_LOCKED}
   foreign = set()
@@ -296,7 +343,7 @@ def _foreign(layer: Values, own: bool) -> set[str]:
 
 def _section(where: str, given: Values, top: Values, total_steps: int,
              required: bool) -> dict[str, Any]:
-  """Every key of a section, from those that are given."""
+  """Every key of a section, from the given keys and defaults."""
   section = Section.fill(given, total_steps, top)
   if section['progressive']:
     section['progressive'] = _words.Progressive.fill(
@@ -304,7 +351,7 @@ def _section(where: str, given: Values, top: Values, total_steps: int,
   if section['lock']:
     if other := [name for name in given if name not in _LOCKED]:
       raise ValueError(
-          f'{where}: lock keeps the zeros that are there, so {other} have no '
+          f'{where}: lock only keeps the present zeros, so {other} have no '
           'meaning. Leave them out, or write lock: false')
     section |= dict.fromkeys({*section} - {*_LOCKED})
   elif section['sparsity'] is None and required:

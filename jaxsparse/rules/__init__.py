@@ -1,9 +1,9 @@
-"""Rules: when masks change, and to what.
+"""Rules decide when masks change, and which weights the new masks keep.
 
 A rule is an `optax.GradientTransformation` whose "updates" are masks. `prune`,
 `prune_and_grow`, `lock` and `forward_backward` make masks; `stages`, `combine`
-and `progressive` join or wrap rules. `base` has the state that all rules share
-and the pieces that a rule of your own is written with.
+and `progressive` join or wrap rules. The module `base` defines the state that
+all rules share, and the building blocks for a rule of your own.
 """
 
 from jaxsparse.rules._combine import combine

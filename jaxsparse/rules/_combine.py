@@ -15,7 +15,7 @@ class CombinedState(NamedTuple):
   """The state of `combine`.
 
   Attributes:
-    states: those of the rules, in their order.
+    states: the states of the rules, in the order of the rules.
   """
   states: tuple[Any, ...]
 
@@ -31,7 +31,7 @@ class CombinedState(NamedTuple):
 
   @property
   def dense(self) -> jax.Array | None:
-    """As `RuleState.dense`: whether any rule's last update did."""
+    """Whether any rule's last update read dense gradients, see `RuleState`."""
     known = [s.dense for s in self.states if s.dense is not None]
     return jnp.stack(known).any() if known else None
 
@@ -46,14 +46,15 @@ def combine(*rules: base.Rule) -> base.Rule:
   one threshold, use one rule with several patterns.
 
   Args:
-    *rules: `prune(...)`, `prune_and_grow(...)`, `lock(patterns)` or any other,
-      each with patterns for its own parameters.
+    *rules: `prune(...)`, `prune_and_grow(...)`, `lock(patterns)` or any other
+      rules, each with patterns for its own parameters.
 
   Returns:
     A rule with a `CombinedState`.
 
   Raises:
-    ValueError: if there are none; from `init` if two prune one parameter.
+    ValueError: if no rule is given; from `init` if two rules prune the same
+      parameter.
 
   >>> from jaxsparse import prune
   >>> from jaxsparse.patterns import channel, nm
@@ -67,8 +68,8 @@ def combine(*rules: base.Rule) -> base.Rule:
   """
   if not rules:
     raise ValueError(
-        'combine() needs one rule at least. Write e.g. combine(prune({"mlp.*": '
-        'nm(2, 4)}), prune({"head": nm(1, 4)})).')
+        'combine() needs at least one rule, got none. Write e.g. '
+        'combine(prune({"mlp.*": nm(2, 4)}), prune({"head": nm(1, 4)})).')
   parts = [base.with_extra_args(rule) for rule in rules]
 
   def init(params):
@@ -77,9 +78,9 @@ def combine(*rules: base.Rule) -> base.Rule:
       pruning = [i for i, m in enumerate(masks) if not trees.is_dense(m)]
       if len(pruning) > 1:
         raise ValueError(
-            f'{path} is pruned by rules {pruning} of combine, counted from 0. '
-            'Give it to one of them, and to the others as dense (or other '
-            'ties): '
+            f'{path} is pruned by rules {pruning} of combine, counted from 0, '
+            'but only one rule may prune a parameter. Make it dense in the '
+            'patterns of the others (or give these rules other ties): '
             f'{{{path!r}: None, ...}}.')
     return CombinedState(states)
 

@@ -15,7 +15,6 @@ from jaxsparse._utils import trees
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.exact_counts import Count
-from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 from jaxsparse.rules import base
 from jaxsparse.rules.base import RuleState
@@ -40,63 +39,68 @@ def prune_and_grow(
     schedule: schedules.Schedule | None = None,
     init_sparsity: float | distributions.Distribution | None = None
     ) -> base.Rule:
-  """Dynamic sparse training: drop some weights, grow as many elsewhere.
+  """Dynamic sparse training: drops some weights and grows as many elsewhere.
 
-  Whenever `when(step)` holds, of the `nnz` active units of each group
+  The rule makes an exchange whenever `when(step)` holds. Of the `nnz` active
+  units of each group, the
 
     nnz - floor(fraction * nnz)
 
-  stay, those with the highest drop score. The others are dropped, and as many
-  units grow: those with the highest grow scores among all inactive units, those
-  just dropped included. The number of active units never changes. A scope is
-  the set of units that compete. Scopes other than `per_layer` let layers
-  compete: then these counts hold for their sum.
+  units with the highest drop scores stay, and the others are dropped. Then as
+  many units grow: those with the highest grow scores among all inactive units,
+  the units just dropped included. The number of active units never changes. A
+  scope is the set of units that compete. Scopes other than `per_layer` let
+  layers compete; then the counts above hold for the sum over layers.
 
   With a `surplus`, more units are active than the sparsity says while the
   surplus is above 0: each exchange drops to `budget - floor(fraction * budget)`
-  and grows up to `budget + floor(surplus * size)`.
+  units and grows up to `budget + floor(surplus * size)`.
 
-  With a `schedule` the budget itself changes: each exchange, and the step at
-  which the schedule reaches its end, makes it `schedule(step)` of the sparsity,
-  shared among layers by the drop scores of what is active, before the others
-  are dropped and grown. `global_threshold(0.9)` so is a global pruning first.
+  With a `schedule` the budget itself changes. Each exchange, and the step at
+  which the schedule reaches its end, first sets the budget to `schedule(step)`
+  times the sparsity, shared among layers by the drop scores of the active
+  units. Then weights are dropped and grown under that budget. So with
+  `global_threshold(0.9)` each exchange begins with a global pruning.
 
-  With `hard`, weights that were pruned start at zero with the optimizer's
-  initial moments, and take part in the step that grows them. Those that one
-  exchange drops and grows again keep their values and moments. SET, DSR, SNFS,
-  RigL, ITOP, MEST, Chase and GraNet, each a few lines over this, are in
-  `jaxsparse.methods`.
+  Under the flow `hard`, pruned weights that grow start at zero with the
+  optimizer's initial moments, and take part in the step that grows them.
+  Weights that one exchange drops and grows again keep their values and moments.
+  `jaxsparse.methods` has SET, DSR, SNFS, RigL, ITOP, MEST, Chase and GraNet,
+  each a few lines over this rule.
 
   Args:
-    patterns: regular expressions for parameter paths to patterns; see
+    patterns: maps regular expressions for parameter paths to patterns; see
       `rules.resolve`.
     sparsity: the fraction pruned in every layer, or a distribution such as
       `erk(0.9)`.
     grow: the score by which units are grown.
-    when: at which steps; every 100 by default.
-    fraction: the share of active units replaced, a number in [0, 1] or an optax
-      schedule, which is clipped to that.
+    when: a function from step to bool, true at the steps with an exchange;
+      every 100 steps by default.
+    fraction: the share of active units that an exchange replaces: a number in
+      [0, 1], or an optax schedule, whose values are clipped to [0, 1].
     drop: the score by which active units stay; `magnitude()` by default.
     init: the score of the first masks; `random(0)` by default, as in the
-      papers. Give `random(seed)` for other topologies.
-    drop_scope: which units compete to stay; `scopes.per_layer` by default,
-      see `jaxsparse.scopes`.
-    grow_scope: which units compete to be grown.
-    surplus: density above the budget, a number in [0, 1] or an optax schedule,
-      which is clipped to that. Let it be 0 at the last exchange, or the extra
-      units stay active. It needs a scope that keeps each layer's count, where a
-      layer without room leaves its part, or `all_layers`, where the others get
-      it.
-    schedule: the share of the sparsity by step; all of it by default. One that
-      starts above 0, `schedules.from_initial`, starts sparse.
-    init_sparsity: of the first masks, or a distribution; by default what the
-      schedule says at step 0.
+      papers. Write `random(seed)` for other topologies.
+    drop_scope: the scope in which units compete to stay; `scopes.per_layer` by
+      default, see `jaxsparse.scopes`.
+    grow_scope: the scope in which units compete to be grown;
+      `scopes.per_layer` by default.
+    surplus: the density above the budget: a number in [0, 1], or an optax
+      schedule, whose values are clipped to [0, 1]. It should be 0 at the last
+      exchange, otherwise the extra units stay active. A surplus needs
+      `all_layers`, where other layers take the share of a layer that is full,
+      or a scope that keeps each layer's count, where that share is lost.
+    schedule: a function from step to the share of the final sparsity; the full
+      sparsity from the start by default. With a schedule that starts above 0,
+      such as `schedules.from_initial`, training starts sparse.
+    init_sparsity: the sparsity of the first masks, or a distribution; by
+      default `schedule(0)` times the final sparsity.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
-    Its `update` takes two more arguments: `allowed`, a function that returns a
-    tree of bool arrays, outside of which nothing stays or grows, and `act`, a
-    bool scalar that triggers an exchange at a step that is not in `when`.
+    Its `update` takes two more arguments. `allowed` is a function that returns
+    a tree of bool arrays; units outside of these neither stay nor grow. `act`
+    is a bool scalar that triggers an exchange at a step that `when` leaves out.
 
   Raises:
     ValueError: from `init`, see `rules.resolve`; or if a sparsity is missing.
@@ -143,10 +147,10 @@ def prune_and_grow(
     make = lambda: base.initial_scores(first, sparse)
     if jax.eval_shape(make) is None:
       raise ValueError(
-          'prune_and_grow(init=...) needs a score that does without gradients, '
-          'such as random(seed) or magnitude().')
+          'prune_and_grow(init=...) needs a score without gradients, got one '
+          'that reads them. Write e.g. init=scores.random(0), or magnitude().')
     masks = selection.select_each(
-        make, shapes, _budgets(at_first, make, shapes, (
+        make, shapes, distributions.budgets(at_first, make, shapes, (
             progress(0) if init_sparsity is None else 1.)))
     if surplus is not None:
       masks = to_the_bound(masks, shapes, make)
@@ -174,7 +178,7 @@ def prune_and_grow(
     def exchange():
       budgets = {}
       if surplus is not None or schedule is not None:
-        kept = _budgets(distribution, lambda: jax.tree.map(
+        kept = distributions.budgets(distribution, lambda: jax.tree.map(
             # An active weight of zero counts more than a pruned one.
             lambda m, x: jnp.where(m, x, -jnp.inf),
             base.sparse_only(state.masks, shapes),
@@ -197,17 +201,6 @@ def prune_and_grow(
         grow, base.sparse_only(params, shapes), state.scores[1], due))
 
   return base.Rule(init_fn, update)
-
-
-def _budgets(distribution: distributions.Distribution,
-             make: Callable[[], Any], shapes: Any, progress: Any) -> Any:
-  """Units that each group of each layer ends with, a tree of counts."""
-  def count(k, score, pattern):
-    return k if isinstance(k, Kept) else Kept(
-        selection.kept_count(pattern.sizes(score.shape)[1], k))
-  return jax.tree.map(
-      count, distributions.shares(distribution, make, shapes, progress),
-      jax.eval_shape(make), shapes, is_leaf=lambda x: isinstance(x, Kept))
 
 
 def _reads_dense(grow: scores_lib.Score, sparse: Any, state: Any,

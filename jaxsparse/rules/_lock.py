@@ -17,12 +17,13 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
   """Pattern lock: weights that are zero at `init` stay zero.
 
   Masks are taken from the params at `init` and never change. A unit is alive if
-  any of its weights is nonzero. A parameter that is zero throughout, such as a
-  bias before training, was not pruned and is left free.
+  any of its weights is nonzero. A parameter of zeros only, such as a bias
+  before training, counts as not pruned and is not locked.
 
   Args:
-    patterns: regular expressions for parameter paths to patterns, to lock whole
-      units; by default every single weight of every parameter.
+    patterns: maps regular expressions for parameter paths to patterns, whose
+      units are locked as a whole; by default every zero of every parameter is
+      locked by itself.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
@@ -32,7 +33,7 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
 
   Warns:
     UserWarning: from `init` outside of `jit`, if the params have no zero to
-      lock: those of a method that keeps pruned weights have none.
+      lock. Methods that keep pruned weights, such as `ste`, leave no zeros.
 
   >>> import jax.numpy as jnp
   >>> print(lock().init({'kernel': jnp.array([0., 2.])}).masks['kernel'])
@@ -52,8 +53,8 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
     if _locks_nothing(masks):
       warnings.warn(
           'lock() found no pruned weight in the params, so it locks nothing. '
-          'After a method that keeps pruned weights, such as ste() or '
-          'sr_ste(...), give it the sparse ones: '
+          'Methods such as ste() and sr_ste(...) keep the values of pruned '
+          'weights in the params; after these, lock the sparse params: write '
           'tx.init(jaxsparse.sparse_params(params, opt_state)).', stacklevel=2)
     return base.RuleState(jnp.zeros((), jnp.int32), masks, ())
 

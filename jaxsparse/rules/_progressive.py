@@ -1,9 +1,10 @@
 """Progressive pruning: a structured mask is reached weight by weight.
 
 `progressive` wraps a rule whose patterns are blocks, channels or N:M groups.
-When its masks change, whole units would die at once; instead their weights go
-a portion at a time, the smallest first, so that on the way masks are
-unstructured and the others have time to make up for each portion.
+Without `progressive`, a change of masks prunes whole units at once. With it,
+the weights of these units are pruned in portions, the smallest weights first.
+On the way masks are unstructured, and the kept weights have time to make up for
+each portion.
 """
 
 import functools
@@ -36,10 +37,10 @@ class ProgressiveState(base.Around, _Fields):
   """The state of `progressive`.
 
   Attributes:
-    inner: the state of the rule inside; its masks are where this one is going.
-    masks: like the params: bool arrays, or `None` where dense.
-    left: how many portions have yet to go, int32.
-    due: the step at which the next one goes, int32.
+    inner: the state of the wrapped rule; its masks are the target.
+    masks: a tree like the params: bool arrays, or `None` where dense.
+    left: the number of portions that are still to be pruned, int32.
+    due: the step at which the next portion is pruned, int32.
     scores: the state of the score.
   """
   masks = _Fields.masks  # Not those of the rule inside.
@@ -50,42 +51,45 @@ class ProgressiveState(base.Around, _Fields):
     every=arguments.step(1, '100'), score=scores_lib.SCORE)
 def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
                 score: scores_lib.Score | None = None) -> base.Rule:
-  """Makes a rule take weights away in portions instead of all at once.
+  """Prunes the weights of a rule in portions instead of all at once.
 
   When the masks of `rule` change, let `D` be the weights of a parameter that
-  are kept now and not by the new mask. With `r` portions left,
+  the current mask keeps and the new mask prunes. With `r` portions left,
 
-    masks = new masks | the round(|D| * (r - 1) / r) highest scores of D,
+    masks = new masks | the round(|D| * (r - 1) / r) highest scores of D.
 
-  at once, and again after every `every` updates with one portion less, until
-  the masks are those of the rule. All weights of `D` in a parameter compete
-  with each other. What the new mask has and the old one had not comes back at
-  once. If the rule's masks change while portions are left, all starts anew from
-  the masks at hand: a rule that changes them more often than every `steps *
-  every` updates is followed, but not caught up with. At the step at which a
-  gradual schedule of a `prune` ends all that is left goes, because training may
-  end there, too.
+  The first portion is pruned at once, and one more portion after every `every`
+  updates, until the masks are those of the rule. All weights of `D` in a
+  parameter compete with each other. Weights that the new mask keeps and the
+  current one prunes come back at once. If the rule's masks change while
+  portions are left, the portions start anew from the current masks; so they
+  never catch up with a rule whose masks change more often than every `steps *
+  every` updates. At the step at which a gradual schedule of a `prune` ends, all
+  remaining portions are pruned, because training may end at that step.
 
   Args:
     rule: `prune(...)` with patterns of blocks, channels or N:M groups, and a
       `when` that leaves time for all portions.
     steps: the number of portions.
-    every: how many updates are between two portions.
-    score: what the weights of `D` compete by; `magnitude()` by default.
+    every: the number of updates between two portions.
+    score: the score by which the weights of `D` compete; `magnitude()` by
+      default.
 
   Returns:
     A rule with a `ProgressiveState`.
 
   Raises:
-    ValueError: if `rule` or `score` is none, or a number is not positive.
+    ValueError: if `rule` is not a rule or `score` is not a score, or if a
+      number is not positive.
 
   References:
     Intel, `Neural Compressor, progressive pruning (snip_momentum_progressive)
     <https://github.com/intel/neural-compressor>`_. There, the weights of all
     layers compete by the scores of the last structured step, portions follow
-    each other at `1 / steps` of the pruning frequency, and each starts from the
-    structured mask before. Here, layers have portions of their own, scores are
-    those of the weights at hand, and nothing has to divide anything.
+    each other at `1 / steps` of the pruning frequency, and each portion starts
+    from the previous structured mask. Here, each layer has its own portions,
+    scores are those of the current weights, and the number of portions need not
+    divide any other number.
 
   >>> from jaxsparse import prune
   >>> sparse = prune({'.*': patterns.channel(-1, sparsity=0.5)})
@@ -116,7 +120,7 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
     waits = jax.eval_shape(lambda: base.initial_scores(score, point)) is None
     masks = jax.tree.map(lambda w: jnp.ones_like(w, dtype=bool), point)
     left = jnp.where(_differ(masks, inner.masks), steps, 0).astype(jnp.int32)
-    # What is due at step 1 waits for the first gradients.
+    # A portion that is due at step 1 waits for the first gradients.
     due = jnp.ones((), jnp.int32)
     if not waits:
       masks = _without_portion(
@@ -159,9 +163,9 @@ def _differ(masks: ArrayTree, others: Any) -> bool | jax.Array:
 
 def _without_portion(masks: ArrayTree, target: Any, make: Callable[[], Any],
                      left: jax.Array) -> Any:
-  """Masks without the first of `left` portions of what has to go.
+  """Masks without the first of `left` portions of the weights to be pruned.
 
-  `make` makes the scores by which the others stay.
+  `make` makes the scores by which the other portions stay.
   """
   going = lambda now, then: now & ~then
   share = 1. / jnp.maximum(left, 1).astype(jnp.float32)

@@ -21,32 +21,34 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
           distribution: distributions.Distribution | None = None,
           schedule: schedules.Schedule | None = None,
           when: schedules.When | None = None) -> base.Rule:
-  """Makes masks from scores: keep the highest, prune the rest.
+  """Makes masks from scores: keeps the highest scores, prunes the rest.
 
   Whenever `when(step)` holds, and when the schedule reaches its end, the rule
   makes new masks from the current params and gradients, and the optimizer makes
-  its step under them. A rule that acts at every step (the default) is an
-  `EveryStep` rule: it scores the params after that step. A pruned weight comes
-  back if its score is high enough; with `hard` it is zero, and magnitude never
-  brings it back.
+  its step under the new masks. A rule that acts at every step (the default) is
+  an `EveryStep` rule: it scores the params after that step. A pruned weight
+  comes back if its score is high enough. Under the flow `hard` a pruned weight
+  is zero, so the score `magnitude` never brings it back.
 
   Args:
-    patterns: regular expressions for parameter paths to patterns; see
+    patterns: maps regular expressions for parameter paths to patterns; see
       `resolve`.
     sparsity: the fraction pruned in every layer; short for
       `distribution=uniform(sparsity)`.
     score: the score by which weights compete; `magnitude()` by default.
-    distribution: how sparsity is shared among layers; by default every pattern
-      brings its own.
-    schedule: the share of the final sparsity by step; all at once by default.
-    when: at which steps masks are made; at every step by default.
+    distribution: the distribution of sparsity among layers; by default every
+      pattern has a sparsity of its own.
+    schedule: a function from step to the share of the final sparsity; the full
+      sparsity at once by default.
+    when: a function from step to bool, true at the steps that make masks;
+      every step by default.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
 
   Raises:
-    ValueError: if patterns have no paths, or both sparsity and distribution are
-      given; from `init`, see `resolve`; or if a sparsity is missing.
+    ValueError: if `patterns` maps no paths, or both sparsity and distribution
+      are given; from `init`, see `resolve`; or if a sparsity is missing.
 
   >>> from jaxsparse.patterns import nm
   >>> rule = prune({'.*/kernel': nm(2, 4)})
@@ -58,8 +60,8 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
   score = optax.with_extra_args_support(score or scores_lib.magnitude())
   if sparsity is not None and distribution is not None:
     raise ValueError(
-        f'sparsity={sparsity} is the uniform distribution, got another one '
-        'beside it. Leave sparsity out, or write e.g. '
+        f'sparsity={sparsity} means the uniform distribution, got it together '
+        'with distribution=. Give one of the two, e.g. '
         f'distribution=jaxsparse.erk({sparsity}).')
   distribution = distribution or distributions.uniform(sparsity)
   schedule = schedule or schedules.one_shot()
@@ -77,7 +79,7 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
     masks = everything if jax.eval_shape(make) is None else base.run_if(
         when(0), lambda: masks_for(make, shapes, schedule(0)), everything)
     if masks is everything:
-      # A distribution that does not suit the patterns says so now, not later.
+      # Raises at `init` if the distribution does not suit the patterns.
       magnitudes = lambda: jax.tree.map(jnp.abs, sparse)
       jax.eval_shape(lambda: masks_for(magnitudes, shapes, schedule(0)))
     return base.RuleState(jnp.zeros((), jnp.int32), masks, score.init(sparse))

@@ -1,4 +1,4 @@
-"""Stages: rules that take turns, by the step alone."""
+"""Stages: one rule after another, chosen by the step alone."""
 
 from typing import Any, Mapping
 
@@ -19,21 +19,22 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
   from stage to stage, in one compiled train step (`lax.switch`): only the
   current rule runs, and only its scores accumulate.
 
-  A rule that does not act at every step (`when`) takes over the masks of the
-  stage before and acts when it next would; steps are counted from the start of
-  training.
+  A rule that does not act at every step starts with the masks of the previous
+  stage and acts at the next step at which its `when` holds. Steps are counted
+  from the start of training.
 
   Args:
     rules: maps the first step of each stage to its rule: `prune`,
       `prune_and_grow` or `lock(patterns)`. The first stage begins at 0, and all
-      have the same sparse parameters.
+      stages have the same sparse parameters.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
 
   Raises:
-    ValueError: if the steps do not go up from 0; from `init` if a stage does
-      not fit a parameter or has other sparse parameters than the first.
+    ValueError: if the steps do not increase from 0; from `init` if a pattern of
+      a stage does not fit a parameter, or a stage has other sparse parameters
+      than the first.
 
   >>> from jaxsparse import prune
   >>> from jaxsparse.patterns import nm
@@ -50,8 +51,9 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
   begins = list(rules)
   if not begins or begins[0] != 0 or begins != sorted(set(begins)):
     raise ValueError(
-        'stages maps growing steps, from 0 on, to rules, got the steps '
-        f'{begins}. Write e.g. stages({{0: first, 1_000: second}}).')
+        'stages needs a mapping from increasing steps, the first one 0, to '
+        f'rules, got the steps {begins}. Write e.g. stages({{0: first, 1_000: '
+        'second}).')
   parts = [base.with_extra_args(rule) for rule in rules.values()]
 
   def init(params):
@@ -87,11 +89,12 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
 def _check(begin: int, state: Any, first: Any) -> None:
   if not isinstance(state, base.RuleState):
     raise ValueError(
-        f'The stage at step {begin} has the state {type(state).__name__}; '
-        'stages take prune, prune_and_grow or lock.')
+        f'The rule of the stage at step {begin} must be prune, prune_and_grow '
+        f'or lock, got one with the state {type(state).__name__}. Write e.g. '
+        f'stages({{{begin}: jaxsparse.prune(...)}}).')
   one, other = (jax.tree.structure(s.masks) for s in (state, first))
   if one != other:
     raise ValueError(
         f'The stage at step {begin} has other sparse parameters than the '
-        'first. Use the same regular expressions in all stages; nm(m, m) '
-        'keeps everything.')
+        'first. Use the same regular expressions in all stages; to keep all '
+        'weights in one of them, write nm(m, m), e.g. nm(4, 4).')

@@ -1,10 +1,10 @@
 """Top-KAST: a sparse forward pass inside a larger set of weights that learn.
 
-  A = the highest |w| of each layer, density D: the forward pass, w~ = w * A
-  B = A and the next highest: the weights that get gradients and updates
+  A = the weights of highest |w| in each layer, density D; forward: w~ = w * A
+  B = A and the next highest |w|: the weights that get gradients and updates
 
-`forward_backward` is the rule that makes both sets, `flows.top_kast` the flow
-that uses them.
+The rule `forward_backward` makes both sets, and the flow `flows.top_kast` uses
+them.
 """
 
 from typing import Any, Mapping, NamedTuple
@@ -25,8 +25,8 @@ class ForwardBackwardState(base.Around, _Fields):
   """The state of `forward_backward`.
 
   Attributes:
-    inner: the state of the rule that makes the forward sets A, its masks.
-    backward: the backward sets B, which contain A.
+    inner: the state of the rule that makes the forward sets A, the masks.
+    backward: the backward sets B, which contain A; a tree like the masks.
   """
 
 
@@ -34,19 +34,24 @@ class ForwardBackwardState(base.Around, _Fields):
 def forward_backward(patterns: base.Patterns, *,
                      backward: float | Mapping[str, float],
                      when: schedules.When | None = None) -> base.Rule:
-  """Two nested sets by magnitude: what is used, and what is trained.
+  """Makes two nested sets of weights by magnitude: one used, one trained.
+
+  The forward pass uses the weights of the set A; the optimizer trains the
+  weights of the larger set B.
 
   Args:
-    patterns: regular expressions for parameter paths to patterns with a
-      sparsity of their own, that of the forward set A: `nm(1, 8)`,
-      `unstructured(sparsity=0.9)`.
-    backward: the fraction of each group that is not even trained: the sparsity
-      of the backward set B, not above that of A; one for all, or one by each
-      regular expression of a pattern. 0.75 of `nm(1, 8)` is 2:8.
-    when: at which steps both sets are made anew; every 100 by default.
+    patterns: maps regular expressions for parameter paths to patterns that have
+      a sparsity of their own, such as `nm(1, 8)` or
+      `unstructured(sparsity=0.9)`. It is the sparsity of the forward set A.
+    backward: the sparsity of the backward set B, the fraction of each group
+      that is not trained. It is at most the sparsity of A. One number serves
+      all patterns; a mapping has a number for each regular expression. 0.75
+      with `nm(1, 8)` makes B 2:8.
+    when: a function from step to bool, true at the steps that make both sets
+      anew; every 100 steps by default.
 
   Returns:
-    A rule whose masks are A; its state has B as `backward`.
+    A rule whose masks are A, and whose state has B as `backward`.
 
   Raises:
     ValueError: if a pattern has no sparsity or B would not contain A; from
@@ -71,7 +76,7 @@ def forward_backward(patterns: base.Patterns, *,
         backward, Mapping) else backward
     if pattern.sparsity is None or not 0 <= share <= pattern.sparsity:
       raise ValueError(
-          f'{regex!r}: the backward set contains the forward set, so '
+          f'{regex!r}: the backward set must contain the forward set, so '
           'forward_backward needs 0 <= backward <= sparsity, got '
           f'backward={backward} and sparsity={pattern.sparsity} of {pattern}. '
           "Write e.g. forward_backward({'.*/kernel': nm(1, 8)}, "

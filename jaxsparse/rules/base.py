@@ -1,18 +1,19 @@
-"""Rules: when masks change, and to what.
+"""The protocol of rules, their state, and building blocks for new ones.
 
 A rule is an `optax.GradientTransformation` whose "updates" are masks:
 
   state = rule.init(params)                       # state.masks: already valid
   masks, state = rule.update(grads, state, params)
 
-`params` are the weights where `grads` were taken. Most rules act at some steps.
-They are asked before the optimizer makes its step, which then goes under the
-new masks: all that a mask needs is computed in one `lax.cond` from arrays that
-are there anyway, so a step on which no mask changes costs next to nothing.
+`params` are the weights at which `grads` were taken. Most rules act at some
+steps. `sparsify` updates these rules before the optimizer makes its step, and
+the step is made under the new masks. One `lax.cond` computes scores and masks
+from arrays that exist anyway, so a step on which no mask changes costs next to
+nothing.
 
-A rule that acts at every step is an `EveryStep` rule. It is asked after the
-optimizer and given `updates`, what that is about to add, and its masks belong
-to `params + updates`: the next forward pass sees no mask that is a step old.
+A rule that acts at every step is an `EveryStep` rule. `sparsify` updates it
+after the optimizer, and passes the optimizer's `updates` to it. Its masks
+belong to `params + updates`, so no forward pass sees a mask of the step before.
 """
 
 import dataclasses
@@ -35,8 +36,8 @@ class Rule(optax.GradientTransformationExtraArgs):
   """A rule, a `GradientTransformation` whose updates are masks.
 
   Attributes:
-    progress: the schedule that the rule follows, if there is one: `progressive`
-      ends where it does.
+    progress: the schedule that the rule follows, or `None`. `progressive` ends
+      at the end of this schedule.
   """
   progress: schedules.Schedule | None = None
 
@@ -44,8 +45,9 @@ class Rule(optax.GradientTransformationExtraArgs):
 class EveryStep(Rule):
   """A rule that acts at every step, and so looks one step ahead.
 
-  Its `update` is given `updates` as well, what the optimizer is about to add,
-  and its masks belong to `params + updates`.
+  Its `update` takes two more arguments: `updates`, the optimizer's updates of
+  the same step, and `optimizer`, the state of the optimizer after that step.
+  Its masks belong to `params + updates`.
   """
 
 
@@ -68,7 +70,7 @@ _PATTERNS = arguments.Check(
     _are_patterns, 'a mapping in which regular expressions for paths map to a '
     'pattern or None', _with_path)
 arguments.register(Patterns, _PATTERNS)
-# For rules that would prune nothing without any.
+# For rules that would prune nothing with an empty mapping.
 SOME_PATTERNS = dataclasses.replace(
     _PATTERNS, takes=lambda value: _are_patterns(value) and bool(value))
 arguments.register(Rule, arguments.transformation(
@@ -82,10 +84,10 @@ class RuleState(NamedTuple):
 
   Attributes:
     count: the number of updates made, int32.
-    masks: like the params: bool arrays, or `None` where dense.
+    masks: a tree like the params: bool arrays, or `None` where dense.
     scores: the states of the rule's scores.
-    dense: whether the last update read gradients of pruned weights beyond what
-      the flow lets through, a bool scalar; `None` if no update ever does.
+    dense: whether the last update read gradients of pruned weights that the
+      flow itself does not use, a bool scalar; `None` if no update reads them.
   """
   count: jax.Array
   masks: ArrayTree
@@ -94,11 +96,11 @@ class RuleState(NamedTuple):
 
 
 class Around:
-  """What the state of a rule around another rule says of itself.
+  """The base class of the state of a rule that wraps another rule.
 
-  Every state of a rule has `count`, `masks` and `dense`, see `RuleState`. A
-  state with an `inner` one inherits them from here, and has fields of its own
-  for those that differ.
+  Every state of a rule has `count`, `masks` and `dense`, see `RuleState`. This
+  class takes them from the field `inner`, the state of the wrapped rule. A
+  subclass declares a field of its own for each one that differs.
   """
   __slots__ = ()
   inner: Any
@@ -122,7 +124,7 @@ class Around:
 def made_of(init: Callable[..., Any], update: Callable[..., Any],
             *parts: optax.GradientTransformation | None,
             ahead: bool = False) -> Rule:
-  """A rule that looks ahead if it is told to, or if a rule in it does."""
+  """An `EveryStep` rule if `ahead`, or if one of `parts` is; else a `Rule`."""
   ahead |= any(isinstance(part, EveryStep) for part in parts)
   return (EveryStep if ahead else Rule)(init, update)
 
@@ -141,15 +143,16 @@ def acts_always(when: schedules.When) -> bool:
 
 def is_due(when: schedules.When, schedule: schedules.Schedule, step: jax.Array
            ) -> bool | jax.Array:
-  """Whether a rule acts: when asked to, and as its schedule reaches its end."""
+  """Whether a rule acts: where `when` holds, and at its schedule's end."""
   due = when(step)
   return due if due is True else due | schedules.arrives(schedule, step)
 
 
 def with_extra_args(rule: optax.GradientTransformation) -> Rule:
-  """A rule whose `update` may be given `updates` and the like.
+  """A rule whose `update` takes, and ignores, `updates` and other arguments.
 
-  `optax.with_extra_args_support` has an argument `updates` of its own.
+  `optax.with_extra_args_support` does not serve, because its `update` has an
+  argument `updates` of its own.
   """
   if isinstance(rule, optax.GradientTransformationExtraArgs):
     return rule
@@ -162,19 +165,19 @@ def with_extra_args(rule: optax.GradientTransformation) -> Rule:
 
 @arguments.checked()
 def resolve(patterns: Patterns, params: ArrayTree) -> Any:
-  """The pattern of every parameter, or `None`; checks that each one fits.
+  """The pattern of every parameter, checked against the parameter's shape.
 
   Args:
-    patterns: regular expressions for whole paths, such as `'.*/kernel'`, to
-      patterns or `None` for dense. The first full match wins.
+    patterns: maps regular expressions for whole paths, such as `'.*/kernel'`,
+      to patterns, or to `None` for dense. The first full match wins.
     params: any pytree of arrays.
 
   Returns:
-    A tree like `params`.
+    A tree like `params` with a pattern, or `None` for dense, at each leaf.
 
   Raises:
-    ValueError: naming the rule that matches nothing, or the parameter that a
-      pattern does not fit and why.
+    ValueError: if a regular expression matches no parameter, or a pattern does
+      not fit a parameter; the message names the expression or the parameter.
   """
   def check(path, w, pattern):
     if pattern is not None:
@@ -202,14 +205,14 @@ def initial_scores(score: Any, params: ArrayTree) -> Any:
   except Exception as error:
     raise ValueError(
         'A rule scores the initial params with grads=None, and the score '
-        f'failed on that ({error}). A score that needs gradients returns '
-        '(None, state) then; nothing is pruned until the first update.'
+        f'raised an error there ({error}). If a score needs gradients, its '
+        'update must return (None, state) for grads=None; then the rule prunes '
+        'nothing before the first update.'
     ) from error
 
 
 def after(params: ArrayTree, updates: ArrayTree) -> ArrayTree:
-  """The params as `optax.apply_updates` will make them; as they are for None.
-  """
+  """The params plus updates, or the params themselves if updates are `None`."""
   return params if updates is None else optax.apply_updates(params, updates)
 
 
@@ -218,15 +221,16 @@ Scored = Callable[[scores_lib.Score, Any], tuple[Any, Any]]
 
 def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
                  updates: ArrayTree, like: Any, **extra_args: Any) -> Scored:
-  """How scores are asked at an update.
+  """The function that evaluates scores during an update of a rule.
 
   Args:
     state: the rule's state, which has the masks.
     grads: the gradients.
-    params: the params where they were taken.
-    updates: what the optimizer is about to add, if the rule looks ahead.
-    like: a tree that is dense where no scores are asked for.
-    **extra_args: those of the rule's update.
+    params: the params at which the gradients were taken.
+    updates: the optimizer's updates if the rule is an `EveryStep` rule, else
+      `None`.
+    like: a tree that is dense at parameters without scores.
+    **extra_args: the extra arguments of the rule's update.
 
   Returns:
     `(score, its state) -> (scores, its new state)`.
@@ -234,8 +238,8 @@ def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
   grads, point, updates = (
       sparse_only(tree, like) for tree in (grads, params, updates))
 
-  # Held: scores are made again in each turn of a search, and from sums that
-  # takes several times as long as from arrays.
+  # Computed once: each turn of a search makes the scores again, which takes
+  # several times as long from a sum as from an array.
   weights = after(point, updates)
 
   def scored(score, score_state):
@@ -245,13 +249,13 @@ def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
 
 
 class Moment(NamedTuple):
-  """One update, as far as sparse parameters are concerned.
+  """The inputs of one update of a rule, for its sparse parameters.
 
   Attributes:
     step: the number of updates, this one included.
     shapes: the patterns, a tree like the params.
-    score: `(score, state) -> (scores, state)`, of the params as they are or,
-      with updates, as `optax.apply_updates` will make them.
+    score: `(score, state) -> (scores, state)`. It scores the params, or
+      `params + updates` if the rule was given updates.
   """
   step: jax.Array
   shapes: Any
@@ -260,14 +264,14 @@ class Moment(NamedTuple):
 
 def moment(patterns: Patterns, state: RuleState, grads: ArrayTree,
            params: ArrayTree, updates: ArrayTree, **extra_args: Any) -> Moment:
-  """What a rule works with when it is updated."""
+  """Collects the inputs of one update of a rule."""
   shapes = resolve(patterns, params)
   return Moment(state.count + 1, shapes, scored_after(
       state, grads, params, updates, shapes, **extra_args))
 
 
 def run_if(due: bool | jax.Array, new: Callable[[], Any], old: Any) -> Any:
-  """`new()` if due; decided while tracing where that is known."""
+  """`new()` if due, else `old`; a Python bool is decided while tracing."""
   if isinstance(due, bool):
     return new() if due else old
   return numerics.either(due, new, lambda: old)

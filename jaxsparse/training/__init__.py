@@ -2,8 +2,8 @@
 
 `observe` measures mask flips, gradient noise and exploration inside the
 optimizer. `rehearse` runs a rule and a flow without a model. `check_resume`
-warns if a restored state will not reach its target. `Hooks` bring a
-sparsified optimizer into a training loop that you cannot change.
+warns if a restored state will not reach the target sparsity. `Hooks` connect a
+sparsified optimizer to a training loop whose code you cannot change.
 """
 
 from jaxsparse.training.hooks import Hooks

@@ -1,9 +1,10 @@
-"""Hooks: sparse training in a loop that somebody else owns.
+"""Hooks: sparse training in a training loop whose code you cannot change.
 
-A loop that cannot be given the one new line of a train step can call hooks
-instead. They put the sparse point where the loop looks for the weights, and the
-dense point back before the optimizer moves it; masks change in the optimizer,
-as ever, so nothing is pruned here.
+Usually a train step calls `sparse_params`. A loop in which this line cannot be
+added can call hooks instead. The hooks place the sparse point (the parameters
+under the masks) where the loop reads the weights, and restore the dense point
+(the parameters that the optimizer holds) before the optimizer updates it. The
+optimizer makes the masks, as in any other loop; the hooks prune nothing.
 """
 
 from typing import Any, Callable
@@ -15,13 +16,13 @@ from jaxsparse import transform
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 
-# Compiled once for each set of shapes, in any loop.
+# Compiled once for each set of shapes, whatever the loop.
 _at_sparse_point = jax.jit(flows.apply_masks)
 _sparse = jax.jit(lambda forward, *rows: forward.sparse(*rows))
 
 
 class Hooks:
-  """Swaps the dense and the sparse point of a model at the right moments.
+  """Swaps the dense and the sparse point of a model during a training step.
 
     tx = jaxsparse.sparsify(optax.adam(1e-3), rule, flow)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
@@ -34,30 +35,33 @@ class Hooks:
         hooks.on_before_optimizer_step()     # the dense point again
         optimizer.update(model, grads)
         hooks.on_step_end()
-      hooks.on_epoch_end()                   # the sparse point, to be evaluated
+      hooks.on_epoch_end()                   # the sparse point, for evaluation
 
-  A tree of params has no place of its own: the loop reads and writes
-  `hooks.params` and `hooks.opt_state`. After `on_epoch_end` weights stay at the
-  sparse point until the next epoch or step begins; checkpoints to go on from
-  hold the dense point, so they are saved and loaded within an epoch, between
-  two steps. Of a hard flow both points are one, and a rule that prunes at step
-  0 has done so when the hooks are made.
+  With a tree of params instead of a model, the loop reads and writes
+  `hooks.params` and `hooks.opt_state`.
 
-  Only weights that have masks are ever written. Hooks do not read arrays, so no
-  step waits for the device, and since the points have the same shapes and
-  types, what the loop has compiled serves both.
+  After `on_epoch_end` the weights stay at the sparse point until the next epoch
+  or step begins. A checkpoint to resume from must hold the dense point; save
+  and load it within an epoch, between two steps. With a hard flow both points
+  are equal, and a rule that prunes at step 0 has pruned the weights as soon as
+  the hooks exist.
+
+  Hooks write only the weights that have masks. Hooks do not read arrays, so no
+  step waits for the device. Both points have the same shapes and dtypes, so the
+  compiled functions of the loop serve both.
 
   Args:
     model: an `nnx.Module`, or any tree of params.
-    optimizer: its `nnx.Optimizer`, or the optimizer state of the params.
+    optimizer: the `nnx.Optimizer` of the model, or the optimizer state of the
+      params.
 
   Attributes:
-    epoch: what the last `on_epoch_begin` was given.
-    batch: what the last `on_step_begin` was given.
+    epoch: the argument of the last `on_epoch_begin`.
+    batch: the argument of the last `on_step_begin`.
 
   Raises:
-    ValueError: unless there is exactly one `SparseState`, for these params;
-      from hooks called out of order.
+    ValueError: unless the optimizer state has exactly one `SparseState`, for
+      these params; from any hook that is called out of order.
 
   >>> import jax.numpy as jnp
   >>> import optax
@@ -75,7 +79,7 @@ class Hooks:
   """
 
   def __init__(self, model: Any, optimizer: Any):
-    # Of an `nnx.Optimizer` this says which variables are params.
+    # The filter by which an `nnx.Optimizer` selects variables as params.
     self._wrt = getattr(optimizer, 'wrt', None)
     self._model, self._optimizer = model, optimizer
     self.epoch = self.batch = None
@@ -84,7 +88,7 @@ class Hooks:
     rows = jax.tree.structure(params).flatten_up_to(masks)
     self._sparse = [i for i, mask in enumerate(rows)
                     if not trees.is_dense(mask)]
-    self._dense = None  # Weights at the dense point, while they are not there.
+    self._dense = None  # The dense point, while the model is at the sparse one.
     self._moment = 'between steps'
     self._count = None
     if self._state.gain is None:  # The params are the sparse point themselves.
@@ -92,7 +96,7 @@ class Hooks:
 
   @property
   def params(self) -> ArrayTree:
-    """The params of the loop, at the point where they are now."""
+    """The params of the loop, at the dense or sparse point as they are now."""
     if self._wrt is None:
       return self._model
     from flax import nnx
@@ -101,7 +105,7 @@ class Hooks:
   @params.setter
   def params(self, params: ArrayTree) -> None:
     self._put(params)
-    self._dense = None  # What a loop brings is a dense point.
+    self._dense = None  # Params that a loop assigns are a dense point.
 
   def _put(self, params: ArrayTree) -> None:
     if self._wrt is None:
@@ -119,8 +123,9 @@ class Hooks:
   def opt_state(self, opt_state: ArrayTree) -> None:
     if self._wrt is not None:
       raise ValueError(
-          'The state is in the nnx.Optimizer. Write optimizer.update(model, '
-          'grads), or nnx.update(optimizer, restored).')
+          'hooks.opt_state cannot be set, because the nnx.Optimizer holds the '
+          'state. Write optimizer.update(model, grads), or '
+          'nnx.update(optimizer, restored).')
     self._optimizer = opt_state
 
   @property
@@ -134,7 +139,7 @@ class Hooks:
 
   def _exchange(self, new: Callable[[list[jax.Array]], list[jax.Array]]
                 ) -> list[jax.Array]:
-    """Gives the weights that have masks other values; returns those before."""
+    """Replaces the weights that have masks, and returns their old values."""
     leaves, structure = jax.tree.flatten(self.params)
     old = [leaves[i] for i in self._sparse]
     for i, w in zip(self._sparse, new(old)):
@@ -153,34 +158,42 @@ class Hooks:
       self._dense = self._exchange(
           self._with_gain(*gain) if state.forward is None else
           lambda weights: _sparse(
-              state.forward, weights, jax.tree.leaves(state.masks)))
+              state.forward, weights, jax.tree.leaves(state.masks), *gain))
 
   def _to_dense(self) -> None:
     if self._dense is not None:
       self._exchange(lambda _: self._dense)
       self._dense = None
 
-  # What the loop calls.
+  # The hooks that a loop calls.
 
   def _go(self, hook: str, now: tuple[str, ...], then: str) -> None:
     if self._moment not in now:
       raise ValueError(
-          f'{hook} is called {" or ".join(now)}, but this is {self._moment}. '
-          'A step is: on_step_begin(batch), loss and gradients, '
+          f'{hook} must be called {" or ".join(now)}, but this is '
+          f'{self._moment}. Write the calls of a step in this order: '
+          'on_step_begin(batch), loss and gradients, '
           'on_before_optimizer_step(), the optimizer, on_step_end().')
     self._moment = then
 
   def on_epoch_begin(self, epoch: Any = None) -> None:
-    """Puts the weights at the dense point, which the optimizer works on."""
+    """Moves the weights to the dense point, which the optimizer updates.
+
+    Args:
+      epoch: any value, which the attribute `epoch` then holds.
+    """
     self._go('on_epoch_begin', ('between steps',), 'between steps')
     self.epoch = epoch
     self._to_dense()
 
   def on_step_begin(self, batch: Any = None) -> None:
-    """Puts the weights at the sparse point: take the gradient there.
+    """Moves the weights to the sparse point; take the gradient there.
 
-    A step that has begun and got no optimizer may be begun again: the gradient
-    was not finite, say.
+    A step may begin again without an optimizer step in between, for example
+    after a gradient that was not finite.
+
+    Args:
+      batch: any value, which the attribute `batch` then holds.
     """
     self._go('on_step_begin', ('between steps', 'before the optimizer'),
              'before the optimizer')
@@ -189,20 +202,20 @@ class Hooks:
     self._count, = jax.tree.leaves(self._state.rule.count)
 
   def on_before_optimizer_step(self) -> None:
-    """Puts the weights at the dense point: update that."""
+    """Moves the weights to the dense point; call the optimizer after this."""
     self._go('on_before_optimizer_step', ('before the optimizer',),
              'after the optimizer')
     self._to_dense()
     self._count, = jax.tree.leaves(self._state.rule.count)
 
   def on_step_end(self, skipped: bool = False) -> None:
-    """Checks that the optimizer has made its step.
+    """Ends a step, and checks that the optimizer has made its update.
 
-    A micro-batch whose gradient is only added to others ends here as well,
+    A micro-batch whose gradient is only accumulated also ends with this hook,
     without `on_before_optimizer_step`.
 
     Args:
-      skipped: whether the optimizer was left out on purpose after
+      skipped: whether the loop skipped the optimizer on purpose after
         `on_before_optimizer_step`, as a loss scaler does.
     """
     accumulates = self._moment == 'before the optimizer'
@@ -212,36 +225,37 @@ class Hooks:
     if accumulates and count is not self._count:
       self._moment = 'before the optimizer'
       raise ValueError(
-          'The optimizer was called at the sparse point, where its state does '
-          'not belong. Call on_before_optimizer_step() in front of it.')
+          'The optimizer was called at the sparse point, but it updates the '
+          'dense point. Write hooks.on_before_optimizer_step() before the '
+          'optimizer.')
     if accumulates or skipped:
       return
     if count is self._count:
       self._moment = 'after the optimizer'
       raise ValueError(
-          'The optimizer was not called between on_before_optimizer_step and '
-          'on_step_end, so the state is the old one. Write '
-          'optimizer.update(model, grads) there, or, for a tree of params, '
-          'updates, hooks.opt_state = tx.update(grads, hooks.opt_state, '
-          'hooks.params) and hooks.params = optax.apply_updates(hooks.params, '
-          'updates). If the step was left out on purpose, write '
-          'on_step_end(skipped=True).')
+          'The optimizer state did not change between on_before_optimizer_step '
+          'and on_step_end. Write optimizer.update(model, grads) there, or, '
+          'for a tree of params, updates, hooks.opt_state = tx.update(grads, '
+          'hooks.opt_state, hooks.params) and hooks.params = '
+          'optax.apply_updates(hooks.params, updates). If the loop skipped the '
+          'optimizer on purpose, write on_step_end(skipped=True).')
 
   def on_epoch_end(self) -> None:
-    """Puts the weights at the sparse point, to be evaluated or saved."""
+    """Moves the weights to the sparse point, for evaluation or export."""
     self._go('on_epoch_end', ('between steps',), 'between steps')
     self._to_sparse()
 
   def fit(self, train_fn: Callable[['Hooks'], Any]) -> Any:
-    """Runs a whole loop.
+    """Runs a whole training loop.
+
+    If `train_fn` raises, the weights are moved to the dense point, which
+    belongs to the optimizer state, and the next step may begin.
 
     Args:
-      train_fn: called with these hooks.
+      train_fn: a function that is called with these hooks.
 
     Returns:
-      The model, or the params, at the sparse point. If `train_fn` raises,
-      weights are at the dense point, that of the optimizer state, and a next
-      step may begin.
+      The model, or the params, at the sparse point.
     """
     try:
       train_fn(self)

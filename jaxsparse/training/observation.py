@@ -1,8 +1,8 @@
-"""Observation: what a sparse optimizer does, measured while it does it.
+"""Observation: measurements of a sparse optimizer during training.
 
-`observe` wraps an optimizer that contains `sparsify` and keeps, layer by layer,
-the mask flips, the noise of the gradients and the densities that FLOPs are made
-of, all as a few numbers in the state. `observed` reads them.
+`observe` wraps an optimizer that contains `sparsify`. Its state holds a few
+numbers for each layer: mask flips, the noise of gradients, and the densities
+that FLOPs are computed from. `observed` reads these numbers.
 """
 
 from typing import Any, NamedTuple
@@ -20,24 +20,27 @@ from jaxsparse.masks import accounting
 
 
 class Statistics(NamedTuple):
-  """One number of each kind per sparse layer, or an array `[layers]` of them.
+  """The measurements of one sparse layer, or arrays `[layers]` for all layers.
 
   Attributes:
-    second_kept: running mean of `Var(v)` over the kept weights of the layer,
-      with `v` the bias-corrected second moment of the gradient,
-    second_pruned: and over the pruned ones; 0 where there are none.
-    gradient_kept: running mean of `Var(|g|)` over the kept weights,
-    gradient_pruned: and over the pruned ones.
-    flips: entries of the mask that the last step changed, both ways. Summed
-      over layers it is the sparse-architecture divergence of the SR-STE paper.
-    mean_flips: its running mean.
-    forward: mean over all steps of the density of the forward pass; 1 while
-      pruned weights still give something.
-    gradient: mean over all steps of the share of weights whose gradient is
-      used: that of the mask if the flow is hard, of the backward set of
-      Top-KAST, and 1 otherwise (which `mdgf(straight_through=False)` does not
-      need once its gain is 0: its cost is overstated). A step on which a rule
-      grows weights by gradient counts as 1.
+    second_kept: the running mean of `Var(v)` over the kept weights, with `v`
+      the bias-corrected second moment of the gradient.
+    second_pruned: the running mean of `Var(v)` over the pruned weights; 0 if
+      there are none.
+    gradient_kept: the running mean of `Var(|g|)` over the kept weights.
+    gradient_pruned: the running mean of `Var(|g|)` over the pruned weights; 0
+      if there are none.
+    flips: the number of mask entries that the last step changed, in both
+      directions. The sum over layers is the sparse-architecture divergence of
+      the SR-STE paper.
+    mean_flips: the running mean of `flips`.
+    forward: the mean over all steps of the density of the forward pass. The
+      density counts as 1 while pruned weights have a gain above 0.
+    gradient: the mean over all steps of the share of weights whose gradient is
+      used. The share is the density of the mask if the flow is hard, the
+      density of the backward set for Top-KAST, and 1 otherwise (which
+      overstates `mdgf(straight_through=False)` after its gain is 0). A step at
+      which a rule grows weights by gradient counts as 1.
     explored: the share of weights that were kept at any step so far, the
       exploration rate `R_s` of ITOP.
   """
@@ -56,12 +59,12 @@ class ObservedState(NamedTuple):
   """The state of `observe`.
 
   Attributes:
-    inner: the state of the optimizer that is observed.
+    inner: the state of the observed optimizer.
     count: the number of updates made, int32.
-    second: second moments of the gradients of sparse parameters, float32.
+    second: the second moments of the gradients of sparse parameters, float32.
     visited: the union of all masks so far.
-    statistics: float32 `[layers]` each, in the order of `jax.tree.leaves`; one
-      entry without meaning if no layer is sparse.
+    statistics: float32 arrays `[layers]`, in the order of `jax.tree.leaves`. If
+      no layer is sparse, they have one meaningless entry.
   """
   inner: Any
   count: jax.Array
@@ -76,19 +79,20 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
             ) -> optax.GradientTransformationExtraArgs:
   """Measures mask flips, gradient noise and densities of a sparse optimizer.
 
-  Updates are not changed. Gradients are those given to `update`, dense ones at
-  the sparse point, and weights are kept or pruned by the masks they were taken
-  under. Running means are plain means of the first `1 / (1 - decay)` steps and
-  exponential ones after that.
+  The updates of `tx` are not changed. The measured gradients are those given to
+  `update`, the dense gradients at the sparse point, and a weight counts as kept
+  or pruned by the mask under which its gradient was taken. Running means are
+  plain means over the first `1 / (1 - decay)` steps, and exponential means
+  afterwards.
 
   Args:
     tx: an optimizer that contains `sparsify`.
-    decay: of the running means.
-    second_decay: of the second moments, as `b2` of Adam.
+    decay: the decay of the running means.
+    second_decay: the decay of the second moments, like `b2` of Adam.
 
   Returns:
-    An optax transformation with an `ObservedState`, which `get_masks` and
-    `sparse_params` look into.
+    An optax transformation with an `ObservedState`. `get_masks` and
+    `sparse_params` accept this state.
 
   Raises:
     ValueError: from `init` unless there is exactly one `SparseState`.
@@ -116,10 +120,10 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
   def init(params):
     inner = tx.init(params)
     masks = transform.get_masks(inner)
-    # Checkpoints refuse arrays of no entries, which a dense model would have.
+    # At least one entry: checkpoints reject the empty arrays of a dense model.
     zeros = jnp.zeros(max(len(jax.tree.leaves(masks)), 1), jnp.float32)
     second = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.float32), masks)
-    # A copy: a train step may write over each array once.
+    # A copy, because a train step may donate each array only once.
     visited = jax.tree.map(jnp.copy, masks)
     statistics = Statistics(*([zeros] * len(Statistics._fields)))
     if jax.tree.leaves(masks):
@@ -169,7 +173,7 @@ def _stack(tree: Any) -> jax.Array:
 
 
 def _variances(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The variance over kept and over pruned entries, 0 where there are none."""
+  """The variances over kept and over pruned entries, 0 if there are none."""
   def variance(chosen):
     n = jnp.maximum(chosen.sum(dtype=jnp.float32), 1.)
     mean = jnp.where(chosen, x, 0.).sum() / n
@@ -216,7 +220,7 @@ def observed(opt_state: ArrayTree) -> dict[str, Statistics]:
   states = trees.nodes(opt_state, ObservedState)
   if len(states) != 1:
     raise ValueError(
-        'Expected one ObservedState in the optimizer state, found '
+        'observed needs one ObservedState in the optimizer state, found '
         f'{len(states)}. Write tx = jaxsparse.observe(jaxsparse.sparsify(...)).'
     )
   names = trees.paths(transform.get_masks(states[0]))
@@ -227,24 +231,25 @@ def observed(opt_state: ArrayTree) -> dict[str, Statistics]:
 @arguments.checked(steps=arguments.step(1, '100'))
 def rehearse(method: transform.Method | optax.GradientTransformation,
              params: ArrayTree, *, steps: int) -> dict[str, Statistics]:
-  """What a method will do over a training, without the training.
+  """Computes the densities of a training with a method, without training.
 
-  Rule and flow run for `steps` steps on weights that stand still, which tells
-  the densities, and so the FLOPs, wherever these do not depend on the weights:
-  for N:M, `uniform` and `erk`. Only the densities mean something in the result.
+  Rule and flow run for `steps` steps on constant weights. The result has the
+  densities, and so the FLOPs, of all methods whose densities do not depend on
+  the weights: N:M, `uniform` and `erk`. Only `forward` and `gradient` of the
+  result are meaningful.
 
   Args:
-    method: a method such as `methods.sr_ste(...)`, `Method(rule, flow)`, or a
-      rule, whose flow is `hard()`.
-    params: any weights of the right shapes; on large ones a rule that acts at
-      every step takes its time.
-    steps: the length of the training.
+    method: a method such as `methods.sr_ste(...)` or `Method(rule, flow)`; or a
+      rule, whose flow is then `hard()`.
+    params: any weights of the right shapes. A rule that acts at every step is
+      slow on large weights.
+    steps: the length of the training, in steps.
 
   Returns:
-    Maps paths to `Statistics`, as `observed` does.
+    A dict from paths to `Statistics`, as of `observed`.
 
   Raises:
-    ValueError: from the rule, if it does not fit a parameter.
+    ValueError: from the rule, if a pattern does not fit a parameter.
 
   >>> from jaxsparse import flows, patterns, rules, schedules
   >>> rule = rules.prune({'.*': patterns.nm(1, 4)})

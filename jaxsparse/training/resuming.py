@@ -1,4 +1,4 @@
-"""Restored states: whether a method still does what it is asked for."""
+"""`check_resume`: whether a restored state still reaches its target."""
 
 import warnings
 
@@ -13,38 +13,41 @@ from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 
-_MOST_OFF = 0.005  # Of a layer's weights; thresholds of random weights move.
+# The largest allowed difference of sparsities in a layer; thresholds over
+# random weights vary.
+_MOST_OFF = 0.005
 
 
 @arguments.checked(steps=arguments.step(0, '100'))
 def check_resume(method: transform.Method | optax.GradientTransformation,
                  params: ArrayTree, opt_state: ArrayTree, *, steps: int
                  ) -> dict[str, tuple[float, float]]:
-  """Warns if a restored state will not come to where its method would.
+  """Warns if a restored state will not reach the target of its method.
 
-  A rule goes on at the step that its state counted to. One with a higher target
-  than before, whose schedule or `when` has ended by then, never acts, and
-  nobody would notice. Here the rule runs on the params as they are, once
-  from the restored state, and once from the start of a training that ends on
-  the same step; the weights stand still in both.
+  A rule continues at the step that its restored state counted to. If the new
+  rule has a higher target, but its schedule or `when` has ended before that
+  step, the rule never acts again, without an error. This function runs the rule
+  twice on the restored params, which stay constant: once from the restored
+  state, and once from the start of a training that ends at the same step.
 
-  Call it once after restoring, and not inside of `jit`: an update cannot tell.
+  Call the function once after restoring, outside of `jit`.
 
   Args:
-    method: the method of the training that goes on, or a rule.
+    method: the method of the resumed training, or a rule.
     params: the restored params.
-    opt_state: the restored optimizer state, whatever is around `sparsify`.
-    steps: how many steps are still to come.
+    opt_state: the restored optimizer state, with `sparsify` anywhere in it.
+    steps: the number of remaining steps.
 
   Returns:
-    By path the sparsity at the end, restored and from the start.
+    A dict from paths to two sparsities at the end of training: from the
+    restored state, and from the start.
 
   Raises:
-    ValueError: unless there is exactly one `SparseState`, or if it is that of
-      a rule with other masks.
+    ValueError: unless there is exactly one `SparseState`, or if it belongs to a
+      rule with other masks.
 
   Warns:
-    UserWarning: if they differ by more than 0.005 in a layer.
+    UserWarning: if the two sparsities of a layer differ by more than 0.005.
 
   >>> import jaxsparse
   >>> rule = lambda s: jaxsparse.prune(
@@ -74,7 +77,7 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
     rest, whole = both(params, restored.rule)
   except (TypeError, ValueError, AttributeError) as error:
     raise ValueError(
-        'The state is not one of this method and these params: '
+        'The state does not belong to this method and these params: '
         f'{str(error).splitlines()[0]}. Give the method or rule itself, not '
         'the tx that sparsify made of it, and restore the state into the '
         'structure of jax.eval_shape(tx.init, params).') from error
@@ -86,12 +89,12 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
     path, (a, b) = next(iter(off.items()))
     done = int(np.asarray(restored.rule.count))
     warnings.warn(
-        f'The state goes on at step {done:,}, where the schedule or `when` of '
-        f'this method no longer acts as it would have: {path} will end with '
-        f'{a:.1%} pruned, and with {b:.1%} in a training from the start '
-        f'({len(off)} of {len(found)} layers differ). Begin them at that step, '
-        f'such as schedule=jaxsparse.schedules.cubic({done}, {done + steps}), '
-        'or give the method a state of its own: tx.init(params).',
+        f'The restored state continues at step {done:,}, where the schedule or '
+        f'`when` of this method no longer reaches its target: {path} will end '
+        f'with {a:.1%} pruned, and with {b:.1%} in a training from the start '
+        f'({len(off)} of {len(found)} layers differ). Begin the schedule at '
+        f'that step, e.g. schedule=jaxsparse.schedules.cubic({done}, '
+        f'{done + steps}), or write opt_state = tx.init(params).',
         stacklevel=2)
   return found
 

@@ -1,10 +1,9 @@
-"""Hidden units: which axes share them, how to reorder, prune and remove them.
+"""Hidden units: finding, reordering, pruning and removing them.
 
-A tie says which axes of which parameters index the same hidden units, such as
-the outputs of one layer and the inputs of the next. `infer_ties` finds ties in
-a function; `permute` reorders units without changing the function,
-`prune_units` and group Lasso prune whole units while training, and `slim`
-removes units.
+A tie names the axes of parameters that index the same hidden units, such as the
+outputs of one layer and the inputs of the next. `infer_ties` finds ties in a
+function. `permute` reorders units without changing the function, `prune_units`
+and group Lasso prune whole units during training, and `slim` removes units.
 """
 
 from jaxsparse.units._prune_units import prune_units

@@ -1,4 +1,4 @@
-"""`prune_units`: whole groups of weights die while training goes on."""
+"""`prune_units`: prunes whole groups of weights during training."""
 
 from typing import Any, Mapping, NamedTuple
 
@@ -12,16 +12,13 @@ from jaxsparse import scopes
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils.tables import brief
-from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.rules import base
 from jaxsparse.units import groups as groups_lib
 from jaxsparse.units import multiples
-from jaxsparse.units import per_unit
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.choice import Budget
 from jaxsparse.units.groups import Groups
 from jaxsparse.units.importance import Importance
-from jaxsparse.units.ties import Tie
 
 
 class _Fields(NamedTuple):
@@ -34,9 +31,9 @@ class UnitState(base.Around, _Fields):
   """The state of `prune_units`.
 
   Attributes:
-    inner: the state of the rule inside, which has the masks and the step.
+    inner: the state of the wrapped rule, which has the masks and the step.
     importance: the state of the importance.
-    alive: a bool array of all groups, one family after the other.
+    alive: a bool array for all groups, the families concatenated.
   """
 
 
@@ -50,55 +47,58 @@ def prune_units(groups: Groups, *, importance: Importance,
                 when: schedules.When | None = None,
                 within: rules.Rule | None = None, prune_skip: bool = False
                 ) -> rules.Rule:
-  """Prunes whole hidden units, or units of patterns, while training.
+  """Prunes whole hidden units, or units of patterns, during training.
 
-  Whenever `when(step)` holds, and when the schedule reaches its end, the groups
-  of the least importance die: down to `count` in each tie, until a fraction
-  `sparsity` is dead, or all whose importance is at most `threshold`. A dead
-  group stays dead.
+  Whenever `when(step)` holds, and when the schedule reaches its end, the rule
+  prunes the groups of least importance: until each tie has `count` units left,
+  until a fraction `sparsity` is pruned, or all groups whose importance is at
+  most `threshold`. A pruned (dead) group stays pruned.
 
-  The masks cover all weights of a group, so that `slim(params, ties,
-  alive(params, ties))` removes the hidden units that died. With a rule
-  `within`, the masks are that rule's: dead units are places where it may keep
-  and grow nothing.
+  The masks cover all weights of a group, so `slim(params, ties, alive(params,
+  ties))` removes the pruned hidden units. With a rule `within`, the masks are
+  those of that rule, which can neither keep nor grow weights of dead units.
 
   Args:
-    groups: ties, such as `heads(ties)` or `neurons(ties)`, of which those lose
-      units whose units may be removed; or regular expressions for parameter
-      paths to patterns, whose units are the groups. For several shares join
-      rules with `combine`.
-    importance: how much a group matters, see `importance`.
-    count: how many units each tie keeps, or
-    sparsity: the fraction of the units that dies, of each tie or of all, or
-    threshold: the importance at which a group dies, 0 or more.
-    scope: 'layer': every tie loses its own share. 'global': units of all ties
-      compete; each tie keeps one at least.
-    floor: in a global rank, a tie of `n` units keeps at least `floor * (1 -
-      sparsity) * n` of them, rounded down.
-    normalize: whether a global rank divides importance by the 2-norm of the
-      tie's. Mean magnitudes are compared as they are (`False`) in the paper.
-    multiple: every tie keeps a multiple of so many units at any time, or all
-      that it has, see `keep_units`; heads any number, if the ties of their
-      dimensions are among the groups. The floor is rounded up.
-    begin: the first update whose gradient counts, from 0; no unit dies before
-      it has been made.
-    schedule: the share of the final count or sparsity by step; all at once by
-      default.
-    when: at which steps units die; at every step by default.
-    within: `prune_and_grow(...)`, which keeps the total by growing elsewhere.
-      Then units of a tie can die if all kernels that make or read them have
-      masks.
-    prune_skip: with `within`, whether units that several kernels make, which
-      are those of skip paths, can die, too.
+    groups: ties, such as `heads(ties)` or `neurons(ties)`; units are pruned in
+      the ties whose units may be removed. Or a mapping from regular expressions
+      for parameter paths to patterns, whose units are the groups. For different
+      sparsities, join several rules with `combine`.
+    importance: the importance of groups, see `importance`.
+    count: the number of units that each tie keeps. Give exactly one of `count`,
+      `sparsity` and `threshold`.
+    sparsity: the fraction of units to prune, of each tie or of all together.
+    threshold: the importance, 0 or more, up to which groups are pruned.
+    scope: 'layer' prunes the same share of every tie. With 'global', units of
+      all ties compete, and each tie keeps at least one.
+    floor: the lower bound of a tie with `n` units in the global scope: it keeps
+      at least `floor * (1 - sparsity) * n` units, rounded down.
+    normalize: whether the global scope divides importances by their 2-norm in
+      the tie. The paper of Chase compares mean magnitudes directly (`False`).
+    multiple: every tie keeps a multiple of this number of units at all times,
+      or all of its units, see `keep_units`. Ties of heads keep any number if
+      the ties of their dimensions are among the groups. The floor is rounded
+      up.
+    begin: the first update whose gradient counts, from 0. No unit is pruned
+      before this update.
+    schedule: a function from step to the share of the final count or sparsity;
+      all at once by default.
+    when: a function from step to bool, true at the steps that prune; every step
+      by default.
+    within: a rule `prune_and_grow(...)`, which keeps the number of weights by
+      growing others. Units of a tie can then be pruned if all kernels that make
+      or read them have masks.
+    prune_skip: with `within`, whether units that several kernels make can be
+      pruned, too. These are the units of skip connections.
 
   Returns:
     A rule with a `UnitState`.
 
   Raises:
-    ValueError: unless exactly one of count, sparsity and threshold is given, or
-      if a number is out of range, or with a threshold a multiple is given; from
-      `init` if groups do not fit, no tie has units that can die, or more than
-      `multiple` of them, or the importance does not suit the groups.
+    ValueError: unless exactly one of count, sparsity and threshold is given; if
+      a number is out of range; if a multiple is given with a threshold; from
+      `init` if groups do not fit the parameters, if no tie has units that can
+      be pruned, or has more than `multiple` of them, or if the importance does
+      not suit the groups.
 
   References:
     With `mean_magnitude` and `within`: Yin et al., `Dynamic Sparsity Is
@@ -119,20 +119,20 @@ def prune_units(groups: Groups, *, importance: Importance,
   """
   if threshold is not None and schedule is not None:
     raise ValueError(
-        'A schedule leads to a count or a sparsity, and a threshold has none '
-        'to lead to. Leave schedule out.')
+        'schedule needs a count or a sparsity, got a threshold. Leave schedule '
+        'out, or write e.g. sparsity=0.5.')
   if within is not None:
-    ties_lib.as_ties(groups)  # Says that ties are needed.
+    ties_lib.as_ties(groups)  # Raises if these are not ties.
   budget = Budget(count, sparsity, scope, floor, normalize)
   if threshold is None:
     budget.check()
   elif (count, sparsity, scope, floor, multiple) != (
       None, None, 'layer', 0., 1):
     raise ValueError(
-        f'threshold={threshold} alone decides how many groups die, got '
-        f'count={count}, sparsity={sparsity}, scope={brief(scope)}, '
-        f'floor={floor}, multiple={multiple} beside it. Leave these out; '
-        'multiples are kept by alive(params, ties, multiple=8).')
+        f'threshold={threshold} alone decides how many groups are pruned, got '
+        f'also count={count}, sparsity={sparsity}, scope={brief(scope)}, '
+        f'floor={floor}, multiple={multiple}. Leave these out; for multiples '
+        'write alive(params, ties, multiple=8).')
   schedule = schedule or schedules.one_shot()
   when = when or schedules.every(1)
 
@@ -148,7 +148,7 @@ def prune_units(groups: Groups, *, importance: Importance,
       return groups_lib.families(groups, params)
     shapes = {path: w.shape for path, w in trees.align(params)}
     return [groups_lib.of_tie(tie, shapes)
-            for tie in _mortal(groups, masks, prune_skip)]
+            for tie in groups_lib.mortal(groups, masks, prune_skip)]
 
   def init(params):
     inner = None if within is None else within.init(params)
@@ -159,7 +159,7 @@ def prune_units(groups: Groups, *, importance: Importance,
           list(zip(found, groups_lib.parted(alive, found))), params), ())
     if found and threshold is None:
       budget.check_sizes([family.shape[-1] for family in found], steps(found))
-    score = importance(found)  # Groups that it does not suit are told now.
+    score = importance(found)  # Raises at `init` for unsuitable groups.
     return UnitState(inner, score.init(params), alive)
 
   def update(grads, state, params=None, *, updates=None, **extra_args):
@@ -177,7 +177,7 @@ def prune_units(groups: Groups, *, importance: Importance,
     def living():
       if (scores := scored()[0]) is None:
         return state.alive
-      if threshold is not None:  # A NaN is above it: it has not vanished.
+      if threshold is not None:  # A NaN counts as above it.
         kept = [~(x <= threshold) for x in scores]
       else:
         # Dead groups rank below all others.
@@ -215,44 +215,3 @@ def prune_units(groups: Groups, *, importance: Importance,
 
   return base.made_of(
       init, update, within, ahead=base.acts_always(when) and not begin)
-
-
-def _mortal(ties: Groups, masks: ArrayTree, prune_skip: bool
-            ) -> list[Tie]:
-  """The ties of which units can die under the masks of a rule.
-
-  Raises:
-    ValueError: if there are masks, but no such tie.
-  """
-  ties = ties_lib.as_ties(ties)
-  reasons = {tie.name: _why_not(tie, masks, prune_skip) for tie in ties}
-  if jax.tree.leaves(masks) and all(reasons.values()):
-    raise ValueError(
-        'prune_units has nothing to prune; of every tie the units have to '
-        f'stay: {reasons}. Give masks to all kernels that make and read hidden '
-        'units, and the ties of the function as it is for evaluation.')
-  return [tie for tie in ties if not reasons[tie.name]]
-
-
-def _why_not(tie: Tie, masks: ArrayTree, prune_skip: bool) -> str | None:
-  """Why units of a tie cannot die, or `None`."""
-  if tie.fixed or tie.kept:
-    return tie.fixed or tie.kept
-  if tie.read:
-    return f'{tie.read} reads it'
-  if tie.along or any(m.elsewhere for m in tie.members):
-    return 'its units differ along other axes'
-  roles = {m.role for m in tie.members}
-  if None in roles:
-    return "it does not say which members make it and read it (Member.role)"
-  if not {'makes', 'reads'} <= roles:
-    return 'nothing makes it or nothing reads it'
-  sparse = trees.paths(masks)
-  dense = [m.path for m in tie.members
-           if m.role != 'beside' and per_unit.own_path(m.path, sparse) is None]
-  if dense:
-    return f'{dense[0]} is dense'
-  if not prune_skip and len(
-      {m.path for m in tie.members if m.role == 'makes'}) > 1:
-    return 'a skip path'
-  return None

@@ -1,4 +1,4 @@
-"""The shapes of a network without some of its units, to make it anew."""
+"""`sizes`: the shapes of a network without some of its units."""
 
 import collections
 from typing import Any, Mapping, Sequence
@@ -13,28 +13,29 @@ from jaxsparse.units.ties import Ties
 @arguments.checked()
 def sizes(ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
           ) -> dict[str, dict[str, tuple[int, ...]]]:
-  """The shapes that parameters will have after `slim`, by module.
+  """The shapes of parameters after `slim`, by module.
 
-  Of a parameter `w` of shape `[n_0, n_1, ...]`, axis `i` will have
+  Axis `i` of a parameter of shape `[n_0, n_1, ...]` will have the size
 
-    n_i - (indices of axis i whose units go).
+    n_i - (number of indices of axis i whose units are removed).
 
-  A model whose widths are arguments is made anew with them:
+  Use the shapes to build a model whose widths are arguments:
 
     width = sizes(ties, keep)['encoder/dense']['kernel'][-1]
 
   Args:
-    ties: from `infer_ties`, or by hand as `Ties(ties, shapes)`.
-    keep: by name of tie, bool of `tie.shape`, as of `slim`, such as from
-      `alive` or `keep_units`.
+    ties: the ties, from `infer_ties` or written as `Ties(ties, shapes)`.
+    keep: maps names of ties to bool arrays of `tie.shape`, as for `slim`, such
+      as the result of `alive` or `keep_units`.
 
   Returns:
-    By path of module, which is a parameter's path without its last key, and
-    then by that key, the new shape; of all parameters, also those that lose
-    nothing. Parameters at the root have the module ''.
+    A dict from paths of modules to dicts from keys to new shapes, for all
+    parameters. The path of a module is a parameter's path without its last key;
+    parameters at the root have the module ''.
 
   Raises:
-    ValueError: as of `slim`, or if ties do not know the shapes of parameters.
+    ValueError: for the reasons of `slim`, or if `ties` does not have the shapes
+      of parameters.
 
   >>> from jaxsparse.units.ties import Member
   >>> tie = Tie(3, (Member('in/kernel', 1), Member('in/bias', 0),
@@ -48,8 +49,9 @@ def sizes(ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
   lost = {m.path for tie in ties for m in tie.members} - {*ties.shapes}
   if lost:
     raise ValueError(
-        f'Ties do not know the shapes of parameters, such as {min(lost)}. '
-        "Infer ties, or write e.g. Ties(ties, {'fc1/kernel': (784, 256)}).")
+        'sizes needs ties with the shapes of all parameters, got none for '
+        f'{min(lost)}. Infer ties, or write e.g. Ties(ties, '
+        "{'fc1/kernel': (784, 256)}).")
   plan, found = removal.plan(ties, keep), collections.defaultdict(dict)
   for path, shape in ties.shapes.items():
     module, _, name = path.rpartition('/')

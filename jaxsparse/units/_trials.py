@@ -1,11 +1,11 @@
-"""Removal that is tried: the function is looked at with smaller arrays.
+"""Trials of removal: the function is traced with smaller arrays.
 
-Nothing in a jaxpr says whether a number such as 0.125 comes from how many units
-there are; with a unit less it is another number, if it does. So the function is
-traced again without one unit of every tie that may be removed. If it computes
-with the same numbers, and its axes are still made of the same units, all of
-them may go. If not, ties are told apart by halves, and those that change
-something are run without units that nothing reads.
+A jaxpr does not say whether a number such as 0.125 depends on the number of
+units. If it does, it changes with one unit less. So the function is traced
+again without one unit of every tie that may be removed. If it computes with the
+same numbers, and its axes still consist of the same units, units of all these
+ties may be removed. Otherwise the ties are bisected, and for ties that change a
+number the function is run without units that nothing reads.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""Ties put to the test: units move, and the function must not change."""
+"""`check_ties`: a test that permuting units does not change the function."""
 
 import functools
 from typing import Any, Callable, Sequence
@@ -17,7 +17,7 @@ from jaxsparse.units.ties import as_ties
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
-_ROUNDS = 3  # Of other parameters and other permutations.
+_ROUNDS = 3  # Rounds with different parameters and permutations.
 
 
 @arguments.checked(seed=arguments.whole(0))
@@ -26,30 +26,32 @@ def check_ties(fn: Callable[..., Any], params: ArrayTree,
                ) -> float:
   """Permutes all free ties at random and compares the function's outputs.
 
-  It is done three times, each time at other parameters near those given, so
-  that no two units are alike, as those of fresh biases and norms are:
+  The check has three rounds. Each round uses other parameters near the given
+  ones, so that no two units are equal (the units of fresh biases and norms are
+  equal):
 
-    w * u + 0.1 rms(w) * z,  u from U(0.5, 1.5) and z from N(0, 1),
+    w * u + 0.1 rms(w) * z,  u from U(0.5, 1.5) and z from N(0, 1).
 
-  without `z` where all weights are positive, as variances are, and 0.1 z where
-  all are zero. A permutation is one cycle, so that every unit moves. Fixed ties
-  are not checked. Parameters and inputs of 16 bits are taken to float32.
+  The term with `z` is left out if all weights are positive, like variances, and
+  the parameter is 0.1 z if all weights are zero. A permutation is one cycle, so
+  every unit moves. Fixed ties are not checked. Parameters and inputs of 16 bits
+  are converted to float32.
 
   Args:
     fn: a function of parameters and inputs; it is compiled once.
-    params: its parameters.
-    ties: ties to be checked.
-    *inputs: its other arguments.
-    seed: of the permutations.
+    params: the parameters.
+    ties: the ties to check.
+    *inputs: the other arguments of `fn`.
+    seed: the seed of the permutations.
 
   Returns:
     The largest difference, relative to the largest output.
 
   Raises:
     ValueError: if outputs differ by more than the square root of the precision
-      of the narrowest type that the function computes in (3e-4 for float32),
-      naming the tie; if a tie does not match the tree; if outputs are not
-      finite, or all zero, so that nothing could differ.
+      of the narrowest dtype in the function (3e-4 for float32), with the name
+      of the tie; if a tie does not match the tree; or if outputs are not
+      finite, or all zero, so that no difference could show.
 
   >>> from jaxsparse.units import Member
   >>> params = {'in': np.eye(4), 'out': np.arange(4.)}
@@ -77,8 +79,8 @@ def check(run: Callable[..., Any], params: ArrayTree, ties: Ties,
     moved, before = _elsewhere(run, params, inputs, rng)
     if free and not any(x.any() for x in before):
       raise ValueError(
-          'Ties cannot be checked: outputs of the function are all zero. Give '
-          'inputs that are not.')
+          'Ties cannot be checked: the outputs of the function are all zero. '
+          'Give inputs with other outputs.')
 
     def difference(orders, moved=moved, before=before):
       return distance(before, outputs(run, reordering.reorder(
@@ -97,15 +99,15 @@ def _found(orders: Sequence[tuple[Tie, np.ndarray]],
            if not (alone := difference([(tie, order)])) <= tolerance]
   if not wrong:
     return (
-        f'All ties together move outputs by {worst:.2g} of the largest, while '
-        'each alone does not: ties overlap. Write every part of an axis into '
-        'one tie only.')
+        f'Permuting all ties together changes outputs by {worst:.2g} of the '
+        'largest, but no tie alone does, so ties overlap. Write every part of '
+        'an axis into one tie only.')
   tie, alone = wrong[0]
   others = ', '.join(repr(tie.name) for tie, _ in wrong[1:4])
   return (
       f'Tie {tie.name!r} changes the function: permuting its units '
-      f'moves outputs by {alone:.2g} of the largest, not by rounding '
-      f'(<= {tolerance:.2g}). Something that indexes these units is not '
+      f'changes outputs by {alone:.2g} of the largest, more than rounding '
+      f'(<= {tolerance:.2g}). An axis that indexes these units is missing '
       f'among {list(map(str, tie.members))}.'
       + (f' So do {others}: {len(wrong)} of {len(orders)} ties.'
          if others else ''))
@@ -169,8 +171,8 @@ def _elsewhere(run: Callable[..., Any], params: ArrayTree,
     if all(np.isfinite(x).all() for x in found):
       return moved, found
   raise ValueError(
-      'Ties cannot be checked: outputs of the function are not finite. Give '
-      'other inputs, or the function as it is for evaluation.')
+      'Ties cannot be checked: the outputs of the function are not finite. '
+      'Give other inputs, or the function in evaluation mode.')
 
 
 def nearby(w: Any, rng: np.random.Generator, *, by: float = 1.,

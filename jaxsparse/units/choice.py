@@ -1,4 +1,4 @@
-"""Which hidden units to keep: heads, neurons, and those that matter most.
+"""The choice of hidden units to keep: heads, neurons, experts, by importance.
 
   ties = infer_ties(apply, params, x)
   found = sensitivity(loss_fn, params, batches, ties)
@@ -6,8 +6,8 @@
           **keep_units(found, neurons(ties), sparsity=0.5, scope='global')}
   params = slim(params, ties, keep)
 
-makes a smaller dense network; `prune_units` does the same while training, with
-masks.
+makes a smaller dense network. `prune_units` makes the same choice during
+training, with masks.
 """
 
 import dataclasses
@@ -43,15 +43,16 @@ _CHOOSING = 'reduce_max', 'top_k', 'argmax', 'gather'
 def heads(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are attention heads, and may be removed.
 
-  Heads are units that have units of another tie within them, the dimensions of
-  a head. Those of the layers of a `scan` are one tie, along layers. Groups of a
-  group norm, which sums over all that is within them, are no heads.
+  A head is a unit that contains units of another tie, the dimensions of the
+  head. The heads in the layers of a `scan` are one tie, along layers. The
+  groups of a group norm do not count as heads, because the norm sums over all
+  units in a group.
 
   Args:
-    ties: from `infer_ties`.
+    ties: the ties of a function, from `infer_ties`.
 
   Returns:
-    Some of the ties.
+    The ties of heads, a subset of `ties`.
   """
   ties = ties_lib.as_ties(ties)
   own = [t for t in ties if not (t.kept or '').startswith('reduce')]
@@ -63,14 +64,15 @@ def heads(ties: Ties | Sequence[Tie]) -> Ties:
 def neurons(ties: Ties | Sequence[Tie]) -> Ties:
   """The ties whose units are neurons or channels, and may be removed.
 
-  That is all but heads and what is within heads; residual streams are among
-  them where no norm forbids it.
+  These are all ties except heads and the dimensions of heads. The channels of a
+  residual stream are among them unless a norm over the channels forbids their
+  removal.
 
   Args:
-    ties: from `infer_ties`.
+    ties: the ties of a function, from `infer_ties`.
 
   Returns:
-    Some of the ties.
+    The ties of neurons and channels, a subset of `ties`.
   """
   ties = ties_lib.as_ties(ties)
   within, holding = multiples.nested(ties.ties)
@@ -79,21 +81,23 @@ def neurons(ties: Ties | Sequence[Tie]) -> Ties:
 
 @arguments.checked()
 def experts(ties: Ties | Sequence[Tie]) -> Ties:
-  """The ties whose units are experts, as ones that may be removed.
+  """The ties whose units are experts, changed so that these may be removed.
 
-  Experts are units of a router, which makes a number for each, that have a
-  kernel each: an axis of a stacked kernel that its products do not sum over,
-  and that they do not give, either, unless the router has a softmax or chooses
-  among them. A router's softmax or `top_k` is over all experts, so that
-  `infer_ties` keeps them; without some, the others share what is left, which is
-  the function that pruning experts is about. Its biases and corrections of
-  scores go along. Layers of a `scan` have one tie, along layers.
+  Experts are units for which a router computes a number each, and which have a
+  kernel each. So they are an axis of a stacked kernel over which its products
+  do not sum. Products must not have this axis as an output either, unless the
+  router has a softmax or chooses among the units. The softmax or `top_k` of a
+  router runs over all experts, so `infer_ties` marks these units as not
+  removable. This function marks them as removable: after removal the router
+  distributes its weights over the other experts, which is the purpose of
+  pruning experts. The biases and score corrections of the router are cut
+  together with its kernel. Layers of a `scan` have one tie, along layers.
 
   Args:
-    ties: from `infer_ties`.
+    ties: the ties of a function, from `infer_ties`.
 
   Returns:
-    Some of the ties, with `kept` and `read` taken back.
+    The ties of experts, with `kept` and `read` set to `None`.
 
   >>> import jax
   >>> import numpy as np
@@ -141,31 +145,34 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
                count: int | None = None, sparsity: float | None = None,
                scope: str = 'layer', multiple: int = 1
                ) -> dict[str, np.ndarray]:
-  """Which units to keep, for `slim`: those of the highest importance.
+  """Selects the units of highest importance, for `slim`.
 
   Args:
-    importance: by name of tie, `tie.shape`, such as from `sensitivity`.
+    importance: maps names of ties to arrays of `tie.shape`, such as the result
+      of `sensitivity`.
     ties: the ties that lose units, such as `heads(ties)`.
-    count: how many each tie keeps, or
-    sparsity: the fraction of the units that goes, of each tie or of all.
-    scope: 'layer': every tie loses its own share. 'global': units of all ties
-      compete by importance over the 2-norm of their tie's; each keeps one at
-      least.
-    multiple: every tie keeps a multiple of so many units, or all that it has,
-      as those of no more than `multiple` units do. Numbers are rounded down.
-      What that frees goes, `multiple` units at a time, to the ties that lost
-      most by it, or in a global rank to units of the highest importance. Of
-      heads leave it at 1.
+    count: the number of units that each tie keeps. Give either `count` or
+      `sparsity`.
+    sparsity: the fraction of units to remove, of each tie or of all together.
+    scope: 'layer' removes the same share of every tie. With 'global', units of
+      all ties compete by their importance divided by its 2-norm in the tie, and
+      each tie keeps at least one unit.
+    multiple: every tie keeps a multiple of this number of units, or all of its
+      units; a tie with no more than `multiple` units keeps all. Numbers are
+      rounded down. The units freed by rounding go, `multiple` at a time, to the
+      ties that lost most by rounding, or in the global scope to the units of
+      highest importance. Leave it at 1 for heads.
 
   Returns:
-    By name of tie, bool of `tie.shape`. Every group of `Tie.along` keeps
-    equally many, each its own; for a global rank their means count.
+    A dict from names of ties to bool arrays of `tie.shape`, True at units to
+    keep. All groups along `Tie.along` keep equally many units, each its own.
+    The global scope ranks the means over groups.
 
   Raises:
-    ValueError: if neither or both of count and sparsity are given, there are no
-      ties, units of one may not be removed, or its importance is missing, not
-      finite or of another shape; if count is no multiple, or no tie has more
-      units than one.
+    ValueError: if neither or both of count and sparsity are given; if there are
+      no ties; if the units of a tie may not be removed, or its importance is
+      missing, not finite or of another shape; if count is not a multiple of
+      `multiple`; or if no tie has more than one unit.
 
   >>> from jaxsparse.units.ties import Member, Tie
   >>> tie = Tie(3, (Member('out', 0),), name='hidden')
@@ -181,8 +188,8 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
   for tie, score in zip(ties, scores):
     if not np.isfinite(score).all():
       raise ValueError(
-          f'Importance of tie {tie.name!r} is not finite, so it ranks nothing. '
-          'Look for the batch whose gradients are not.')
+          f'The importance of tie {tie.name!r} must be finite, got NaN or '
+          'infinity. Check the gradients of each batch.')
   return {tie.name: np.asarray(k)
           for tie, k in zip(ties, budget.keep(scores, steps=steps))}
 
@@ -192,39 +199,41 @@ def _of_ties(importance: Mapping[str, Any], ties: Sequence[Tie]
   """The importance of each tie, checked as far as shapes tell."""
   if not ties:
     raise ValueError(
-        'There are no ties to take units from. print(ties) tells which may be '
-        'removed, and why others may not.')
+        'keep_units needs at least one tie, got none. Write print(ties) to see '
+        'which units may be removed, and why others may not.')
   for tie in ties:
     if why := tie.fixed or tie.kept:
       raise ValueError(
           f'The units of tie {tie.name!r} may not be removed ({why}). Give '
-          'those that may: heads(ties) or neurons(ties).')
+          'ties with removable units, e.g. heads(ties) or neurons(ties).')
     if tie.name not in importance:
       near = difflib.get_close_matches(tie.name, [*importance], 1, .3)
       reader = f'not only kernels, but {tie.read}' if tie.read else (
           'no kernel among the params')
       raise ValueError(
-          f'Importance of tie {tie.name!r} is missing: {reader} reads it. '
-          f'There is {near or [*importance]}.')
+          f'The importance of tie {tie.name!r} is missing, because {reader} '
+          f'reads its units; got that of {near or [*importance][:3]}. '
+          'Write e.g. neurons(ties), or importance={...} with this name.')
     if np.shape(importance[tie.name]) != tie.shape:
       raise ValueError(
-          f'Importance of tie {tie.name!r} has a number for each unit, '
-          f'{tie.shape}, got {np.shape(importance[tie.name])}. Write e.g. '
+          f'The importance of tie {tie.name!r} must have the shape '
+          f'{tie.shape}, a number for each unit, got '
+          f'{np.shape(importance[tie.name])}. Write e.g. '
           'sensitivity(loss_fn, params, batches, ties).')
   return [jnp.asarray(importance[tie.name], jnp.float32) for tie in ties]
 
 
 class Budget(NamedTuple):
-  """How many units stay: a count for each tie, or a share of all.
+  """The numbers of units to keep: a count for each tie, or a share of all.
 
   Attributes:
-    count: how many units each tie keeps, or `None`.
-    sparsity: the fraction of the units that goes, or `None`.
-    scope: 'layer': every tie loses its own share; 'global': units of all ties
-      compete.
-    floor: the share of `(1 - sparsity) * size` that every tie keeps at least
-      in a global rank; one unit stays in any case.
-    normalize: whether a global rank divides by the 2-norm of each tie's scores.
+    count: the number of units that each tie keeps, or `None`.
+    sparsity: the fraction of units to remove, or `None`.
+    scope: 'layer' removes the same share of every tie; with 'global', units of
+      all ties compete.
+    floor: the share of `(1 - sparsity) * size` units that every tie keeps at
+      least in the global scope; at least one unit stays in any case.
+    normalize: whether the global scope divides by the 2-norm of a tie's scores.
   """
   count: int | None = None
   sparsity: float | None = None
@@ -239,9 +248,9 @@ class Budget(NamedTuple):
     if (count is None) == (sparsity is None) or not whole or not (
         0 <= (sparsity or 0) <= 1):
       raise ValueError(
-          'Give either count, how many units a tie keeps, at least 1, or '
-          f'sparsity, the fraction in [0, 1] that goes, got count={count} and '
-          f'sparsity={sparsity}. Write e.g. sparsity=0.5.')
+          'Give either count, the number of units that a tie keeps, at least '
+          '1, or sparsity, the fraction to remove, in [0, 1], got '
+          f'count={count} and sparsity={sparsity}. Write e.g. sparsity=0.5.')
     if scope not in ('layer', 'global') or (
         count is not None and scope == 'global'):
       raise ValueError(
@@ -250,44 +259,45 @@ class Budget(NamedTuple):
           "scope='global'.")
     if not 0 <= self.floor <= 1 or self.floor and scope != 'global':
       raise ValueError(
-          'floor is the share of its fair number of units that a tie keeps in '
-          f'a global rank, in [0, 1], got floor={self.floor} and scope='
-          f"{brief(scope)}. Write e.g. scope='global', floor=0.2.")
+          'floor must be in [0, 1], the share of its proportional number of '
+          "units that a tie keeps with scope='global', got "
+          f'floor={self.floor} and scope={brief(scope)}. Write e.g. '
+          "scope='global', floor=0.2.")
 
   def check_sizes(self, sizes: Sequence[int], steps: Sequence[int] = ()
                   ) -> None:
     """Raises a `ValueError` if nothing can be taken away from these sizes."""
     if self.count is not None and self.count >= max(sizes):
       raise ValueError(
-          f'count={self.count} takes nothing away: it is how many units a tie '
-          f'keeps, and these have {sorted({*sizes})}. Write e.g. '
-          f'count={max(max(sizes) // 2, 1)}.')
+          f'count={self.count} removes no unit: count is the number of units '
+          f'that a tie keeps, and these ties have {sorted({*sizes})}. Write '
+          f'e.g. count={max(max(sizes) // 2, 1)}.')
     if steps and max(steps) > 1 and all(n <= k for n, k in zip(sizes, steps)):
       raise ValueError(
-          f'Multiples of {sorted({*steps})} units take nothing away: ties have '
-          f'{sorted({*sizes})} units, and each keeps a multiple. Write e.g. '
-          f'multiple={max(max(sizes) // 2, 1)}.')
+          f'Multiples of {sorted({*steps})} units remove no unit: each tie '
+          f'keeps a multiple, and these ties have {sorted({*sizes})} units. '
+          f'Write e.g. multiple={max(max(sizes) // 2, 1)}.')
     for size, step in zip(sizes, steps):
       if self.count is not None and self.count < size and self.count % step:
         raise ValueError(
-            f'count={self.count} is no multiple of the {step} units that '
-            f'multiple says. Write e.g. count={-(-self.count // step) * step}.')
+            f'count={self.count} must be a multiple of {step} units, as '
+            f'multiple asks. Write e.g. count={-(-self.count // step) * step}.')
 
   def keep(self, scores: Sequence[jax.Array],
            progress: jax.typing.ArrayLike = 1., *,
            steps: Sequence[int] | None = None) -> list[jax.Array]:
-    """The units that stay: bool of the shape of each tie's scores.
+    """The units to keep: a bool array of the shape of each tie's scores.
 
     Args:
-      scores: `[..., size]` for each tie; groups along leading axes keep equally
-        many each.
+      scores: the scores of each tie, `[..., size]`; groups along leading axes
+        keep equally many units.
       progress: the share of the way from all units to the budget; may be
         traced.
-      steps: of how many units each tie keeps a multiple; of 1 by default. On
-        the way, too, numbers are rounded down.
+      steps: for each tie, the number of units of which it keeps a multiple; 1
+        by default. Numbers are rounded down at all times.
 
     Returns:
-      Those of the highest scores; ties go to the lower index.
+      The units of the highest scores; of equal scores, the lower index.
     """
     sizes = [x.shape[-1] for x in scores]
     steps = steps or [1] * len(sizes)
@@ -341,10 +351,9 @@ def _stepped(kept: selection.Kept, final: int, size: int, step: int
 
 def _number(kept: selection.Kept) -> jax.Array:
   """As int32, which numbers of units are within."""
-  return (kept.count.hi << 16 | kept.count.lo).astype(jnp.int32)
+  return counts.to_uint32(kept.count).astype(jnp.int32)
 
 
 def _kept(number: jax.Array) -> selection.Kept:
   """The inverse of `_number`."""
-  n = number.astype(jnp.uint32)
-  return selection.Kept(counts.Count(n >> 16, n & 0xFFFF))
+  return selection.Kept(counts.from_uint32(number.astype(jnp.uint32)))

@@ -1,12 +1,12 @@
-"""Constants that dead units give, moved to where they are read.
+"""`fold_constants`: moves constant outputs of pruned units into biases.
 
-A unit whose weights are all zero may still give something, `relu(bias)`, say,
-but it is always the same. With it added to its readers' biases nothing reads
-the unit any more:
+A unit whose weights are all zero may still have a nonzero output, such as
+`relu(bias)`, which is the same for all inputs. After this constant is added to
+the biases of the units that read it, the unit itself is not read any more:
 
   y = W h + b,  h[u] = c  for all inputs:  b <- b + W[:, u] c,  W[:, u] <- 0.
 
-The products that read units, and the biases, are found by `graph.operands`.
+`graph.operands` finds the products that read units, and the biases.
 """
 
 from typing import Any, Callable, cast, Mapping, NamedTuple, Sequence
@@ -29,18 +29,20 @@ from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
-# Of other kernels, so that a unit that a ReLU cuts off by accident in one of
-# them is not taken for a constant.
+# Draws of other kernels, so that a unit that a ReLU happens to cut off in one
+# draw is not taken for a constant.
 _DRAWS = 16
 
 
 class Folded(NamedTuple):
-  """What `fold_constants` returns; `print` it for a table.
+  """The result of `fold_constants`; `print` shows it as a table.
 
   Attributes:
     params: the new parameters.
-    folded: by name of tie, which units are not read any more.
-    left: by name of tie and reason, which others give a constant.
+    folded: maps names of ties to the indices of folded units, which are not
+      read any more.
+    left: maps names of ties and reasons to the indices of units that have a
+      constant output but cannot be folded.
   """
   params: ArrayTree
   folded: dict[str, np.ndarray]
@@ -59,31 +61,34 @@ class Folded(NamedTuple):
 @arguments.checked()
 def fold_constants(fn: Callable[..., Any], params: ArrayTree,
                    ties: Ties | Sequence[Tie], *inputs: Any) -> Folded:
-  """Moves what units without weights give into their readers' biases.
+  """Moves constant outputs of units without weights into biases.
 
-  Such a unit has zeros in all members with the role 'makes', or something after
-  them, such as the scale of a batch norm, is zero, so that they do not matter;
-  but a bias, norm or running average is not zero. If it is one number `c`
-  wherever it is read, for these inputs and for others like them, then
+  Such a unit has zeros in all members with the role 'makes', or a zero factor
+  after them, such as the scale of a batch norm. But its bias, norm or running
+  average is not zero. If the unit has the same value `c` wherever it is read,
+  for these inputs and for others like them, the bias `b` of the reading product
+  becomes
 
-    b + sum over u of W[:, u] c[u]
+    b + sum over u of W[:, u] c[u],
 
-  takes its place, where `b` is what is added to the product alone (or
-  subtracted, as the mean of a batch norm is), and the unit's slices of readers
-  are set to zero. `alive` then calls the unit dead. All readers must agree.
-  What a convolution pads is zero, not `c`: then the unit is left, and so it is
-  along `Tie.along`, in loops, and where a reader or `b` is used twice.
+  and the unit's slices of the reading kernels are set to zero. `b` is the
+  vector that is added to this product alone (or subtracted, like the mean of a
+  batch norm). After that `alive` counts the unit as dead.
+
+  A unit is not folded if its readers see different values. A convolution with
+  padding sees 0 instead of `c` at the borders, so its units are not folded.
+  Units along `Tie.along`, units in loops, and units whose reader or `b` is used
+  twice are not folded either.
 
   Args:
-    fn: the function from which ties were inferred, as it is for evaluation.
-    params: its parameters, pruned, with running averages.
-    ties: from `infer_ties`, which knows roles.
-    *inputs: the other arguments; a small batch will do.
+    fn: the function from which ties were inferred, in evaluation mode.
+    params: the pruned parameters, with running averages.
+    ties: the ties, from `infer_ties`, which finds roles.
+    *inputs: the other arguments of `fn`; a small batch is enough.
 
   Returns:
-    `Folded`: `fn(folded.params, *inputs)` is `fn(params, *inputs)`, up to
-    rounding. Indices are those of units, of `tie.shape` if that has more
-    dimensions: flattened.
+    A `Folded`. `fn(folded.params, *inputs)` equals `fn(params, *inputs)` up to
+    rounding. Indices are those of units, in the flattened `tie.shape`.
 
   Raises:
     ValueError: if ties do not fit the parameters.
@@ -114,10 +119,10 @@ def fold_constants(fn: Callable[..., Any], params: ArrayTree,
   others = jax.tree.unflatten(jax.tree.structure(inputs), others)
   makers = {m.path for tie in ties for m in _members(tie, 'makes')}
   folded = {}
-  while True:  # What was read from constants alone may be one now.
+  while True:  # A unit that reads only constants may be constant now.
     now = jax.tree.unflatten(jax.tree.structure(params), list(arrays.values()))
     seen = [look(now, *given) for given in (inputs, others)]
-    # What does not depend on the kernels that make it is a constant, too.
+    # A unit that does not depend on the kernels that make it is constant, too.
     moved = [look(trees.map_with_path(
         lambda path, w: _random(w, rng) if path in makers else w, now), *given)
              for given in [inputs, others] * (_DRAWS // 2)
@@ -147,8 +152,9 @@ def _check(ties: Sequence[Tie], arrays: Mapping[str, np.ndarray]) -> None:
     for member in tie.members:
       if member.path not in arrays:
         raise ValueError(
-            f'Ties have {member.path!r}, but the parameters are {[*arrays]}. '
-            'Give the parameters from which ties were inferred.')
+            f'The parameters must have {member.path!r}, which is in the ties, '
+            f'got {trees.few([*arrays])}. Give the parameters from which ties '
+            'were inferred.')
       ties_lib.view(tie, member, arrays[member.path])
 
 

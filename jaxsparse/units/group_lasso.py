@@ -1,10 +1,10 @@
-r"""Group Lasso: a penalty under which whole units of weights vanish.
+r"""Group Lasso: a penalty that shrinks whole units of weights to zero.
 
   R(w) = alpha * sum_g ||w_g||,   ||w_g|| the 2-norm of a group's weights
 
 Groups are the units of patterns (single rows or columns, blocks, channels) or
-the hidden units of ties: all weights that make a unit, stand beside it or read
-it. "Train with group Lasso, then slim" is
+the hidden units of ties: all weights that make a unit, read it, or belong to
+it, such as its bias. Training with group Lasso and slimming afterwards is
 
   tx = optax.chain(adam, prox_group_lasso(0.1, ties, learning_rate=1e-3))
   ...                                          # any train step, even without
@@ -48,14 +48,14 @@ def _transform(name: str, groups: Groups, changed: Callable[..., dict]
                ) -> optax.GradientTransformation:
   """From `changed(count, families, params, updates)`, dicts by path."""
   def init(params):
-    groups_lib.families(groups, params)  # What does not fit is told now.
+    groups_lib.families(groups, params)  # Raises if groups do not fit.
     return flows.CountState(jnp.zeros((), jnp.int32))
 
   def update(updates, state, params=None):
     if params is None:
       raise ValueError(
-          f'{name} needs the params: write tx.update(grads, opt_state, '
-          'params).')
+          f'{name} needs the params in update. Write tx.update(grads, '
+          'opt_state, params).')
     new = changed(state.count, groups_lib.families(groups, params),
                   dict(trees.align(params)), dict(trees.align(updates)))
     updates = trees.map_with_path(lambda path, u: new.get(path, u), updates)
@@ -69,23 +69,26 @@ def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
                     ) -> optax.GradientTransformation:
   """Adds the gradient of group Lasso: `g + alpha * w / ||w_g||`.
 
-  It is 0 for a group that is zero. Groups shrink, but do not land on zero: give
-  `prune_units` a threshold, or take `prox_group_lasso`. Before the
-  optimizer, so that Adam scales it as it scales gradients.
+  The added term is 0 for a group of zeros. Groups shrink, but do not become
+  exactly zero; use `prune_units` with a threshold, or `prox_group_lasso`. Put
+  the transform before the optimizer; Adam then scales the term together with
+  the gradient.
 
   Args:
     alpha: the strength, a number or a function of the step.
-    groups: regular expressions to patterns, whose units are the groups, or
-      ties: those whose units may be removed, see `Tie.kept`.
-    scaled: multiplies alpha by the square root of the number of weights in a
-      group, as in the paper, so that one alpha does for groups of all sizes.
+    groups: a mapping from regular expressions for paths to patterns, whose
+      units are the groups; or ties, of which those with removable units count,
+      see `Tie.kept`.
+    scaled: whether to multiply alpha by the square root of the number of
+      weights in a group, as in the paper, so that one alpha serves groups of
+      all sizes.
 
   Returns:
-    An optax transform, to stand before the optimizer.
+    An optax transform, to put before the optimizer in a chain.
 
   Raises:
-    ValueError: if alpha is negative; from `init` if groups do not fit; from
-      `update` if params are missing.
+    ValueError: if alpha is negative; from `init` if groups do not fit the
+      parameters; from `update` if params are missing.
 
   References:
     Yuan and Lin, `Model Selection and Estimation in Regression with Grouped
@@ -116,35 +119,37 @@ def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
 @arguments.checked()
 def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
                      scaled: bool = False) -> optax.GradientTransformation:
-  """The proximal step of group Lasso, which lands groups on exactly zero.
+  """The proximal step of group Lasso, which sets groups to exactly zero.
 
-  After the optimizer has made `v = w + u`,
+  With `v = w + u`, the weights after the optimizer's update,
 
     w_g <- max(0, 1 - learning_rate * alpha / ||v_g||) * v_g
 
-  Groups of patterns do not overlap, and this is the exact proximal operator.
-  Those of ties do, as a kernel is made of rows and of columns: ties take their
-  steps one after the other, which is exact only where one group holds the
-  other.
+  Groups of patterns do not overlap, so this is the exact proximal operator.
+  Groups of ties overlap, because a kernel has rows of one tie and columns of
+  another. Ties then make their steps one after the other, which is exact only
+  if one group contains the other.
 
   Args:
-    alpha: the strength, a number or a function of the step. In every step a
-      norm falls by `learning_rate * alpha`, so that a group of norm n, left to
-      itself, is gone after `n / (learning_rate * alpha)` of them.
-    groups: regular expressions to patterns, whose units are the groups, or
-      ties: those whose units may be removed, see `Tie.kept`.
-    learning_rate: that of the optimizer, a number or the same schedule.
-    scaled: multiplies alpha by the square root of the number of weights in a
-      group.
+    alpha: the strength, a number or a function of the step. Every step reduces
+      the norm of a group by `learning_rate * alpha`, so without gradients a
+      group of norm n is zero after `n / (learning_rate * alpha)` steps.
+    groups: a mapping from regular expressions for paths to patterns, whose
+      units are the groups; or ties, of which those with removable units count,
+      see `Tie.kept`.
+    learning_rate: the learning rate of the optimizer, a number or the same
+      schedule.
+    scaled: whether to multiply alpha by the square root of the number of
+      weights in a group.
 
   Returns:
-    An optax transform, to stand after the optimizer: the last of a chain.
-    Narrow weights need a strong step: those of bfloat16 do not move where
-    `learning_rate * alpha / ||v_g||` is below 1/256.
+    An optax transform, to put last in a chain, after the optimizer. Weights in
+    bfloat16 do not change if `learning_rate * alpha / ||v_g||` is below 1/256,
+    so they need a larger product.
 
   Raises:
-    ValueError: if a number is negative; from `init` if groups do not fit; from
-      `update` if params are missing.
+    ValueError: if a number is negative; from `init` if groups do not fit the
+      parameters; from `update` if params are missing.
 
   References:
     Yuan and Lin, `Model Selection and Estimation in Regression with Grouped

@@ -1,8 +1,8 @@
-"""Groups of weights that live or die together, summed and spread alike.
+"""Groups of weights that are kept or pruned together: sums and broadcasts.
 
 A group is a unit of a pattern (a row or column, a block, a channel) in one
-parameter, or a hidden unit of a tie: all weights that make it, stand beside it
-or read it, in several parameters.
+parameter, or a hidden unit of a tie: all weights that make the unit, read it,
+or belong to it, in several parameters.
 
   weights ──total──▶ one number a group ──spread──▶ weights
 """
@@ -29,17 +29,17 @@ Groups = Mapping[str, Pattern | None] | Ties | Sequence[Tie]
 
 
 class Part(NamedTuple):
-  """The weights of all groups of a family that stand in one parameter.
+  """The weights of all groups of a family in one parameter.
 
   Attributes:
     path: the parameter's path.
-    role: what the parameter is to hidden units, see `Member.role`; 'all' for
-      units of patterns, which stand in one parameter.
-    size: how many weights of the parameter each group has.
-    total: from an array of the parameter's shape to the sum over each group, in
-      float32 or wider.
-    spread: from a number a group, and a number for weights of no group, to an
-      array that broadcasts against the parameter.
+    role: the role of the parameter for hidden units, see `Member.role`; 'all'
+      for units of patterns, which are in one parameter.
+    size: the number of weights of the parameter in each group.
+    total: a function from an array of the parameter's shape to the sum over
+      each group, in float32 or wider.
+    spread: a function from one number for each group, and a number for weights
+      of no group, to an array that broadcasts against the parameter.
   """
   path: str
   role: str | None
@@ -49,13 +49,13 @@ class Part(NamedTuple):
 
 
 class Family(NamedTuple):
-  """Groups that are alike: the units of one tie, or of one parameter.
+  """The groups of one tie, or of one parameter.
 
   Attributes:
     name: the tie's name, or the parameter's path.
-    shape: one entry for each group.
-    parts: where their weights are; a parameter may have two parts, as the
-      square kernel of a residual stream has.
+    shape: the shape of arrays with one entry for each group.
+    parts: the weights of the groups in each parameter. A parameter may have two
+      parts, for example the square kernel of a residual stream.
     tie: the tie, or `None`.
   """
   name: str
@@ -65,7 +65,7 @@ class Family(NamedTuple):
 
   @property
   def size(self) -> int:
-    """How many weights a group has."""
+    """The number of weights in a group."""
     return sum(part.size for part in self.parts)
 
   def having(self, role: str) -> tuple[Part, ...]:
@@ -104,9 +104,9 @@ def families(groups: Groups, params: ArrayTree) -> list[Family]:
   removable = [tie for tie in ties if not (tie.fixed or tie.kept)]
   if shapes and not removable:
     raise ValueError(
-        'There are no ties whose units may be removed: '
-        f'{ {tie.name: tie.fixed or tie.kept for tie in ties} }. Infer ties '
-        'from the function as it is for evaluation and print(ties), or give '
+        'groups must have a tie whose units may be removed, got '
+        f'{ {tie.name: tie.fixed or tie.kept for tie in [*ties][:5]} }. Infer '
+        'ties from the function in evaluation mode and print(ties), or give '
         'patterns: {".*kernel": jaxsparse.channel(-1)}.')
   return [of_tie(tie, shapes) for tie in removable if shapes]
 
@@ -143,8 +143,8 @@ def of_tie(tie: Tie, shapes: Mapping[str, tuple[int, ...]]) -> Family:
   parts = tuple(part(*row) for row in per_unit.members(tie, [*shapes]))
   if not parts:
     raise ValueError(
-        f'No member of tie {tie.name!r} is among the parameters {[*shapes]}. '
-        'Infer ties from these parameters.')
+        f'The parameters must have a member of tie {tie.name!r}, got '
+        f'{trees.few([*shapes])}. Infer ties from these parameters.')
   return Family(tie.name, tie.shape, parts, tie)
 
 
@@ -191,3 +191,44 @@ def masks(alive: Sequence[tuple[Family, jax.Array]], params: ArrayTree, *,
       kept &= one
     return kept
   return trees.map_with_path(mask, params)
+
+
+def mortal(ties: Groups, masks: ArrayTree, prune_skip: bool = False
+           ) -> list[Tie]:
+  """The ties of which units can die under the masks of a rule.
+
+  Raises:
+    ValueError: if there are masks, but no such tie.
+  """
+  ties = ties_lib.as_ties(ties)
+  reasons = {tie.name: _why_not(tie, masks, prune_skip) for tie in ties}
+  if jax.tree.leaves(masks) and all(reasons.values()):
+    raise ValueError(
+        'No tie has units that can be pruned: '
+        f'{reasons}. Give masks to all kernels that make and read hidden '
+        'units, and infer the ties from the function in evaluation mode.')
+  return [tie for tie in ties if not reasons[tie.name]]
+
+
+def _why_not(tie: Tie, masks: ArrayTree, prune_skip: bool) -> str | None:
+  """Why units of a tie cannot die, or `None`."""
+  if tie.fixed or tie.kept:
+    return tie.fixed or tie.kept
+  if tie.read:
+    return f'{tie.read} reads it'
+  if tie.along or any(m.elsewhere for m in tie.members):
+    return 'its units differ along other axes'
+  roles = {m.role for m in tie.members}
+  if None in roles:
+    return "it does not say which members make it and read it (Member.role)"
+  if not {'makes', 'reads'} <= roles:
+    return 'nothing makes it or nothing reads it'
+  sparse = trees.paths(masks)
+  dense = [m.path for m in tie.members
+           if m.role != 'beside' and per_unit.own_path(m.path, sparse) is None]
+  if dense:
+    return f'{dense[0]} is dense'
+  if not prune_skip and len(
+      {m.path for m in tie.members if m.role == 'makes'}) > 1:
+    return 'a skip path'
+  return None

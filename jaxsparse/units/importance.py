@@ -1,4 +1,4 @@
-"""Importance: how much each group of weights matters. The lowest die first.
+"""Importances of groups of weights; the least important are pruned first.
 
 An importance is a score of groups: a function of the families of groups (see
 `groups`) that returns an `optax.GradientTransformation` whose "updates" are one
@@ -7,15 +7,16 @@ array for each family, in the family's shape:
   score = importance(families)
   found, state = score.update(grads, state, params, point=point)
 
-As for `scores`, `params` are the weights the masks will belong to, and `point`
-the weights where `grads` were taken. An importance that needs gradients returns
-`None` for `grads=None`, and nothing dies until the first update.
+As for `scores`, `params` are the weights that the new masks belong to, and
+`point` the weights at which `grads` were taken. An importance that needs
+gradients returns `None` for `grads=None`, and no group is pruned until the
+first update.
 
-| importance | of a group | remembers |
+| importance | of a group | state |
 |---|---|---|
-| `mean_magnitude` | mean magnitude of the weights that make it | nothing |
-| `root_mean_square` | of all its weights, 0 if it has vanished | nothing |
-| `saliency` | how the loss changes with a mask on it | the sum so far |
+| `mean_magnitude` | mean magnitude of the weights that make it | none |
+| `root_mean_square` | root mean square of all its weights | none |
+| `saliency` | change of the loss with a mask on the group | the sum so far |
 """
 
 from typing import Any, Callable, Iterable, Sequence
@@ -47,7 +48,7 @@ arguments.register(Importance, arguments.Check(
 
 def _of_weights(score: Callable[[Family, dict[str, jax.Array]], jax.Array]
                 ) -> Importance:
-  """An importance that remembers nothing, from a family and weights by path."""
+  """An importance without a state, from a function of a family and weights."""
   def importance(families):
     def update(grads, state, params=None, **extra_args):
       del grads, extra_args
@@ -59,7 +60,7 @@ def _of_weights(score: Callable[[Family, dict[str, jax.Array]], jax.Array]
 
 
 def mean_magnitude() -> Importance:
-  """The mean magnitude of the weights that make a unit, as Chase ranks it.
+  """The mean magnitude of the weights that make a unit, as in Chase.
 
     sum |w| / (number of these weights, pruned ones included)
 
@@ -68,8 +69,8 @@ def mean_magnitude() -> Importance:
 
   References:
     Yin et al., `Dynamic Sparsity Is Channel-Level Sparsity Learner
-    <https://arxiv.org/abs/2305.19454>`_, 2023. Released code takes the mean
-    over active weights, which is NaN for units without any.
+    <https://arxiv.org/abs/2305.19454>`_, 2023. The released code takes the mean
+    over active weights, which is NaN for units without active weights.
 
   >>> from jaxsparse.units import Member, Tie
   >>> tie = Tie(2, (Member('in', 1, role='makes'),))
@@ -82,9 +83,9 @@ def mean_magnitude() -> Importance:
     parts = family.having('makes')
     if not parts:
       raise ValueError(
-          f'Nothing makes the units of {family.name!r}, so mean_magnitude() '
-          "has nothing to rank. Give its members roles: Member('fc1/kernel', "
-          "1, role='makes').")
+          'mean_magnitude() needs a member that makes the units of '
+          f'{family.name!r}, got none. Give its members roles, e.g. '
+          "Member('fc1/kernel', 1, role='makes').")
     sizes = sum(part.size for part in parts)
     return groups.total(
         parts, {p.path: jnp.abs(leaves[p.path]) for p in parts}) / sizes
@@ -92,10 +93,10 @@ def mean_magnitude() -> Importance:
 
 
 def root_mean_square() -> Importance:
-  """The root mean square of all weights of a group: 0 if it has vanished.
+  """The root mean square of all weights of a group; 0 if all are zero.
 
-  With `prune_units(groups, importance=root_mean_square(), threshold=0.)` groups
-  die that a regularizer such as `prox_group_lasso` has set to zero.
+  `prune_units(groups, importance=root_mean_square(), threshold=0.)` prunes the
+  groups that a regularizer such as `prox_group_lasso` has set to zero.
 
   Returns:
     An importance for `prune_units`.
@@ -115,33 +116,32 @@ def root_mean_square() -> Importance:
 
 
 def saliency() -> Importance:
-  """Gradient sensitivity, summed over updates: which units the loss misses.
+  """Gradient sensitivity of the loss to units, summed over updates.
 
     sum over updates |dL / dxi[u]|,   xi a mask of ones on unit u
 
-  A mask on what a unit gives multiplies every weight that reads it, so that
-  `dL / dxi[u]` is the sum of `w * dL/dw` over these weights: one signed product
-  a weight, and no mask in the model. Gradients that are not finite count for
-  nothing.
+  A mask on the output of a unit multiplies every weight that reads the unit. So
+  `dL / dxi[u]` is the sum of `w * dL/dw` over these weights, and the model
+  needs no masks. Updates whose gradients are not finite are skipped.
 
   Returns:
-    An importance for `prune_units`, of ties whose readers are all kernels (see
-    `Tie.read`: the mask would be on other readers as well).
+    An importance for `prune_units`, for ties whose units only kernels read, see
+    `Tie.read`. (The mask would also act on other readers.)
 
   References:
     Kim and Hassan, `FastFormers: Highly Efficient Transformer Models for
     Natural Language Understanding <https://arxiv.org/abs/2010.13382>`_, 2020;
     Michel et al., `Are Sixteen Heads Really Better than One?
-    <https://arxiv.org/abs/1905.10650>`_, 2019. Released code of FastFormers
-    scores neurons by the weights that make them, too; here it is the mask
-    alone.
+    <https://arxiv.org/abs/1905.10650>`_, 2019. The released code of FastFormers
+    also adds a score of the weights that make neurons; here only the mask
+    counts.
   """
   def importance(families):
     for family in families:
       if why := _no_saliency(family):
         raise ValueError(
             f'The units of tie {family.name!r} have no saliency: {why}. Give '
-            'ties that kernels alone read, such as heads(ties) or '
+            'ties whose units only kernels read, such as heads(ties) or '
             'neurons(ties).')
 
     def init(params):
@@ -188,13 +188,13 @@ def unit_saliency(params: ArrayTree, grads: ArrayTree,
 
   Args:
     params: the weights.
-    grads: the gradient of the loss there.
-    ties: from `infer_ties`, or with the roles of their members by hand.
+    grads: the gradient of the loss at these weights.
+    ties: the ties, from `infer_ties`, or written with the roles of members.
 
   Returns:
-    By name of tie, float32 (or wider) of `tie.shape`. Left out are ties that no
-    kernel among the params reads, and those that something else reads, too
-    (`Tie.read`). See `saliency`.
+    A dict from names of ties to arrays of `tie.shape`, float32 or wider. A tie
+    is left out if no kernel among the params reads its units, or if an
+    operation reads them, too (`Tie.read`). See `saliency`.
 
   >>> from jaxsparse.units import Member, Tie
   >>> tie = Tie(2, (Member('in', 1, role='makes'),
@@ -211,8 +211,9 @@ def unit_saliency(params: ArrayTree, grads: ArrayTree,
     if g is not None:
       if not arguments.is_array(g):
         raise ValueError(
-            'grads must have the structure of params, and an array or None for '
-            f'each; got {brief(g)} at {path!r}.')
+            'grads must have the structure of params, with an array or None at '
+            f'each leaf, got {brief(g)} at {path!r}. Write e.g. grads = '
+            'jax.grad(loss_fn)(params, batch).')
       shapes[path] = np.shape(w)
   found = [groups.of_tie(tie, shapes) for tie in ties_lib.as_ties(ties)
            if any(per_unit.members(tie, [*shapes]))]
@@ -228,16 +229,18 @@ def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
   """The saliency of hidden units of a trained network, summed over batches.
 
   Args:
-    loss_fn: from params and a batch to a scalar.
-    params: the weights; where a flow is not hard, `sparse_params(...)`.
-    batches: some of them, of one shape.
-    ties: from `infer_ties`.
+    loss_fn: a function from params and a batch to a scalar.
+    params: the weights of the forward pass; `sparse_params(...)` if the flow is
+      not hard.
+    batches: an iterable of batches of one shape.
+    ties: the ties, from `infer_ties`.
 
   Returns:
-    By name of tie, `tie.shape`: the sum of `unit_saliency` over batches.
+    A dict from names of ties to arrays of `tie.shape`: the sum of
+    `unit_saliency` over batches.
 
   Raises:
-    ValueError: if there are no batches, or no kernel reads any tie.
+    ValueError: if there are no batches, or no kernel reads units of any tie.
 
   References:
     Kim and Hassan, `FastFormers: Highly Efficient Transformer Models for
@@ -257,8 +260,8 @@ def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
     loss = tracing.shapes(loss_fn, params, batch)
     if np.shape(loss):
       raise ValueError(
-          'sensitivity differentiates a scalar, and loss_fn returned '
-          f'{brief(loss)}. Write e.g. its mean.')
+          'loss_fn must return a scalar, which sensitivity differentiates, got '
+          f'{brief(loss)}. Write e.g. jnp.mean(losses).')
     return jax.grad(loss_fn)(params, batch)
 
   of_batch = jax.jit(lambda params, batch: unit_saliency(
@@ -269,7 +272,8 @@ def sensitivity(loss_fn: Callable[[Any, Any], jax.Array], params: ArrayTree,
     total = new if total is None else jax.tree.map(jnp.add, total, new)
   if not total:
     raise ValueError(
-        'sensitivity got no batches.' if total is None else
-        'No kernel among the params reads units of these ties. Infer ties from '
-        'these params: infer_ties(apply, params, x).')
+        'sensitivity got no batches. Write e.g. batches=[x].'
+        if total is None else
+        'sensitivity needs ties whose units a kernel among the params reads, '
+        'got none. Write ties = infer_ties(apply, params, x).')
   return total

@@ -1,9 +1,9 @@
-"""Ties: which axes of which parameters index the same hidden units.
+"""`infer_ties`: finds the axes of parameters that index the same hidden units.
 
 The output of one layer is the input of the next, so the columns of one kernel,
-a bias and the rows of another kernel index the same units: they can be put in
-another order, or be removed, only together. `infer_ties` finds such sets in any
-JAX function; `permute` and all that removes units stand on them.
+a bias and the rows of another kernel index the same units. These can be
+permuted, or removed, only together. `infer_ties` finds such sets, called ties,
+in any JAX function. `permute` and the removal of units use them.
 """
 
 import collections
@@ -38,37 +38,38 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
 
     fn(params, *inputs) == fn(permuted params, *inputs),
 
-  up to rounding. Axes are followed through the function's jaxpr, so any
-  function will do: Flax, Haiku or your own. If an axis cannot be followed, its
-  units are fixed, and `Tie.fixed` names the primitive. Units are also fixed if
-  they are an axis of inputs or of outputs, or if a constant tells them apart.
-  Running averages belong to ties if they are among the parameters and the
+  up to rounding. The axes are traced through the function's jaxpr, so any
+  function works: Flax, Haiku or your own. If an axis cannot be traced further,
+  its units are fixed, and `Tie.fixed` names the primitive. Units are also fixed
+  if they are an axis of inputs or of outputs, or if a constant differs between
+  them. Running averages belong to ties if they are among the parameters and the
   function uses them, so pass the function in evaluation mode.
 
   Units under a softmax, a norm or a sum over them may be permuted, but not
-  removed, because the other units would change: then `Tie.kept` gives the
+  removed, because their removal changes the other units; `Tie.kept` gives the
   reason. A number such as 0.125 may come from 8 heads or from their 64
-  dimensions. To tell which, `infer_ties` traces the function with one unit
-  less. `Tie.untried` says where the function does not accept smaller arrays, as
-  modules of Linen, Haiku and Keras, which hold their sizes.
-  `Member.role` tells which members make units and which read them, `Tie.read`
-  which operations do, such as a sum over them.
+  dimensions. To find out, `infer_ties` traces the function with one unit less.
+  `Tie.untried` says if the function does not accept smaller arrays, for example
+  because modules of Linen, Haiku and Keras store their sizes. `Member.role`
+  says which members make units and which read them. `Tie.read` names other
+  operations that read units, such as a sum over them.
 
   Args:
     fn: any function that JAX can trace.
-    params: its first argument: weights, and running averages.
-    *inputs: the other arguments; a small batch will do.
-    check: runs `check_ties` on what was found; it is left out by itself if
-      parameters or inputs are only shapes. A number that is another one with a
-      unit less then keeps units, whether the outputs change by it or not.
+    params: the first argument: weights, and running averages.
+    *inputs: the other arguments; a small batch is enough.
+    check: whether to run `check_ties` on the result. The check is skipped if
+      parameters or inputs are only shapes. Without it, units are kept if any
+      number in the function changes with one unit less, whether or not outputs
+      change.
 
   Returns:
-    The `Ties`.
+    The `Ties` of the function.
 
   References:
     Pool and Yu, `Channel Permutations for N:M Sparsity
     <https://proceedings.neurips.cc/paper/2021/hash/6e8404c3b93a9527c8db241a1846599a-Abstract.html>`_,
-    2021, which needs a tracer of PyTorch modules for it.
+    2021. The paper traces PyTorch modules instead.
 
   >>> params = {'fc1': {'bias': np.ones(16), 'kernel': np.ones((8, 16))},
   ...           'fc2': {'kernel': np.ones((16, 4))}}

@@ -1,13 +1,13 @@
-"""Widths that are multiples: how many units hardware likes a tie to keep.
+"""Rounding of numbers of units to multiples that suit the hardware.
 
-Vector units and matrix units work on 8, 16 or 128 numbers at once, so that a
-layer of 9 channels may take the time of 16. A number of units is rounded
+Vector units and matrix units process 8, 16 or 128 numbers at once, so a layer
+of 9 channels may take the time of 16. A number of units is rounded
 
-  down to a multiple where units are chosen, so that others have the budget,
-  up to one where dead units are cut, so that all that live stay.
+  down to a multiple when units are chosen, and other ties get the budget;
+  up to a multiple when dead units are removed, so that all live units stay.
 
-A tie of no more units than the multiple keeps all of them, and one of 20 may
-keep 8, 16 or 20.
+A tie with no more units than the multiple keeps all of them. With multiple 8, a
+tie with 20 units may keep 8, 16 or 20.
 """
 
 import math

@@ -1,11 +1,11 @@
-"""Permutations of channels: the same function, more magnitude kept under N:M.
+"""Permutations of channels, with which N:M keeps more magnitude.
 
   scores ──find_permutation──▶ p      np.take(w, p, axis) keeps more than w
 
-Which of M neighbours compete is an accident of the order of channels, and that
-order is free: permute the inputs of one kernel and the outputs of those that
-feed it in the same way, and the network computes what it did. The search itself
-is in `permutation_search`.
+The order of channels decides which M neighbours compete, and this order is
+free: if the inputs of one kernel and the outputs of the kernels before it are
+permuted in the same way, the network computes the same function. The search
+itself is in `permutation_search`.
 """
 
 from typing import Any, Mapping, Sequence
@@ -34,40 +34,43 @@ def find_permutation(
     scores: Array | Sequence[Array], pattern: Pattern | Sequence[Pattern], *,
     budget: int = 4000, seed: int = 0,
     progress: permutation_search.Progress | None = None) -> np.ndarray:
-  """The order of channels in which N:M keeps the most, as far as it is found.
+  """Searches for an order of channels with which N:M keeps the most magnitude.
 
-  `argmax_p sum_groups top_n(|scores[p]|)`, with groups of M along the pattern's
-  axis, summed over all other axes and all arrays. Up to 16 channels the optimum
-  is found; for more it is sought by simulated annealing, in time proportional
-  to `budget * m * scores.size`. The same arguments give the same order.
+  The objective is `argmax_p sum_groups top_n(|scores[p]|)`, with groups of M
+  along the pattern's axis, summed over all other axes and all arrays. For up to
+  16 channels the search finds the optimum. For more channels it uses simulated
+  annealing, in time proportional to `budget * m * scores.size`. The same
+  arguments give the same order.
 
   Args:
     scores: an array, or a list or tuple of arrays whose channels are permuted
       together, such as all kernels that read one activation. Only magnitudes
-      count, so weights serve as well as scores.
-    pattern: `nm(n, m, axis=...)`, where channels are the K places along the
-      axis, or along neighbouring axes joined, major first. For several arrays
+      count, so weights may be given as scores.
+    pattern: a pattern `nm(n, m, axis=...)`. The channels are the K indices of
+      the axis, or of neighbouring axes joined, major first. For several arrays,
       it may be a list of patterns that differ in their axes.
-    budget: the number of sweeps, in each of which every group of M meets
-      another and may swap one channel; 0 gives the identity. With more, more is
-      kept.
-    seed: of the search.
-    progress: wraps the iterable of sweeps, such as `tqdm.tqdm`.
+    budget: the number of sweeps. In a sweep, every group of M channels is
+      paired with another and may swap one channel. More sweeps keep more
+      magnitude; 0 returns the identity.
+    seed: the seed of the search.
+    progress: a function that wraps the iterable of sweeps, such as `tqdm.tqdm`.
 
   Returns:
-    int32 `[K]`: `np.take(w, p, axis)` keeps no less than w, several arrays in
-    sum. Ascending within groups of M, groups by their first channel; the
-    identity if nothing found keeps more. After Ctrl-C, the best so far.
+    The order `p`, int32 `[K]`. `np.take(w, p, axis)` keeps at least as much
+    magnitude as w, summed over all arrays. `p` is ascending within groups of M,
+    and groups are sorted by their first channel. It is the identity if no
+    better order was found. After Ctrl-C, it is the best order so far.
 
   Raises:
-    ValueError: if the pattern is not N:M along one axis, so transposable, its
-      axis is missing or no multiple of m, arrays have different numbers of
-      channels, scores are NaN or infinite, or the budget is negative.
+    ValueError: if the pattern is not N:M along one axis (such as a transposable
+      one), its axis is missing or not a multiple of m, arrays have different
+      numbers of channels, scores are NaN or infinite, or the budget is
+      negative.
 
   References:
     Pool and Yu, `Channel Permutations for N:M Sparsity
     <https://proceedings.neurips.cc/paper/2021/hash/6e8404c3b93a9527c8db241a1846599a-Abstract.html>`_,
-    2021, with another search; see `partitions.search`
+    2021. The paper uses another search, see `permutation_search.search`.
 
   >>> from jaxsparse import nm
   >>> w = np.array([[4., -2.], [3., 1.], [0., 0.], [0., 0.]])
@@ -84,29 +87,30 @@ def find_permutation(
       else [pattern] * len(arrays))
   if not arrays or len(each) != len(arrays):
     raise ValueError(
-        f'find_permutation got {len(arrays)} arrays and {len(each)} patterns. '
-        'Write one pattern for all of one or more arrays, or a list with one '
-        'for each.')
+        'find_permutation needs at least one array, and one pattern for all '
+        f'arrays or one for each, got {len(arrays)} arrays and {len(each)} '
+        'patterns. Write e.g. find_permutation(w, nm(2, 4)).')
   if not isinstance(budget, int) or budget < 0:
     raise ValueError(
-        'budget is a number of sweeps, an integer >= 0 (0 for no search), got '
-        f'{brief(budget)}. Write e.g. budget=4000.')
+        'budget must be a number of sweeps, an integer >= 0 (0 for no search), '
+        f'got {brief(budget)}. Write e.g. budget=4000.')
   for p in each:
     _check_one_axis(p)
   n_ms = {patterns_lib.n_m_axis(p)[:2] for p in each}
   if len(n_ms) != 1:
     raise ValueError(
-        f'Channels that are permuted together need one N:M, got '
-        f'{sorted(n_ms)}. Only axes may differ.')
+        'Arrays whose channels are permuted together must have the same N:M, '
+        f'got {sorted(n_ms)}. Write e.g. nm(2, 4, axis=...) for each; axes '
+        'may differ.')
   (n, m), = n_ms
   magnitudes = [_magnitudes(x, p) for x, p in zip(arrays, each)]
   channels = {len(x) for x in magnitudes}
   if len(channels) != 1:
     raise ValueError(
-        'Channels that are permuted together need to be as many in each array, '
-        f'got {[len(x) for x in magnitudes]} in arrays of shapes '
-        f'{[np.shape(x) for x in arrays]}. Give each array its pattern with '
-        'the axis that has them: [nm(n, m, axis=...), ...].')
+        'Arrays whose channels are permuted together must have equally many '
+        f'channels, got {[len(x) for x in magnitudes]} in arrays of shapes '
+        f'{[np.shape(x) for x in arrays]}. Give each array a pattern with its '
+        'axis of channels: [nm(n, m, axis=...), ...].')
   peak = max(float(x.max(initial=0)) for x in magnitudes)
   if not np.isfinite(peak):
     raise ValueError(
@@ -126,9 +130,9 @@ def _check_one_axis(pattern: Pattern, where: str = '') -> None:
   if patterns_lib.is_transposable(pattern):
     n, m, axis = patterns_lib.n_m_axis(pattern)
     raise ValueError(
-        f'{where}{pattern} keeps what two axes allow, but an order of channels '
-        f'is sought for N:M along one. Write nm({n}, {m}, axis={axis}) here to '
-        'seek it all the same, and compare what is kept, or leave it out.')
+        f'{where}a search for an order of channels needs N:M along one axis, '
+        f'got {pattern}, which is N:M along two. Write nm({n}, {m}, '
+        f'axis={axis}) here and compare the kept magnitude, or leave it out.')
 
 
 def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
@@ -139,14 +143,14 @@ def _magnitudes(scores: Array, pattern: Pattern) -> np.ndarray:
   if not all(-x.ndim <= i < x.ndim for i in joined):
     raise ValueError(
         f'{pattern} needs axis {axis}, but scores have shape {x.shape}. Write '
-        'nm(n, m, axis=...) with the axis whose channels are to be permuted.')
+        'nm(n, m, axis=...) with the axis whose channels to permute.')
   sizes = [x.shape[i] for i in joined]
   channels = int(np.prod(sizes))
   if channels % m:
     raise ValueError(
         f'{pattern} needs axis {axis} to be a multiple of {m}, but scores have '
-        f'shape {x.shape}, with {channels} there. Use another group size or '
-        'another axis.')
+        f'shape {x.shape}, with {channels} on that axis. Use another group '
+        'size or another axis.')
   front = np.moveaxis(x, joined, range(len(joined)))
   rest = x.size // channels if channels else 0
   return np.abs(front.reshape(channels, rest).astype(
@@ -159,30 +163,32 @@ def find_permutations(
     patterns: Mapping[str, Pattern | None], *, budget: int = 4000,
     seed: int = 0, progress: permutation_search.Progress | None = None
     ) -> dict[str, np.ndarray]:
-  """Finds an order of the units of every tie in which N:M keeps more.
+  """Finds an order of the units of every tie with which N:M keeps more.
 
-  The order matters for ties whose units are contracted by an N:M kernel. All
-  such kernels of a tie, as those that read a residual stream, are searched
-  jointly. If units may be ordered separately along another dimension, as in
+  The order matters for ties whose units an N:M kernel contracts. All such
+  kernels of a tie, for example all readers of a residual stream, are searched
+  jointly. If units have a separate order along another dimension, such as in
   each head or each stacked layer, there is one search for each.
 
   Args:
-    params: the parameters from which `ties` were inferred, or scores like them;
-      not pruned yet: weights that are N:M already have no better order.
-    ties: from `infer_ties`, or by hand.
-    patterns: rules for `prune`, of which those with N:M matter here.
-    budget: of each search, see `find_permutation`.
-    seed: of the searches.
-    progress: wraps the iterable of sweeps of each search, such as `tqdm.tqdm`.
+    params: the parameters from which `ties` were inferred, or scores like them.
+      The parameters must not be pruned yet, because weights that already are
+      N:M have no better order.
+    ties: the ties, from `infer_ties` or written by hand.
+    patterns: the patterns for `prune`; only N:M patterns matter here.
+    budget: the number of sweeps of each search, see `find_permutation`.
+    seed: the seed of the searches.
+    progress: a function that wraps the iterable of sweeps of each search, such
+      as `tqdm.tqdm`.
 
   Returns:
-    By name of tie, int32 of `tie.shape`, for `permute`. Empty if there are no
-    such ties.
+    A dict from names of ties to int32 arrays of `tie.shape`, for `permute`. It
+    is empty if no N:M kernel contracts units of a tie.
 
   Raises:
-    ValueError: if ties or rules do not fit the parameters, a pattern is
-      transposable, kernels of one tie have different N:M, or all of them have
-      been pruned to it already.
+    ValueError: if ties or patterns do not fit the parameters, a pattern is
+      transposable, kernels of one tie have different N:M, or all kernels are
+      N:M already.
 
   >>> from jaxsparse import infer_ties, nm
   >>> rng = np.random.default_rng(0)
@@ -198,8 +204,9 @@ def find_permutations(
   if lost := [m.path for tie in ties for m in tie.members
               if m.path not in known]:
     raise ValueError(
-        f'Ties have {sorted(set(lost))}, but the parameters are {known}. Give '
-        'the parameters from which ties were inferred.')
+        f'The parameters must have {trees.few(sorted(set(lost)))}, which are '
+        f'in the ties, got {trees.few([*known])}. Give the parameters from '
+        'which ties were inferred.')
   sparse = {path: (w, pattern)
             for path, w, pattern in trees.align(params, rules)
             if patterns_lib.is_nm(pattern)}
@@ -214,16 +221,17 @@ def find_permutations(
              for member in columns}
     if len(kinds) > 1:
       raise ValueError(
-          f'Kernels of tie {tie.name!r} have different N:M, {sorted(kinds)}, '
-          f'and one order of units: {list(map(str, columns))}. Give them one '
-          'N:M, or leave this tie out of `ties`.')
+          f'Kernels of tie {tie.name!r}, which share one order of units, must '
+          f'have the same N:M, got {sorted(kinds)} for '
+          f'{trees.few(list(map(str, columns)))}. Give them one N:M, or leave '
+          'this tie out of `ties`.')
     searches += [(tie, n_m, list(zip(*columns.values()))) for n_m in kinds]
   if searches and all(permutation_search.is_pruned(kernel, *n_m)
                       for _, n_m, groups in searches
                       for group in groups for kernel in group):
     raise ValueError(
-        'All kernels have their N:M already, so that no order keeps more. '
-        'Permute before the update that prunes.')
+        'params must not be pruned yet, but all kernels are N:M already, so no '
+        'order keeps more. Permute before the update that prunes.')
   return {
       tie.name: np.stack([
           find_permutation(group, patterns_lib.nm(*n_m), budget=budget,
@@ -271,25 +279,27 @@ def permute(tree: ArrayTree, ties: Ties | Sequence[Tie],
   """Reorders hidden units in every array; the function stays the same.
 
   Every leaf whose path ends with the path of a parameter (with or without
-  Linen's `params/`) is reordered with the parameter: gradients, optimizer
-  state, masks, running averages. Pass them together, under the keys that ties
-  know:
+  Linen's `params/`) is reordered together with the parameter: gradients,
+  optimizer state, masks, running averages. Pass them together, under the same
+  keys as for `infer_ties`:
 
     params, opt_state = permute((params, opt_state), ties, permutations)
 
   Args:
-    tree: the parameters from which `ties` were inferred, with whatever else is
-      kept of them.
-    ties: from `infer_ties`, or by hand; then use `check_ties` first.
-    permutations: by name of tie, int arrays of `tie.shape`: unit `u` will be
-      what `p[..., u]` was. All are relative to the present order.
+    tree: the parameters from which `ties` were inferred, together with
+      optimizer state, masks and the like.
+    ties: the ties, from `infer_ties`, or written by hand and checked by
+      `check_ties`.
+    permutations: maps names of ties to int arrays `p` of `tie.shape`. The new
+      unit `u` is the old unit `p[..., u]`. All permutations refer to the
+      current order.
 
   Returns:
     The tree with the same shapes and types.
 
   Raises:
-    ValueError: if a name is that of no tie or of a fixed one, a permutation is
-      none, or a tie does not match the tree.
+    ValueError: if a name belongs to no tie or to a fixed one, an array is not a
+      permutation, or a tie does not match the tree.
 
   References:
     Pool and Yu, `Channel Permutations for N:M Sparsity
@@ -307,8 +317,9 @@ def permute(tree: ArrayTree, ties: Ties | Sequence[Tie],
   for tie, _ in orders:
     if not tie.free:
       raise ValueError(
-          f'The units of tie {tie.name!r} are fixed ({tie.fixed}): another '
-          'order would change the function. Leave it out of `permutations`.')
+          f'The units of tie {tie.name!r} are fixed ({tie.fixed}), so another '
+          'order would change the function. Leave this tie out of '
+          '`permutations`.')
   # Units within a group move before the groups that they are numbered by.
   return reordering.reorder(
       tree, sorted(orders, key=lambda order: -len(order[0].along)),

@@ -1,18 +1,18 @@
 """Partitions of columns into groups of M that keep more magnitude under N:M.
 
-Each row keeps the N largest of every group of M columns. What is kept depends
-on which columns share a group, and neither on the order within a group nor on
-that of the groups. `search` looks for the partition that keeps the most: up to
-16 columns it finds it exactly; for more, groups meet in random pairs and swap
-columns, under simulated annealing.
+Each row keeps the N largest entries of every group of M columns. The kept
+magnitude depends on which columns share a group, but not on the order within
+groups or of groups. `search` looks for the partition that keeps the most. Up to
+16 columns it finds the optimum; for more, random pairs of groups swap columns,
+under simulated annealing.
 
-The **bar** of a column is what a newcomer in its place would have to beat, row
-by row, to be kept: the N-th largest of the M - 1 others in its group. When
-column i leaves a group and j comes, the group gains
+The **bar** of a column is the threshold, row by row, that a column in its place
+must exceed to be kept: the N-th largest of the M - 1 other columns in its
+group. If column j replaces column i in a group, the group gains
 
   `sum_r max(w[j, r], bar[i, r]) - sum_r max(w[i, r], bar[i, r])`,
 
-so two maxima per row price a swap, whatever N and M are.
+so two maxima per row give the gain of a swap, for any N and M.
 """
 
 import math
@@ -29,35 +29,38 @@ _NOISE = 0.5  # What blurs the choice of a swap, in temperatures.
 
 def search(columns: np.ndarray, n: int, m: int, *, budget: int, seed: int = 0,
            progress: Progress | None = None) -> np.ndarray:
-  """The order of columns in which N:M keeps the most, as far as it is found.
+  """Searches for an order of columns with which N:M keeps the most magnitude.
 
-  `argmax_p sum_r sum_groups top_n(columns[p, r])`, exactly if K <= 16. For
-  more, `budget` sweeps of simulated annealing: groups are paired at random, and
-  each pair makes its best swap of two columns (gains are blurred a little) if
-  that gains more than `-temperature * e`, where e is exponentially distributed.
-  The temperature falls linearly to 0. The best partition seen is returned.
+  The objective is `argmax_p sum_r sum_groups top_n(columns[p, r])`, solved
+  exactly if K <= 16. For more columns, there are `budget` sweeps of simulated
+  annealing. In a sweep, groups are paired at random, and each pair makes its
+  best swap of two columns, with a little noise on gains, if the swap gains more
+  than `-temperature * e`, where e is exponentially distributed. The temperature
+  falls linearly to 0. The result is the best partition seen.
 
   A sweep takes about `K * M * R` maxima and as many additions.
 
   Args:
     columns: `[K, R]` float32, nonnegative and finite, of order 1; one row for
       each column of the weight.
-    n: how many of each group are kept, `0 < n < m`.
+    n: the number of kept entries in each group, `0 < n < m`.
     m: the size of a group; divides K.
-    budget: the number of sweeps; 0 gives the identity.
-    seed: of the pairs and the noise.
-    progress: wraps the iterable of sweeps, such as `tqdm.tqdm`.
+    budget: the number of sweeps; 0 returns the identity.
+    seed: the seed of the pairs and the noise.
+    progress: a function that wraps the iterable of sweeps, such as `tqdm.tqdm`.
 
   Returns:
-    int32 `[K]`: ascending within groups, groups by their first column. The
-    identity if nothing found keeps more. After Ctrl-C, the best so far.
+    The order, int32 `[K]`: ascending within groups, and groups sorted by their
+    first column. It is the identity if no better order was found. After Ctrl-C,
+    it is the best order so far.
 
   References:
     Pool and Yu, `Channel Permutations for N:M Sparsity
     <https://proceedings.neurips.cc/paper/2021/hash/6e8404c3b93a9527c8db241a1846599a-Abstract.html>`_,
-    2021. They take the best of all swaps until none gains, or optimise pairs
-    and triples of groups exhaustively, and escape local optima by a bounded
-    number of random swaps. Here all groups move at once, and heat escapes.
+    2021. The paper makes the best of all swaps until no swap gains, or
+    optimises pairs and triples of groups exhaustively, and leaves local optima
+    by a bounded number of random swaps. Here all groups swap at once, and the
+    temperature leaves local optima.
 
   >>> columns = np.array([[4., 2.], [3., 1.], [0., 0.], [0., 0.]], np.float32)
   >>> search(columns, 1, 2, budget=1)

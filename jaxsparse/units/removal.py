@@ -1,12 +1,13 @@
-"""Hidden units removed for good: smaller dense arrays, the same function.
+"""Removal of hidden units: smaller dense arrays, the same function.
 
-  masked params ──alive──▶ which units matter ──slim──▶ smaller params
+  masked params ──alive──▶ units that are read ──slim──▶ smaller params
 
-A unit that nothing reads has no effect, so that its weights, bias, norm and
-moments can go. Not removed is what would change the function or its interface:
-inputs and outputs, units under a softmax, a mean or a norm (`Tie.kept`), units
-that are told apart (`Tie.fixed`), and those of zero weights that still give a
-constant to their readers, which is what `folding` is for.
+A unit that nothing reads has no effect, so its weights, bias, norm and moments
+can be removed. Units whose removal would change the function or its interface
+are not removed: inputs and outputs, units under a softmax, a mean or a norm
+(`Tie.kept`), and units that the function distinguishes (`Tie.fixed`). Units of
+zero weights whose constant output is still read are not removed either;
+`fold_constants` handles these.
 """
 
 import collections
@@ -34,35 +35,37 @@ def alive(params: ArrayTree, ties: Ties | Sequence[Tie], *, multiple: int = 1
           ) -> dict[str, np.ndarray]:
   """Finds the hidden units that are still read, for `slim`.
 
-  A unit `u` is dead if no member of its tie, an axis of a parameter, reads it,
+  A unit `u` is dead if no member of its tie (an axis of a parameter) reads it,
 
     sum |w[u]| = 0  over all members w with the role 'reads',
 
-  whatever its other members hold. Weights that only a dead unit reads or makes
-  then count as zero. This repeats until nothing changes, so a chain of layers
-  dies backwards. If roles are not known, all members but vectors must be zero,
-  and there must be two of these at least. If no member is known to read the
-  units, or an operation reads them, too (`Tie.read`), all members must be zero.
+  whatever the values of its other members. Then the weights that make a dead
+  unit also count as zero, and so may kill other units. This repeats until
+  nothing changes, so dead units propagate backwards through layers. If roles
+  are unknown, all members except vectors must be zero, and there must be at
+  least two of these. If no member is known to read the units, or an operation
+  reads them, too (`Tie.read`), all members must be zero.
 
   Along `Tie.along` (heads, stacked layers) arrays stay rectangular: every group
-  keeps as many units as the group with most alive, and fills up with its first
-  dead units. One unit of every tie stays, and so do all units that may not be
-  removed.
+  keeps as many units as the group with most live units, filled up with its
+  first dead units. At least one unit of every tie stays, and so do all units
+  that may not be removed.
 
   Args:
-    params: the parameters from which `ties` were inferred, pruned, as from
-      `sparse_params` or `apply_masks`.
-    ties: from `infer_ties`, or by hand.
-    multiple: every tie keeps a multiple of so many units, filled up with the
-      first dead ones, or all that it has. If ties of the dimensions of heads
-      are among `ties`, any number of heads is kept, and a multiple of the
-      dimensions.
+    params: the pruned parameters, such as the result of `sparse_params` or
+      `apply_masks`, with the structure from which `ties` were inferred.
+    ties: the ties, from `infer_ties` or written by hand.
+    multiple: every tie keeps a multiple of this number of units, filled up with
+      its first dead units, or all of its units. If ties of the dimensions of
+      heads are among `ties`, any number of heads is kept, and a multiple of
+      their dimensions.
 
   Returns:
-    By name of tie, bool of `tie.shape`: True where the unit has to stay.
+    A dict from names of ties to bool arrays of `tie.shape`: True at units that
+    must stay.
 
   Raises:
-    ValueError: if ties do not fit the parameters, or multiple is no whole
+    ValueError: if ties do not fit the parameters, or multiple is not a whole
       number of at least 1.
 
   >>> from jaxsparse.units.ties import Member, Tie
@@ -107,8 +110,8 @@ def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
          ) -> ArrayTree:
   """Removes hidden units from every array of a tree.
 
-  Every leaf whose path ends with the path of a parameter gets smaller with the
-  parameter: gradients, optimizer state, masks, running averages. Pass them
+  Every leaf whose path ends with the path of a parameter is cut together with
+  the parameter: gradients, optimizer state, masks, running averages. Pass them
   together:
 
     params, opt_state = slim((params, opt_state), ties, alive(params, ties))
@@ -119,21 +122,21 @@ def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
   have other members, and ties have to be inferred again.
 
   Args:
-    tree: the parameters from which `ties` were inferred, with whatever else is
-      kept of them.
-    ties: from `infer_ties`, or by hand.
-    keep: by name of tie, bool of `tie.shape`: False where a unit goes. Ties
-      that are not named lose nothing.
+    tree: the parameters from which `ties` were inferred, together with
+      optimizer state, masks and the like.
+    ties: the ties, from `infer_ties` or written by hand.
+    keep: maps names of ties to bool arrays of `tie.shape`, False at units to
+      remove. Other ties lose no units.
 
   Returns:
     The tree with the same structure and types, and smaller arrays.
 
   Raises:
-    ValueError: if a name is that of no tie, an array is not bool of its shape,
-      units may not be removed, none would be left, groups would keep different
-      numbers, or what would be left is not rectangular; if a tie does not match
-      the tree, or a leaf has another shape than its parameter, as factored
-      moments have.
+    ValueError: if a name belongs to no tie; if an array is not bool or has
+      another shape; if units may not be removed, none would be left, groups
+      would keep different numbers, or an array would not be rectangular; if a
+      tie does not match the tree; or if a leaf has another shape than its
+      parameter, like factored moments.
 
   >>> from jaxsparse.units.ties import Member, Tie
   >>> tie = Tie(3, (Member('in', 1), Member('out', 0)), name='hidden')
@@ -159,13 +162,14 @@ def slim(tree: ArrayTree, ties: Ties | Sequence[Tie], keep: Mapping[str, Any]
 
 
 class Plan(NamedTuple):
-  """What `slim` does.
+  """The steps of `slim`.
 
   Attributes:
-    ties: those that lose units.
-    orders: for ties whose groups keep different units, the kept in front.
-    left: from a parameter's path and shape to the axes cut, and for each the
-      indices that stay, of the rank of the parameter.
+    ties: the ties that lose units.
+    orders: for ties whose groups keep different units, an order with the kept
+      units in front.
+    left: a function from a parameter's path and shape to the axes to cut, with
+      the indices that stay for each, of the rank of the parameter.
   """
   ties: list[Tie]
   orders: dict[Tie, np.ndarray]
@@ -183,9 +187,10 @@ def plan(ties: Ties, keep: Mapping[str, Any]) -> Plan:
   chosen = {ties[name]: k for name, k in chosen.items() if not k.all()}
   for tie, other in _crossed(chosen):
     raise ValueError(
-        f'Units of tie {tie.name!r} are groups of tie {other.name!r}, and the '
-        'other way round, and of both other units go in every group. Give '
-        '`keep` for one, infer ties anew, and then for the other.')
+        f'Units of tie {tie.name!r} are groups of tie {other.name!r} and vice '
+        'versa, and both would lose different units in each group. Write slim '
+        'with `keep` for one of them, infer ties again, and then slim by the '
+        'other.')
   orders = {tie: np.argsort(~k, axis=-1, kind='stable')
             for tie, k in chosen.items() if not _uniform(k)}
   fronts = {tie: k if tie not in orders else np.take_along_axis(
@@ -206,9 +211,9 @@ def _nonzero(params: ArrayTree, ties: Ties) -> dict[str, np.ndarray]:
   rows = trees.align(params)
   if lost := sorted(members - {path for path, _ in rows}):
     raise ValueError(
-        f'Ties have {lost}, but the parameters are '
-        f'{[path for path, _ in rows]}. Give the parameters from which ties '
-        'were inferred.')
+        f'The parameters must have {trees.few(lost)}, which are in the ties, '
+        f'got {trees.few([path for path, _ in rows])}. Give the parameters '
+        'from which ties were inferred.')
   return {path: np.asarray(w) != 0 for path, w in rows if path in members}
 
 
@@ -296,24 +301,24 @@ def _checked(tie: Tie, keep: Any) -> np.ndarray:
   keep = np.asarray(keep)
   if keep.shape != tie.shape or keep.dtype != bool:
     raise ValueError(
-        f'Tie {tie.name!r} needs a bool array of shape {tie.shape}, False '
-        f'where a unit goes, got {keep.dtype}{list(keep.shape)}. Write e.g. '
+        f'Tie {tie.name!r} needs a bool array of shape {tie.shape}, False at '
+        f'units to remove, got {keep.dtype}{list(keep.shape)}. Write e.g. '
         'jaxsparse.slim(params, ties, alive(params, ties)).')
   counts = keep.sum(-1).reshape(-1)
   if (tie.fixed or tie.kept) and not keep.all():
     raise ValueError(
         f'The units of tie {tie.name!r} may not be removed '
-        f'({tie.fixed or tie.kept}): what is left would be another function. '
-        'Leave it out of `keep`.')
+        f'({tie.fixed or tie.kept}), because the function would change. '
+        'Leave this tie out of `keep`.')
   if not counts.all():
     raise ValueError(
-        f'Tie {tie.name!r} would have no units left, got {counts.tolist()} of '
-        f'{tie.size} to keep. Keep at least one.')
+        f'Tie {tie.name!r} must keep at least one of its {tie.size} units, got '
+        f'{counts.tolist()} to keep. Write e.g. alive(params, ties).')
   if counts.min() < counts.max():
     raise ValueError(
-        f'Groups of tie {tie.name!r} along {tie.along} need equally many '
-        f'units, or arrays are not rectangular, got {counts.tolist()}. Keep '
-        f'{counts.max()} of each, the first that are of no effect, too.')
+        f'Groups of tie {tie.name!r} along {tie.along} must keep equally many '
+        f'units, so that arrays are rectangular, got {counts.tolist()}. Keep '
+        f'{counts.max()} of each, with dead units to fill up.')
   return keep
 
 
@@ -337,10 +342,10 @@ def _left(owner: str, shape: tuple[int, ...],
     if (whole[axis] != x.any(others(axis))).any():
       tie, member = places[axis][0]
       raise ValueError(
-          f'Removing these units of tie {tie.name!r} from {member} leaves no '
-          f'rectangular array: of axis {axis} of {owner}, of shape {shape}, '
-          'only parts of other axes would go. Remove the same from all parts, '
-          'or leave this tie out of `keep`.')
+          f'Removing these units of tie {tie.name!r} from {member} would not '
+          f'leave a rectangular array: of axis {axis} of {owner}, of shape '
+          f'{shape}, some parts would lose other indices than others. Remove '
+          'the same from all parts, or leave this tie out of `keep`.')
     yield axis, np.flatnonzero(~whole[axis]).reshape(
         [-1 if i == axis else 1 for i in range(len(shape))])
 

@@ -1,8 +1,8 @@
-"""Units in another order, wherever a tree has them.
+"""Reordering of units in all arrays of a tree.
 
-Which leaf of a tree belongs to which parameter (the parameter itself, its
-moments in an optimizer's state, its mask) is known here, for all that moves or
-removes units.
+The functions that reorder or remove units use this module to find the leaves of
+a tree that belong to a parameter: the parameter itself, its moments in an
+optimizer's state, its mask.
 """
 
 import collections
@@ -97,10 +97,10 @@ def map_members(f: Callable[[str, Any], Any], tree: Any, ties: Sequence[Tie],
   owners = _owners(trees.own_paths(tree), [*shapes, *members])
   if lost := [path for path in members if path not in owners.values()]:
     raise ValueError(
-        f'The tree has no {lost}, which ties have. It has {trees.paths(tree)}. '
-        'Infer ties from these parameters, and give all of them, running '
-        'averages, too, under the same keys, e.g. '
-        "({'params': params, 'batch_stats': stats}, opt_state).")
+        f'The tree must have {trees.few(lost)}, which are in the ties, got '
+        f'{trees.few(trees.paths(tree))}. Infer ties from these parameters, '
+        'and give all of them, with running averages, under the same keys, '
+        "e.g. ({'params': params, 'batch_stats': stats}, opt_state).")
 
   def mapped(path, leaf):
     owner = owners[path]
@@ -109,10 +109,10 @@ def map_members(f: Callable[[str, Any], Any], tree: Any, ties: Sequence[Tie],
       return leaf
     if np.shape(leaf) != tuple(shapes.get(owner, np.shape(leaf))):
       raise ValueError(
-          f'{path} has shape {np.shape(leaf)}, but {owner}, whose units move '
-          f'or go, has {tuple(shapes[owner])}: what is kept in another layout, '
-          'such as factored moments, cannot follow. Give the parameters alone, '
-          'and start this part anew: `opt_state = tx.init(params)`.')
+          f'{path} must have the shape {tuple(shapes[owner])} of {owner}, '
+          f'whose units are reordered or removed, got {np.shape(leaf)}. Arrays '
+          'of another layout, such as factored moments, are not supported: '
+          'give the parameters alone, and write opt_state = tx.init(params).')
     return f(owner, leaf)
   return trees.map_with_path(mapped, tree)
 

@@ -1,4 +1,4 @@
-"""Ties as data: units, and where in parameters they are."""
+"""Ties as data: hidden units, and their places in parameters."""
 
 import dataclasses
 import difflib
@@ -10,7 +10,7 @@ import numpy as np
 from jaxsparse._utils import arguments
 from jaxsparse._utils import tables
 
-# How many, and how far apart.
+# Pairs of a count and a distance.
 Steps = tuple[tuple[int, int], ...]
 
 
@@ -24,26 +24,28 @@ class Elsewhere(NamedTuple):
 class Member(NamedTuple):
   """An axis of a parameter, or a part of one, that indexes units of a tie.
 
-  Unit `u` is at `start + u * stride + i * distance + ...` of the axis, for all
-  `i < count`, of every `(count, distance)` in `repeats`. So in a kernel
-  `[in, out]` of eight heads of 64 outputs, heads are
-  `Member(path, 1, stride=64, repeats=((64, 1),))`. Where `Tie.along` says that
-  units differ along other dimensions, there is an axis and a distance for each:
-  of the 64, one order for every head, `Member(path, 1, along=((1, 64),))`.
+  Unit `u` has the indices `start + u * stride + i * distance + ...` of the
+  axis, for all `i < count`, for every `(count, distance)` in `repeats`. For
+  example, the heads of a kernel `[in, out]` with eight heads of 64 outputs are
+  `Member(path, 1, stride=64, repeats=((64, 1),))`. If units have a separate
+  order along other dimensions, `Tie.along`, then `along` has an axis and a
+  distance for each of these. The 64 dimensions of the heads, with an order for
+  every head, are `Member(path, 1, along=((1, 64),))`.
 
   Attributes:
     path: the parameter's path, keys joined with '/'.
-    axis: the axis; from the front.
-    start: where the first unit is.
-    stride: the distance from unit to unit.
-    repeats: `(count, distance)`, where a unit has several indices.
-    along: `(axis, distance)` for each dimension of `Tie.along`.
-    elsewhere: the parts of other axes that are meant; all of those not here.
-    part: whether the axis has indices that are not of these units.
-    role: what the parameter is to the units: 'reads' if its products with data
-      sum over the axis, 'makes' if they have the axis as output, 'beside' if
-      there are no such products (biases, scales, running averages, tables that
-      are looked up); `None` if it is not known.
+    axis: the axis, counted from the front.
+    start: the index of the first unit.
+    stride: the distance between units.
+    repeats: pairs `(count, distance)`, if a unit has several indices.
+    along: a pair `(axis, distance)` for each dimension of `Tie.along`.
+    elsewhere: the parts of other axes to which the member is limited; all
+      indices of axes that are not listed.
+    part: whether the axis also has indices that do not belong to these units.
+    role: the role of the parameter for the units. 'reads': its products with
+      data sum over the axis. 'makes': the axis is an output of its products.
+      'beside': there are no such products (biases, scales, running averages,
+      embedding tables). `None`: unknown.
   """
   path: str
   axis: int
@@ -56,7 +58,7 @@ class Member(NamedTuple):
   role: str | None = None
 
   def __str__(self) -> str:
-    """As an index: `*` is where units are, `@` what they are told along."""
+    """The member as an index: `*` for units, `@` for dimensions of `along`."""
     parts: dict[int, tuple[int, tuple[Any, ...]]] = {
         e.axis: (e.start, e.steps) for e in self.elsewhere}
     parts[self.axis] = self.start, (('*', self.stride), *self.repeats)
@@ -90,23 +92,25 @@ def _index(start: int, steps: Sequence[tuple[Any, int]]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Tie:
-  """Units, and everything that they index.
+  """A set of hidden units, and all axes of parameters that index them.
 
   Attributes:
-    size: how many units there are.
-    members: where they are.
-    along: sizes of the dimensions along which units may be ordered each in its
-      own way, such as the heads for the dimensions of a head.
-    fixed: why they may not be permuted, or `None`.
-    kept: why they may not be removed, or `None`.
+    size: the number of units.
+    members: the axes, or parts of axes, that index the units.
+    along: the sizes of dimensions along which units have a separate order, such
+      as the heads for the dimensions of a head.
+    fixed: the reason why the units may not be permuted, or `None`.
+    kept: the reason why the units may not be removed, or `None`.
     name: a short name; by default that of the first member.
-    read: what reads the units beside members with the role 'reads', such as a
-      sum over them, or `None`.
-    untried: why removal could not be tried, or `None`: the error of a function
-      that does not take smaller arrays, or the array that it closes over.
+    read: the operations that read the units besides members with the role
+      'reads', such as a sum over them, or `None`.
+    untried: the reason why removal could not be tried, or `None`: the error of
+      a function that does not take smaller arrays, or an array that it closes
+      over.
 
   Raises:
-    ValueError: if there are no members, or some lack a place for `along`.
+    ValueError: if there are no members, or a member lacks a pair for a
+      dimension of `along`.
 
   >>> tie = Tie(256, (Member('fc1/kernel', 1), Member('fc2/kernel', 0)))
   >>> tie.name, tie.shape, tie.free
@@ -128,9 +132,9 @@ class Tie:
     if not members or any(
         len(m.along) != len(self.along) or m.axis < 0 for m in members):
       raise ValueError(
-          'A tie has members, each with an axis, counted from the front, and '
-          'with an axis and a distance for every dimension of '
-          f' `along`, got along={self.along} and {members}. Write '
+          'A tie needs members, each with an axis counted from the front, and '
+          'with a pair of axis and distance for every dimension of `along`, '
+          f'got along={self.along} and {members}. Write '
           "e.g. Tie(256, (Member('fc1/kernel', 1), Member('fc2/kernel', 0))).")
     if not self.name:
       object.__setattr__(self, 'name', str(members[0]))
@@ -148,13 +152,13 @@ class Tie:
 
 @dataclasses.dataclass(frozen=True)
 class Ties:
-  """What `infer_ties` returns; `print` it for the table.
+  """The result of `infer_ties`; `print` shows it as a table.
 
-  Iterate over it for each `Tie`, or take one by its name.
+  Iterate over it to get each `Tie`, or index it by the name of a tie.
 
   Attributes:
-    ties: all of them, in the order of their first members.
-    shapes: of all parameters by path, if they are known.
+    ties: all ties, in the order of their first members.
+    shapes: the shapes of all parameters by path, if they are known.
 
   >>> print(Ties((Tie(256, (Member('fc1', 1), Member('fc2', 0))),)))
   units  along  permute  remove  members
@@ -181,14 +185,15 @@ class Ties:
         return tie
     if not self.ties:
       raise ValueError(
-          f'Got {name!r}, but there are no ties at all: no two axes of these '
-          'parameters belong to the same units.')
+          f'Got the name {name!r}, but there are no ties: no two axes of these '
+          'parameters index the same units. Infer ties from a function with '
+          'hidden units.')
     names = [tie.name for tie in self.ties]
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=.3)
     raise ValueError(
-        f'Got {name!r}, expected the name of a tie, one of {names}.'
-        f"{f' Did you mean {near[0]!r}?' if near else ''} By parameter and "
-        "axis it is found with `ties.of('fc1/kernel', 1)`.")
+        f'Expected the name of a tie, such as {names[:5]}, got {name!r}.'
+        f"{f' Did you mean {near[0]!r}?' if near else ''} To find a tie by "
+        "parameter and axis, write `ties.of('fc1/kernel', 1)`.")
 
   def of(self, path: str, axis: int) -> tuple[Tie, ...]:
     """The ties that a parameter's axis, or parts of it, belong to."""
@@ -236,8 +241,8 @@ def as_ties(ties: Any) -> Ties:
   if not isinstance(each, (list, tuple)) or not all(
       isinstance(tie, Tie) for tie in each):
     raise ValueError(
-        f'Expected ties, got {type(ties).__name__}. Write `infer_ties(fn, '
-        'params, *inputs)` or [Tie(size, members), ...].')
+        f'Expected ties, got {type(ties).__name__}. Write infer_ties(fn, '
+        'params, *inputs) or [Tie(size, members), ...].')
   return Ties(tuple(each))
 
 
@@ -352,7 +357,7 @@ def check_fit(tie: Tie, member: Member, shape: Sequence[int]) -> None:
   raise ValueError(
       f'Member {member} of tie {tie.name!r} with {tie.size} units does not '
       f'fit: {member.path} of shape {tuple(shape)} {problem}. Infer ties from '
-      'these parameters, or mend the member.')
+      'these parameters, or correct the member.')
 
 
 def _layout(tie: Tie, member: Member) -> tuple[

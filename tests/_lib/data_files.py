@@ -1,6 +1,7 @@
 """Tiny data sets in the very formats in which the real ones are published."""
 
 from collections.abc import Iterable
+import gzip
 import io
 import pathlib
 import pickle
@@ -144,6 +145,31 @@ def python_source(path: pathlib.Path):
     (path / skipped / 'skipped.py').write_text('skipped = True\n' * 20)
 
 
+def mnist(path: pathlib.Path, packed: bool = True):
+  """Writes the four files: 30 images to train on, 12 to test.
+
+  Every pixel of image i is i, and its label the last digit of that.
+  """
+  path.mkdir(parents=True, exist_ok=True)
+  for name, count in (('train', 30), ('t10k', 12)):
+    numbers = np.arange(count, dtype=np.uint8)
+    images = np.broadcast_to(numbers[:, None, None], (count, 28, 28))
+    for kind, array in (('images-idx3', images), ('labels-idx1', numbers % 10)):
+      content = struct.pack(f'>4B{array.ndim}i', 0, 0, 8, array.ndim,
+                            *array.shape) + array.tobytes()
+      if packed:
+        (path / f'{name}-{kind}-ubyte.gz').write_bytes(gzip.compress(content))
+      else:
+        (path / f'{name}-{kind}-ubyte').write_bytes(content)
+
+
+def plays(path: pathlib.Path):
+  """Writes forty plays."""
+  path.mkdir(parents=True, exist_ok=True)
+  for i in range(40):
+    (path / f'play_{i}_gut.txt').write_text(f'# {i}\n' + 'Enter Ghost.\n' * 9)
+
+
 def criteo(path: pathlib.Path, lines: int = 70) -> list[str]:
   """Writes `train.txt`, whose missing fields differ from line to line.
 
@@ -182,7 +208,8 @@ def movielens(path: pathlib.Path, name: str = 'u.data', count: int = 42):
 WRITERS = {
     'cifar10': cifar10, 'cifar100': cifar100, 'imagenet': imagenet,
     'glue/sst2': glue, 'glue/rte': glue, 'python_source': python_source,
-    'packages': python_source, 'criteo': criteo, 'movielens': movielens}
+    'packages': python_source, 'criteo': criteo, 'movielens': movielens,
+    'mnist': mnist, 'plays': plays}
 # Such that those files suffice.
 SIZES = dict(context=16, image_size=20, test_examples=9)
 

@@ -104,10 +104,11 @@ def _values() -> dict[str, Any]:
       'rules': (rule,), 'backward': .25, 'recipe': {'sparsity': .9},
       'freeze_at': 2,
       'made': jaxsparse.from_recipe({'sparsity': .9}, total_steps=10),
+      'g': w, 'key': jax.random.key(0),
       'permutations': {}, 'layout': 'planar', 'implementation': 'xla'}
 
 
-_NM = ('ste', 'step', 'sr_ste', 's_ste', 'learned_masks', 'mdgf_linear',
+_NM = ('cast', 'ste', 'step', 'sr_ste', 's_ste', 'learned_masks', 'mdgf_linear',
        'mdgf_exponential', 'sdgf_geometric', 'sdgf_stepwise', 'top_kast',
        'train_prune_retrain')
 
@@ -120,8 +121,9 @@ def _own(name: str) -> dict[str, Any]:
   if package == 'methods':
     return {'patterns': {'.*kernel': jaxsparse.nm(2, 4)}} | (
         {'every': 10} if short == 'top_kast' else {}) if short in _NM else {
-            'every': 2, 'prune_every': 2, 'patterns': {
-                '.*kernel': jaxsparse.unstructured()}}
+            'every': 2, 'prune_every': 2, 'spare': (), 'patterns': {
+                '.*kernel': jaxsparse.unstructured(
+                    balanced=short == 'srigl')}}
   if short.startswith('sharded_'):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('model',))
     return {'mesh': mesh, 'columns': 'model', 'implementation': 'xla', 'w': (
@@ -131,6 +133,7 @@ def _own(name: str) -> dict[str, Any]:
   return {
       'calibration.reap': _mixture() if short == 'reap' else {},
       'flows.soft_threshold': {'patterns': {'.*kernel': jaxsparse.nm(2, 4)}},
+      'flows.sampled_matmul': {'x': jnp.ones((4, 4))},
       'flows.mdgf': {'gain': schedules.fade_linear(0, 10)},
       'graph.register_primitive': {
           'name': 'a_primitive_of_a_test', 'wiring': lambda eqn: None},

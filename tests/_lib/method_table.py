@@ -17,6 +17,7 @@ from jaxsparse import schedules
 _KERNELS = '.*kernel|0/0|1'  # What the trees below call their weights.
 _FREE = {_KERNELS: jaxsparse.unstructured()}
 _NM = {_KERNELS: jaxsparse.nm(2, 4)}
+_BALANCED = {_KERNELS: jaxsparse.unstructured(balanced=True)}
 
 
 def _prune(patterns, **options):
@@ -33,7 +34,7 @@ def _standard_schedule(schedule):
 
 def _recipes(*names, **options):
   """Rows of recipes for a training of four steps."""
-  every = {'top_kast': {'every': 2}}
+  every = dict.fromkeys(('top_kast', 'cast'), {'every': 2})
   made = {name: functools.partial(
       getattr(jaxsparse.methods, name), _NM, 4, **options,
       **every.get(name, {})) for name in names}
@@ -41,11 +42,11 @@ def _recipes(*names, **options):
           for name, f in made.items()}
 
 
-def _dynamic(name, **options):
+def _dynamic(name, patterns=_FREE, **options):
   """A row of `jaxsparse.methods` for a training of six steps."""
   options = {'every': 2 if name != 'dsr' else 1, **options}
   make = functools.partial(
-      getattr(jaxsparse.methods, name), _FREE, 0.5, 6, **options)
+      getattr(jaxsparse.methods, name), patterns, 0.5, 6, **options)
   return (lambda: make().rule), (lambda: make().flow), False
 
 
@@ -117,6 +118,7 @@ METHODS = {
     'snfs': _dynamic('snfs'),
     'rigl_replacing_steps': _dynamic('rigl'),
     'rigl_itop': _dynamic('rigl_itop'),
+    'srigl': _dynamic('srigl', _BALANCED, ties=[_TIE], gamma=0.9),
     'mest': _dynamic('mest'),
     'mest_em': _dynamic('mest', soft_bound=False),
     'chase': _dynamic('chase', ties=[_TIE], prune_every=1, surplus=0.2),
@@ -161,7 +163,7 @@ METHODS = {
         _prune(_NM), lambda: jaxsparse.sr_ste(1e-3, decoupled=True), True),
     **_recipes(
         'mdgf_linear', 'mdgf_exponential', 'sdgf_stepwise', 'top_kast',
-        'train_prune_retrain', 's_ste'),
+        'train_prune_retrain', 's_ste', 'cast'),
     **_recipes('sdgf_geometric', frames=2),
     **_recipes('step', switch=2),
     'elsa': _elsa(_FREE, 0.5),

@@ -13,6 +13,7 @@ from jaxsparse.masks.selection import Kept
 from jaxsparse.masks.selection import select
 from jaxsparse.patterns import Pattern
 from jaxsparse.patterns import Tiling
+from jaxsparse.patterns import unstructured
 
 # Sums over a unit of these are exact in float32, whatever their order.
 EXACT = ('integers', 'eighths', 'constant', 'zeros', 'signed zeros', 'nan',
@@ -113,5 +114,5 @@ def check(pattern, shape, ks, kinds=KINDS, dtype='float32', **tiles):
             oracle(x, k, reduce=pattern.reduce, **tiles), pattern, kind, k)
 
 
-FAN_IN = Pattern('fan_in', Tiling(rest=1), Tiling(((-1, 1),)))
+FAN_IN = unstructured(balanced=True)
 PER_LAYER = Pattern('per_layer', Tiling(rest=1), Tiling(((0, 1),)))

@@ -4,6 +4,9 @@ import re
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
@@ -60,6 +63,16 @@ def test_hashed_numbers_depend_on_the_place_alone():
   cube = jax.jit(numerics.uniform_like)(jnp.ones((2, 3, 4)), _words(2))
   np.testing.assert_array_equal(flat, cube.ravel())
   assert numerics.uniform_like(jnp.zeros(()), _words(2)).shape == ()
+
+
+def test_small_arrays_are_everywhere_on_a_mesh_that_is_set():
+  assert numerics.everywhere(x := jnp.arange(8.)) is x
+  mesh = jax.make_mesh((8,), ('x',), axis_types=(AxisType.Auto,))
+  with jax.set_mesh(mesh):
+    sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec('x')))
+    made = jax.jit(lambda x: numerics.everywhere(x + 1.))(sharded)
+  assert made.sharding.is_fully_replicated
+  np.testing.assert_array_equal(made, x + 1.)
 
 
 def test_outside_of_shard_map_nothing_varies():

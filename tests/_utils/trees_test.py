@@ -151,7 +151,7 @@ def test_an_unused_rule_is_an_error_that_shows_some_paths_and_counts_others():
     trees.match_rules({'.*/kernel': 1, 'mpl/kernel': 2}, tree)
   text = str(error.value)
   assert "'mpl/kernel'" in text and 'matches no parameter' in text
-  assert 'near it: mlp/kernel' in text and 'layer39' not in text
+  assert 'Similar paths: mlp/kernel' in text and 'layer39' not in text
   assert f'and {len(trees.paths(tree)) - 3} more' in text and '\n' not in text
 
 
@@ -247,5 +247,5 @@ def test_map_masked_treats_sparse_and_dense_apart():
 def test_two_parameters_with_one_path_are_an_error_that_names_both(look):
   tree = {'enc/w': 1., 'enc': {'w': 2.}}
   with pytest.raises(ValueError, match=(
-      r"\['enc'\]\['w'\] and \['enc/w'\] have the same path, 'enc/w'")):
+      r"\['enc'\]\['w'\] and \['enc/w'\] have the path 'enc/w'")):
     look(tree)

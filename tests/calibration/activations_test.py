@@ -99,5 +99,5 @@ def test_prune_units_takes_the_lowest():
 
 def test_units_that_no_kernel_reads_are_told():
   ties = units.neurons(units.infer_ties(attention, PARAMS, X[0]))
-  with pytest.raises(ValueError, match='No kernel that reads'):
+  with pytest.raises(ValueError, match='need a kernel that reads'):
     calibration.unit_activations({'up': FOUND['up']}, PARAMS, ties)

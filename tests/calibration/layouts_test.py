@@ -70,12 +70,12 @@ def test_a_layer_of_it():
     jaxsparse.channel(-2), jaxsparse.block((2, 2)), jaxsparse.nm(2, 4, axis=-1),
     jaxsparse.nm(2, 4, transposable=True)], ids=str)
 def test_outputs_are_no_inputs(pattern):
-  with pytest.raises(ValueError, match='span others of its axes'):
+  with pytest.raises(ValueError, match='span others of the axes'):
     _layouts.layout(Kernel('w', (8, 8), (0,), (1,)), pattern)
 
 
 def test_layers_are_no_inputs():
-  with pytest.raises(ValueError, match='span others of its axes'):
+  with pytest.raises(ValueError, match='span others of the axes'):
     _layouts.layout(
         Kernel('w', (4, 8, 8), (1,), (2,)), jaxsparse.nm(2, 4, axis=0))
 

@@ -101,12 +101,12 @@ def test_patterns_with_a_sparsity_stand_outside():
   got = calibration.owl(unrolled, {'layers': LAYERS}, X, rules, .7)
   assert sorted(got) == ['layers/1/down', 'layers/1/up', 'layers/2/down',
                          'layers/2/up']
-  with pytest.raises(ValueError, match='nothing is shared'):
+  with pytest.raises(ValueError, match='needs a pattern without'):
     calibration.owl(unrolled, {'layers': LAYERS}, X, jaxsparse.nm(2, 4), .7)
 
 
 def test_mistakes_are_told():
   for more in ({'limit': 8.}, {'sparsity': 70}):
-    with pytest.raises(ValueError, match='is a fraction'):
+    with pytest.raises(ValueError, match='must be a fraction'):
       calibration.owl(unrolled, {'layers': LAYERS}, X, ANY,
                       **{'sparsity': .7, **more})

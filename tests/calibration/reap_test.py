@@ -321,7 +321,7 @@ def weighed_too_early(p, x):
 
 
 @pytest.mark.parametrize('fn, error', [
-    (looped_over_experts, 'no ties of experts'),
+    (looped_over_experts, 'needs ties of experts'),
     (ragged, 'ragged_dot'),
     (slices_of_kernels, 'no product of'),
     (outputs_that_are_used_twice, 'in two ways'),

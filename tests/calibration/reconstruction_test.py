@@ -36,7 +36,7 @@ def test_the_error_is_relative_to_the_outputs():
   same(reconstruction_error(w, v, h), lib.reconstruction_error(w, v, h))
   assert reconstruction_error(w, w, 0 * h) == 0
   same(reconstruction_error(w, 0 * w, h), 1.)
-  with pytest.raises(ValueError, match=r'one shape, got \(48, 20\) and \(3,'):
+  with pytest.raises(ValueError, match=r'same shape, got \(48, 20\) and \(3,'):
     reconstruction_error(w, v[:3], h)
 
 
@@ -104,7 +104,7 @@ def test_layers_are_mapped_and_nan_is_passed_on():
   for i in range(2):
     same(v[i], fit(w[i], h[i], mask[i]), 1e-4)
   np.testing.assert_array_equal(jnp.isnan(v[2]), mask[2])
-  with pytest.raises(ValueError, match='NaN or infinite'):
+  with pytest.raises(ValueError, match='finite, but has NaN'):
     refit(w[2], h[2], mask[2])
 
 
@@ -112,7 +112,7 @@ def test_wrong_arguments_say_what_is_right():
   w, h, mask = masked()
   with pytest.raises(ValueError, match='bool.*got float32.*mask != 0'):
     refit(w, h, mask.astype(w.dtype))
-  with pytest.raises(ValueError, match='one shape'):
+  with pytest.raises(ValueError, match='the same shape'):
     refit(w, h, mask[:1])
   with pytest.raises(ValueError, match='must be floating'):
     refit(w, h, mask, start=mask)

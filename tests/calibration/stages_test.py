@@ -43,7 +43,7 @@ def test_batches_that_take_another_way_are_told():
     if len(x) > 4:
       return fn(p, x)
     return x @ p['b'] + (x @ p['b']).sum() * jnp.sin(x @ p['a'])[:, :2]
-  with pytest.raises(ValueError, match='another order'):
+  with pytest.raises(ValueError, match='the same order'):
     _stages.Data(either, PARAMS, X, None, 'norm').in_turn(['a', 'b'])
 
 

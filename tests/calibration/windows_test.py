@@ -185,7 +185,7 @@ def test_it_goes_on_from_any_window():
 
 
 def test_what_does_not_get_better_stays_and_is_told():
-  with pytest.warns(UserWarning, match='up stays as it is: its loss'):
+  with pytest.warns(UserWarning, match='up keeps its old weights: its loss'):
     given, _, got, states = trained(
         unrolled, LOOP, optimizer=optax.sgd(1e3))
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(given)):

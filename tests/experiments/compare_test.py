@@ -31,7 +31,7 @@ def test_comparison_pools_seeds_and_names_what_differs(tmp_path):
          ] == [['sr_ste', 'data=None'], ['sr_ste', 'data=other'],
                ['dense', 'data=None']]
   (tmp_path / 'dense_0' / 'metrics.jsonl').unlink()
-  with pytest.raises(ValueError, match='dense_0 has not ended'):
+  with pytest.raises(ValueError, match='dense_0 must have ended'):
     compare.table(paths)
 
 

@@ -158,7 +158,8 @@ def test_more_may_be_asked_for_and_other_settings_are_refused(
   config.calibration = 32
   with pytest.raises(ValueError, match='calibration is 64 there and 32 here'):
     prune.prune(config, str(tmp_path))
-  with pytest.raises(ValueError, match='holds no pruned networks, but a run'):
+  with pytest.raises(
+      ValueError, match='must be a directory of experiments.prune'):
     prune.prune(config, run)
   assert commands.hashes(tmp_path) == before
 
@@ -194,7 +195,7 @@ def test_networks_of_unknown_origin_are_left_alone(run, tmp_path):
     ('--config.targets=24', ['\'24\', expected N:M']),
     ('--config.source=wheel', ['unknown source \'wheel\'', 'magika, run']),
     ('--config.method=wanda', ['method']),
-    ('--coordinator=auto', ['--coordinator is for experiments.train']),
+    ('--coordinator=auto', ['--coordinator works with experiments.train']),
 ])
 def test_wrong_command_costs_one_line(override, parts, monkeypatch, tmp_path):
   message = commands.launch(

@@ -144,7 +144,7 @@ def test_tuning_uses_the_best_value_and_no_judging_seed(trained, tmp_path):
     ({'only': {'ste_long': {'method': 'stee'}}}, 'did you mean \'ste\'?'),
     ({'only': {'ste_long': {'steps': 9}}}, 'unknown method \'ste_long\''),
     ({'tune': {**_TUNE, 'seeds': (7, 1)}}, r'share \[1\]'),
-    ({'tune': {**_TUNE, 'seeds': ()}}, 'config.tune.seeds is empty'),
+    ({'tune': {**_TUNE, 'seeds': ()}}, 'config.tune.seeds must not be empty'),
     ({'tune': {**_TUNE, 'key': 'learning_rat'}}, '\'learning_rat\', expected'),
     ({'tune': {**_TUNE, 'key': 'seed'}}, '\'seed\', expected'),
     ({'tune': _TUNE, 'only': {'ste': {'learning_rate': 1.}}},

@@ -153,7 +153,7 @@ def test_hooks_put_the_weights_where_the_forward_pass_is():
 
 @pytest.mark.parametrize('pattern, part', [
     (jaxsparse.nm(2, 4, transposable=True), 'without transposable'),
-    (jaxsparse.unstructured(0.5), 'needs the patterns of the rule')])
+    (jaxsparse.unstructured(0.5), 'needs the N:M patterns of the rule')])
 def test_groups_without_a_threshold_are_refused(pattern, part):
   with pytest.raises(ValueError, match=f'w: soft_threshold .*{part}'):
     _tx(pattern).init(_params((16, 8)))

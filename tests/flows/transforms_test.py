@@ -67,6 +67,16 @@ def test_pruned_decay_adds_c_times_w_where_pruned(dtype):
       out['w'].astype(jnp.float32),
       np.where(np.asarray(_masks()['w']), 0., 0.5 * _W))
   np.testing.assert_array_equal(out['b'], zeros['b'])
+  out = _apply(
+      jaxsparse.flows.add_pruned_decay(0.5, p=1), zeros, params, _masks())
+  np.testing.assert_array_equal(
+      out['w'].astype(jnp.float32),
+      np.where(np.asarray(_masks()['w']), 0., 0.5 * np.sign(_W)))
+
+
+def test_another_norm_of_the_decay_is_a_taught_error():
+  with pytest.raises(ValueError, match='p=3.*Write'):
+    jaxsparse.flows.add_pruned_decay(0.5, p=3)
 
 
 @pytest.mark.parametrize('weights, updates', [

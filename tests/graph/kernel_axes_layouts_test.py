@@ -254,6 +254,14 @@ def test_convolutions(name):
   mask = np.asarray(masks_of(params, rules)['w'])
   groups = np.moveaxis(mask, channels[0], -1).reshape(-1, 4)
   assert (groups.sum(1) == 2).all()
+  # The inputs of an output are all but its own axis and that of layers.
+  rules = kernel_patterns(
+      fn, params, data(*x), pattern=unstructured(0.5, balanced=True))
+  mask = np.asarray(masks_of(params, rules)['w'])
+  own = (*kernel.stacked, *outputs)
+  inputs = tuple(a for a in range(mask.ndim) if a not in own)
+  assert (mask.sum(inputs) == mask.size // math.prod(
+      mask.shape[a] for a in own) // 2).all()
   if name not in ('oihw', 'ohwi', 'transposed_kernel', 'stacked'):
     return
   rules = kernel_patterns(

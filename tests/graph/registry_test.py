@@ -88,8 +88,8 @@ def test_a_wiring_that_is_not_true_is_found_out():
 
 @pytest.mark.parametrize('wiring, match', [
     (graph.Wiring([[((0, 0),)]]), r"'softmax_of_mine' has \[1\] axes .*\[2\]"),
-    (graph.Wiring([[((0, 0),), ((1, 1),)]]), 'axis 1 of operand 1, which is n'),
-    (graph.Wiring([[((0, 0),), ((0, 0),)]]), 'axis of 5, axis 0 .* one of 6'),
+    (graph.Wiring([[((0, 0),), ((1, 1),)]]), 'axis 1 of operand 1, which does'),
+    (graph.Wiring([[((0, 0),), ((0, 0),)]]), 'of size 5, to an axis of size 6'),
     (None, 'is None, expected a jaxsparse.graph.Wiring')])
 def test_a_wiring_that_does_not_fit_is_a_taught_error(wiring, match):
   graph.register_primitive('softmax_of_mine', lambda eqn: wiring)
@@ -100,7 +100,7 @@ def test_a_wiring_that_does_not_fit_is_a_taught_error(wiring, match):
 @pytest.mark.parametrize('name', [
     'dot_general', 'jit', 'custom_vjp_call', *tracing._SPECIAL])
 def test_primitives_of_jax_are_not_replaced(name):
-  with pytest.raises(ValueError, match=f"'{name}' of JAX is known"):
+  with pytest.raises(ValueError, match=f"'{name}', a primitive of"):
     graph.register_primitive(name, passed)
 
 

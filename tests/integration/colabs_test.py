@@ -17,9 +17,10 @@ from colabs import common
 import jaxsparse
 
 _FEWER = {'STEPS': 60}
-_NOTEBOOKS = ('dynamic_sparse', 'nm_training', 'one_shot', 'packed_matmul',
-              'permutation', 'quickstart', 'recipes')
-_LONG = ('dynamic_sparse', 'nm_training', 'packed_matmul', 'permutation')
+_NOTEBOOKS = ('dynamic_sparse', 'newer_methods', 'nm_training', 'one_shot',
+              'packed_matmul', 'permutation', 'quickstart', 'recipes')
+_LONG = ('dynamic_sparse', 'newer_methods', 'nm_training', 'packed_matmul',
+         'permutation')
 # Those whose steps take longest.
 _FEWEST = {'dynamic_sparse': 40, 'packed_matmul': 20}
 # Those that compute for longer than it takes to compile them.

@@ -31,6 +31,7 @@ _PATTERNS = {
     '4:32': jaxsparse.nm(4, 32),
     'block': jaxsparse.block((4, 4), sparsity=0.8),
     'channel': jaxsparse.channel(-1, sparsity=0.5),
+    'balanced': jaxsparse.unstructured(0.9, balanced=True),
 }
 
 
@@ -102,6 +103,9 @@ _METHODS = {
         {'.*kernel': jaxsparse.nm(2, 4)}, 8),
     'top_kast': lambda: jaxsparse.methods.top_kast(
         {'.*kernel': jaxsparse.nm(2, 16)}, 8, backward=0.5, every=2),
+    'srigl': lambda: jaxsparse.methods.srigl(
+        {'.*kernel': jaxsparse.unstructured(balanced=True)}, 0.8, 8, every=2,
+        gamma=0.9, spare='both/kernel'),
     # Without snfs: its means round as the compiler pleases, and masks with
     # them.
     **{name: lambda name=name: getattr(jaxsparse.methods, name)(
@@ -148,7 +152,7 @@ def _expected(name):
 @pytest.mark.parametrize('name, kind', [
     *((name, AxisType.Auto) for name in _METHODS),
     *((name, AxisType.Explicit) for name in (
-        'global', 'sr_ste', 'rigl', 'set_training'))], ids=str)
+        'global', 'sr_ste', 'rigl', 'srigl', 'set_training'))], ids=str)
 def test_a_method_on_a_mesh_is_that_of_one_device(name, kind):
   """State as a jitted init returns it; no weight moves, nor does a mask."""
   expected, mesh = _expected(name), _mesh(kind)
@@ -165,6 +169,26 @@ def test_a_method_on_a_mesh_is_that_of_one_device(name, kind):
     got = _trained(name, params, inspect)
   chex.assert_trees_all_equal(got[1], expected[1])
   chex.assert_trees_all_close(got[0], expected[0], rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize('name', ['s_ste', 'cast'])
+def test_weights_of_a_forward_pass_on_a_mesh_are_those_of_one_device(
+    name, kind):
+  tx = jaxsparse.sparsify(optax.sgd(.125), getattr(jaxsparse.methods, name)(
+      {'.*kernel': jaxsparse.nm(2, 4)}, 10))
+  expected = jax.jit(jaxsparse.sparse_params)(_tree(), tx.init(_tree()))
+  mesh = _mesh(kind)
+  with jax.set_mesh(mesh):
+    params = jax.tree.map(
+        lambda w, s: jax.device_put(w, NamedSharding(mesh, s)), _tree(), _SPECS)
+    state = jax.jit(
+        tx.init, out_shardings=jaxsparse.state_shardings(tx, params))(params)
+    seen = jax.jit(jaxsparse.sparse_params).lower(params, state).compile()
+    _assert_nothing_large_moves(seen)
+    chex.assert_trees_all_close(
+        jax.device_get(seen(params, state)), expected, rtol=1e-5)
 
 
 @pytest.mark.slow

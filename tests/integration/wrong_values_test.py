@@ -40,7 +40,7 @@ _CALLED = {
     'permutations': 'tie', 'h': 'h ', 'start': 'weights', 'start ': 'shape',
     'params': 'parameter', 'beta': 'rate', 'masks': 'mask', 'recipe': 'file',
     # Of a tree the message names its place, `[1]` or `its root`.
-    'grads': 'structure', 'tree': 'ties have', 'found': 'activations'}
+    'grads': 'structure', 'tree': 'in the ties', 'found': 'activations'}
 # Functions whose errors are not ours.
 _OTHERS = {
     'nn.dot_general': 'stands for jax.lax.dot_general, and has its errors',

@@ -69,6 +69,20 @@ def test_subtract_borrows():
   assert got == [x - y for x, y in zip(a, b)]
 
 
+def test_divide_is_that_of_integers():
+  a, n = pairs(lambda a, n: 0 < n < 2**31)
+  got = value_of(jax.jit(counts.divide)(
+      count_of(a), jnp.asarray(np.array(n, np.uint32))))
+  assert got == [x // y for x, y in zip(a, n)]
+
+
+def test_numbers_are_counts_and_back():
+  n = np.array([x for x in _EDGES if x < 2**32], np.uint32)
+  made = counts.from_uint32(jnp.asarray(n))
+  assert value_of(made) == n.tolist()
+  np.testing.assert_array_equal(counts.to_uint32(made), n)
+
+
 def test_order_is_that_of_integers():
   a, b = pairs(lambda a, b: True)
   x, y = count_of(a), count_of(b)

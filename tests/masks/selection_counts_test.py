@@ -210,7 +210,7 @@ def test_a_sparsity_outside_of_0_and_1_is_an_error(sparsity):
 
 
 def test_a_missing_sparsity_is_an_error():
-  with pytest.raises(ValueError, match=r'(?s)no sparsity.*Write e.g.'):
+  with pytest.raises(ValueError, match=r'(?s)needs a sparsity.*Write e.g.'):
     select(jnp.ones(4), unstructured())
 
 

@@ -484,7 +484,7 @@ def test_no_step_to_move_connections_in_is_a_taught_error(every, total_steps):
 
 
 def test_dsr_without_a_step_in_any_quarter_is_a_taught_error():
-  with pytest.raises(ValueError, match='No connection would move'):
+  with pytest.raises(ValueError, match='Connections would never move'):
     methods.dsr(exchanges.FREE, .5, 200, every=100)
 
 

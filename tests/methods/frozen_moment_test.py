@@ -32,7 +32,7 @@ def _two_of_four(w):
 
 
 def _reference():
-  """Weights, masks and second moments of the paper's algorithm."""
+  """Weights, masks and second moments, of a switch that is told."""
   w = {k: np.array(x, np.float64) for k, x in _params().items()}
   m, v = ({k: np.zeros_like(x) for k, x in w.items()} for _ in range(2))
   for t in range(1, _T + 1):
@@ -71,6 +71,75 @@ def test_a_hundred_steps_are_those_of_numpy():
     for k, x in params.items():
       np.testing.assert_allclose(x, w[k], atol=2e-4, err_msg=str(t))
       np.testing.assert_allclose(state.inner[0].nu[k], v[k], rtol=1e-4)
+
+
+def _found(eps, first, last):
+  """Second moments of the kernel, masks, and the step of AutoSwitch."""
+  w = {k: np.array(x, np.float64) for k, x in _params().items()}
+  m, v = ({k: np.zeros_like(x) for k, x in w.items()} for _ in range(2))
+  changes, switch = [], None
+  for t in range(1, _T + 1):
+    mask = np.ones((16, 4), bool) if switch is None else _two_of_four(
+        w['kernel'])
+    yield v['kernel'], mask, switch
+    grads = _grads({'kernel': jnp.float32(w['kernel'] * mask),
+                    'bias': jnp.float32(w['bias'])}, t)
+    grads = {k: np.array(g, np.float64) for k, g in grads.items()}
+    before, frozen = v, switch is not None
+    if not frozen:
+      v = {k: .9 * v[k] + .1 * g * g for k, g in grads.items()}
+      changes.append(np.abs(v['kernel'] - before['kernel']).mean())
+      if t >= last or t >= first and np.mean(changes[-10:]) < eps:
+        switch = t
+    for k, g in grads.items():
+      m[k] = .9 * m[k] + .1 * g
+      root = v[k] / (1 - .9**(t if not frozen else switch))
+      root = np.sqrt(root + eps) if frozen else np.sqrt(root) + eps
+      w[k] = w[k] - _RATE * m[k] / (1 - .9**t) / root
+
+
+@pytest.mark.parametrize('eps, first, last, least, most', [
+    (.18, 8, 80, 9, 79), (.18, 20, 80, 20, 20), (1e-8, 8, 40, 40, 40)],
+                         ids=['between', 'at first', 'at last'])
+def test_the_switch_that_is_found_is_that_of_numpy_for_both(
+    eps, first, last, least, most):
+  tx = jaxsparse.sparsify(
+      optax.chain(methods.scale_by_frozen_adam(
+          b2=.9, eps=eps, freeze_at=(first, last), patterns=_NM),
+                  optax.scale(-_RATE)),
+      methods.step(_NM, _T, switch='auto'))
+  params = _params()
+  state = tx.init(params)
+
+  @jax.jit
+  def train_step(params, state, i):
+    grads = _grads(jaxsparse.sparse_params(params, state), i)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  for t, (v, mask, switch) in enumerate(_found(eps, first, last), start=1):
+    adam = state.inner[0]
+    assert int(adam.frozen_at) == (2**31 - 1 if switch is None else switch)
+    np.testing.assert_allclose(adam.nu['kernel'], v, rtol=1e-3, err_msg=str(t))
+    np.testing.assert_array_equal(
+        jaxsparse.get_masks(state)['kernel'], mask, err_msg=str(t))
+    params, state = train_step(params, state, t)
+  assert least <= switch <= most
+
+
+def test_masks_that_have_no_optimizer_to_follow_are_a_taught_error():
+  for inner in (optax.sgd(1.), methods.scale_by_frozen_adam(freeze_at=2)):
+    tx = jaxsparse.sparsify(inner, methods.step(_NM, _T, switch='auto'))
+    params = _params()
+    with pytest.raises(ValueError, match='follows an optimizer.*Write'):
+      tx.update(params, tx.init(params), params)
+
+
+def test_a_pattern_of_no_parameter_is_a_taught_error():
+  tx = methods.scale_by_frozen_adam(
+      freeze_at=(1, 2), patterns={'nothing': jaxsparse.nm(2, 4)})
+  with pytest.raises(ValueError, match='nothing'):
+    tx.init(_params())
 
 
 def test_until_it_freezes_it_is_adam():
@@ -112,7 +181,9 @@ def test_a_group_that_does_not_tile_names_its_parameter():
 
 
 @pytest.mark.parametrize('options', [
-    dict(freeze_at=0), dict(freeze_at=2.5), dict(freeze_at=1, b2=1.),
+    dict(freeze_at=0), dict(freeze_at=2.5), dict(freeze_at=(0, 2)),
+    dict(freeze_at=(3, 2)), dict(freeze_at=()), dict(freeze_at=(1, 2, 3)),
+    dict(freeze_at=(1., 2)), dict(freeze_at='auto'), dict(freeze_at=1, b2=1.),
     dict(freeze_at=1, b1=-.1), dict(freeze_at=1, eps=0.)])
 def test_numbers_of_adam_out_of_range_are_taught_errors(options):
   with pytest.raises(ValueError, match='Write'):

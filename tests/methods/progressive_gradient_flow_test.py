@@ -154,7 +154,7 @@ def test_axes_of_the_target_are_those_of_the_frames():
     dict(fine_tune_steps=-1)], ids=str)
 def test_phases_longer_than_training_are_an_error(method, phases):
   with pytest.raises(ValueError, match=(
-      r'(?s)total_steps=100.*write e\.g\. dense_steps=10, '
+      r'(?s)total_steps=100.*Write e\.g\. dense_steps=10, '
       'fine_tune_steps=30')):
     method(TARGET, 100, **phases)
 

@@ -182,7 +182,7 @@ def test_a_linen_layer_that_cannot_names_itself(layer):
 def test_params_of_another_model_are_told():
   params = {'kernel': pack(jnp.zeros((INPUTS, 8)))}
   run = nn.accept_packed(linen.Dense(16, use_bias=False).apply)
-  with pytest.raises(ValueError, match=r'need \(512, 16\)'):
+  with pytest.raises(ValueError, match=r'have shape \(512, 16\)'):
     run({'params': params}, tokens(2))
   # What has nothing to do with packing stays Flax's own error.
   with pytest.raises(Exception, match='initializer is expected'):

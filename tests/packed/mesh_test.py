@@ -42,8 +42,8 @@ def test_parts_are_summed_before_they_are_rounded(mesh):
 
 @pytest.mark.parametrize('columns, rows, batch, match', [
     ('x', 'y', None, "columns='x' and rows='y'"),
-    ('z', None, None, "'z' is no axis of the mesh"),
-    (None, 'x', P('y', None), 'is for 2 leading axes of x, which has 1')])
+    ('z', None, None, "'z' must be an axis of the mesh"),
+    (None, 'x', P('y', None), 'must have at most 1 entries.*got 2')])
 def test_what_cannot_be_is_an_error(mesh, columns, rows, batch, match):
   with pytest.raises(ValueError, match=match):
     _mesh.layout(jnp.ones((2, 8)), 1, columns, rows, batch, mesh)

@@ -89,5 +89,5 @@ def test_a_weight_that_is_24_one_way_is_told_where_it_can_be_seen():
 
 
 def test_a_packed_weight_is_told_of_matmul():
-  with pytest.raises(ValueError, match=r'write matmul\(x, w\)'):
+  with pytest.raises(ValueError, match=r'Write matmul\(x, w\)'):
     training_matmul(jnp.ones((1, 8)), pack(two_way(8, 4)))

@@ -17,6 +17,7 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import units
 from jaxsparse._utils import trees
+from jaxsparse.recipes import _words
 from jaxsparse.recipes import building
 from jaxsparse.recipes import schema
 from tests._lib import method_table
@@ -417,7 +418,80 @@ _RECIPES = {
 
 
 def test_all_keys_are_in_the_recipe_of_all_keys():
-  assert set(_RECIPES['all']) == set(schema.Whole.keys())
+  assert {*_RECIPES['all'], 'method'} == set(schema.Whole.keys())
+
+
+# Methods.
+
+
+_UNUSUAL = {'granet': {'every': 50}, 'elsa': {'fisher': .9},
+            'mest': {'shares': [.1, .05]}, 'step': {'switch': 'auto'},
+            'rigl_itop': {'every': 100}, 'cast': {'rescale': False}}
+
+
+def _of_method(word):
+  beside = {'sparsity': .9} if _words.takes_sparsity(word) else {
+      'pattern': '2:4'}
+  return {'method': {word: _UNUSUAL.get(word, {})}, **beside}
+
+
+@pytest.mark.parametrize('word', _words.METHODS)
+def test_every_method_is_called_as_it_is_written(monkeypatch, tmp_path, word):
+  seen = []
+  function = _words.METHODS[word]
+  monkeypatch.setitem(_words.METHODS, word, functools.wraps(function)(
+      lambda **given: seen.append(given) or function(**given)))
+  recipe = {**_of_method(word), 'excluded': 'head.*'}
+  made = _made(**recipe)
+  again = building.from_recipe(
+      building.to_recipe(made, tmp_path / 'a.yaml'), total_steps=_STEPS)
+  from_file = building.from_recipe(tmp_path / 'a.yaml', total_steps=_STEPS)
+  assert again.recipe == from_file.recipe == made.recipe
+  assert seen[0] == seen[1] == seen[2]
+  pattern = (jaxsparse.unstructured() if 'sparsity' in recipe
+             else jaxsparse.nm(2, 4))
+  assert seen[0].items() >= {
+      'patterns': {'head.*': None, '.*kernel': pattern}, 'total_steps': _STEPS,
+      **recipe['method'][word],
+      **({'sparsity': .9} if 'sparsity' in recipe else {})}.items()
+
+
+def test_a_method_has_patterns_and_sparsities_of_layers():
+  made = _made(sparsity=.5, scope='uniform', layers=[
+      {'names': 'a/kernel', 'sparsity': .25}], method='rigl')
+  assert made.flow.gain is None and made.regularizer(made) is made
+  masks = _init(made.rule)
+  assert int(masks['a']['kernel'].sum()) == 96
+  assert int(masks['b']['kernel'].sum()) == 64
+  masks = _init(_made(pattern='2:4', layers=[
+      {'names': 'b/kernel', 'pattern': '1:4'}], method='elsa').rule)
+  assert int(masks['a']['kernel'].sum()) == 64
+  assert int(masks['b']['kernel'].sum()) == 32
+
+
+@pytest.mark.parametrize('recipe, told', [
+    ({'method': 'granat'}, "method must be one of.*'granat'.*method: granet"),
+    ({'method': {'granet': {'evry': 9}}},
+     "method.granet has no key 'evry'. Did you mean 'every'[?] Its keys are"),
+    ({'method': {'ste': {'every': 9}}}, 'method.ste has no key.*It has none'),
+    ({'method': {'granet': {'every': '9'}}},
+     "method.granet: every must be.*got '9'.*Write"),
+    ({'method': {'granet': {'every': len}}},
+     'method.granet.every must be a number.*Write'),
+    ({'method': {'granet': {'begin': 900}}}, 'method.granet: granet needs'),
+    ({'method': {'granet': 9}}, 'method.granet must be a mapping of keys'),
+    ({'method': 'granet', 'scope': 'erk'}, 'scope: .*granet.*Leave scope out'),
+    ({'method': 'sr_ste', 'scope': 'erk'}, 'scope: .*sr_ste.*Leave scope out'),
+    ({'method': 'sr_ste'}, r'method.sr_ste: .*nm\(2, 4\)'),
+    ({'method': 'rigl', 'frequency': 9, 'start': 1},
+     r"method rigl has.*\['frequency', 'start'\] have no meaning.*every"),
+    ({'method': 'rigl', 'flow': 'ste'}, r"\['flow'\] have no meaning"),
+    ({'method': 'rigl', 'layers': [{'names': 'a', 'lock': True}]},
+     r"layers\[0\]: .*\['lock'\] have no meaning"),
+    ({'method': 'rigl', 'sparsity': None}, 'has no sparsity')])
+def test_what_a_method_does_not_take_is_a_taught_error(recipe, told):
+  with pytest.raises(ValueError, match=f'(?s){told}'):
+    _made(**{'sparsity': .9, **recipe})
 
 
 @pytest.mark.parametrize('suffix', ['yaml', 'yml', 'json'])
@@ -499,12 +573,12 @@ layers:
 
 @pytest.mark.parametrize('recipe', [None, [{'sparsity': .9}], 3])
 def test_what_is_no_recipe_is_an_error(recipe):
-  with pytest.raises(ValueError, match='A recipe is a mapping or the path'):
+  with pytest.raises(ValueError, match='recipe must be a mapping, or the path'):
     building.from_recipe(recipe, total_steps=_STEPS)
 
 
 def test_what_is_no_plan_is_an_error():
-  with pytest.raises(ValueError, match='takes what from_recipe made, got {'):
+  with pytest.raises(ValueError, match='the result of from_recipe, got {'):
     building.to_recipe({'sparsity': .9})
 
 
@@ -539,7 +613,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_the_doc_example_is_a_recipe():
-  text = building.__doc__.split('may hold\n')[1].split('`help(')[0]
+  text = building.__doc__.split('of prune.yaml:\n')[1].split('`help(')[0]
   import yaml
   made = _made(**yaml.safe_load(text))
   assert [layer['pattern'] for layer in made.recipe['layers']] == ['2:4']
@@ -558,7 +632,7 @@ def test_groups_lie_along_the_axis_that_is_said():
   assert (np.asarray(masks['query']).reshape(2, 4, 6).sum(1) == 2).all()
   assert (np.asarray(masks['out']).reshape(2, 4, 5).sum(1) == 2).all()
   assert make(building.to_recipe(made)).recipe == made.recipe
-  with pytest.raises(ValueError, match='axis says where groups of N:M lie'):
+  with pytest.raises(ValueError, match='axis is the axis of N:M groups'):
     make({'pattern': '4x1', 'sparsity': .5, 'axis': -3})
   with pytest.raises(ValueError, match='the contraction axis'):
     make({'pattern': '2:4', 'axis': 'in'})
@@ -567,6 +641,6 @@ def test_groups_lie_along_the_axis_that_is_said():
 def test_a_layer_that_comes_too_late_is_told():
   made = building.from_recipe({'sparsity': .5, 'names': 'b', 'layers': [
       {'names': '.*a'}, {'names': 'a', 'pattern': '2:4'}]}, total_steps=10)
-  with pytest.raises(ValueError, match=r"layers\[1\].names: 'a' decides about"):
+  with pytest.raises(ValueError, match=r"layers\[1\].names: 'a' has no"):
     made.rule.init({'a': np.ones((4, 4), np.float32),
                     'b': np.ones((4, 4), np.float32)})

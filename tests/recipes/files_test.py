@@ -5,6 +5,7 @@ the file. A bomb of aliases would not end if it were not counted.
 """
 
 import json
+import re
 
 import pytest
 
@@ -115,11 +116,11 @@ def test_the_bounds_are_those_of_the_module():
   with pytest.raises(ValueError, match='it has more than'):
     _files.check_bounds('it', [inside] * (_files.MOST_VALUES // 1_000))
   _files.check_bounds('it', deep(_files.DEEPEST))
-  with pytest.raises(ValueError, match='within values'):
+  with pytest.raises(ValueError, match='nested'):
     _files.check_bounds('it', deep(_files.DEEPEST + 1))
   own = {}
   own['own'] = own
-  with pytest.raises(ValueError, match='within values'):
+  with pytest.raises(ValueError, match='nested'):
     _files.check_bounds('it', own)
 
 
@@ -131,7 +132,7 @@ def test_a_mark_of_the_byte_order_is_read(tmp_path):
 
 @pytest.mark.parametrize('path', ['', '/dev/null', '/dev/zero', 'a\0b', '.'])
 def test_what_is_no_file_is_told(path):
-  assert 'is no' in _error(path)
+  assert re.search('is not the path|must be a file', _error(path))
 
 
 @pytest.mark.parametrize('path', ['/nothing.yaml', 'a' * 5_000, '~'])

@@ -33,6 +33,9 @@ _RECIPES = [
      'layers': [{'names': 'a/kernel', 'sparsity': .5, 'criterion': 'snip'}],
      'flow': {'mdgf': {'fade': 'linear', 'start': 10, 'end': 20,
                        'straight_through': True}}},
+    {'sparsity': .9, 'scope': 'erk', 'names': ['.*kernel'], 'method': {
+        'rigl': {'every': 10, 'fraction': .3, 'end': 700, 'seed': 1,
+                 'replace_step': False}}},
     {'pruning': {'approach': {'weight_compression_pytorch': {
         'start_step': 0, 'end_step': 100, 'update_frequency_on_step': 10,
         'excluded_names': ['head'], 'pruners': [
@@ -41,6 +44,7 @@ _RECIPES = [
              'sparsity_decay_type': 'cube', 'reg_type': 'group_lasso',
              'parameters': {'reg_coeff': 1e-3}, 'reduce_type': 'sum'}]}}}},
 ]
+_IDS = ['hard', 'nm', 'mdgf', 'method', 'nc']
 
 
 def _cycle():
@@ -131,17 +135,17 @@ def _sample(mutants, n):
   return random.Random(1).sample(mutants, min(n, len(mutants)))
 
 
-@pytest.mark.parametrize('recipe', _RECIPES, ids=['hard', 'nm', 'mdgf', 'nc'])
+@pytest.mark.parametrize('recipe', _RECIPES, ids=_IDS)
 def test_what_was_changed_is_as_it_was_before(recipe):
   assert _error(recipe) is None
 
 
-@pytest.mark.parametrize('recipe', _RECIPES, ids=['hard', 'nm', 'mdgf', 'nc'])
+@pytest.mark.parametrize('recipe', _RECIPES, ids=_IDS)
 def test_a_wrong_value_is_told(recipe):
   assert _is_told(_sample(_values(recipe), 60)) > 30
 
 
-@pytest.mark.parametrize('recipe', _RECIPES, ids=['hard', 'nm', 'mdgf', 'nc'])
+@pytest.mark.parametrize('recipe', _RECIPES, ids=_IDS)
 def test_a_wrong_key_is_told(recipe):
   mutants = _sample(_keys(recipe, 2), 20)
   assert _is_told(mutants) == len(mutants)

@@ -102,7 +102,7 @@ def test_every_key_without_a_meaning_is_told(tmp_path):
               'prune_layer_type', 'pruners[1].update_frequency'):
     assert any(m.startswith(f'{key}: has no meaning here') for m in messages)
   assert len(set(messages)) == len(messages)
-  assert "'3:4' has 3 of every 4 pruned there; here it is '1:4'" in told
+  assert "'3:4' has 3 of every 4 weights pruned there; here it is '1:4'" in told
   assert "['encoder.1.mlp.weight'] was searched in module names" in told
 
 
@@ -203,8 +203,8 @@ def test_n_of_m_brings_its_own_sparsity_whatever_a_pruner_inherits():
   made = read({'pattern': '2:4', 'names': ['a']}, {'names': ['b']})
   assert [part['sparsity'] for part in made.recipe['layers']] == [.5, .8]
   assert [m for m in made.messages if 'its own sparsity' in m] == [
-      'pruners[0].target_sparsity: has no meaning here, as N:M brings its own '
-      'sparsity.']
+      'pruners[0].target_sparsity: has no meaning here, because N:M has its '
+      'own sparsity.']
   for made in ({'pattern': '2:4', 'target_sparsity': .8},), ():
     with pytest.raises(ValueError, match='but sparsity is 0.8'):
       read(*made, pattern='2:4')
@@ -275,12 +275,12 @@ def test_a_coefficient_without_a_regularizer_is_told():
     ({'sparsity_decay_type': 'cosine'}, 'sparsity_decay_type: cos'),
     ({'parameters': {'reg_coef': 1.}}, "parameters has no key.*'reg_coeff'"),
     ({'reg_type': 'l1'}, 'reg_type must be one of group_lasso'),
-    ({'reg_type': 'group_lasso'}, 'strength once.*reg_coeff: 0.001'),
+    ({'reg_type': 'group_lasso'}, 'its strength, under one.*reg_coeff: 0.001'),
     ({'prune_type': 'gradient_sensitivity', 'parameters': {
         'target': 8, 'normalize': True, 'stride': 64, 'transpose': False,
         'importance_inputs': ['head_mask'], 'importance_metric': 'x'}},
      r'jaxsparse\.units\.sensitivity\(loss_fn.*jaxsparse\.units\.prune_units'),
-    ({'pattern': '5:4'}, 'prunes 5 of 4'),
+    ({'pattern': '5:4'}, 'got 5'),
     ({'pattern': 'tile'}, 'pattern must'),
     ({'pattern': '2:4', 'target_sparsity': .9}, 'sparsity is 0.9'),
     ({'target_sparsity': 90}, r'pruners\[0\].target_sparsity.*got 90'),
@@ -294,14 +294,14 @@ def test_what_is_wrong_in_a_pruner_is_an_error(pruner, told):
 
 @pytest.mark.parametrize('config, told', [
     ({'aproach': {}}, "pruning has no key 'aproach'.*'approach'"),
-    ({}, 'pruning.approach is a mapping'),
+    ({}, 'pruning.approach must be a mapping'),
     ({'approach': {'weight_compresion': {}}}, "'weight_compression'"),
     ({'approach': {}}, 'must have one section'),
     ({'approach': {'weight_compression_pytorch': {'pruner': []}}},
      "weight_compression_pytorch has no key 'pruner'.*'pruners'"),
     ({'approach': {'weight_compression': {'end_epochs': 3}}}, "'end_epoch'"),
     ({'approach': {'weight_compression': {'pruners': ['a']}}},
-     r'pruners\[0\] is a mapping')], ids=str)
+     r'pruners\[0\] must be a mapping')], ids=str)
 def test_what_is_wrong_around_pruners_is_an_error(config, told):
   with pytest.raises(ValueError, match=f'(?s){told}'):
     building.from_recipe(
@@ -314,7 +314,7 @@ def test_a_misspelt_pruning_section_is_an_error():
 
 
 def test_pruners_for_the_same_parameters_are_an_error():
-  with pytest.raises(ValueError, match='stands twice'):
+  with pytest.raises(ValueError, match='appears twice'):
     building.from_recipe(
         _config({}, {'prune_type': 'magnitude'}), total_steps=100)
 
@@ -334,4 +334,4 @@ def test_defaults_of_both_sections_are_those_of_there():
 def test_once_by_gradients_is_at_the_first_that_there_are():
   recipe, messages = _one(end_step=0)
   assert (recipe['start'], recipe['end'], recipe['decay']) == (1, 1, 'one_shot')
-  assert 'prunes at step 1, not at 0' in messages
+  assert 'prunes at step 1, not at step 0' in messages

@@ -81,8 +81,8 @@ def test_n_of_m_are_those_pruned_there_and_kept_here():
       {'kernel': jnp.arange(1., 9.).reshape(4, 2)}).masks
   assert masks['kernel'].sum() == 6
   told = '\n'.join(made.messages)
-  assert "pattern: '1:4' has 1 of every 4 pruned there" in told
-  assert 'pruning_scope: has no meaning here, as N:M' in told
+  assert "pattern: '1:4' has 1 of every 4 weights pruned there" in told
+  assert 'pruning_scope: has no meaning here, because N:M' in told
 
 
 @pytest.mark.parametrize('key, value', [
@@ -134,10 +134,10 @@ def test_a_strength_stands_in_parameters_or_alone():
     ({'pruning_frequency': 0}, 'pruning_frequency must be a whole number'),
     ({'op_names': ['(']}, 'op_names must be a regular expression'),
     ({'pruning_configs': 5}, 'pruning_configs must be a list'),
-    ({'pruning_configs': [5]}, r'pruning_configs\[0\] is a mapping'),
+    ({'pruning_configs': [5]}, r'pruning_configs\[0\] must be a mapping'),
     ({'pruning_configs': [{'end_stp': 5}]}, r"configs\[0\].*'end_step'"),
     ({'pruning_configs': [{'pruning_configs': []}]}, 'has no key'),
-    ({'pattern': '5:4', 'end_step': 1}, 'pattern: .* prunes 5 of 4'),
+    ({'pattern': '5:4', 'end_step': 1}, 'pattern: .* got 5'),
     ({'reg_coeff': 'a', 'end_step': 1}, 'reg_coeff must be a number'),
     ({'sparsity': .9, 'start_step': 10}, "Did you mean 'start'"),
 ], ids=str)

@@ -88,7 +88,7 @@ def test_a_parameter_of_two_rules_is_an_error_that_names_it():
 
 
 def test_what_is_no_rule_is_an_error():
-  with pytest.raises(ValueError, match='one rule at least'):
+  with pytest.raises(ValueError, match='at least one rule'):
     rules.combine()
   with pytest.raises(ValueError, match=r'(?s)must be a rule.*Write e\.g\.'):
     rules.combine({'.*': jaxsparse.nm(2, 4)})

@@ -238,7 +238,8 @@ def test_scores_and_scopes_that_are_none_are_taught_errors(options, message):
 def test_scopes_of_all_layers_refuse_groups(scope):
   for name in ('drop_scope', 'grow_scope'):
     rule = _rule({'.*kernel': jaxsparse.nm(2, 4)}, **{name: scope})
-    with pytest.raises(ValueError, match=f'a/kernel.*{scope.__name__}.*Use'):
+    with pytest.raises(ValueError, match=(
+        f'a/kernel.*{scope.__name__}.*per_layer')):
       jax.eval_shape(
           lambda w, r=rule: r.update(w, r.init(w), w), _params())
 

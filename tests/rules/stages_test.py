@@ -137,7 +137,7 @@ def test_sharded_masks_stay_as_their_params_are_and_are_the_same(kind):
 @pytest.mark.parametrize('begins', [(), (1,), (0, 5, 3), (-1, 0), (5, 0)],
                          ids=str)
 def test_steps_that_do_not_go_up_from_0_are_an_error(begins):
-  with pytest.raises(ValueError, match=r'(?s)growing steps.*Write e\.g\. st'):
+  with pytest.raises(ValueError, match=r'(?s)increasing.*Write e\.g\. st'):
     jaxsparse.stages({begin: _nm(2) for begin in begins})
 
 
@@ -152,7 +152,7 @@ def test_a_stage_that_is_no_such_rule_is_an_error():
       optax.adam(1e-3),
       jaxsparse.rules.forward_backward({'.*kernel': jaxsparse.nm(1, 4)},
                                  backward=.5)):
-    with pytest.raises(ValueError, match=r'(?s)step 7.*stages take prune'):
+    with pytest.raises(ValueError, match=r'(?s)step 7.*must be prune'):
       jaxsparse.stages({0: _nm(4), 7: other}).init(_params())
 
 

@@ -56,7 +56,7 @@ def test_what_still_acts_is_not(new):
 
 
 def test_a_state_of_something_else_is_told():
-  with pytest.raises(ValueError, match='not one of this method'):
+  with pytest.raises(ValueError, match='not belong to this method'):
     training.check_resume(
         methods.rigl({'b': jaxsparse.unstructured()}, sparsity=.5,
                      total_steps=1_000), PARAMS, after(gradual(.5), 3), steps=5)

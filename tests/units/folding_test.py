@@ -245,7 +245,7 @@ def test_arrays_stay_what_they_are_and_it_prints():
 
 def test_ties_of_other_parameters_are_refused():
   tie = Tie(7, (Member('w9', 1, role='makes'), Member('w2', 0, role='reads')))
-  with pytest.raises(ValueError, match="Ties have 'w9'"):
+  with pytest.raises(ValueError, match="must have 'w9'"):
     fold_constants(mlp(jnp.tanh), perceptron(), [tie], data(3, 4))
 
 

@@ -38,6 +38,17 @@ def test_masks_may_leave_a_role_out():
   assert masks['b'] is None
 
 
+def test_units_die_that_one_kernel_makes_and_masks_cover():
+  free = Tie(3, (Member('w', 1, role='makes'), Member('v', 0, role='reads')),
+             name='free')
+  fixed = Tie(2, (Member('w', 0, role='reads'),), name='fixed', fixed='data')
+  masks = {'w': jnp.ones((2, 3), bool), 'v': jnp.ones((3, 1), bool)}
+  assert groups.mortal([free, fixed], masks) == [free]
+  with pytest.raises(ValueError, match="No tie has units.*'v is dense'"):
+    groups.mortal([free, fixed], {**masks, 'v': None})
+  assert groups.mortal([free, fixed], {'w': None, 'v': None}) == []
+
+
 def test_sums_and_sizes_of_ties():
   one, two = _families()
   leaves = {'w': _params()['w'], 'b': _params()['b']}

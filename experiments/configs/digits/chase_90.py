@@ -6,7 +6,8 @@ https://arxiv.org/abs/2305.19454
       --config=experiments/configs/digits/chase_90.py \
       --workdir=runs/digits/chase_90
 
-channels.png shows where they die. To go on with the smaller network alone:
+channels.png shows in which layers channels die. To go on with the smaller
+network alone:
 
   python -m experiments.train \
       --config=experiments/configs/digits/dense_small_resnet.py \

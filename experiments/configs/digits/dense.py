@@ -1,4 +1,4 @@
-r"""No sparsity: what the other configs are compared with.
+r"""No sparsity: the baseline of the other configs.
 
   python -m experiments.train \
       --config=experiments/configs/digits/dense.py \

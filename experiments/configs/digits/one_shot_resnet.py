@@ -7,8 +7,8 @@ r"""A ResNet-8 with batch norm, pruned once after training, on the digits.
       --config=experiments/configs/digits/one_shot_resnet.py \
       --workdir=runs/digits/one_shot_resnet
 
-Batch norms get new running averages after pruning, of the batches that it
-calibrates with. Accuracies are in its table.md.
+After pruning, the batch norms get new running averages from the calibration
+batches. The command writes the accuracies to table.md.
 """
 
 from experiments.configs import one_shot

@@ -6,11 +6,11 @@ https://arxiv.org/abs/2104.08378
       --config=experiments/configs/digits/permute_prune_2_4.py \
       --workdir=runs/digits/permute_prune_2_4
 
-Test accuracy 97.4%, the mean of 5 seeds, as by `prune_2_4`. Masks keep 75.8% of
-the magnitude instead of 73.8%, but no gain in accuracy shows: right after
-pruning it is 91.1% instead of 91.6% (paired by seed: -0.5 ± 2.4).
+Test accuracy 97.4%, the mean of 5 seeds, the same as with `prune_2_4`. Masks
+keep 75.8% of the magnitude instead of 73.8%, but the accuracy does not improve:
+right after pruning it is 91.1% instead of 91.6% (paired by seed: -0.5 ± 2.4).
 
-A small and steady gain shows on the language model,
+A small but clear gain shows on the language model,
 
   --config.model=lm --config.dataset=python_source --config.batch_size=16 \
       --config.weight_decay=0.1

@@ -1,4 +1,4 @@
-r"""80% by SNIP-momentum: a running sum of |weight * gradient| decides.
+r"""80% by SNIP-momentum: the score is a running sum of |weight * gradient|.
 
 https://arxiv.org/abs/1810.02340 gives the criterion.
 

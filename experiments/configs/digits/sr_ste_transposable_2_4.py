@@ -1,4 +1,4 @@
-r"""2:4 both ways by SR-STE: what the input gradient multiplies by is 2:4, too.
+r"""Transposable 2:4 masks by SR-STE: the backward product is 2:4, too.
 
 https://arxiv.org/abs/2102.08124
 

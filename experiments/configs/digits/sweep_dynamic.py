@@ -4,11 +4,11 @@ r"""Dynamic sparse training: every method, at 80% and 90%, in 1x and 1.5x steps.
       --config=experiments/configs/digits/sweep_dynamic.py \
       --workdir=runs/digits/sweep_dynamic
 
-A ResNet-8 with batch norm on the digits, 5 seeds. Its table.md has accuracies
-and the FLOPs of training, of a forward pass, and of a dense one without dead
-channels. 210 runs. For CIFAR-100: --config.base.dataset=cifar100
---config.base.data_dir=DIR --config.base.width=16 --config.base.depth=20 and
-some 60,000 --config.base.steps.
+A ResNet-8 with batch norm on the digits, 5 seeds, 210 runs. The sweep writes
+table.md with the accuracies and the FLOPs of training, of a forward pass, and
+of a dense forward pass without dead channels. For CIFAR-100 add
+--config.base.dataset=cifar100 --config.base.data_dir=DIR
+--config.base.width=16 --config.base.depth=20 --config.base.steps=60000.
 """
 
 import ml_collections
@@ -30,7 +30,7 @@ def get_config():
   config.base.prune_every = 25
   config.base.prune_skip = False
 
-  # What a row of the table has otherwise than the base.
+  # For each row of the table, the keys that differ from the base.
   rows = {
       'dense': {}, 'set': {}, 'dsr': {}, 'snfs': {}, 'rigl': {},
       'rigl_itop': {'every': 100}, 'mest': {},
@@ -45,6 +45,6 @@ def get_config():
   config.targets = ('80%', '90%')
   config.seeds = (0, 1, 2, 3, 4)
 
-  config.reference = 'rigl'  # The others are compared with it.
-  config.plot_target = '90%'  # Of the curves over steps.
+  config.reference = 'rigl'  # The method that the others are compared with.
+  config.plot_target = '90%'  # The target of the curves over steps.
   return config

@@ -4,8 +4,9 @@ r"""Every N:M method at 2:4 to 1:32, in a small vision transformer, on digits.
       --config=experiments/configs/digits/sweep_nm.py \
       --workdir=runs/digits/sweep_nm
 
-Its table.md has the accuracies, the means of 5 seeds. 180 runs: on two CPU
-cores an evening; --config.seeds=0,1 and --config.base.steps=200 shorten it.
+The sweep writes table.md with the accuracies, the means of 5 seeds. It has 180
+runs, which take an evening on two CPU cores; --config.seeds=0,1 and
+--config.base.steps=200 shorten it.
 """
 
 import ml_collections
@@ -24,8 +25,8 @@ def get_config():
       'sdgf_stepwise', 'sdgf_geometric', 'top_kast')
   config.targets = ('2:4', '1:4', '1:8', '1:16', '1:32')
   config.seeds = (0, 1, 2, 3, 4)
-  config.only = {'sr_ste': {'decay': 2e-4}}  # What one method alone reads.
+  config.only = {'sr_ste': {'decay': 2e-4}}  # Keys that only one method reads.
 
-  config.reference = 'sr_ste'  # The others are compared with it.
-  config.plot_target = '1:8'  # Of the curves over steps.
+  config.reference = 'sr_ste'  # The method that the others are compared with.
+  config.plot_target = '1:8'  # The target of the curves over steps.
   return config

@@ -5,14 +5,14 @@ the instruction, `wgmma.mma_async.sp`, takes its sparse operand from the left:
 a memory warpgroup fills stages of shared memory by TMA across the borders of
 tiles, and one or two compute warpgroups empty them. Pallas has no sparse
 operand for it, so `_multiply` writes the instruction as PTX.
-`Config` says how the work is cut, `choose` guesses a good cut, `tune` measures.
+`Config` has the tile sizes, `choose` estimates good ones, and `tune` measures.
 
-The result is turned on its way through shared memory, so that it is stored as
-`[T, N]` by TMA; both are operations of Mosaic GPU on logical arrays. Parts of a
+The result is transposed on its way through shared memory, so that TMA stores it
+as `[T, N]`; both are operations of Mosaic GPU on logical arrays. Parts of a
 split contraction are stored as float32, and XLA sums them.
 
-Nothing private of jax is imported before a kernel is asked for. A config means
-nothing without the kernel that it cuts, so all of it stands in this file.
+Private modules of JAX are imported only when a kernel is used. A config has no
+meaning without its kernel, so both are in this file.
 """
 
 import math
@@ -57,7 +57,7 @@ class Config(NamedTuple):
   band: int = 8
 
 
-# What tune has found, by what a product is told from another by.
+# The results of `tune`, by the device, shapes and dtype of a product.
 _TUNED: dict[tuple, Config] = {}
 
 
@@ -71,8 +71,8 @@ def matmul(
 ) -> jax.Array:
   """`x @ w` for a 2:4 weight in the Hopper layout: `y[t, n] = sum_k x w`.
 
-  It lowers for CUDA anywhere; whether the device at hand runs it is told by
-  `available`.
+  It lowers for CUDA on any machine; `available` says whether the present device
+  can run it.
 
   Args:
     x: `[T, K']` bfloat16 or float16; T from 1, K' a multiple of 256.

@@ -1,18 +1,17 @@
 """Products with tiled packed 2:4 weights on TPU, as Pallas kernels.
 
-TPUs have no sparse matrix units. What is gained is the reading: a weight
-of bfloat16 takes 0.5625 of its bytes, and where a product waits for its
-weight, as with few rows of x, that is the time. A block of the weight is
-decompressed in VMEM into four *planes*, plane j holding row j of every group
-of four with zeros where nothing was kept, and the columns of x are dealt out
-in the same way, by XLA:
+TPUs have no sparse matrix units. The gain is in reading: a packed bfloat16
+weight has 0.5625 of the bytes, and a product with few rows of x takes the time
+of reading its weight. A block of the weight is decompressed in VMEM into four
+*planes*. Plane j holds row j of every group of four, with zeros for pruned
+entries. XLA splits the columns of x in the same way:
 
   y = sum_j x[:, j::4] @ w[j::4]
 
-so that nothing is gathered or interleaved next to the weight. The bits of
-`positions` are laid out such that a shift and a bitcast put each group's under
-its values (see `jaxsparse.packed._planar_layout`). The product and that with
-the transposed weight are one file, since they decompress alike.
+so the kernel gathers and interleaves nothing. The bits of `positions` are laid
+out such that a shift and a bitcast align the bits of each group with its values
+(see `jaxsparse.packed._planar_layout`). This file has the product and the
+product with the transposed weight, because both decompress in the same way.
 """
 
 import functools

@@ -27,8 +27,8 @@ def test_a_config_is_a_file_that_defines_get_config(
 
 
 @pytest.mark.parametrize('text, part', [
-    (b'raise SystemExit("ran")', 'defines no get_config, so it is not run'),
-    (b'def get_conf(): pass', 'defines no get_config'),
+    (b'raise SystemExit("ran")', 'must define get_config, so it is not run'),
+    (b'def get_conf(): pass', 'must define get_config'),
     (b'# A title\n\nSome *text*.', 'is no Python file'),
     (b'\xff\xfe', 'is no Python file'), (b'a\0b', 'is no Python file'),
     (b'(' * 5_000, 'is no Python file'), (None, 'is no file')])

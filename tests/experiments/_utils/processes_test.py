@@ -47,7 +47,7 @@ def test_no_cluster_is_told(monkeypatch):
   def fail():
     raise ValueError('coordinator_address should be defined.')
   monkeypatch.setattr(jax.distributed, 'initialize', fail)
-  with pytest.raises(ValueError, match='of the cluster: .*defined. Where no'):
+  with pytest.raises(ValueError, match='of the cluster: .*defined. Without a'):
     processes.connect('auto', count=None, index=None)
 
 

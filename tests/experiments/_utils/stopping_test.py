@@ -9,6 +9,19 @@ import pytest
 from experiments._utils import stopping
 
 
+@pytest.fixture(autouse=True)
+def _defaults():
+  """Signals do what they do by default, as they do not under `nohup`."""
+  numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+  before = [signal.getsignal(number) for number in numbers]
+  for number in numbers:
+    signal.signal(number, signal.default_int_handler
+                  if number == signal.SIGINT else signal.SIG_DFL)
+  yield
+  for number, handler in zip(numbers, before):
+    signal.signal(number, handler)
+
+
 def _send(number):
   os.kill(os.getpid(), number)
 

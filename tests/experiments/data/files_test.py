@@ -120,5 +120,5 @@ def test_fingerprint_sees_names_and_sizes(folder):
 def test_folders_without_such_files_are_told(tmp_path):
   with pytest.raises(ValueError, match='hold no file whose extension is known'):
     files.find([str(tmp_path)])
-  with pytest.raises(ValueError, match='nowhere is no folder'):
+  with pytest.raises(ValueError, match='nowhere must be a folder'):
     files.find([str(tmp_path / 'nowhere')])

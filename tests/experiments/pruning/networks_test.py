@@ -112,15 +112,15 @@ def test_magika_reads_files_and_seeds_draw_others(monkeypatch, tmp_path):
 @pytest.mark.parametrize('name', [None, 'nowhere', '.'])
 def test_what_is_no_run_is_told(name, tmp_path):
   path = name and str(tmp_path / name)
-  with pytest.raises(ValueError, match='expected the --workdir of a run of '
-                                       'experiments.train'):
+  with pytest.raises(ValueError, match='must be the --workdir of a '
+                                       'finished run of experiments.train'):
     networks.load(_config(run=path))
 
 
 def test_a_run_without_checkpoint_is_told(tmp_path):
   (tmp_path / 'config.json').write_text(
       commands.config('digits/dense').to_json())
-  with pytest.raises(ValueError, match='holds no checkpoint'):
+  with pytest.raises(ValueError, match='must hold a checkpoint'):
     networks.load(_config(run=str(tmp_path)))
 
 

@@ -58,7 +58,7 @@ def test_targets_are_patterns():
     ({'methods': ()}, '--config.methods=wanda,sparsegpt'),
     ({'targets': ('0.5',)}, '\'0.5\', expected N:M'),
     ({'refit': 'bot'}, 'did you mean \'both\'?'),
-    ({'seeds': (0, 0)}, 'names something twice'),
+    ({'seeds': (0, 0)}, 'must have each entry once'),
     ({'calibration': 0}, 'config.calibration must be at least 1, got 0'),
 ])
 def test_mistakes_are_told(settings, part):

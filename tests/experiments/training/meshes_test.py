@@ -181,12 +181,12 @@ def test_a_model_trains_as_on_one_device(name):
     ('data:3', "has 3 devices, there are 8: .*--config.mesh='data:8'"),
     ('data:2,model:2', 'has 4 devices, there are 8'),
     ('date:8', "unknown axis of config.mesh 'date', did you mean 'data'"),
-    ('data', "cannot read 'data' of .* name:devices"),
-    ('data:2,data:4', "cannot read 'data:4'.* each name once"),
-    ('data:0', "cannot read 'data:0'"),
-    ('data:-8', "cannot read 'data:-8'"),
-    ('8', "cannot read '8'"),
-    ('data:8,', "cannot read ''"),
+    ('data', "'data' of .* name:devices"),
+    ('data:2,data:4', "'data:4' of .* each name once"),
+    ('data:0', "'data:0' of"),
+    ('data:-8', "'data:-8' of"),
+    ('8', "'8' of"),
+    ('data:8,', "'' of"),
 ])
 def test_wrong_meshes_are_told(text, message):
   with pytest.raises(ValueError, match=message):

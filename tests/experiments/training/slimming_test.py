@@ -218,7 +218,7 @@ def test_network_without_a_checkpoint_cannot_be_gone_on_with(chased, tmp_path):
   (unsaved / 'config.json').write_text(config.to_json())
   tuned = dense_small_resnet.get_config()
   tuned.update(init_from=str(unsaved), init_slim=True, **_MLP)
-  with pytest.raises(ValueError, match='unsaved holds no checkpoint'):
+  with pytest.raises(ValueError, match='unsaved must hold a checkpoint'):
     train.train(tuned, str(tmp_path / 'tuned'))
   assert not (tmp_path / 'tuned').exists()
 
