@@ -5,8 +5,13 @@ the row calls, or else to its first public name. `{methods}` makes the table of
 the API: functions, their papers, and guides, which its lines name:
 
   ste, sr_ste: [N:M training](../guides/nm_training.md)
+
+`{papers} calibration` makes a table of the functions of a package that name
+papers in their docstrings.
 """
 
+import importlib
+import inspect
 import pathlib
 import re
 
@@ -77,7 +82,27 @@ class Methods(SphinxDirective):
     return self.parse_text_to_nodes('\n'.join(lines))
 
 
+class Papers(SphinxDirective):
+  """A table of functions and the papers that their docstrings name."""
+
+  required_arguments = 1
+
+  def run(self):
+    package = importlib.import_module(f'jaxsparse.{self.arguments[0]}')
+    lines = ['| function | papers |', '|---|---|']
+    for name in package.__all__:
+      papers = re.findall(r'`([^`<]+?)\s*<(https?://[^>]+)>`_',
+                          inspect.getdoc(getattr(package, name)) or '')
+      if papers:
+        links = ', '.join(f'[{" ".join(title.split())}]({address})'
+                          for title, address in papers)
+        lines.append(
+            f'| {{py:obj}}`{name} <{package.__name__}.{name}>` | {links} |')
+    return self.parse_text_to_nodes('\n'.join(lines))
+
+
 def setup(app):
   app.add_directive('methods', Methods)
+  app.add_directive('papers', Papers)
   app.connect('source-read', _source)
   return {'parallel_read_safe': True}
