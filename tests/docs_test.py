@@ -61,6 +61,9 @@ def _sources(page):
 
 
 _RUN = [page for page in _PAGES if list(_sources(page))]
+_GUIDES = [_DOCS / 'quickstart.md', *(
+    page for page in sorted((_DOCS / 'guides').glob('*.md'))
+    if page.stem not in ('launcher', 'refused'))]  # Commands, and tables.
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +95,16 @@ def test_most_pages_with_code_are_run():
   assert {_name(page) for page in _RUN} >= {
       'README.md', 'docs/quickstart.md', 'docs/methods.md',
       *(_name(page) for page in (_DOCS / 'guides').glob('*.md'))}
+
+
+@pytest.mark.parametrize('page', _GUIDES, ids=_name)
+def test_guides_start_with_a_script_to_paste_and_have_a_picture(page):
+  text = page.read_text(encoding='utf-8')
+  first = next(piece for piece in _PIECES.finditer(text)
+               if piece['info'] == 'python' or piece['hidden'] is not None)
+  assert first['hidden'] is None, 'readers cannot paste what is hidden'
+  assert 'import jaxsparse\n' in first['shown']
+  assert '_static/' in text
 
 
 def test_methods_are_written_as_the_table_has_them():
