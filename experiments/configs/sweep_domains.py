@@ -71,16 +71,13 @@ def _vision():
 
 def _texts():
   config = dense_text.get_config()
-  # The ties are found from the sizes in the model's program. The scale of 16
-  # dimensions a head, 16^-0.5, is also 1 / 4, so it could belong to the four
-  # heads, and none could be removed. That of 12 dimensions is unambiguous.
-  config.width = 48
+  config.width = 48  # Four heads of 12 dimensions.
   return config
 
 
 def _language_model():
   config = lm_dense.get_config()
-  config.width = 48  # As above.
+  config.width = 48
   config.steps = 1_000
   config.context = 32
   config.test_examples = 512

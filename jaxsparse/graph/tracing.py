@@ -323,12 +323,21 @@ class _Reader:
     if name not in ('mul', 'div') or len(numbers) != 1:
       return
     value, = (v for v in values if v.number is None)
-    counted = [(count, axis) for count, axes in value.sums for axis in axes]
-    counted += [(factor.size, factor) for axis in filter(None, value.axes)
-                for factor in axes_lib.factors(axis)]
-    for count, axis in counted:
-      if power := _power(numbers[0], count):
-        axes_lib.note_number(axis, f'{name} by {power}')
+    summed = [(_power(numbers[0], size), axis)
+              for count, axes in value.sums for axis in axes
+              for size in {count, axis.size}]
+    there = [(_power(numbers[0], factor.size), factor)
+             for axis in filter(None, value.axes)
+             for factor in axes_lib.factors(axis)]
+    # Attention divides by the root of a head's dimensions. Where that is the
+    # number of heads, too, heads are not divided by: they are not summed yet.
+    if any(power and power[2] == -.5 for power, _ in (*summed, *there)):
+      there = [(power, axis) for power, axis in there
+               if power and power[2] == -.5]
+    for power, axis in (*summed, *there):
+      if power:
+        axes_lib.note_number(axis, '{} by {:.3g} = {}^{:g}'.format(
+            name, *power))
 
   def _sources(self, name: str, wiring: primitives.Wiring, values: list[Value],
                row: Sequence[Any]) -> tuple[Source, ...] | None:
@@ -390,14 +399,14 @@ def _state(value: Value) -> Any:
           value.sources)
 
 
-def _power(number: float, count: int) -> str | None:
-  """How a number may come from a count, as text.
+def _power(number: float, count: int) -> tuple[float, int, float] | None:
+  """How a number may come from a count: the number, a size, and its power.
 
   >>> _power(0.125, 64), _power(2., 64)
-  ('0.125 = 64^-0.5', None)
+  ((0.125, 64, -0.5), None)
   """
   sizes = [size for size in (count, count - 1) if size > 1 and number > 0]
   return next((
-      f'{number:.3g} = {size}^{power:g}' for size in sizes
+      (number, size, power) for size in sizes
       for power in (1, -1, .5, -.5, .25, -.25)
       if math.isclose(number, size**power, rel_tol=1e-3)), None)

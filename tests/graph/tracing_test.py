@@ -124,6 +124,21 @@ def test_removal_is_safe_only_if_the_number_of_units_does_not_matter(f, kept):
   assert bool(hidden.kept or hidden.number) == kept
 
 
+@pytest.mark.parametrize('scale, later, kept', [
+    (16**-.5, 1., (True, False)),  # That of attention; 4^-1 as well.
+    (8**-.5, 1., (False, False)),
+    (1 / 4, 1 / 4, (True, True)),  # Heads are summed, and divided by.
+    (16**-1, 1., (True, False))])
+def test_the_root_of_dimensions_says_nothing_of_heads(scale, later, kept):
+  def f(p, x):
+    q = jnp.einsum('nd,dhk->nhk', x, p['q']) * scale
+    return jnp.einsum('nhk,hkd->nd', q, p['out']) * later
+  p = {'q': array(3, 4, 16), 'out': array(4, 16, 2)}
+  read = tracing.read(f, p, array(5, 3))
+  heads, dimensions = (leaves(axis)[0] for axis in read.params['q'][1:])
+  assert (bool(dimensions.number), bool(heads.number)) == kept
+
+
 def test_what_is_alike_is_not_after_a_sum_along_it():
   read = tracing.read(
       lambda p, x: (x @ p['w'] * jnp.cumsum(jnp.ones((1, 6)), 1)) @ p['out'],
