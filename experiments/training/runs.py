@@ -72,7 +72,7 @@ def check(config: ml_collections.ConfigDict):
                        f'{_short(config[key])}')
   for key, value in config.items():
     if isinstance(value, float) and not math.isfinite(value):
-      raise ValueError(f'config.{key} must be a number, got {value}')
+      raise ValueError(f'config.{key} must be a finite number, got {value}')
 
 
 def doubts(config: ml_collections.ConfigDict) -> list[str]:

@@ -35,11 +35,11 @@ def _train(monkeypatch, name, workdir, *overrides):
     ('--config.steps=99999999999999999999', ['steps', 'at most 2,147,483,647']),
     (f'--config.steps={"9" * 300}', ['steps', '... (300 digits)']),
     ('--config.learning_rate=nan', ['learning_rate', 'got nan']),
-    ('--config.learning_rate=inf', ['config.learning_rate is inf']),
+    ('--config.learning_rate=inf', ['learning_rate must be a finite number']),
     ('--config.learning_rate=-1', ['learning_rate must be at least 0']),
     ('--config.weight_decay=-0.1', ['weight_decay must be at least 0']),
     ('--config.momentum=1.5', ['momentum', 'at most 1']),
-    ('--config.decay=nan', ['config.decay must be a number, got nan']),
+    ('--config.decay=nan', ['config.decay must be a finite number']),
     ('--config.width=100000000', [
         'config.width=100,000,000', 'take 40,000,', 'GB, with gradients']),
     ('--config.depth=100000', ['config.depth=100,000', 'below 1,024']),
@@ -79,15 +79,15 @@ def test_settings_that_a_method_does_not_read_are_refused(
     monkeypatch, tmp_path):
   commands.assert_one_line(
       _train(monkeypatch, 'digits/rigl_90', tmp_path / 'run',
-             '--config.transposable=true'), '\'rigl\' is none')
+             '--config.transposable=true'), 'config.method=\'rigl\'')
 
 
 def test_a_schedule_that_outlasts_the_run_is_told(
     monkeypatch, tmp_path, capfd):
   assert not _train(monkeypatch, 'digits/magnitude_90', tmp_path / 'run',
                     '--config.steps=2', '--config.end=100')
-  assert ('warning: config.end=100 lies after the last step, 2: pruning does '
-          'not come to its target') in capfd.readouterr().err
+  assert ('warning: config.end=100 is after the last step, 2, so pruning does '
+          'not reach its target') in capfd.readouterr().err
 
 
 def test_unwritable_workdir_costs_one_line_and_an_exit_code(tmp_path):
