@@ -127,7 +127,8 @@ def _is_told(mutants):
     told += message is not None
     keys = [str(key) for key in place if isinstance(key, str)]
     assert message is None or any(key in message for key in (
-        *keys, 'in_names', 'recipe', 'Rule', 'group_lasso')), (place, message)
+        *keys, 'in_names', 'recipe', 'matches no parameter', 'group_lasso')), (
+            place, message)
   return told
 
 
