@@ -2,10 +2,10 @@
 
   y = flows.sampled_matmul(x, w, key=key)      # dw from 2:4 samples of dy
 
-Hardware that multiplies by 2:4 arrays could make the gradient of a weight,
-`x^T dy`, from a 2:4 sample of `dy` in half the time. On CPUs, TPUs and GPUs as
-XLA uses them the draw costs time and saves none; what training by samples does
-to the loss is all that can be measured here.
+Hardware with 2:4 products could compute the gradient of a weight, `x^T dy`,
+from a 2:4 sample of `dy` in half the time. XLA uses no such products, so
+sampling costs time here and saves none. Use these functions to measure how
+training with samples changes the loss.
 """
 
 import math
@@ -38,35 +38,37 @@ _FLOATS = arguments.Check(
 def mvue24(g: jax.Array, key: jax.Array, *, axis: int = -2) -> jax.Array:
   """An unbiased 2:4 sample of an array: its mean over keys is the array.
 
-  Of each four along the axis two are drawn without replacement, the first with
-  probabilities `t_i`, and the second in proportion to what is left:
+  Two of every four entries along the axis are drawn without replacement: the
+  first with the probabilities `t_i`, the second in proportion to the remaining
+  `t_j`:
 
     t_i = a_i / sum a,  a = |g|
     p_i = t_i + a_i * sum_(j != i) t_j / (sum a - a_j)
 
-  `p_i` is the probability that `g_i` is one of the two. What is drawn becomes
-  `g_i / p_i`, and the others become 0.
+  `p_i` is the probability that `g_i` is one of the two. Drawn entries become
+  `g_i / p_i`, the others 0.
 
   Args:
     g: `[..., tokens, out]`, such as the gradient of a layer's outputs.
-    key: of the draws, from `jax.random`; another one for each step and layer.
-    axis: along which groups of four lie, the tokens by default: the axis that
-      is summed over in the gradient of a weight.
+    key: the key of the draws, from `jax.random`. Use another key for each step
+      and layer.
+    axis: the axis along which groups of four lie; by default that of the
+      tokens, which the gradient of a weight sums over.
 
   Returns:
-    An array like `g`, of its shape and dtype. A group with a NaN or an infinity
-    has NaNs.
+    An array of the shape and dtype of `g`. A group with a NaN or an infinity
+    becomes NaN.
 
   Raises:
-    ValueError: if the axis is none of `g`, or groups of four do not tile it.
+    ValueError: if `g` has no such axis, or if groups of four do not tile it.
 
   References:
     Chmiel et al., `Minimum Variance Unbiased N:M Sparsity for the Neural
     Gradients <https://arxiv.org/abs/2203.10991>`_, 2022, and Hu et al., `S-STE:
     Continuous Pruning Function for Efficient 2:4 Sparse Pre-Training
-    <https://arxiv.org/abs/2409.09099>`_, 2024. The latter's code adds 1.2e-7 to
-    `|g|`, which is much where gradients are small; here it is that share of the
-    largest of the four.
+    <https://arxiv.org/abs/2409.09099>`_, 2024. The code of S-STE adds 1.2e-7 to
+    `|g|`, which is large beside small gradients. Here 1.2e-7 times the largest
+    of the four is added.
 
   >>> g = jnp.array([[4.], [0.], [0.], [1.]])
   >>> print(mvue24(g, jax.random.key(0))[:, 0].round(3))
@@ -102,24 +104,24 @@ def _drawn_with(weights: jax.Array) -> jax.Array:
 
 @arguments.checked(x=_FLOATS, w=_FLOATS, key=_KEY)
 def sampled_matmul(x: jax.Array, w: jax.Array, *, key: jax.Array) -> jax.Array:
-  """`x @ w`, where the gradient of `w` comes from a 2:4 sample of that of `y`.
+  """`x @ w`, with the gradient of `w` from a 2:4 sample of the gradient of `y`.
 
     y = x w,  dx = dy w^T,  dw = x^T mvue24(dy)
 
-  Groups lie along tokens, all leading axes of `x` together. `dw` is unbiased,
-  and noisier than the exact one.
+  Groups lie along the tokens, which are all leading axes of `x` together. `dw`
+  is unbiased, and noisier than the exact gradient.
 
   Args:
     x: `[..., tokens, in]`.
     w: `[in, out]`, of the same dtype.
-    key: of the draws; another one for each step and layer.
+    key: the key of the draws. Use another key for each step and layer.
 
   Returns:
     `[..., tokens, out]`.
 
   Raises:
-    ValueError: if shapes do not fit, dtypes differ, or the number of tokens is
-      no multiple of 4.
+    ValueError: if shapes do not fit, if dtypes differ, or if the number of
+      tokens is not a multiple of 4.
 
   References:
     Hu et al., `S-STE: Continuous Pruning Function for Efficient 2:4 Sparse

@@ -1,4 +1,4 @@
-"""CAST: pruned weights decay ever faster, and are zero in the end.
+"""CAST: the decay of pruned weights grows until they are zero.
 
   tx = jaxsparse.sparsify(
       optax.adamw(1e-4), methods.cast(patterns, total_steps=10_000))
@@ -20,7 +20,7 @@ from jaxsparse.transform import Method
 
 
 class GroupScales(NamedTuple):
-  """What the forward pass of `cast` needs beside masks.
+  """The group scales of the forward pass of `cast`.
 
   Attributes:
     scales: like the params; of a sparse weight a float32 array with the scale
@@ -30,7 +30,7 @@ class GroupScales(NamedTuple):
 
   def sparse(self, weights: Sequence[jax.Array], masks: Sequence[jax.Array],
              gain: jax.Array) -> list[jax.Array]:
-    """The sparse weights in turn, as the forward pass sees them."""
+    """The weights of the forward pass, in the order of `weights`."""
     return [_scaled(w, m, scale, gain) for w, m, scale in zip(
         weights, masks, jax.tree.leaves(self.scales), strict=True)]
 
@@ -43,69 +43,70 @@ def cast(patterns: rules.Patterns, total_steps: int, *,
          rescale: bool = True) -> Method:
   """CAST: an L1 decay of pruned weights that grows until they are zero.
 
-  Every `every` steps masks are made anew by magnitude, and the gradient of a
-  weight that is pruned now becomes
+  Begin with a trained network. Every `every` steps the rule makes new masks by
+  magnitude. The gradient of a pruned weight becomes
 
     g + c(t) * sign(w),  c(t) = decay * t / total_steps
 
-  Weights are dense in the forward pass while they train, and a weight that has
-  decayed comes back if its gradient is stronger. After `total_steps` updates
-  the forward pass sees kept weights alone, and masks stay. Begin with a trained
-  network.
+  The forward pass is dense during training, so a decayed weight comes back if
+  its gradient is stronger than the decay. After `total_steps` updates the
+  forward pass uses the kept weights alone, and masks stay.
 
-  A group loses magnitude as its pruned weights decay. With `rescale` its
-  weights have a scale in the forward pass, `u` being the weights under masks
-  and gain, `m * w` those that are kept, and norms those of the group:
+  A group loses magnitude as its pruned weights decay. With `rescale`, the
+  forward pass scales each group:
 
     w~ = s * u,  s = c * |m * w| / |u|,  c = |w| / |m * w| at init
 
-  so that `s` is 1 at first and `c` in the end, and pruned weights that decay
-  leave the norm of the group as it is. `sparse_params` has the weights to
-  evaluate, to pack and to deploy; the masks times the weights are others.
+  Here `u` are the weights of the group under mask and gain, `m * w` are its
+  kept weights, and norms are taken over the group. The scale `s` is 1 at first
+  and `c` in the end, so the norm of the group does not change while its pruned
+  weights decay. Evaluate, pack and deploy the weights of `sparse_params`. A
+  mask times the weights gives another network.
 
-  To distil from the dense network, `teacher`, add to the loss
+  To distil from the dense network, add to the loss
 
     optax.losses.kl_divergence(
         jax.nn.log_softmax(logits), jax.nn.softmax(teacher_logits)).mean()
 
   Args:
-    patterns: regular expressions to N:M patterns, `None` for dense.
-    total_steps: the length of this training.
-    decay: the strength `c` at the last step, in units of gradients, or a
-      schedule of the step instead of the line. It has to outweigh gradients of
-      pruned weights well before the end: weights that are not near zero then
-      are cut off all the same. Adam makes steps of its learning rate of any
-      decay that does.
-    every: how often masks are made anew, in steps.
-    rescale: whether groups have scales. They take a float32 for each group, a
-      quarter of the weights at 2:4.
+    patterns: maps regular expressions for paths to N:M patterns; `None` is
+      dense.
+    total_steps: the length of this training, in steps.
+    decay: the strength `c` at the last step, in units of gradients; or a
+      schedule that replaces the line. The decay has to outweigh the gradients
+      of pruned weights well before the end: the last step cuts off any weight
+      that is not near zero by then. Under Adam, such a decay moves a weight by
+      about the learning rate per step, whatever its strength.
+    every: the number of steps between new masks.
+    rescale: whether the forward pass scales groups. The scales take one float32
+      per group, a quarter of the weights at 2:4.
 
   Returns:
-    A method: rule and flow.
+    A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if a pattern is not N:M, the decay is not positive, or masks
-      would never be made anew; from `init` if a group does not tile.
+    ValueError: if a pattern is not N:M, if the decay is not positive, or if no
+      new masks would be made; from `init`, if a group does not tile.
 
   References:
     Huang et al., `CAST: Continuous and Differentiable Semi-Structured
     Sparsity-Aware Training for Large Language Models
-    <https://arxiv.org/abs/2509.25996>`_, 2025. There the decay is part of an
-    Adam, AdamS; here it is a term of the gradient before any optimizer, so both
-    moments of Adam see it, and scale it as they scale gradients. (The code of
-    the authors' earlier `AST <https://arxiv.org/abs/2407.20584>`_ keeps decay
-    out of the first moment.) There scales are trained; here they follow from
-    the weights, and the gradient at `w~` goes straight through. The default of
-    `decay` is ours.
+    <https://arxiv.org/abs/2509.25996>`_, 2025. The paper builds the decay into
+    its own Adam, AdamS. Here the decay is a term of the gradient before any
+    optimizer, so both moments of Adam include it. (The code of the authors'
+    earlier `AST <https://arxiv.org/abs/2407.20584>`_ keeps the decay out of the
+    first moment.) The paper trains the scales; here they follow from the
+    weights, and the gradient at `w~` goes straight through. The default of
+    `decay` is our own choice.
 
   >>> import optax
   >>> from jaxsparse import nm, sparse_params, sparsify
   >>> tx = sparsify(optax.sgd(.2), cast({'.*': nm(2, 4)}, 20, decay=4.))
   >>> w = jnp.array([[3.], [4.], [1.], [2.]])
-  >>> state = tx.init(w)
-  >>> for _ in range(20):  # To be near (3, 4, 1, 2), and half of it zero.
+  >>> state, update = tx.init(w), jax.jit(tx.update)
+  >>> for _ in range(20):  # The loss pulls to (3, 4, 1, 2).
   ...   grads = sparse_params(w, state) - jnp.array([[3.], [4.], [1.], [2.]])
-  ...   updates, state = tx.update(grads, state, w)
+  ...   updates, state = update(grads, state, w)
   ...   w = optax.apply_updates(w, updates)
   >>> print(sparse_params(w, state)[:, 0].round())
   [3. 4. 0. 0.]
@@ -113,12 +114,12 @@ def cast(patterns: rules.Patterns, total_steps: int, *,
   targets_of(patterns)
   if not callable(decay) and not decay > 0:
     raise ValueError(
-        'cast needs a decay above 0, or no pruned weight becomes zero, got '
+        'cast needs a decay above 0, so that pruned weights go to zero, got '
         f'decay={decay}. Write e.g. decay=0.1.')
   if not 1 <= every <= total_steps:
     raise ValueError(
-        f'cast(every={every}) would never make its masks anew in '
-        f'total_steps={total_steps}. Write 1 <= every <= total_steps, e.g. '
+        'cast needs 1 <= every <= total_steps, or it would make no new masks, '
+        f'got every={every} and total_steps={total_steps}. Write e.g. '
         f'every={max(total_steps // 100, 1)}.')
   line = schedules.linear(0, total_steps)
   strength = decay if callable(decay) else lambda step: decay * line(step)
@@ -133,14 +134,14 @@ def cast(patterns: rules.Patterns, total_steps: int, *,
 
 
 def _scales(patterns: rules.Patterns, params: Any, masks: Any) -> GroupScales:
-  """The root of what each group had for what is kept of it."""
+  """The norm of each group relative to that of its kept weights, `c`."""
   def scale(path, w, mask, pattern):
     if trees.is_dense(mask):
       return None
     if pattern is None:
       raise ValueError(
-          f'{path}: another rule prunes it, and cast has scales for its own '
-          'patterns. Write cast(..., rescale=False).')
+          f'{path}: cast has scales for its own patterns, and another rule '
+          'prunes this parameter. Write cast(..., rescale=False).')
     tile = pattern.group_tile(w.shape)
     kept, all_of_it = (_squares(x, tile) for x in (
         jnp.where(mask, w, jnp.zeros_like(w)), w))

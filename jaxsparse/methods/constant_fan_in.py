@@ -51,62 +51,66 @@ def srigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           replace_step: bool = True, seed: int = 0) -> Method:
   """SRigL: RigL with a constant fan-in, in which neurons die.
 
-  A layer of `N` neurons has a target of `T` weights, at least `N`, and a fan-in
-  of `T // N`. Every `every` steps `D = floor(f * n)` of its `n` weights go,
-  where `f` falls from `fraction` to 0 by a cosine. Its `n - D` largest weights
-  and the `D` weights of the largest gradients, kept or not, are salient. A
-  neuron with fewer than `max(1, floor(gamma * (T // N)))` salient weights dies;
-  if that leaves too few neurons to hold `T` weights, `gamma` is lowered. Then
+  A layer of `N` neurons may keep `T` weights, at least `N`. Its first fan-in is
+  `T // N`. Every `every` steps an exchange drops `D = floor(f * n)` of the
+  layer's `n` weights, where `f` falls from `fraction` to 0 by a cosine. The
+  salient weights are the `n - D` kept weights of the largest magnitude and the
+  `D` weights of the largest gradients, kept or not. A neuron with fewer than
+  `max(1, floor(gamma * (T // N)))` salient weights dies. If too few neurons
+  would be left to hold `T` weights, the exchange lowers `gamma`. Then
 
-  1. the fan-in becomes `T // living`, or the number of living inputs if that is
-     less;
-  2. the `n - D` largest weights of living neurons stay, of each neuron not more
-     than the fan-in, again the largest;
-  3. each living neuron grows up to the fan-in where its gradients are largest.
+  1. the fan-in becomes `T // living`, where `living` counts the neurons that
+     are left, or the number of living inputs if that is smaller;
+  2. the `n - D` largest weights of the living neurons stay, but no neuron keeps
+     more than the fan-in, and it keeps its largest;
+  3. each living neuron grows weights up to the fan-in, where its gradients are
+     largest.
 
-  All living neurons of a layer have the same fan-in at every step. That comes
-  before the count: a layer has at most `T` weights, and unless its inputs are
-  used up, it lacks fewer than `living`.
+  All living neurons of a layer have the same fan-in at every step. The equal
+  fan-in comes before the count: a layer has at most `T` weights, and lacks
+  fewer than `living` of them unless its inputs are used up.
 
   Args:
-    patterns: regular expressions to `unstructured(balanced=True)`, `None` for
-      dense; `graph.kernel_patterns` finds those of kernels that are not
-      `[..., in, out]`. A parameter is a layer, also one that stacks several.
-    sparsity: the fraction pruned, shared by `erk`, or a distribution.
-    total_steps: the length of training.
-    ties: from `infer_ties`. A neuron dies as a unit: no kernel reads it any
-      more, so that `slim(params, ties, alive(params, ties))` removes it, and it
-      stays dead. Units die that may be removed and of which one kernel alone
-      makes each, if all kernels that make or read them have patterns; never
-      those of the last layer, which the function returns. Without ties a dead
-      neuron still gives what its bias gives, and comes back if its gradients
-      become salient.
-    spare: regular expressions, or one, for kernels whose neurons all live.
-      Without ties nothing says which layer is the last one: name it, or give
-      `()` for none, as in the released code.
-    gamma: the share of the first fan-in that has to be salient, 0.95 for a ViT;
-      with 0 no neuron dies.
-    fraction: the share of weights that goes at first.
-    every: how often, in steps.
-    end: the last step at which; by default at 75% of the training.
-    replace_step: whether such a step moves connections instead of weights, see
+    patterns: maps regular expressions for paths to
+      `unstructured(balanced=True)`; `None` is dense. `graph.kernel_patterns`
+      finds the axes of kernels that are not `[..., in, out]`. One parameter is
+      one layer, also if it stacks the kernels of several layers.
+    sparsity: the fraction pruned, shared among layers by `erk`, or a
+      distribution.
+    total_steps: the length of training, in steps.
+    ties: the ties of the function, from `infer_ties`. With ties, a neuron dies
+      as a unit: every kernel that reads it loses the weights, so that
+      `slim(params, ties, alive(params, ties))` removes the unit, and the unit
+      stays dead. A unit can die if it may be removed, if one kernel alone makes
+      it, and if all kernels that make or read it have patterns. The outputs of
+      the function never die. Without ties, a dead neuron still outputs what its
+      bias gives, and comes back when its gradients become salient.
+    spare: a regular expression, or a sequence of them, for the kernels whose
+      neurons all live. Without ties, name the last layer here, or write `()` to
+      let neurons of all layers die, as in the released code.
+    gamma: the share of the first fan-in that must be salient; the paper has
+      0.95 for a ViT. With 0, no neuron dies.
+    fraction: the share of a layer's weights that the first exchange drops.
+    every: the number of steps between two exchanges.
+    end: the last step at which connections move; by default 75% of training.
+    replace_step: whether a step with an exchange leaves the weights alone, see
       `rigl`.
-    seed: of the first masks.
+    seed: the seed of the first masks.
 
   Returns:
-    A method: rule and flow.
+    A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if a pattern is another, no step is left to move connections in,
-      or none to move weights in, a share is none, or neurons can die and there
-      are neither ties nor `spare`; from `init` if of all ties the units have to
-      stay.
+    ValueError: if a pattern is not balanced, if connections would never move,
+      if every step would be replaced by an exchange, if a share is outside of
+      [0, 1], or if neurons can die and there are neither ties nor `spare`; from
+      `init`, if no tie has units that can die.
 
   References:
     Lasby et al., `Dynamic Sparse Training with Structured Sparsity
-    <https://arxiv.org/abs/2305.02299>`_, 2024. In the released code it is
-    arbitrary which weights of a neuron stay where more are salient than the
-    fan-in; here the largest stay. It has no ties.
+    <https://arxiv.org/abs/2305.02299>`_, 2024. Where a neuron has more salient
+    weights than the fan-in, the released code keeps arbitrary ones of them;
+    here the largest stay. The released code has no ties.
 
   >>> method = srigl({'.*': patterns_lib.unstructured(balanced=True)}, 0.75,
   ...                total_steps=100, every=10, spare=())

@@ -1,4 +1,4 @@
-"""STEP: Adam learns its step sizes dense, and N:M masks from then on.
+"""STEP: dense training with Adam, then N:M with a frozen second moment.
 
   tx = jaxsparse.sparsify(
       optax.chain(frozen_adam, optax.scale_by_learning_rate(1e-3)),
@@ -34,9 +34,10 @@ class FrozenAdamState(NamedTuple):
     count: the number of updates made, int32.
     mu: running means of gradients.
     nu: running means of their squares, until the moment freezes.
-    frozen_at: the number of updates that `nu` takes in, int32, if the optimizer
-      finds it itself, and 2**31 - 1 before; else `None`.
-    changes: the latest mean changes of `nu`, float32, in turn; or `None`.
+    frozen_at: with AutoSwitch, the number of updates that changed `nu`, int32,
+      and 2**31 - 1 until it is known; otherwise `None`.
+    changes: with AutoSwitch, the mean changes of `nu` in the latest updates,
+      float32; otherwise `None`.
   """
   count: jax.Array
   mu: Any
@@ -56,16 +57,17 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
 
     m / (1 - b1^t) / sqrt(v / (1 - b2^freeze_at) + eps)
 
-  with `v` as the last of those updates left it, while `m` goes on.
+  where `v` no longer changes, and `m` does.
 
-  Of two steps as `freeze_at` the moment freezes between them, as soon as
+  With two steps as `freeze_at`, the moment freezes between them, as soon as
 
     mean |v_t - v_(t-1)| < eps
 
-  for the mean over weights and over the last `1 / (1 - b2)` updates; the paper
-  calls it AutoSwitch, and has 10% and 50% of training. The bound is one on
-  `|g^2 - v|`, so it depends on how the loss is scaled, on clipping and on the
-  size of the batch: look at the step that it chooses, `frozen_at` in the state.
+  where the mean is taken over weights and over the last `1 / (1 - b2)` updates.
+  The paper calls this AutoSwitch, with steps at 10% and 50% of training. The
+  condition bounds `|g^2 - v|`, so the chosen step depends on the scale of the
+  loss, on gradient clipping and on the batch size. Read the chosen step from
+  `frozen_at` in the state.
 
   Args:
     b1: the decay of the running means of gradients.
@@ -81,15 +83,15 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
     An optax transformation. Chain it with the learning rate, and weight decay.
 
   Raises:
-    ValueError: if `v` would take nothing in, or a number is out of range; from
-      `init`, if a regular expression matches no parameter.
+    ValueError: if no update would change `v`, or if a number is out of range;
+      from `init`, if a regular expression matches no parameter.
 
   References:
     Lu et al., `STEP: Learning N:M Structured Sparsity Masks from Scratch with
     Precondition <https://arxiv.org/abs/2302.01172>`_, 2023. A released
-    implementation adds `eps^(3/4)` to the root instead, and both leave the bias
-    of `v` as it is, which 1 / (1 - b2) updates make small; it is corrected
-    here, so that no step size jumps where `v` freezes early.
+    implementation adds `eps^(3/4)` to the root instead. Neither corrects the
+    bias of `v`, which is small after 1 / (1 - b2) updates. Here the bias is
+    corrected, so that step sizes do not jump when `v` freezes early.
 
   >>> tx, w = scale_by_frozen_adam(freeze_at=1), jnp.zeros(1)
   >>> state = tx.init(w)
@@ -105,9 +107,9 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
   if not 1 <= len(steps) <= 2 or not all(map(arguments.is_whole, steps)) or (
       not 1 <= steps[0] <= steps[-1]):
     raise ValueError(
-        'The second moment needs updates to take in, got freeze_at='
-        f'{freeze_at!r:.40}, in steps. Write e.g. freeze_at=2_500, or the '
-        'fewest and the most of them, freeze_at=(1_000, 5_000).')
+        'freeze_at must be one step of at least 1, or two steps in order, got '
+        f'freeze_at={freeze_at!r:.40}. Write e.g. freeze_at=2_500, or '
+        'freeze_at=(1_000, 5_000).')
   if not (0 <= b1 < 1 and 0 < b2 < 1 and eps > 0):
     raise ValueError(
         'scale_by_frozen_adam needs 0 <= b1 < 1, 0 < b2 < 1 and eps > 0, got '
@@ -180,34 +182,35 @@ def step(patterns: rules.Patterns, total_steps: int, *,
          switch: int | Literal['auto'] | None = None) -> Method:
   """STEP: dense training, then N:M by `ste` with a frozen second moment.
 
-  Noisy masks make the second moment of Adam grow, so that its steps shrink and
-  `ste` falls behind. Here the moment is learned dense, by the first `switch`
-  updates, and masks are N:M from then on. This is the part of the masks; give
-  the same number to `scale_by_frozen_adam(freeze_at=switch)`. With any other
-  optimizer it is dense training and then `ste`.
+  Under `ste`, changing masks make Adam's second moment grow, so that its steps
+  shrink. STEP learns the second moment in `switch` dense updates, and uses N:M
+  masks from then on. This function makes the masks. Give the same number to
+  `scale_by_frozen_adam(freeze_at=switch)`. With any other optimizer, the method
+  is dense training followed by `ste`.
 
   Args:
     patterns: maps regular expressions for paths to N:M patterns; `None` is
       dense.
     total_steps: the length of training, in steps.
-    switch: the number of updates that are dense; by default a quarter of the
-      training (in the paper between 10% and 50%). With `'auto'` masks follow an
-      optimizer that finds the step itself, `scale_by_frozen_adam(freeze_at=(
-      1_000, 5_000), patterns=patterns)`. `rehearse` and `check_resume`, which
-      run a rule without that optimizer, cannot tell the step then.
+    switch: the number of dense updates; by default a quarter of training (the
+      paper has between 10% and 50%). With `'auto'`, masks follow the step that
+      the optimizer `scale_by_frozen_adam(freeze_at=(1_000, 5_000),
+      patterns=patterns)` finds. `rehearse` and `check_resume` run a rule
+      without its optimizer, and raise an error for `'auto'`.
 
   Returns:
     A `Method`: a rule and a flow.
 
   Raises:
-    ValueError: if a pattern is not N:M, or the switch not within training; from
-      `update`, if masks are to follow an optimizer that is another one.
+    ValueError: if a pattern is not N:M, or if the switch is not within
+      training; from `update`, if `switch` is `'auto'` and the optimizer finds
+      no step.
 
   References:
     Lu et al., `STEP: Learning N:M Structured Sparsity Masks from Scratch with
-    Precondition <https://arxiv.org/abs/2302.01172>`_, 2023. There the step is
-    found by AutoSwitch, which depends on the scale of the loss, see
-    `scale_by_frozen_adam`; here it is told, unless `switch` is `'auto'`.
+    Precondition <https://arxiv.org/abs/2302.01172>`_, 2023. The paper finds the
+    step by AutoSwitch, which depends on the scale of the loss, see
+    `scale_by_frozen_adam`. Here the step is given, unless `switch` is `'auto'`.
 
   >>> from jaxsparse import nm
   >>> rule = step({'.*': nm(2, 4)}, 4, switch=2).rule
