@@ -179,7 +179,7 @@ def test_global_threshold_of_float64_beside_float32():
 def test_global_threshold_needs_units_that_compete_across_layers():
   scores = {'mlp': {'kernel': jnp.ones((4, 4))}}
   with pytest.raises(
-      ValueError, match=r'(?s)mlp/kernel.*fan_in.*has groups.*uniform'):
+      ValueError, match=r'(?s)mlp/kernel.*balanced=True.*has groups.*uniform'):
     global_threshold(.5)(scores, {'mlp': {'kernel': FAN_IN}}, 1.)
 
 
