@@ -11,6 +11,7 @@ import gc
 from importlib import metadata
 import os
 import shutil
+import signal
 
 # Before jax is imported anywhere: a mesh of eight CPU devices, programs made as
 # a whole, in three quarters of the time of many parts, and the older of two
@@ -22,6 +23,10 @@ if tuple(map(int, metadata.version('jaxlib').split('.')[:3])) < (0, 11, 1):
   _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])
 os.environ.setdefault('MPLBACKEND', 'agg')
+
+# Shells let programs in the background ignore Ctrl-C, which tests send to theirs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

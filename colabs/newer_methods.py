@@ -86,7 +86,7 @@ equal = {'.*/kernel': jaxsparse.unstructured(balanced=True), '.*': None}
 groups = {'hidden/.*/kernel': jaxsparse.nm(2, 4), '.*': None}
 ties = jaxsparse.infer_ties(logits, initial_params, x_train[:1])
 
-every = max(STEPS // 40, 1)
+every = max(STEPS // 40, 2)
 methods = {
     'dense': jaxsparse.methods.ste({'.*': None}, STEPS),
     'AC/DC': jaxsparse.methods.ac_dc(free, 0.9, STEPS),
