@@ -24,7 +24,7 @@ if tuple(map(int, metadata.version('jaxlib').split('.')[:3])) < (0, 11, 1):
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])
 os.environ.setdefault('MPLBACKEND', 'agg')
 
-# Shells let programs in the background ignore Ctrl-C, which tests send to theirs.
+# Programs in the background ignore Ctrl-C by default; tests send it to theirs.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -167,7 +167,7 @@ def test_scales_for_the_weights_of_another_rule_are_a_taught_error():
                         every=2)
   rule = jaxsparse.combine(method.rule, jaxsparse.prune(
       {'b/kernel': jaxsparse.nm(1, 4), '.*': None}))
-  with pytest.raises(ValueError, match='b/kernel: .*another rule.*rescale=False'):
+  with pytest.raises(ValueError, match='another rule.*rescale=False'):
     jaxsparse.sparsify(optax.sgd(.1), rule, method.flow).init(_params())
 
 
