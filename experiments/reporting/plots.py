@@ -21,7 +21,7 @@ NOISE = 'noise.png'
 MASKS = 'masks.png'
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; their yellow
-# is too pale for lines, so wine red stands in for it.
+# is too pale for lines, so wine red stands in for it. Tol's are beside them.
 _COLORS = {
     'dense': '#000000',
     'ste': '#56B4E9',
@@ -37,7 +37,14 @@ _COLORS = {
     'rigl': '#D55E00',
     'rigl_itop': '#882255',
     'mest': '#009E73',
-    'magnitude': '#56B4E9',
+    'srigl': '#0072B2',
+    'granet': '#117733',
+    'ac_dc': '#AA4499',
+    'elsa': '#999933',
+    's_ste': '#332288',
+    'step': '#999933',
+    'cast': '#117733',
+    'magnitude': '#332288',
     'wanda': '#E69F00',
     'sparsegpt': '#D55E00',
     'admm': '#009E73',
