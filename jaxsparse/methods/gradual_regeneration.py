@@ -13,6 +13,7 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scores
 from jaxsparse._utils import arguments
+from jaxsparse.methods import _periods
 from jaxsparse.transform import Method
 
 
@@ -81,11 +82,7 @@ def granet(patterns: rules.Patterns, sparsity: float, total_steps: int, *,
   >>> active  # From 50% to 10% by step 9, 30% of 30.
   [50, 50, 22, 22, 22, 11, 11, 11, 10, 10]
   """
-  for name, share in dict(fraction=fraction, last_fraction=last_fraction
-                          ).items():
-    if not 0 <= share <= 1:
-      raise ValueError(f'{name} must be a share in [0, 1], got {share}. '
-                       f'For 30%, write {name}=0.3.')
+  _periods.check_shares(fraction=fraction, last_fraction=last_fraction)
   if callable(sparsity) or not 0 <= initial_sparsity <= sparsity <= 1 or (
       sparsity == 0):
     raise ValueError(

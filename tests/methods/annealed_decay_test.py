@@ -9,44 +9,21 @@ import pytest
 import jaxsparse
 from jaxsparse import methods
 from jaxsparse import training
+from tests._lib import noisy
 
-_NM = {'kernel': jaxsparse.nm(2, 4)}
 _T, _EVERY, _DECAY, _RATE = 100, 8, 6., .125
-
-
-def _params():
-  return {'kernel': jax.random.normal(jax.random.key(0), (16, 4)),
-          'bias': jnp.zeros(4)}
-
-
-def _grads(params, i):
-  key = jax.random.fold_in(jax.random.key(1), i)
-  return jax.tree.map(
-      lambda w: w - 1. + jax.random.normal(key, w.shape), params)
 
 
 def _run(steps, rate=_RATE, **options):
   """Params and state before each step, and after the last."""
   tx = jaxsparse.sparsify(optax.sgd(rate), methods.cast(
-      _NM, _T, decay=_DECAY, every=_EVERY, **options))
-  params = _params()
-  state = tx.init(params)
-
-  @jax.jit
-  def step(params, state, i):
-    grads = _grads(jaxsparse.sparse_params(params, state), i)
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
+      noisy.NM, _T, decay=_DECAY, every=_EVERY, **options))
+  params = noisy.params()
+  state, step = tx.init(params), noisy.train_step(tx)
   yield params, state
   for i in range(steps):
     params, state = step(params, state, i)
     yield params, state
-
-
-def _two_of_four(w):
-  ranks = np.argsort(np.argsort(
-      -np.abs(w).reshape(4, 4, 4), axis=1, kind='stable'), axis=1)
-  return (ranks < 2).reshape(16, 4)
 
 
 def _norm(w):
@@ -58,14 +35,14 @@ def _seen(w, mask, first, gain, rescale):
   u = np.where(mask, w, gain * w)
   if not rescale:
     return u
-  c = _norm(first) / _norm(first * _two_of_four(first))
+  c = _norm(first) / _norm(first * noisy.two_of_four(first))
   return u * c * _norm(w * mask) / _norm(u)
 
 
 @pytest.mark.parametrize('rescale', [True, False])
 def test_a_hundred_steps_are_those_of_numpy(rescale):
-  first = w = np.array(_params()['kernel'], np.float64)
-  bias, mask, flips = np.zeros(4), _two_of_four(w), 0
+  first = w = np.array(noisy.params()['kernel'], np.float64)
+  bias, mask, flips = np.zeros(4), noisy.two_of_four(w), 0
   for t, (params, state) in enumerate(_run(_T + 5, rescale=rescale)):
     got = jaxsparse.get_masks(state)['kernel']
     np.testing.assert_array_equal(got, mask, err_msg=str(t))
@@ -74,11 +51,11 @@ def test_a_hundred_steps_are_those_of_numpy(rescale):
     np.testing.assert_allclose(
         jaxsparse.sparse_params(params, state)['kernel'], sparse, atol=2e-4)
     np.testing.assert_allclose(params['bias'], bias, atol=1e-4)
-    grads = {k: np.array(g, np.float64) for k, g in _grads(
+    grads = {k: np.array(g, np.float64) for k, g in noisy.grads(
         {'kernel': jnp.float32(sparse), 'bias': jnp.float32(bias)}, t).items()}
     if (t + 1) % _EVERY == 0 and t + 1 <= _T:
-      flips += (mask != _two_of_four(w)).sum()
-      mask = _two_of_four(w)
+      flips += (mask != noisy.two_of_four(w)).sum()
+      mask = noisy.two_of_four(w)
     pull = _DECAY * min(t / _T, 1.) * np.sign(w) * ~mask
     w = w - _RATE * (grads['kernel'] + pull)
     bias = bias - _RATE * grads['bias']
@@ -97,9 +74,9 @@ def test_in_the_end_two_of_four_are_left_and_the_others_exactly_zero():
 
 
 def test_decay_of_pruned_weights_leaves_the_norms_of_groups_alone():
-  params = _params()
+  params = noisy.params()
   state = jaxsparse.sparsify(
-      optax.sgd(1.), methods.cast(_NM, _T)).init(params)
+      optax.sgd(1.), methods.cast(noisy.NM, _T)).init(params)
   mask = np.array(jaxsparse.get_masks(state)['kernel'])
   for left in (1., .5, 0.):
     decayed = {**params, 'kernel': jnp.where(
@@ -117,7 +94,7 @@ def test_decay_of_pruned_weights_leaves_the_norms_of_groups_alone():
 def test_groups_without_magnitude_have_the_scale_one(kernel, dtype):
   params = {'kernel': kernel.astype(dtype)}
   state = jaxsparse.sparsify(
-      optax.sgd(1.), methods.cast(_NM, _T)).init(params)
+      optax.sgd(1.), methods.cast(noisy.NM, _T)).init(params)
   sparse = jaxsparse.sparse_params(params, state)['kernel']
   assert sparse.dtype == dtype
   np.testing.assert_allclose(sparse.astype(jnp.float32), kernel, rtol=1e-6)
@@ -157,7 +134,7 @@ def test_hooks_show_the_weights_of_the_forward_pass():
     (dict(total_steps=0), 'total_steps must be.*Write')])
 def test_bad_input_is_a_taught_error(options, message):
   with pytest.raises(ValueError, match=message):
-    methods.cast(**{'patterns': _NM, 'total_steps': 100, **options})
+    methods.cast(**{'patterns': noisy.NM, 'total_steps': 100, **options})
 
 
 def test_a_pattern_that_is_not_n_m_is_a_taught_error():
@@ -166,6 +143,6 @@ def test_a_pattern_that_is_not_n_m_is_a_taught_error():
 
 
 def test_a_group_that_does_not_tile_names_its_parameter():
-  tx = jaxsparse.sparsify(optax.sgd(1.), methods.cast(_NM, 100))
+  tx = jaxsparse.sparsify(optax.sgd(1.), methods.cast(noisy.NM, 100))
   with pytest.raises(ValueError, match='kernel'):
     tx.init({'kernel': jnp.ones((6, 2))})

@@ -1,6 +1,5 @@
 """STEP: a second moment that freezes, and masks from then on."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,36 +8,21 @@ import pytest
 import jaxsparse
 from jaxsparse import methods
 from tests._lib import method_table
+from tests._lib import noisy
 
-_NM = {'kernel': jaxsparse.nm(2, 4)}
 _T, _SWITCH, _RATE = 100, 30, .05
-
-
-def _params():
-  return {'kernel': jax.random.normal(jax.random.key(0), (16, 4)),
-          'bias': jnp.zeros(4)}
-
-
-def _grads(params, i):
-  key = jax.random.fold_in(jax.random.key(1), i)
-  return jax.tree.map(
-      lambda w: w - 1. + jax.random.normal(key, w.shape), params)
-
-
-def _two_of_four(w):
-  groups = np.abs(w).reshape(4, 4, 4)
-  ranks = np.argsort(np.argsort(-groups, axis=1, kind='stable'), axis=1)
-  return (ranks < 2).reshape(16, 4)
 
 
 def _reference():
   """Weights, masks and second moments, of a switch that is told."""
-  w = {k: np.array(x, np.float64) for k, x in _params().items()}
+  w = {k: np.array(x, np.float64) for k, x in noisy.params().items()}
   m, v = ({k: np.zeros_like(x) for k, x in w.items()} for _ in range(2))
   for t in range(1, _T + 1):
-    mask = _two_of_four(w['kernel']) if t > _SWITCH else np.ones((16, 4), bool)
+    mask = np.ones((16, 4), bool)
+    if t > _SWITCH:
+      mask = noisy.two_of_four(w['kernel'])
     sparse = {'kernel': w['kernel'] * mask, 'bias': w['bias']}
-    grads = _grads({k: jnp.float32(x) for k, x in sparse.items()}, t)
+    grads = noisy.grads({k: jnp.float32(x) for k, x in sparse.items()}, t)
     for k, g in grads.items():
       g = np.array(g, np.float64)
       m[k] = .9 * m[k] + .1 * g
@@ -54,16 +38,9 @@ def test_a_hundred_steps_are_those_of_numpy():
   tx = jaxsparse.sparsify(
       optax.chain(methods.scale_by_frozen_adam(freeze_at=_SWITCH),
                   optax.scale(-_RATE)),
-      methods.step(_NM, _T, switch=_SWITCH))
-  params = _params()
-  state = tx.init(params)
-
-  @jax.jit
-  def train_step(params, state, i):
-    grads = _grads(jaxsparse.sparse_params(params, state), i)
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
+      methods.step(noisy.NM, _T, switch=_SWITCH))
+  params = noisy.params()
+  state, train_step = tx.init(params), noisy.train_step(tx)
   for t, (w, mask, v) in enumerate(_reference(), start=1):
     np.testing.assert_array_equal(
         jaxsparse.get_masks(state)['kernel'], mask, err_msg=str(t))
@@ -75,14 +52,14 @@ def test_a_hundred_steps_are_those_of_numpy():
 
 def _found(eps, first, last):
   """Second moments of the kernel, masks, and the step of AutoSwitch."""
-  w = {k: np.array(x, np.float64) for k, x in _params().items()}
+  w = {k: np.array(x, np.float64) for k, x in noisy.params().items()}
   m, v = ({k: np.zeros_like(x) for k, x in w.items()} for _ in range(2))
   changes, switch = [], None
   for t in range(1, _T + 1):
-    mask = np.ones((16, 4), bool) if switch is None else _two_of_four(
+    mask = np.ones((16, 4), bool) if switch is None else noisy.two_of_four(
         w['kernel'])
     yield v['kernel'], mask, switch
-    grads = _grads({'kernel': jnp.float32(w['kernel'] * mask),
+    grads = noisy.grads({'kernel': jnp.float32(w['kernel'] * mask),
                     'bias': jnp.float32(w['bias'])}, t)
     grads = {k: np.array(g, np.float64) for k, g in grads.items()}
     before, frozen = v, switch is not None
@@ -105,18 +82,11 @@ def test_the_switch_that_is_found_is_that_of_numpy_for_both(
     eps, first, last, least, most):
   tx = jaxsparse.sparsify(
       optax.chain(methods.scale_by_frozen_adam(
-          b2=.9, eps=eps, freeze_at=(first, last), patterns=_NM),
+          b2=.9, eps=eps, freeze_at=(first, last), patterns=noisy.NM),
                   optax.scale(-_RATE)),
-      methods.step(_NM, _T, switch='auto'))
-  params = _params()
-  state = tx.init(params)
-
-  @jax.jit
-  def train_step(params, state, i):
-    grads = _grads(jaxsparse.sparse_params(params, state), i)
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
+      methods.step(noisy.NM, _T, switch='auto'))
+  params = noisy.params()
+  state, train_step = tx.init(params), noisy.train_step(tx)
   for t, (v, mask, switch) in enumerate(_found(eps, first, last), start=1):
     adam = state.inner[0]
     assert int(adam.frozen_at) == (2**31 - 1 if switch is None else switch)
@@ -129,8 +99,8 @@ def test_the_switch_that_is_found_is_that_of_numpy_for_both(
 
 def test_masks_that_have_no_optimizer_to_follow_are_a_taught_error():
   for inner in (optax.sgd(1.), methods.scale_by_frozen_adam(freeze_at=2)):
-    tx = jaxsparse.sparsify(inner, methods.step(_NM, _T, switch='auto'))
-    params = _params()
+    tx = jaxsparse.sparsify(inner, methods.step(noisy.NM, _T, switch='auto'))
+    params = noisy.params()
     with pytest.raises(ValueError, match='follows an optimizer.*Write'):
       tx.update(params, tx.init(params), params)
 
@@ -139,16 +109,16 @@ def test_a_pattern_of_no_parameter_is_a_taught_error():
   tx = methods.scale_by_frozen_adam(
       freeze_at=(1, 2), patterns={'nothing': jaxsparse.nm(2, 4)})
   with pytest.raises(ValueError, match='nothing'):
-    tx.init(_params())
+    tx.init(noisy.params())
 
 
 def test_until_it_freezes_it_is_adam():
   adam = method_table._standard(optax.scale_by_adam())
-  tx, params = methods.scale_by_frozen_adam(freeze_at=10), _params()
+  tx, params = methods.scale_by_frozen_adam(freeze_at=10), noisy.params()
   state, other = tx.init(params), adam.init(params)
   for i in range(10):
-    got, state = tx.update(_grads(params, i), state, params)
-    expected, other = adam.update(_grads(params, i), other, params)
+    got, state = tx.update(noisy.grads(params, i), state, params)
+    expected, other = adam.update(noisy.grads(params, i), other, params)
     for k in params:
       np.testing.assert_allclose(got[k], expected[k], rtol=2e-5)
 
@@ -166,7 +136,7 @@ def test_dtypes_are_those_of_the_params():
 @pytest.mark.parametrize('switch', [0, -1, 100, 200])
 def test_a_switch_outside_of_training_is_a_taught_error(switch):
   with pytest.raises(ValueError, match=f'switch={switch}.*Write'):
-    methods.step(_NM, 100, switch=switch)
+    methods.step(noisy.NM, 100, switch=switch)
 
 
 def test_a_pattern_that_is_not_n_m_is_a_taught_error():
@@ -175,7 +145,7 @@ def test_a_pattern_that_is_not_n_m_is_a_taught_error():
 
 
 def test_a_group_that_does_not_tile_names_its_parameter():
-  rule = methods.step(_NM, 100, switch=10).rule
+  rule = methods.step(noisy.NM, 100, switch=10).rule
   with pytest.raises(ValueError, match='kernel'):
     rule.init({'kernel': jnp.ones((6, 2))})
 
