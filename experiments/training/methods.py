@@ -254,8 +254,8 @@ METHODS = {
     'mest': Row(methods.mest, _FREE, _MOVING),
     # Whole channels die on the way, https://arxiv.org/abs/2305.19454.
     'chase': Row(methods.chase, _FREE, (
-        *_MOVING, 'ties', 'channel_sparsity', 'floor', 'prune_every',
-        'prune_skip')),
+        *_MOVING, 'ties', 'channel_sparsity', 'floor', 'multiple',
+        'prune_every', 'prune_skip')),
 
     # Ever sparser, and connections grow back, https://arxiv.org/abs/2106.10404.
     'granet': Row(methods.granet, _FREE, _MOVING),

@@ -32,6 +32,7 @@ def get_config():
   config.sparsity = 0.9
   config.channel_sparsity = 0.5
   config.floor = 0.5
+  config.multiple = 1
   config.every = 1_000
   config.prune_every = 1_000
   config.prune_skip = False

@@ -27,6 +27,7 @@ def get_config():
   # Of Chase:
   config.base.channel_sparsity = 0.
   config.base.floor = 0.2
+  config.base.multiple = 1
   config.base.prune_every = 25
   config.base.prune_skip = False
 

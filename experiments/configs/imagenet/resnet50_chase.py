@@ -31,6 +31,7 @@ def get_config():
   config.sparsity = 0.8
   config.channel_sparsity = 0.4
   config.floor = 0.2
+  config.multiple = 1
   config.every = 1_000
   config.prune_every = 1_000
   config.prune_skip = False
