@@ -214,6 +214,9 @@ METHODS = {
     'ste': Row(methods.ste, _NM),
     # The same, with pruned weights decayed, https://arxiv.org/abs/2102.04010.
     'sr_ste': Row(methods.sr_ste, _NM, ('decay',)),
+    # The decay bypasses the optimizer, as AdamW's weight decay does.
+    'sr_ste_decoupled': Row(
+        methods.sr_ste, _NM, ('decay',), dict(decoupled=True)),
     # Kept weights shrink by the largest pruned, https://arxiv.org/abs/2409.09099.
     's_ste': Row(methods.s_ste, _NM),
     # Pruned weights of a trained network decay ever faster,
