@@ -13,6 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   # A name that ends in '_reconstructed', such as 'wanda_reconstructed', also
   # trains each block afterwards to give the activations of the dense network.
+  # '_permuted' first orders channels so that N:M keeps more magnitude.
   config.methods = ('magnitude', 'wanda', 'sparsegpt', 'admm', 'alps')
   config.targets = ('50%', '70%', '80%', '2:4', '1:4')  # Share pruned, or N:M.
   config.refit = 'both'  # Whether to solve for the kept weights: yes, no, both.

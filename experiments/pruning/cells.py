@@ -77,7 +77,9 @@ def measure(bench: Bench, cell: plan.Cell, folder: pathlib.Path, *,
   if tables.is_dense(cell.method):
     return row | bench.judge(bench.network.params, bench.data.judged) | {
         'sparsity': 0.}
-  params, masks, seconds = _prune(bench, cell, folder / PROGRESS)
+  reorder, restore = _orders(bench, cell)
+  params, masks, seconds = _prune(
+      bench, cell, reorder(bench.network.params), folder / PROGRESS)
   settled = bench.network.settle(params, bench.data.calibration)
   if save:
     checkpoints.export(folder / PRUNED, {'params': settled, 'masks': masks})
@@ -85,7 +87,7 @@ def measure(bench: Bench, cell: plan.Cell, folder: pathlib.Path, *,
               for count in (lambda mask: int(mask.sum()), np.size))
   return row | bench.judge(settled, bench.data.judged) | {
       'sparsity': 1 - kept / of, 'seconds': seconds,
-      'errors': _errors(bench, params)}
+      'errors': _errors(bench, restore(params))}
 
 
 def forget_progress(folder: pathlib.Path):
@@ -93,7 +95,26 @@ def forget_progress(folder: pathlib.Path):
   shutil.rmtree(folder / PROGRESS, ignore_errors=True)
 
 
-def _prune(bench, cell, folder):
+def _orders(bench, cell):
+  """Two functions of params: puts units in the cell's order, and back."""
+  network, target = bench.network, cell.target
+  if not cell.is_permuted:
+    return (lambda params: params,) * 2
+  ties = jaxsparse.infer_ties(
+      network.apply, network.params, bench.data.calibration[0])
+  order = jaxsparse.find_permutations(
+      network.params, ties, {network.sparse: plan.pattern(target), '.*': None})
+  if not order:
+    raise ValueError(
+        'another order of channels helps N:M targets, in kernels that contract '
+        f'channels which may be permuted. For target {target!r} there are none '
+        'here')
+  back = {name: np.argsort(units, axis=-1) for name, units in order.items()}
+  return (lambda params: jaxsparse.permute(params, ties, order),
+          lambda params: jaxsparse.permute(params, ties, back))
+
+
+def _prune(bench, cell, dense, folder):
   """Pruned params, their masks, and seconds, also those before a kill."""
   # A damaged stage is computed again.
   stage, found = checkpoints.load(folder, tell=print)
@@ -113,7 +134,7 @@ def _prune(bench, cell, folder):
 
   network = bench.network
   params, masks = jaxsparse.one_shot(
-      network.apply, network.params, bench.data.calibration,
+      network.apply, dense, bench.data.calibration,
       {network.sparse: plan.pattern(cell.target), '.*': None},
       method=cell.base, refit=cell.refit, state=state, save=save,
       progress=functools.partial(
@@ -122,7 +143,7 @@ def _prune(bench, cell, folder):
   if cell.is_reconstructed:
     params = calibration.reconstruct(
         network.apply, params, masks, bench.data.calibration,
-        dense=network.params, steps=_STEPS)
+        dense=dense, steps=_STEPS)
   jax.block_until_ready(params)
   return params, masks, seconds + time.perf_counter() - since
 

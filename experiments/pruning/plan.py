@@ -17,7 +17,10 @@ import jaxsparse
 _BASES = ('magnitude', 'wanda', 'sparsegpt', 'admm', 'alps')
 # Blocks are trained afterwards to give the activations of the dense network.
 _RECONSTRUCTED = '_reconstructed'
-METHODS = (*_BASES, *(base + _RECONSTRUCTED for base in _BASES))
+# Channels are put in an order with which N:M keeps more, before it.
+_PERMUTED = '_permuted'
+METHODS = (*_BASES, *(base + suffix for suffix in (_RECONSTRUCTED, _PERMUTED)
+                      for base in _BASES))
 # Keys of a config that may change without invalidating measurements.
 FREE = frozenset({'methods', 'targets', 'refit', 'seeds', 'save_pruned'})
 
@@ -44,12 +47,17 @@ class Cell(NamedTuple):
   @property
   def base(self) -> str:
     """The method of `jaxsparse.one_shot`."""
-    return self.method.removesuffix(_RECONSTRUCTED)
+    return self.method.removesuffix(_RECONSTRUCTED).removesuffix(_PERMUTED)
 
   @property
   def is_reconstructed(self) -> bool:
     """Whether blocks are trained after it."""
-    return self.base != self.method
+    return self.method.endswith(_RECONSTRUCTED)
+
+  @property
+  def is_permuted(self) -> bool:
+    """Whether channels are put in another order before it."""
+    return self.method.endswith(_PERMUTED)
 
   @property
   def folder(self) -> pathlib.Path:

@@ -12,6 +12,7 @@ from experiments.configs import one_shot
 from experiments.pruning import cells
 from experiments.records import checkpoints
 from experiments.records import metrics
+from experiments.training import runs
 import jaxsparse
 from tests._lib import commands
 
@@ -76,6 +77,31 @@ def test_blocks_are_trained_after_a_method(run, tmp_path, monkeypatch):
   assert more['method'] == 'magnitude_reconstructed'
   assert more['sparsity'] == plain['sparsity'] and more['errors'] != (
       plain['errors'])
+
+
+def test_channels_are_ordered_before_a_method(run, tmp_path):
+  path = tmp_path / 'pruned'
+  _, failures = prune.prune(_config(
+      run, methods=('magnitude', 'magnitude_permuted'), targets=('2:4', '50%')),
+      str(path))
+  assert len(failures) == 1 and "For target '50%' there are none" in failures[0]
+  _, plain, more, _ = metrics.read(path / 'cells.jsonl')
+  assert more['sparsity'] == plain['sparsity'] == 0.5
+  state = runs.restore(run).state
+  before = state.params['layers'][1]['kernel'][...]
+
+  def magnitude(row):  # Permuted weights have the same sum.
+    saved = checkpoints.read(path / f'cells/{row}/2_4/seed_0/pruned')
+    kernel, mask = (np.asarray(saved[name]['layers']['1']['kernel'])
+                    for name in ('params', 'masks'))
+    np.testing.assert_array_equal(
+        mask.reshape(-1, 4, mask.shape[-1]).sum(1), 2)
+    return np.abs(kernel).sum()
+
+  assert magnitude('magnitude') < magnitude('magnitude_permuted') < (
+      np.abs(before).sum())
+  # Outputs are compared unit by unit: those of other units would be off by 2.
+  assert all(0 < error < 0.5 for error in more['errors'].values())
 
 
 def test_checkpoint_holds_sparse_params_and_their_masks(pruned):

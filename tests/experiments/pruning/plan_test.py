@@ -42,6 +42,15 @@ def test_reconstruction_comes_after_a_method():
   assert plain.folder != more.folder and more.row == 'wanda_reconstructed'
 
 
+def test_a_permutation_comes_before_a_method():
+  config = _config(refit='no')
+  config.methods = ('sparsegpt', 'sparsegpt_permuted')
+  _, plain, more, *_ = plan.cells(plan.checked(config))
+  assert (plain.base, plain.is_permuted) == ('sparsegpt', False)
+  assert (more.base, more.is_permuted) == ('sparsegpt', True)
+  assert not more.is_reconstructed and more.row == 'sparsegpt_permuted'
+
+
 def test_a_row_tells_its_cell():
   for cell in plan.cells(_config()):
     assert plan.cell({**cell._asdict(), 'accuracy': 0.5}) == cell
