@@ -13,8 +13,8 @@ class ViT(nnx.Module):
   """Transformer blocks over the patches of images `[N, H, W, C]`.
 
   A patch has `patch` pixels a side. By default this is the largest power of two
-  that gives at least eight patches on the shorter side of the image, but never
-  less than 2: 2 for images of 8 pixels, 4 for 32, 16 for 224.
+  from 2 to 16 that gives at least seven patches on the shorter side of the
+  image: 2 for images of 8 pixels, 4 for 28 and 32, 16 for 224.
   """
 
   TASK = dataset.IMAGES
@@ -23,7 +23,7 @@ class ViT(nnx.Module):
   def __init__(self, shape: tuple[int, ...], classes: int, *, width: int = 32,
                depth: int = 2, patch: int | None = None, rngs: nnx.Rngs):
     *size, channels = shape
-    patch = patch or max(2, 1 << int(math.log2(max(1, min(size) // 8))))
+    patch = patch or min(1 << int(math.log2(max(2, min(size) // 7))), 16)
     tokens = math.prod(-(-side // patch) for side in size)
     self.patches = nnx.Conv(channels, width, (patch, patch), strides=patch,
                             rngs=rngs)

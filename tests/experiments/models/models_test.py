@@ -213,3 +213,11 @@ def test_channels_inside_blocks_are_ties_that_can_be_removed(
       (2, *_IMAGES[2].shape), jnp.float32))
   found = [tie for tie in ties if {m.path for m in tie.members} == inside]
   assert [(tie.fixed, tie.kept) for tie in found] == [(None, None)]
+
+
+@pytest.mark.parametrize('pixels, patch', [
+    (8, 2), (13, 2), (28, 4), (32, 4), (56, 8), (224, 16), (512, 16)])
+def test_patches_of_vit_are_powers_of_two_from_2_to_16(pixels, patch):
+  shapes = nnx.eval_shape(lambda: models.ViT(
+      (pixels, pixels + 3, 1), 10, depth=1, rngs=nnx.Rngs(0)))
+  assert shapes.patches.kernel.shape == (patch, patch, 1, 32)

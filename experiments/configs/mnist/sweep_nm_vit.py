@@ -1,0 +1,22 @@
+r"""N:M from scratch at 2:4 to 1:64, in a vision transformer on 28 x 28 digits.
+
+  pip install -e '.[data]'
+  python -m experiments.sweep --workers=2 \
+      --config=experiments/configs/mnist/sweep_nm_vit.py \
+      --workdir=runs/mnist/sweep_nm_vit
+
+The transformer of `dense_vit.py`. Each method is first tried with each learning
+rate at 1:8 on a seed of its own, and then uses its best one.
+"""
+
+from experiments.configs.mnist import dense_vit
+from experiments.configs.mnist import sweep_nm
+
+
+def get_config():
+  config = sweep_nm.get_config()
+  config.base = dense_vit.get_config()
+  config.targets = ('2:4', '1:8', '1:32', '1:64')
+  config.seeds = (0, 1, 2)
+  config.plot_target = '1:32'
+  return config
