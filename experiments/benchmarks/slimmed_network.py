@@ -4,15 +4,19 @@ r"""Times networks without their dead channels.
       --config=experiments/configs/digits/vgg19_chase_90.py --workdir=runs/vgg19
   python -m experiments.benchmarks.slimmed_network --workdirs=runs/vgg19
 
+`--workdirs` takes patterns, such as 'runs/sweep/runs/chase*/*/seed_0'.
+
 Times one forward pass of each run's network on random images in three forms:
 dense, with new weights; masked, with zeros, which takes as long on ordinary
 hardware; and slimmed, without its dead channels. Times are medians of
 interleaved runs in one process. FLOPs are those of the dense products that are
-left, which any hardware saves. The difference is the largest difference of
-outputs on a training batch, relative to the largest output.
+left, which any hardware saves: with taps of convolutions that read padding, as
+papers count, and without, as XLA counts. The last column is the largest
+difference of outputs on a training batch, relative to the largest output.
 """
 
 import functools
+import glob
 import pathlib
 
 from absl import app
@@ -32,9 +36,9 @@ _SIZE = flags.DEFINE_integer(
 _REPEATS = flags.DEFINE_integer('repeats', 21, 'Of each network.',
                                 lower_bound=1)
 
-_HEAD = ['run', 'pruned (%)', 'channels left', 'FLOPs left', 'dense ms',
-         'masked ms', 'slimmed ms', 'slimmed images/s', 'speed-up',
-         'difference']
+_HEAD = ['run', 'pruned (%)', 'channels left', 'FLOPs left',
+         'without padding', 'dense ms', 'masked ms', 'slimmed ms',
+         'slimmed images/s', 'speed-up', 'difference']
 
 
 def row(workdir: str) -> list:
@@ -52,21 +56,24 @@ def row(workdir: str) -> list:
   times = timing.interleaved({
       name: functools.partial(apply, variables, images)
       for name, variables in networks.items()}, _REPEATS.value)
-  flops = {name: jaxsparse.flops(run.apply, variables, images).total
-           for name, variables in networks.items()}
+  flops = [
+      [jaxsparse.flops(run.apply, networks[name], images, padding=padding).total
+       for name in ('slimmed', 'dense')] for padding in (True, False)]
   left, of = map(sum, zip(*slimmed.channels.values()))
   return [
       '/'.join(pathlib.Path(workdir).parts[-3:]),
       100 * steps.sparsity(state), f'{left:,} of {of:,}',
-      flops['slimmed'] / flops['dense'], *times.values(),
+      *(slimmed / dense for slimmed, dense in flops), *times.values(),
       f'{1e3 * _BATCH.value / times["slimmed"]:,.0f}',
       times['dense'] / times['slimmed'], f'{slimmed.error:.0e}']
 
 
 def main(argv: list[str]):
   del argv
+  workdirs = [path for pattern in _WORKDIRS.value
+              for path in sorted(glob.glob(pattern)) or [pattern]]
   print(f'{timing.describe()}, batch {_BATCH.value}, {_SIZE.value} pixels\n')
-  timing.print_table(_HEAD, [row(workdir) for workdir in _WORKDIRS.value])
+  timing.print_table(_HEAD, [row(workdir) for workdir in workdirs])
 
 
 if __name__ == '__main__':

@@ -322,6 +322,38 @@ def test_taps_that_only_meet_padding_do_not_count():
   assert step.total == 3 * forward.total
 
 
+@pytest.mark.parametrize('padding', [
+    ((0, 0), (0, 0)), ((1, 1), (0, 1)), ((2, 0), (1, 3))])
+@pytest.mark.parametrize('strides, lhs_dilation, rhs_dilation, groups', [
+    (1, 1, 1, 1), (2, 1, 1, 2), (1, 1, 2, 1), (1, 2, 1, 1), (3, 1, 2, 4)])
+def test_without_padding_xla_counts_the_same_and_the_law_of_three_holds(
+    padding, strides, lhs_dilation, rhs_dilation, groups):
+  def f(p, x):
+    return lax.conv_general_dilated(
+        x, p['kernel'], (strides, 1), padding, lhs_dilation=(1, lhs_dilation),
+        rhs_dilation=(rhs_dilation, 1), feature_group_count=groups)
+  params = {'kernel': array(8, 4 // groups, 3, 2)}
+  x = array(2, 4, 9, 7)
+  forward = flops(f, params, x, padding=False)
+  assert forward.total == jax.jit(f).lower(params, x).cost_analysis()['flops']
+  assert forward.total <= flops(f, params, x).total
+  step = flops(jax.value_and_grad(square(f), argnums=(0, 1)), params, x,
+               padding=False)
+  assert step.total == 3 * forward.total
+
+
+def test_products_in_loops_and_calls_count_without_padding_too():
+  def layer(x, kernel):
+    return lax.conv(x, kernel, (1, 1), 'SAME'), None
+
+  def f(p, x):
+    return jax.jit(lambda x: lax.scan(layer, x, p['kernel'])[0])(x)
+  params, x = {'kernel': array(5, 3, 3, 3, 3)}, array(2, 3, 8, 8)
+  of_one_layer = 2 * 2 * 3 * 3 * (3 * 8 - 2) ** 2
+  assert flops(f, params, x, padding=False) == Flops(
+      {'kernel': 5 * of_one_layer}, 0)
+
+
 def test_a_transposed_convolution_costs_what_the_convolution_does():
   model = nnx.eval_shape(lambda: nnx.ConvTranspose(
       4, 6, (3, 3), strides=(2, 2), rngs=nnx.Rngs(0)))
