@@ -18,6 +18,7 @@ from jaxsparse import methods
 from jaxsparse import transform
 
 PyTree = Any
+Transformation = optax.GradientTransformation
 
 
 class LogitsState(NamedTuple):
@@ -51,9 +52,9 @@ class SoftMasks(NamedTuple):
                 weights, masks, jax.tree.leaves(self.soft), strict=True)]
 
 
-def learn(learned: methods.LearnedMasks, optimizer: optax.GradientTransformation,
-          prior: optax.GradientTransformation, *, steps: int, seed: int,
-          tune: optax.GradientTransformation | None = None
+def learn(learned: methods.LearnedMasks, optimizer: Transformation,
+          prior: Transformation, *, steps: int, seed: int,
+          tune: Transformation | None = None
           ) -> optax.GradientTransformationExtraArgs:
   """Returns an optimizer of logits in the place of one of weights.
 
