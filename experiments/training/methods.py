@@ -13,6 +13,7 @@ import optax
 
 from experiments import models
 from experiments._utils import names
+from experiments.training import mask_logits
 from experiments.training import optimizers
 import jaxsparse
 from jaxsparse import methods
@@ -166,6 +167,25 @@ def _step(patterns, steps, schedule, weight_decay):
   return adam, methods.step(patterns, steps, switch=switch)
 
 
+def _elsa_nm(patterns, steps, *, every, penalty):
+  return methods.elsa(
+      patterns, jaxsparse.uniform(), steps, every=every, penalty=penalty)
+
+
+def _learned_masks(patterns, config, *, share=1.):
+  """Trains masks for a share of training, and the kept weights afterwards."""
+  learning = round(share * config.steps)
+
+  def optimizer(steps):
+    phase = config.copy_and_resolve_references()
+    phase.steps = steps
+    return optimizers.optimizer(phase)
+  return mask_logits.learn(
+      methods.learned_masks(patterns, learning), optimizer(learning),
+      jaxsparse.prune(patterns), steps=learning, seed=config.seed,
+      tune=optimizer(config.steps - learning) if share < 1 else None)
+
+
 def _sensitivity(ties, sparsity, steps):
   """Sums importance up over a tenth of training, and prunes in the middle."""
   middle = steps // 2
@@ -184,6 +204,12 @@ def _group_lasso(ties, alpha, schedule):
       when=schedules.every(10))
   return jaxsparse.Method(rule, jaxsparse.hard()._replace(
       around=lambda inner: optax.chain(inner, shrink)))
+
+
+def _as_it_is(inner, made):
+  """Of methods that have optimizers of their own."""
+  del inner
+  return made
 
 
 def _units(ties):
@@ -237,6 +263,16 @@ METHODS = {
     # Pruned once, in the middle, https://arxiv.org/abs/2104.08378.
     'train_prune_retrain': Row(
         methods.train_prune_retrain, _NM, ('prune_step',)),
+    # Pruned before the first step: for trained networks.
+    'prune_retrain': Row(
+        methods.train_prune_retrain, _NM, fixed={'prune_step': 0}),
+    # Masks are learned, weights stay, https://arxiv.org/abs/2409.17481; or the
+    # kept weights are trained in the second half.
+    'learned_masks': Row(
+        _learned_masks, ('nm_patterns', 'config'), sparsify=_as_it_is),
+    'learned_masks_retrain': Row(
+        _learned_masks, ('nm_patterns', 'config'), fixed={'share': 0.5},
+        sparsify=_as_it_is),
 
     # Random connections grow, https://arxiv.org/abs/1707.04780.
     'set': Row(methods.set_training, _FREE, _MOVING),
@@ -268,6 +304,7 @@ METHODS = {
 
     # Weights are drawn to a sparse copy, https://arxiv.org/abs/2510.01650.
     'elsa': Row(methods.elsa, _FREE, ('every', 'penalty')),
+    'elsa_nm': Row(_elsa_nm, _NM, ('every', 'penalty')),
 
     # The zeros of the run in `config.init_from` stay.
     'lock': Row(_lock, ('init_from',)),
