@@ -18,6 +18,7 @@ A picture of `data/mnist_nm.jsonl` is any that the page shows from a folder
 
 import functools
 import hashlib
+import os
 import pathlib
 import re
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def rendered(page: pathlib.Path) -> str:
 def pictures(page: pathlib.Path) -> list[Picture]:
   """Returns the pictures of results that a page shows."""
   return [
-      Picture(page.parent / found['path'],
+      Picture(pathlib.Path(os.path.normpath(page.parent / found['path'])),
               page.parent / 'data' / f'{found["stem"]}.jsonl', found['kind'])
       for found in _PICTURE.finditer(page.read_text(encoding='utf-8'))]
 

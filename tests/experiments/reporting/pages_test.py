@@ -109,7 +109,7 @@ def test_page_is_written_and_then_up_to_date(page):
                '| SR-STE | 94.0 ± 5.0 †', '| mdgf   | **95.5 ± 6.4** (n=2)'):
     assert part in text
   assert '\nold\n' not in text
-  picture = page.parent / '../_static/results/x_by_flops.png'
+  picture = page.parents[1] / '_static' / 'results' / 'x_by_flops.png'
   assert picture.read_bytes().startswith(b'\x89PNG')
   pages.write(page)
   assert page.read_text() == text
