@@ -1,8 +1,9 @@
 """Trains small models dense and sparse; start reading at `train.py`.
 
 The modules of this package are commands: `train` runs one config, `sweep` runs
-many, `compare` and `domains` make tables of runs, and `prune` prunes trained
-networks. Each subpackage imports only those listed before it:
+many, `compare` and `domains` make tables of runs, `render` makes those of
+results that are kept as data, and `prune` prunes trained networks. Each
+subpackage imports only those listed before it:
 
 * `_utils`: names in tables, lists of a config, one-line errors, the other
   processes of a run;

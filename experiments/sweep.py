@@ -4,13 +4,14 @@ r"""Trains every method at every target with every seed, and compares them.
       --config=experiments/configs/digits/sweep_nm.py \
       --workdir=runs/digits/sweep_nm
 
-The command writes to the work directory: table.md, results.jsonl (one line for
-each run), pictures, tuned.json if the config tunes, and the work directory of
-every run. Start the command again to continue: finished runs are not repeated,
-and the others continue from their last checkpoint. Methods, targets and seeds
-may be added later. Several processes of the same command may share the work
-directory, on one or several machines: each run has one owner, and the other
-processes take the next run.
+The command writes to the work directory: table.md, results.jsonl (a line about
+the sweep and one for each run; `experiments.render` reads it), pictures,
+tuned.json if the config tunes, and the work directory of every run. Start the
+command again to continue: finished runs are not repeated, and the others
+continue from their last checkpoint. Methods, targets and seeds may be added
+later. Several processes of the same command may share the work directory, on
+one or several machines: each run has one owner, and the other processes take
+the next run.
 
 Lists are overridden by --config.seeds=0,1, --config.methods=ste,sr_ste and,
 because flags need the quotes, --config.targets="'2:4,1:8'".
@@ -38,11 +39,13 @@ import tqdm
 from experiments import train
 from experiments._utils import launch
 from experiments._utils import stopping
+from experiments.records import environment
 from experiments.records import metrics
 from experiments.records import owner
 from experiments.records import workdir as workdirs
-from experiments.reporting import cost_table
+from experiments.reporting import document
 from experiments.reporting import plots
+from experiments.reporting import results
 from experiments.reporting import tables
 from experiments.sweeping import plan
 from experiments.sweeping import workers as pool
@@ -258,27 +261,28 @@ def _write(path, planned, config, **context):
     return _write_alone(path, planned, config, **context)
 
 
-def _write_alone(path, planned, config, **context):
+def _write_alone(path, planned, config, *, tuned, not_built, command):
   done = [run for run in planned if ended(run)]
-  runs = [tables.Run(run.method, run.target, run.seed,
+  workdirs.write(path / RESULTS, results.text(results.Results(
+      config, [_line(run, path, config) for run in done], tuned, not_built,
+      [command] if command else [])))
+  if done:  # The table is made of the file, as `experiments.render` makes it.
+    workdirs.write(path / TABLE, document.table_md(
+        results.read([path / RESULTS])))
+  return [tables.Run(run.method, run.target, run.seed,
                      metrics.read(run.path / workdirs.METRICS))
           for run in done]
-  workdirs.write(path / RESULTS, ''.join(
-      json.dumps({
-          'method': run.method, 'target': run.target, 'n': run.config.get('n'),
-          'm': run.config.get('m'), 'seed': run.seed,
-          'config': plan.differences(run.config, config.base),
-          'row': _last(run)[1], 'path': str(run.path.relative_to(path))}) + '\n'
-      for run in done))
-  if runs:
-    if cost_table.has_costs(runs):
-      context['costs'] = '\n\n'.join([
-          cost_table.cost_table(runs, config),
-          cost_table.NOTE.format(steps=config.base.steps)])
-    workdirs.write(path / TABLE, tables.document(
-        runs, config, **context, data=sorted({
-            str(workdirs.read_fingerprint(run.path)) for run in done})))
-  return runs
+
+
+def _line(run, path, config):
+  """What `results.jsonl` says about a run."""
+  return {
+      'method': run.method, 'target': run.target, 'n': run.config.get('n'),
+      'm': run.config.get('m'), 'seed': run.seed,
+      'config': plan.differences(run.config, config.base),
+      'row': _last(run)[1], 'data': str(workdirs.read_fingerprint(run.path)),
+      'environment': environment.brief(run.path),
+      'path': str(run.path.relative_to(path))}
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ from matplotlib import figure
 import numpy as np
 
 from experiments._utils import grids
+from experiments.reporting import labels
 from experiments.reporting import plots
 from experiments.reporting import tables
 
@@ -60,12 +61,12 @@ def _draw(axis, runs, name, places, *, line):
   axis.errorbar(
       [x for x, _ in found], [point.mean for _, point in found],
       [np.nan_to_num(point.half) for _, point in found], fmt='o' + line,
-      color=plots.color(name), markerfacecolor=plots.face(name), label=name,
+      color=labels.color(name), markerfacecolor=labels.face(name), label=name,
       markersize=4.5, linewidth=1.2, elinewidth=0.8, capsize=2)
 
 
 def _level(axis, runs, targets):
   """The dense network."""
   dense = [*tables.scores(runs, tables.DENSE, targets[0]).values()]
-  axis.axhline(np.mean(dense), color=plots.color(tables.DENSE), linewidth=1.2,
+  axis.axhline(np.mean(dense), color=labels.color(tables.DENSE), linewidth=1.2,
                label=tables.DENSE)

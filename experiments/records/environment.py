@@ -66,6 +66,23 @@ def keep(path: pathlib.Path, step: int):
   workdir.write(file, json.dumps(entries, indent=2) + '\n')
 
 
+def brief(path: pathlib.Path) -> dict[str, Any] | None:
+  """Returns commit, version of JAX and device of a run's last environment.
+
+  Args:
+    path: the work directory.
+
+  Returns:
+    These three; `None` if no environment was recorded.
+  """
+  file = path / workdir.ENVIRONMENT
+  if not file.exists():
+    return None
+  last = json.loads(file.read_text())[-1]
+  return {'commit': last['commit'], 'jax': last['packages']['jax'],
+          'device': last['devices']['kind']}
+
+
 def _version(name):
   try:
     return metadata.version(name)

@@ -1,8 +1,8 @@
 """Pictures of a sweep. A method has the same colour in all pictures."""
 
 import collections
+from collections.abc import Callable
 from collections.abc import Sequence
-import functools
 import math
 import pathlib
 
@@ -12,6 +12,7 @@ from matplotlib import lines
 import ml_collections
 import numpy as np
 
+from experiments.reporting import labels
 from experiments.reporting import tables
 
 TARGETS = 'by_target.png'
@@ -20,48 +21,6 @@ FLOPS = 'by_flops.png'
 NOISE = 'noise.png'
 MASKS = 'masks.png'
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; their yellow
-# is too pale for lines, so wine red stands in for it. Tol's are beside them.
-_COLORS = {
-    'dense': '#000000',
-    'ste': '#56B4E9',
-    'sr_ste': '#D55E00',
-    'mdgf_linear': '#009E73',
-    'mdgf_exponential': '#0072B2',
-    'sdgf_stepwise': '#E69F00',
-    'sdgf_geometric': '#CC79A7',
-    'top_kast': '#882255',
-    'set': '#56B4E9',
-    'dsr': '#E69F00',
-    'snfs': '#CC79A7',
-    'rigl': '#D55E00',
-    'rigl_itop': '#882255',
-    'mest': '#009E73',
-    'srigl': '#0072B2',
-    'granet': '#117733',
-    'ac_dc': '#AA4499',
-    'elsa': '#999933',
-    's_ste': '#332288',
-    'step': '#999933',
-    'cast': '#117733',
-    'prune_retrain': '#56B4E9',
-    'elsa_nm': '#999933',
-    'learned_masks': '#CC79A7',
-    'learned_masks_retrain': '#AA4499',
-    'magnitude': '#332288',
-    'wanda': '#E69F00',
-    'sparsegpt': '#D55E00',
-    'admm': '#009E73',
-    'alps': '#0072B2',
-    'chase_0': '#9ECAE1',
-    'chase_30': '#4292C6',
-    'chase_40': '#2171B5',
-    'chase_50': '#08306B',
-}
-# A variant that trains longer, or goes on after pruning, has the colour of its
-# method and an open marker.
-_LONG = '_long'
-_VARIANTS = (_LONG, '_refit', '_reconstructed')
 _OTHER = '#7F7F7F'
 _MARKERS = 'os^DvPX*<>'
 _SPREAD = 0.7  # How far apart the points of a target lie; targets are at 1.
@@ -78,23 +37,40 @@ def write(path: pathlib.Path, runs: Sequence[tables.Run],
     runs: the measured runs of a sweep.
     config: the config of the sweep, for the order of methods and targets.
   """
-  present = {run.method for run in runs}
-  methods = [method for method in config.methods if method in present]
-  targets = config.targets
+  for name, draw in of_last_rows(runs, config).items():
+    draw(path / name)
   if not tables.has_targets(config):
-    plot_rows(path / ROWS, runs, methods)
     return
-  plot_targets(path / TARGETS, runs, methods, targets)
-  if _has(runs, 'train_flops'):
-    plot_flops(path / FLOPS, runs, methods, targets)
+  methods, targets = _present(runs, config), config.targets
   if _has(runs, 'noise_kept') or _has(runs, 'noise_pruned'):
     plot_noise(path / NOISE, runs, methods, targets)
   sparse = [method for method in methods if not tables.is_dense(method)
-            and not method.endswith(_LONG)]
+            and not method.endswith(labels.LONG)]
   target = config.get('plot_target')
   if sparse:
     plot_masks(path / MASKS, runs, sparse,
                target if target in targets else targets[-1])
+
+
+def of_last_rows(
+    runs: Sequence[tables.Run], config: ml_collections.ConfigDict
+) -> dict[str, Callable[[pathlib.Path], None]]:
+  """Returns the pictures that need the last rows of the runs only.
+
+  Args:
+    runs: the measured runs of a sweep.
+    config: the config of the sweep, for the order of methods and targets.
+
+  Returns:
+    The names of the pictures, and what draws each to a path.
+  """
+  methods, targets = _present(runs, config), config.targets
+  if not tables.has_targets(config):
+    return {ROWS: lambda path: plot_rows(path, runs, methods)}
+  pictures = {TARGETS: lambda path: plot_targets(path, runs, methods, targets)}
+  if _has(runs, 'train_flops'):
+    pictures[FLOPS] = lambda path: plot_flops(path, runs, methods, targets)
+  return pictures
 
 
 def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
@@ -111,20 +87,22 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
               if (scores := tables.scores(runs, method, target))]
     places = [x for x, _ in points]
     means = [point.mean for _, point in points]
-    axis.plot(places, means, color=color(method), linewidth=0.9, alpha=0.4)
+    axis.plot(places, means, color=labels.color(method), linewidth=0.9,
+              alpha=0.4)
     handles.append(axis.errorbar(
         places, means, [np.nan_to_num(point.half) for _, point in points],
-        fmt='o', color=color(method), label=method, capsize=2, markersize=4.5,
-        elinewidth=1.4,
-        markerfacecolor=face(method)))
+        fmt='o', color=labels.color(method), label=labels.label(method),
+        capsize=2, markersize=4.5, elinewidth=1.4,
+        markerfacecolor=labels.face(method)))
   if tables.DENSE in methods:
     dense = tables.estimate(
         [*tables.scores(runs, tables.DENSE, targets[0]).values()])
     handles.insert(0, axis.axhline(
-        dense.mean, color=color(tables.DENSE), linewidth=1.2, label='dense'))
+        dense.mean, color=labels.color(tables.DENSE), linewidth=1.2,
+        label='dense'))
     if not math.isnan(dense.half):
       axis.axhspan(dense.mean - dense.half, dense.mean + dense.half,
-                   color=color(tables.DENSE), alpha=0.1, linewidth=0)
+                   color=labels.color(tables.DENSE), alpha=0.1, linewidth=0)
   axis.set_xticks(range(len(targets)), targets)
   axis.set(xlabel='Target', ylabel=metric.axis_label,
            xlim=(-0.5, len(targets) - 0.5))
@@ -141,11 +119,12 @@ def plot_rows(path: pathlib.Path, runs: Sequence[tables.Run],
     cell = tables.estimate([*tables.scores(runs, method, tables.ALL).values()])
     dense = tables.is_dense(method)
     axis.errorbar(cell.mean, i, xerr=np.nan_to_num(cell.half), fmt='o',
-                  color=color(tables.DENSE if dense else 'sr_ste'), capsize=2)
+                  color=labels.color(tables.DENSE if dense else 'sr_ste'),
+                  capsize=2)
     if dense:
-      axis.axvline(cell.mean, color=color(tables.DENSE), linewidth=0.8)
+      axis.axvline(cell.mean, color=labels.color(tables.DENSE), linewidth=0.8)
   axis.set_yticks(range(len(methods)),
-                  [method.replace('_', ' ') for method in methods])
+                  [labels.label(method) for method in methods])
   axis.set(xlabel=metric.axis_label)
   axis.invert_yaxis()
   drawing.savefig(path, dpi=120)
@@ -153,25 +132,33 @@ def plot_rows(path: pathlib.Path, runs: Sequence[tables.Run],
 
 def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
                methods: Sequence[str], targets: Sequence[str]):
-  """Draws the metric against the FLOPs of training, one point for each cell."""
+  """Draws the metric against the FLOPs of training, one point for each cell.
+
+  Points of one height reach the same, those above each other cost the same.
+  """
   metric = tables.judged(runs)[1]
   drawing, axis = _one_panel('What training costs and what it gives')
   markers = dict(zip([None, *targets], _MARKERS))
-  groups = collections.defaultdict(list)
-  for run in runs:
-    if 'train_flops' in run.rows[-1]:
-      groups[run.method, run.target].append(run)
-  for (method, target), group in groups.items():
-    scores = tables.scores(group, method, target)
-    axis.plot(
-        np.mean([run.rows[-1]['train_flops'] for run in group]),
-        np.mean([*scores.values()]), marker=markers[target], linestyle='',
-        color=color(method), markersize=7, markeredgecolor='white',
-        markeredgewidth=0.5)
+  for method in methods:
+    points = [
+        (np.mean([run.rows[-1]['train_flops'] for run in group]),
+         np.mean([*tables.scores(group, method, target).values()]), target)
+        for target in markers if (group := [
+            run for run in runs if (run.method, run.target) == (method, target)
+            and 'train_flops' in run.rows[-1]])]
+    color = labels.color(method)
+    axis.plot([x for x, _, _ in points], [y for _, y, _ in points],
+              color=color, linewidth=0.9, alpha=0.4)
+    for x, y, target in points:
+      axis.plot(x, y, marker=markers[target], linestyle='', color=color,
+                markersize=7, markeredgecolor='white', markeredgewidth=0.5)
+      if method == tables.DENSE:
+        axis.axhline(y, color=color, linewidth=0.8, linestyle=':')
+        axis.axvline(x, color=color, linewidth=0.8, linestyle=':')
   axis.set(xlabel='Training FLOPs', ylabel=metric.axis_label,
            xscale='log')
-  handles = [lines.Line2D([], [], color=color(method), linewidth=4,
-                          label=method) for method in methods]
+  handles = [lines.Line2D([], [], color=labels.color(method), linewidth=4,
+                          label=labels.label(method)) for method in methods]
   handles += [lines.Line2D([], [], color=_OTHER, linestyle='',
                            marker=markers[target], label=target)
               for target in targets]
@@ -195,8 +182,8 @@ def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
     axis.tick_params(labelbottom=True)
     for method in methods:
       for key, style in (('noise_kept', '-'), ('noise_pruned', '--')):
-        axis.plot(*_curve(runs, method, target, key), color=color(method),
-                  linestyle=style, linewidth=1.3)
+        axis.plot(*_curve(runs, method, target, key), linestyle=style,
+                  color=labels.color(method), linewidth=1.3)
   for axis in panels[len(targets):]:
     axis.remove()
   drawing.supylabel('Gradient noise', fontsize='medium')
@@ -238,18 +225,18 @@ def _striped(axis, curves):
     for i, method in enumerate(methods):
       others = len(methods) - 1
       style = (-i * _DASH, (_DASH, others * _DASH)) if others else '-'
-      axis.plot(steps, 100 * np.asarray(values), color=color(method),
+      axis.plot(steps, 100 * np.asarray(values), color=labels.color(method),
                 linestyle=style, linewidth=2, dash_capstyle='butt')
+
+
+def _present(runs, config):
+  """The methods of which a run has ended."""
+  measured = {run.method for run in runs}
+  return [method for method in config.methods if method in measured]
 
 
 def _has(runs, key):
   return any(key in row for run in runs for row in run.rows)
-
-
-def color(method: str) -> str:
-  """Returns the colour of a method and of its variants."""
-  return _COLORS.get(
-      functools.reduce(str.removesuffix, _VARIANTS, method), _OTHER)
 
 
 def _one_panel(title):
@@ -260,11 +247,6 @@ def _one_panel(title):
   return drawing, axis
 
 
-def face(method: str) -> str:
-  """Returns the fill colour of a method's markers; variants have none."""
-  return 'white' if method.endswith(_VARIANTS) else color(method)
-
-
 def tidy(axis: axes.Axes):
   """Draws a pale grid and no frame."""
   axis.grid(alpha=0.25)
@@ -272,8 +254,8 @@ def tidy(axis: axes.Axes):
 
 
 def _legend(drawing, methods, **styles):
-  handles = [lines.Line2D([], [], color=color(method), linewidth=2,
-                          label=method) for method in methods]
+  handles = [lines.Line2D([], [], color=labels.color(method), linewidth=2,
+                          label=labels.label(method)) for method in methods]
   handles += [lines.Line2D([], [], color=_OTHER, linestyle=style, label=label)
               for label, style in styles.items()]
   drawing.legend(handles=handles, loc='outside right upper', frameon=False)

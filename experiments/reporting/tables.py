@@ -5,8 +5,11 @@ with the same seed share their first weights and their batches, so the effect
 of these cancels.
 """
 
+from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import math
+import types
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -20,6 +23,7 @@ DENSE = 'dense'  # `dense` and `dense_...` are baselines, not competitors.
 ALL = 'all'  # The only column of a sweep whose rows need no targets.
 
 Tried = dict[str, list[tuple[Any, float]]]  # Method -> value, mean metric.
+Label = Callable[[str], str]  # From the name of a method to that printed.
 
 MEANS_NOTE = (
     'Mean ± half of its 95% interval over seeds; {better} is better. **Bold**: '
@@ -31,12 +35,6 @@ DIFFERENCES_NOTE = (
     'Mean over seeds of the method minus {reference} with the same seed ± half '
     'of its 95% interval (paired t); {better} is better. **Bold**: the '
     'interval excludes zero, which one in twenty does by chance.')
-_TUNED_NOTE = (
-    'Every method was tried with the same values of {key}, at {target}, on '
-    'seeds {seeds}, which judge nothing else; the best, in bold, is what the '
-    'tables above use.')
-_EDGE_NOTE = 'Best at an end of the grid, so maybe better beyond it: '
-_MIXED_NOTE = ' (**the data changed between runs: they do not compare**)'
 
 
 class Run(NamedTuple):
@@ -121,50 +119,10 @@ def scores(runs: Sequence[Run], method: str, target: str) -> dict[int, float]:
           if run.method == method and run.target in (target, None)}
 
 
-def document(runs: Sequence[Run], config: ml_collections.ConfigDict, *,
-             tuned: Tuned | None,
-             not_built: dict[tuple[str, str | None], str],
-             data: Sequence[str], command: str, costs: str = '') -> str:
-  """Returns the text of `table.md`.
-
-  Args:
-    runs: the measured runs of the sweep.
-    config: the config of the sweep.
-    tuned: the choices of the first phase, if there was one.
-    not_built: method, target -> why its runs could not be built.
-    data: the fingerprints of the data that the runs read.
-    command: the command that repeats the sweep.
-    costs: a table of FLOPs, if they were measured.
-  """
-  _, metric = judged(runs)
-  better = 'higher' if metric.higher_is_better else 'lower'
-  order = config.methods, config.targets
-  parts = [
-      f'# {metric.axis_label} by method and target',
-      means(runs, *order, seeds=len(config.seeds)),
-      MEANS_NOTE.format(better=better)]
-  reference = config.get('reference', 'sr_ste')
-  if reference in config.methods and len(config.methods) > 1:
-    parts += [f'## Paired differences to {reference}',
-              differences(runs, *order, reference=reference),
-              DIFFERENCES_NOTE.format(better=better, reference=reference)]
-  parts += ['## Costs', costs] if costs else []
-  parts += _tuning_parts(tuned, metric) if tuned else []
-  if not_built:
-    parts += ['## Not built', '\n'.join(
-        f'- {method} {target}: {why}'
-        for (method, target), why in not_built.items())]
-  base = config.base
-  parts += ['## How', '\n'.join([
-      f'- {base.model} on {base.dataset}, {base.steps:,} steps',
-      f'- seeds {_numbers(config.seeds)}',
-      f'- data {", ".join(data)}' + _MIXED_NOTE * (len(data) > 1),
-      f'- `{command}`' if command else '- called from Python'])]
-  return '\n\n'.join(parts) + '\n'
-
-
 def means(runs: Sequence[Run], methods: Sequence[str], targets: Sequence[str],
-          *, seeds: int) -> str:
+          *, seeds: int, label: Label = str,
+          more: Mapping[str, Sequence[str]] = types.MappingProxyType({})
+          ) -> str:
   """Returns the table of means: a row per method, a column per target.
 
   Args:
@@ -173,28 +131,28 @@ def means(runs: Sequence[Run], methods: Sequence[str], targets: Sequence[str],
     targets: the columns.
     seeds: the number of runs each cell should have. A cell with another number
       shows it.
+    label: tells how a method's name is printed.
+    more: columns to put before those of the targets, a text for each method.
   """
   _, metric = judged(runs)
-  lines = [['method', *targets]] + [[method] for method in methods]
+  lines = [['method', *more, *targets]]
+  lines += [[label(method), *(column[i] for column in more.values())]
+            for i, method in enumerate(methods)]
   for target in targets:
-    cells = {method: estimate(list(values.values())) for method in methods
+    cells = {method: estimate([*values.values()]) for method in methods
              if (values := scores(runs, method, target))}
-    best = _best({method: cell.mean for method, cell in cells.items()
-                  if not is_dense(method)}, metric)
+    texts = marked(cells, metric)
     for line, method in zip(lines[1:], methods):
-      cell = cells.get(method)
-      text = NOT_BUILT
-      if cell:
-        text = show(cell, metric.digits)
-        text = f'**{text}**' if method == best else text
-        text += ' †' if _rivals(method, best, cells) else ''
-        text += f' (n={cell.seeds})' if cell.seeds != seeds else ''
+      text = texts.get(method, NOT_BUILT)
+      if method in cells and cells[method].seeds != seeds:
+        text += f' (n={cells[method].seeds})'
       line.append(text)
   return markdown(lines)
 
 
 def differences(runs: Sequence[Run], methods: Sequence[str],
-                targets: Sequence[str], *, reference: str) -> str:
+                targets: Sequence[str], *, reference: str, label: Label = str
+                ) -> str:
   """Returns the table of paired differences to one method.
 
   Args:
@@ -202,12 +160,13 @@ def differences(runs: Sequence[Run], methods: Sequence[str],
     methods: the rows; the reference has no row.
     targets: the columns.
     reference: the method whose metric is subtracted, seed by seed.
+    label: tells how a method's name is printed.
   """
   _, metric = judged(runs)
   others = [method for method in methods if method != reference]
-  lines = [[f'method - {reference}', *targets]]
+  lines = [[f'method - {label(reference)}', *targets]]
   for method in others:
-    lines.append([method])
+    lines.append([label(method)])
     for target in targets:
       theirs = scores(runs, method, target)
       ours = scores(runs, reference, target)
@@ -228,8 +187,8 @@ def choose(tried: Tried, metric: metrics.Metric) -> dict[str, Any]:
     tried: the values and their mean metrics, by method.
     metric: the metric by which they are judged.
   """
-  return {method: best for method, pairs in tried.items()
-          if (best := _best(dict(map(tuple, pairs)), metric)) is not None}
+  return {method: value for method, pairs in tried.items()
+          if (value := best(dict(map(tuple, pairs)), metric)) is not None}
 
 
 def tuning(tuned: Tuned, metric: metrics.Metric) -> str:
@@ -249,6 +208,36 @@ def tuning(tuned: Tuned, metric: metrics.Metric) -> str:
   return markdown(lines)
 
 
+def best(means_: Mapping[Any, float], metric: metrics.Metric) -> Any:
+  """Returns the key of the best finite mean; `None` if there is none.
+
+  Args:
+    means_: the means.
+    metric: the metric by which they are judged.
+  """
+  finite = {key: mean for key, mean in means_.items() if math.isfinite(mean)}
+  extreme = max if metric.higher_is_better else min
+  return extreme(finite, key=finite.get, default=None)
+
+
+def marked(cells: Mapping[str, Estimate], metric: metrics.Metric
+           ) -> dict[str, str]:
+  """Returns a column's cells as text: the best in bold, what overlaps it as †.
+
+  Args:
+    cells: the estimate of each method; dense ones are not marked.
+    metric: the metric by which they are judged.
+  """
+  first = best({method: cell.mean for method, cell in cells.items()
+                if not is_dense(method)}, metric)
+  texts = {}
+  for method, cell in cells.items():
+    text = show(cell, metric.digits)
+    texts[method] = (f'**{text}**' if method == first else text) + (
+        ' †' if _rivals(method, first, cells) else '')
+  return texts
+
+
 def markdown(lines: Sequence[Sequence[Any]]) -> str:
   """Returns a Markdown table; the first line is its header."""
   widths = [max(map(len, column)) for column in zip(*lines)]
@@ -258,30 +247,9 @@ def markdown(lines: Sequence[Sequence[Any]]) -> str:
   return '\n'.join(texts)
 
 
-def _best(means_, metric):
-  finite = {key: mean for key, mean in means_.items() if math.isfinite(mean)}
-  extreme = max if metric.higher_is_better else min
-  return extreme(finite, key=finite.get, default=None)
-
-
-def _rivals(method, best, cells):
+def _rivals(method, first, cells):
   """Whether a sparse method's interval overlaps that of the best one."""
-  if best is None or method == best or is_dense(method):
+  if first is None or method == first or is_dense(method):
     return False
-  one, other = cells[method], cells[best]
+  one, other = cells[method], cells[first]
   return abs(one.mean - other.mean) <= one.half + other.half
-
-
-def _tuning_parts(tuned, metric):
-  parts = ['## Tuned equally', tuning(tuned, metric),
-           _TUNED_NOTE.format(key=tuned.key, target=tuned.target,
-                              seeds=_numbers(tuned.seeds))]
-  ends = {method: (min(pairs)[0], max(pairs)[0])
-          for method, pairs in tuned.tried.items()}
-  edges = [method for method, value in tuned.chosen.items()
-           if value in ends[method]]
-  return parts + ([_EDGE_NOTE + ', '.join(edges)] if edges else [])
-
-
-def _numbers(seeds):
-  return ', '.join(map(str, seeds))

@@ -7,12 +7,18 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import sweep
+from experiments import train
 from experiments.models import batch_norm_resnet
 from experiments.pruning import plan as pruning
 from experiments.records import checkpoints
+from experiments.reporting import document
+from experiments.reporting import results
+from experiments.reporting import tables
 from experiments.sweeping import plan
 from experiments.sweeping import workers
 from experiments.training import runs
+import jaxsparse
 from tests._lib import commands
 from tests._lib import data_files
 
@@ -114,6 +120,76 @@ def test_every_method_of_a_shipped_sweep_can_be_built(name, tmp_path):
   outcomes = workers.each(plan.build, plan.judged(config, tmp_path), workers=1)
   assert {outcome.job.method: outcome.error for outcome in outcomes} == (
       dict.fromkeys(config.methods, ''))
+
+
+# The rows of a sweep that are trained, shortly, and at which targets. Of other
+# sweeps they are the first three and the first target.
+_TRIED = {
+    'digits/sweep_dynamic': (('dense', 'rigl', 'mest'), ('90%',)),
+    'digits/sweep_nm': (('dense', 'sr_ste', 'mdgf_linear'), ('1:8',)),
+    'mnist/sweep_nm': (('dense', 'ste', 'step'), ('2:4', '1:16')),
+    'mnist/sweep_unstructured': (
+        ('dense', 'magnitude', 'granet'), ('80%', '98%')),
+    'python_source/sweep_nm': (('dense', 'sdgf_stepwise', 'top_kast'),
+                               ('1:8',)),
+}
+
+
+def _kept_and_all(run):
+  """How many weights a target leaves, by the shapes of masks, and of how many.
+  """
+  made, _ = runs.create(run.config)
+  sizes = [mask.size for mask in jax.tree.leaves(jaxsparse.get_masks(
+      jax.eval_shape(made.init, None).opt_state))]
+  if ':' in run.target:
+    n, m = map(int, run.target.split(':'))
+    return sum(sizes) * n // m, sum(sizes)
+  pruned = int(run.target.removesuffix('%'))
+  return round(sum(sizes) * (100 - pruned) / 100), sum(sizes)
+
+
+@pytest.mark.parametrize('name', _SWEEPS)
+def test_short_sweep_prunes_to_its_targets_and_loses_no_run(name, tmp_path):
+  config = commands.config(name)
+  config.methods, config.targets = _TRIED.get(
+      name, (config.methods[:3], config.targets[:1]))
+  config.seeds, config.reference = (0,), config.methods[1]
+  config.base.update(width=16, steps=20, log_every=20, save_every=20,
+                     batch_size=8, test_examples=16, image_size=16)
+  if config.base.depth:
+    config.base.depth = _SHALLOW.get(config.base.model, 2)
+  config.base.update({key: value for key, value in {
+      'every': 2, 'begin': 4, 'end': 14}.items() if config.base.get(key)})
+  if 'tune' in config:
+    del config.tune
+  if config.base.dataset in _IN_A_WHEEL:
+    _WRITERS[config.base.dataset](tmp_path / 'data')
+    config.base.data_dir = str(tmp_path / 'data')
+  if config.base.init_from:  # A run that its docstring trains before.
+    first = config.base.copy_and_resolve_references()
+    first.update(method='dense', init_from=None)
+    config.base.init_from = str(tmp_path / 'dense')
+    train.train(first, config.base.init_from)
+  path = tmp_path / 'sweep'
+  swept = sweep.sweep(config, str(path))
+  assert not swept.failures and not swept.not_built
+
+  found = results.read([path / 'results.jsonl'])
+  planned = plan.judged(plan.checked(config), path)
+  assert [(line['method'], line['target']) for line in found.lines] == [
+      (run.method, run.target) for run in planned]
+  for line, run in zip(found.lines, planned):
+    assert line['row']['step'] == 20
+    if run.target is None:
+      assert line['row']['sparsity'] == 0
+      continue
+    kept, of = _kept_and_all(run)
+    assert round((1 - line['row']['sparsity']) * of) == kept
+  table = (path / 'table.md').read_text()
+  assert table == document.table_md(found) and tables.NOT_BUILT not in (
+      table.split('\n\n')[1])
+  for method in config.methods:
+    assert f'\n| {method} ' in table
 
 
 @pytest.mark.parametrize('name', _ONE_SHOT)

@@ -8,6 +8,8 @@ from experiments import domains
 from experiments import sweep
 from experiments.configs import sweep_domains
 from experiments.records import metrics
+from experiments.reporting import document
+from experiments.reporting import results
 from experiments.reporting import tables
 from experiments.sweeping import plan
 import jaxsparse
@@ -82,7 +84,9 @@ def test_the_recipe_lies_beside_the_checkpoints(swept):
 def test_sweep_draws_and_tells_its_rows(swept):
   path, _ = swept
   assert (path / 'by_row.png').read_bytes()[:4] == b'\x89PNG'
-  assert '| sensitivity ' in (path / 'table.md').read_text()
+  table = (path / 'table.md').read_text()
+  assert '| sensitivity ' in table
+  assert table == document.table_md(results.read([path / 'results.jsonl']))
 
 
 def _runs(metric, scores, **last):

@@ -8,7 +8,7 @@ import pytest
 import experiments
 
 _ROOT = pathlib.Path(experiments.__file__).parent
-_COMMANDS = ['train', 'sweep', 'compare', 'domains', 'prune']
+_COMMANDS = ['train', 'sweep', 'compare', 'domains', 'prune', 'render']
 # A room -> what it may import of experiments, besides itself.
 _RECORDS = {'_utils', 'records'}
 _TRAINING = {*_RECORDS, 'data', 'models', 'training'}

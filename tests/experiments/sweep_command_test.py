@@ -6,6 +6,7 @@ import time
 import pytest
 
 from experiments import sweep
+from experiments.reporting import results
 from tests._lib import commands
 from tests._lib import sweeps
 
@@ -44,8 +45,8 @@ def test_killed_sweep_takes_its_workers_along_and_goes_on(
   assert 'table.md' in capsys.readouterr().out
   assert all(file.stat().st_mtime_ns == then for file, then in done.items())
   sweep.sweep(sweeps.small(**settings), str(whole))
-  assert ((path / 'results.jsonl').read_text()
-          == (whole / 'results.jsonl').read_text())
+  assert (results.read([path / 'results.jsonl']).lines
+          == results.read([whole / 'results.jsonl']).lines)
 
 
 def test_command_takes_overrides_and_shows_the_table(

@@ -6,7 +6,9 @@ import pytest
 
 from experiments import sweep
 from experiments.records import metrics
+from experiments.reporting import document
 from experiments.reporting import plots
+from experiments.reporting import results
 from tests._lib import commands
 from tests._lib import sweeps
 
@@ -22,7 +24,7 @@ _TUNE = {'key': 'learning_rate', 'values': (1e-3, 3e-3, 1e-2),
 
 def test_sweep_writes_every_result(swept):
   config, path, result = swept
-  lines = metrics.read(path / 'results.jsonl')
+  lines = results.read([path / 'results.jsonl']).lines
   assert len(lines) == len(result.runs) == 8
   assert not result.failures and not result.not_built
   assert {(line['method'], line['n'], line['m'], line['seed'])
@@ -34,6 +36,7 @@ def test_sweep_writes_every_result(swept):
         {'decay': 2e-4} if line['method'] == 'sr_ste' else {})
     assert line['row']['step'] == 6
     assert line['row']['sparsity'] == 1 - line['n'] / line['m']
+    assert line['environment'].keys() == {'commit', 'jax', 'device'}
     assert 'step      6' in (path / line['path'] / 'log.txt').read_text()
   assert json.loads((path / 'sweep.json').read_text()) == json.loads(
       config.to_json())
@@ -51,6 +54,12 @@ def test_table_says_what_was_run(swept):
   fingerprint = json.loads(
       (path / 'runs/ste/2_4/seed_0/dataset.json').read_text())['fingerprint']
   assert f'- data {fingerprint}\n' in table
+
+
+def test_table_is_made_of_the_results_alone(swept):
+  _, path, _ = swept
+  assert document.table_md(results.read([path / 'results.jsonl'])) == (
+      (path / 'table.md').read_text())
 
 
 def test_finished_sweep_started_again_trains_nothing(swept, trained):
@@ -78,7 +87,7 @@ def test_interrupted_sweep_goes_on_from_the_last_checkpoint(
     with pytest.raises(KeyboardInterrupt):
       sweep.sweep(config, str(tmp_path))
   run = 'runs/sr_ste/2_4/seed_{}'
-  assert len(metrics.read(tmp_path / 'results.jsonl')) == 1
+  assert len(results.read([tmp_path / 'results.jsonl']).lines) == 1
   before = commands.hashes(tmp_path / run.format(0))
   sweep.sweep(config, str(tmp_path))
   assert commands.hashes(tmp_path / run.format(0)) == before
@@ -101,7 +110,7 @@ def test_variants_are_swept_under_their_names(trained, tmp_path):
   swept = sweep.sweep(config, str(tmp_path))
   assert not swept.failures and not swept.not_built
   assert len(trained) == 2 * (1 + 2 + 2)
-  lines = metrics.read(tmp_path / 'results.jsonl')
+  lines = results.read([tmp_path / 'results.jsonl']).lines
   assert {(line['method'], line['target']) for line in lines} == {
       ('dense_long', None), ('set', '80%'), ('set', '90%'),
       ('set_long', '80%'), ('set_long', '90%')}
@@ -123,6 +132,7 @@ def test_tuning_uses_the_best_value_and_no_judging_seed(trained, tmp_path):
   assert tuned['chosen'] == {'ste': 3e-3, 'sr_ste': 3e-3}
   table = (tmp_path / 'table.md').read_text()
   assert '| method | learning_rate 0.001 | learning_rate 0.003 |' in table
+  assert document.table_md(results.read([tmp_path / 'results.jsonl'])) == table
   assert '**100.0**' in table  # 90% and the tuning seeds' 10%.
 
 
@@ -170,6 +180,8 @@ def test_impossible_target_is_left_out_before_anything_trains(
   table = (tmp_path / 'table.md').read_text().splitlines()
   assert [line.split('|')[3].strip() for line in table
           if line.startswith('| ste')] == ['n/a', 'n/a']
+  assert document.table_md(results.read(
+      [tmp_path / 'results.jsonl'])).splitlines() == table
   with pytest.raises(ValueError, match='layers/0/kernel'):
     sweep.sweep(sweeps.small(targets=('1:7',)), str(tmp_path / 'other'))
 

@@ -18,6 +18,7 @@ import pytest
 
 from experiments.records import checkpoints
 from experiments.records import metrics
+from experiments.reporting import results
 from tests._lib import commands
 from tests._lib import forks
 
@@ -221,7 +222,7 @@ def test_two_sweeps_share_their_runs(launcher, tmp_path):
   both = [launcher.start(*command, module='sweep') for _ in range(2)]
   ended = [fork.wait(200) for fork in both]
   assert [each.code for each in ended] == [0, 0], ended
-  assert len(metrics.read(path / 'results.jsonl')) == 4
+  assert len(results.read([path / 'results.jsonl']).lines) == 4
   starts = 0
   for run in path.glob('runs/*/*/seed_*'):
     rows = metrics.read(run / 'metrics.jsonl')

@@ -5,8 +5,8 @@ import pytest
 
 from experiments import sweep
 from experiments.configs import default
-from experiments.records import metrics
 from experiments.reporting import cost_table
+from experiments.reporting import results
 from experiments.reporting import tables
 
 pytestmark = pytest.mark.usefixtures('launched')
@@ -70,6 +70,27 @@ def test_runs_without_costs_are_told_from_those_with():
       run._replace(rows=run.rows[:1]) for run in runs])
 
 
+def test_budgets_have_the_best_that_was_trained_within_them():
+  measured = {
+      **_MEASURED, ('set', '80%'): [(93, 15_000, 250, 1_000)] * 2,
+      ('set', '90%'): [(94, 2_700, 130, 1_000)] * 2}
+  runs = _runs(measured)
+  assert cost_table.train_share(runs, 'rigl', '80%') == pytest.approx(.31)
+  assert cost_table.train_share(runs, 'dense', '80%') == 1.
+  assert cost_table.train_share(runs, 'rigl', '98%') is None
+  assert cost_table.train_share(runs[2:], 'rigl', '80%') is None
+  head, _, *rows = _cells(cost_table.budgets(
+      runs, ('dense', 'rigl', 'rigl_long', 'set'), ('80%', '90%'),
+      shares=(0.05, 0.2, 0.35, 1.)))
+  assert head == ['method', 'up to 0.20 of dense', 'up to 0.35 of dense',
+                  'up to 1.00 of dense']  # Nothing costs 0.05.
+  assert rows == [
+      ['dense', '-', '-', '98.0 ± 0.0'],
+      ['rigl', '80.0 ± 0.0 at 90%', *['91.0 ± 12.7 † at 80%'] * 2],
+      ['rigl_long', '-', '-', '-'],
+      ['set', *['**94.0 ± 0.0** at 90%'] * 3]]
+
+
 def _sweep(**settings):
   config = ml_collections.ConfigDict()
   config.base = default.get_config()
@@ -95,7 +116,7 @@ def test_sweep_of_slim_runs_has_a_table_of_costs(tmp_path):
   # SET reads no gradient of a pruned weight, and trains 1.5 times as long.
   test = (128 + 160) / (1_280 + 160)
   assert set_long[2:4] == [f'{1.5 * test:.2f}', f'{test:.2f}']
-  lines = metrics.read(tmp_path / 'results.jsonl')
+  lines = results.read([tmp_path / 'results.jsonl']).lines
   assert [(line['method'], line['target']) for line in lines] == [
       ('dense', None), ('set_long', '90%')]
   row = lines[1]['row']

@@ -75,8 +75,19 @@ def test_diverged_value_is_never_chosen():
   assert tables.choose(tried, higher) == {'ste': 1e-3}
 
 
-def test_data_that_changed_between_runs_is_told():
-  table = tables.document(
-      sweeps.runs(sweeps.MEASURED), sweeps.small(), tuned=None, not_built={},
-      data=['abc', 'def'], command='')
-  assert '- data abc, def (**the data changed' in table
+def test_more_columns_stand_before_the_targets():
+  table = tables.means(
+      sweeps.runs({('ste', '2:4'): (90, 90)}), ('ste',), ('2:4',), seeds=2,
+      label=str.upper, more={'cost': ['0.50']})
+  assert table.splitlines()[::2] == ['| method | cost | 2:4            |',
+                                     '| STE    | 0.50 | **90.0 ± 0.0** |']
+
+
+def test_columns_mark_nothing_but_sparse_methods():
+  cells = {'dense': tables.Estimate(99., 5., 2),
+           'ste': tables.Estimate(90., .5, 2),
+           'set': tables.Estimate(91., .5, 2),
+           'rigl': tables.Estimate(89., .5, 2)}
+  assert tables.marked(cells, metrics.METRICS['accuracy']) == {
+      'dense': '99.0 ± 5.0', 'ste': '90.0 ± 0.5 †', 'set': '**91.0 ± 0.5**',
+      'rigl': '89.0 ± 0.5'}

@@ -1,0 +1,177 @@
+"""Tables and pictures of a page, made of the `results.jsonl` that it names.
+
+A table stands between two comments, and everything between them is replaced:
+
+    <!-- table data/mnist_nm.jsonl of=differences reference=sr_ste -->
+    <!-- end -->
+
+The file lies beside the page. `of` is one of
+
+* `means`, the default; `flops=95%` adds the FLOPs of training at that target;
+* `differences`, paired, to the method that `reference` names;
+* `budgets`: what methods reach with equal FLOPs of training.
+
+A picture of `data/mnist_nm.jsonl` is any that the page shows from a folder
+`results`, named after the file and its kind: `mnist_nm_by_target.png`,
+`mnist_nm_by_flops.png` or, if the sweep has no targets, `mnist_nm_by_row.png`.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+from PIL import Image
+from PIL import PngImagePlugin
+
+from experiments._utils import names
+from experiments.records import workdir
+from experiments.reporting import cost_table
+from experiments.reporting import labels
+from experiments.reporting import plots
+from experiments.reporting import results as results_lib
+from experiments.reporting import tables
+
+_START = '<!-- table '
+_TABLE = re.compile(
+    r'^<!-- table (?P<file>\S+)(?P<options>(?: \w+=\S+)*) -->\n.*?'
+    r'^<!-- end -->$', re.MULTILINE | re.DOTALL)
+_PICTURE = re.compile(
+    r'!\[[^\]]*\]\((?P<path>\S*?results/(?P<stem>\w+?)_'
+    rf'(?P<kind>{"|".join((plots.TARGETS, plots.FLOPS, plots.ROWS))}))\)')
+_HASH = 'results'  # The key of a picture's text with the hash of its data.
+
+
+class Picture(NamedTuple):
+  """A picture that a page shows."""
+  path: pathlib.Path
+  data: pathlib.Path  # The file that it is drawn from.
+  kind: str  # A file name of `plots`.
+
+
+def rendered(page: pathlib.Path) -> str:
+  """Returns the text of a page with every table made of its data.
+
+  Args:
+    page: the page, which is not changed.
+
+  Raises:
+    ValueError: if a comment is wrong, or a file that it names.
+  """
+  source = page.read_text(encoding='utf-8')
+  starts = source.count(f'\n{_START}') + source.startswith(_START)
+  if starts != len(_TABLE.findall(source)):
+    raise ValueError(
+        f'{page} must have tables between <!-- table FILE KEY=VALUE --> and '
+        f'<!-- end -->, each on a line, but of {starts} comments that begin '
+        f'with {_START!r} {len(_TABLE.findall(source))} are such pairs')
+  return _TABLE.sub(functools.partial(_filled, page), source)
+
+
+def pictures(page: pathlib.Path) -> list[Picture]:
+  """Returns the pictures of results that a page shows."""
+  return [
+      Picture(pathlib.Path(os.path.normpath(page.parent / found['path'])),
+              page.parent / 'data' / f'{found["stem"]}.jsonl', found['kind'])
+      for found in _PICTURE.finditer(page.read_text(encoding='utf-8'))]
+
+
+def outdated(page: pathlib.Path) -> list[str]:
+  """Returns what in a page is not made of its data as they are now.
+
+  Args:
+    page: the page, which is not changed.
+
+  Returns:
+    A line for the page, if a table differs, and one for each of its pictures
+    that is missing or was drawn from other data.
+  """
+  found = []
+  if rendered(page) != page.read_text(encoding='utf-8'):
+    found.append(f'{page} has tables that differ from their data')
+  for picture in pictures(page):
+    if not picture.path.exists():
+      found.append(f'{picture.path} is missing')
+    elif _drawn_from(picture.path) != _hash(picture.data):
+      found.append(f'{picture.path} was drawn from other data')
+  return found
+
+
+def write(page: pathlib.Path):
+  """Makes the tables and draws the outdated pictures of a page."""
+  text = rendered(page)
+  if text != page.read_text(encoding='utf-8'):
+    workdir.write(page, text)
+  for picture in pictures(page):
+    if not picture.path.exists() or (
+        _drawn_from(picture.path) != _hash(picture.data)):
+      draw(picture)
+
+
+def draw(picture: Picture):
+  """Draws a picture, and notes in it from which data.
+
+  Raises:
+    ValueError: if the results have no such picture.
+  """
+  found = results_lib.read([picture.data])
+  drawings = plots.of_last_rows(results_lib.runs(found), found.config)
+  picture.path.parent.mkdir(parents=True, exist_ok=True)
+  names.lookup(drawings, picture.kind, kind='picture')(picture.path)
+  info = PngImagePlugin.PngInfo()
+  info.add_text(_HASH, _hash(picture.data))
+  with Image.open(picture.path) as image:
+    image.load()
+  image.save(picture.path, pnginfo=info, optimize=True)
+
+
+def _filled(page, match):
+  options = dict(option.split('=', 1) for option in match['options'].split())
+  try:
+    make = names.lookup(_KINDS, options.pop('of', 'means'), kind='table')
+    found = results_lib.read([page.parent / match['file']])
+    table = make(results_lib.runs(found), found.config, **options)
+  except (TypeError, ValueError) as error:  # Of options that it has not.
+    raise ValueError(f'{page}: {_START}{match["file"]}{match["options"]}: '
+                     f'{error}') from error
+  head, *_ = match[0].splitlines()
+  return f'{head}\n\n{table}\n\n<!-- end -->'
+
+
+def _means(runs, config, *, flops=None):
+  more = {}
+  if flops:
+    shares = [cost_table.train_share(runs, method, flops)
+              for method in config.methods]
+    more[f'training FLOPs at {flops} / dense'] = [
+        tables.NOT_BUILT if share is None else f'{share:.2f}'
+        for share in shares]
+  return tables.means(runs, config.methods, config.targets, more=more,
+                      seeds=len(config.seeds), label=labels.label)
+
+
+def _differences(runs, config, *, reference):
+  if reference not in config.methods:
+    raise ValueError(f'reference must be one of {", ".join(config.methods)}, '
+                     f'got {reference!r}')
+  return tables.differences(runs, config.methods, config.targets,
+                            reference=reference, label=labels.label)
+
+
+def _budgets(runs, config):
+  return cost_table.budgets(runs, config.methods, config.targets,
+                            label=labels.label)
+
+
+_KINDS = {'means': _means, 'differences': _differences, 'budgets': _budgets}
+
+
+def _drawn_from(path):
+  with Image.open(path) as image:
+    return getattr(image, 'text', {}).get(_HASH)
+
+
+def _hash(path):
+  return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,170 @@
+"""Pages of results: their tables and pictures are made of their data."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.records import metrics
+from experiments.reporting import pages
+from tests._lib import commands
+from tests._lib import sweeps
+
+_DOCS = commands.ROOT / 'docs'
+_PAGES = sorted((_DOCS / 'results').glob('*.md'))
+_DATA = _DOCS / 'results' / 'data'
+
+
+# The pages that are shipped.
+
+
+@pytest.mark.parametrize('page', _PAGES, ids=lambda page: page.stem)
+def test_every_table_and_picture_is_made_of_its_data(page):
+  assert not pages.outdated(page), (
+      'python -m experiments.render docs/results/*.md')
+
+
+def test_every_file_of_data_has_its_table():
+  text = ''.join(page.read_text(encoding='utf-8') for page in _PAGES)
+  for path in _DATA.glob('*.jsonl'):
+    assert f'<!-- table data/{path.name} ' in text
+
+
+def test_every_picture_of_results_is_shown_and_has_data():
+  shown = [picture for page in _PAGES for picture in pages.pictures(page)]
+  assert {picture.path.name for picture in shown} == {
+      path.name for path in (_DOCS / '_static' / 'results').glob('*')}
+  assert all(picture.data.exists() for picture in shown)
+
+
+def _tables(page):
+  """The marked tables of a page: file, options, header, rows of cells."""
+  for part in page.read_text(encoding='utf-8').split('<!-- table ')[1:]:
+    head, table = part.split('<!-- end -->')[0].split('-->')
+    file, *options = head.split()
+    header, _, *rows = ([cell.strip(' *†') for cell in line.split('|')[1:-1]]
+                        for line in table.strip().splitlines())
+    yield page.parent / file, options, header, rows
+
+
+def test_means_of_the_pages_are_those_of_numpy():
+  """By another way than the tables': from the lines of the file."""
+  checked = 0
+  for page in _PAGES:
+    for file, options, header, rows in _tables(page):
+      lines = [json.loads(line) for line in file.read_text().splitlines()]
+      names = [*dict.fromkeys(line['method'] for line in lines
+                              if 'method' in line)]
+      if any(option.startswith('of=') for option in options):
+        continue
+      assert len(names) == len(rows)
+      for name, row in zip(names, rows):
+        for target, cell in zip(header[1:], row[1:]):
+          if '/' in target:  # A share of FLOPs.
+            continue
+          values = np.array([
+              100 * line['row']['accuracy'] for line in lines
+              if line.get('method') == name
+              and line['target'] in (None, target)])
+          half = stats.t.interval(
+              0.95, len(values) - 1, scale=stats.sem(values))[1]
+          mean, printed = map(float, cell.strip('* ').split('±'))
+          assert abs(mean - values.mean()) <= 0.05 + 1e-9, (name, target)
+          assert abs(printed - half) <= 0.05 + 1e-9, (name, target)
+          checked += 1
+  assert checked > 50
+
+
+# Any page.
+
+
+@pytest.fixture(name='page')
+def _page(tmp_path):
+  """A page with a table, a picture and their data, in folders as in `docs`."""
+  folder = tmp_path / 'results'
+  (folder / 'data').mkdir(parents=True)
+  (folder / 'data' / 'x.jsonl').write_text(metrics.text([
+      {'method': run.method, 'target': run.target, 'seed': run.seed,
+       'config': {}, 'row': {**run.rows[-1], 'train_flops': 4. if run.target
+                             is None else 2.}}
+      for run in sweeps.runs(sweeps.MEASURED)]))
+  page = folder / 'page.md'
+  page.write_text(
+      '# Title\n\n<!-- table data/x.jsonl -->\n<!-- end -->\n\nText.\n\n'
+      '<!-- table data/x.jsonl of=differences reference=ste -->\nold\n'
+      '<!-- end -->\n\n<!-- table data/x.jsonl of=budgets -->\n'
+      '<!-- end -->\n\n![Words.](../_static/results/x_by_flops.png)\n')
+  return page
+
+
+def test_page_is_written_and_then_up_to_date(page):
+  assert len(pages.outdated(page)) == 2
+  pages.write(page)
+  assert not pages.outdated(page)
+  text = page.read_text()
+  assert text.startswith('# Title\n\n<!-- table data/x.jsonl -->\n\n| method ')
+  for part in ('\n\nText.\n\n', '| method - STE ', '| up to 0.50 of dense ',
+               '| SR-STE | 94.0 ± 5.0 †', '| mdgf   | **95.5 ± 6.4** (n=2)'):
+    assert part in text
+  assert '\nold\n' not in text
+  picture = page.parents[1] / '_static' / 'results' / 'x_by_flops.png'
+  assert picture.read_bytes().startswith(b'\x89PNG')
+  pages.write(page)
+  assert page.read_text() == text
+
+
+def test_number_that_was_changed_by_hand_is_found_and_mended(page):
+  pages.write(page)
+  text = page.read_text()
+  page.write_text(text.replace('91.0', '93.0', 1))
+  assert pages.outdated(page) == [f'{page} has tables that differ from their '
+                                  'data']
+  pages.write(page)
+  assert page.read_text() == text
+
+
+def test_picture_of_other_data_is_found_and_drawn_again(page):
+  pages.write(page)
+  data = page.parent / 'data' / 'x.jsonl'
+  data.write_text(data.read_text().replace('0.98', '0.97'))
+  assert [line.split(' ', 1)[1] for line in pages.outdated(page)] == [
+      'has tables that differ from their data', 'was drawn from other data']
+  pages.write(page)
+  assert not pages.outdated(page)
+  pages.pictures(page)[0].path.unlink()
+  assert pages.outdated(page)[0].endswith('x_by_flops.png is missing')
+
+
+def test_flops_have_a_column_if_asked_for(page):
+  page.write_text('<!-- table data/x.jsonl flops=2:4 -->\n<!-- end -->\n')
+  assert '| method | training FLOPs at 2:4 / dense | 2:4' in (
+      pages.rendered(page))
+  assert '| STE    | 0.50 ' in pages.rendered(page)
+
+
+@pytest.mark.parametrize('comment, part', [
+    ('<!-- table data/y.jsonl -->\n<!-- end -->', 'there is no .*y.jsonl'),
+    ('<!-- table data/x.jsonl of=mean -->\n<!-- end -->',
+     'unknown table \'mean\', did you mean \'means\''),
+    ('<!-- table data/x.jsonl flop=95% -->\n<!-- end -->', '\'flop\''),
+    ('<!-- table data/x.jsonl of=differences -->\n<!-- end -->',
+     'page.md: <!-- table data/x.jsonl of=differences: .*\'reference\''),
+    ('<!-- table data/x.jsonl of=differences reference=srste -->\n<!-- end -->',
+     'reference must be one of dense, ste, sr_ste, mdgf, got \'srste\''),
+    ('<!-- table data/x.jsonl -->\nno end', 'of 1 comments .* 0 are such'),
+    ('<!-- table data/x.jsonl flops = 95% -->\n<!-- end -->', '0 are such'),
+])
+def test_wrong_comment_is_told(comment, part, page):
+  page.write_text(f'# Title\n\n{comment}\n')
+  with pytest.raises(ValueError, match=part):
+    pages.rendered(page)
+
+
+def test_picture_that_the_results_do_not_have_is_told(page):
+  page.write_text('![Words.](../_static/results/x_by_row.png)\n')
+  assert pages.pictures(page)[0].data == (
+      pathlib.Path(page.parent) / 'data' / 'x.jsonl')
+  with pytest.raises(ValueError, match='unknown picture \'by_row.png\''):
+    pages.write(page)
