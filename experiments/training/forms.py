@@ -1,0 +1,108 @@
+"""The smaller forms of a trained network: slimmed, condensed, packed.
+
+A masked network takes as much memory and time as a dense one. Which form is
+smaller depends on the masks: units that nothing reads are cut out, blocks and
+constant fan-in are condensed, and 2:4 weights are packed. Other masks have no
+smaller form here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+
+from experiments import models
+from experiments.training import runs
+from experiments.training import slimming
+from experiments.training import steps
+import jaxsparse
+from jaxsparse import nn
+from jaxsparse import packed
+from jaxsparse._utils import trees
+
+PyTree = Any
+
+
+class Form(NamedTuple):
+  """A trained network in one form."""
+  apply: Callable[[PyTree, Any], jax.Array]  # Variables and inputs to logits.
+  variables: PyTree
+  kept: int  # Weights of the prunable kernels; all of them if no method prunes.
+
+
+class _Condensed(nnx.Linear):
+  """A linear layer with a condensed kernel."""
+
+  def __call__(self, inputs, out_sharding=None):
+    del out_sharding
+    y = jaxsparse.matmul(inputs, self.kernel.get_value())
+    return y if self.bias is None else y + self.bias[...]
+
+
+def forms(restored: runs.Restored) -> dict[str, Form]:
+  """Returns the masked network and its smaller forms, by name.
+
+  Args:
+    restored: a run of a method that prunes.
+  """
+  config, run, dataset, state = restored
+  masks = jaxsparse.get_masks(state.opt_state)
+  kept = _count(masks)
+  made = {'masked': Form(run.apply, steps.variables(steps.sparse(state)), kept)}
+  channels = slimming.create(config, run, state, dataset)
+  slimmed = slimming.slim(channels, state)
+  prefix, variables = '', made['masked'].variables
+  if any(left < of for left, of in slimmed.channels.values()):
+    masks = jaxsparse.slim(masks, channels.ties, slimmed.keep)
+    variables = slimmed.variables
+    made['slimmed'] = Form(run.apply, variables, _count(masks))
+    prefix = 'slimmed, '
+  model = models.create(config, dataset, rngs=nnx.Rngs(0))
+  model.eval()
+  nnx.update(model, variables)
+  for name, stored in (('condensed', condense_model),
+                       ('packed 2:4', nn.pack_model)):
+    try:
+      small = stored(model, masks)
+    except ValueError:  # The masks are of another kind.
+      continue
+    graphdef, small, rest = nnx.split(small, (nnx.Param, nnx.BatchStat), ...)
+    made[prefix + name] = Form(_applied(graphdef, rest), small, _count(masks))
+  return made
+
+
+def condense_model(model: nnx.Module, masks: PyTree) -> nnx.Module:
+  """Returns a copy whose pruned linear layers have condensed kernels.
+
+  Args:
+    model: a pruned model; it is not changed.
+    masks: of its parameters.
+
+  Raises:
+    ValueError: if a pruned kernel is none of a linear layer, or has neither
+      blocks along its outputs nor one fan-in.
+  """
+  by_path = {path: mask for path, mask in trees.align(masks)
+             if mask is not None}
+  small = nnx.clone(model)
+  for path, layer in list(nnx.iter_graph(small)):
+    mask = by_path.pop('/'.join(map(str, (*path, 'kernel'))), None)
+    if mask is None:
+      continue
+    if type(layer) is not nnx.Linear:
+      raise ValueError(f'{path} must be a Linear, got a {type(layer).__name__}')
+    layer.kernel = nnx.Param(packed.condense(layer.kernel[...], mask))
+    # Only the class changes, so that the paths of parameters do not.
+    object.__setattr__(layer, '__class__', _Condensed)
+  if by_path:
+    raise ValueError(f'{[*by_path][0]} must be the kernel of a Linear')
+  return small
+
+
+def _applied(graphdef, rest):
+  return lambda variables, inputs: nnx.merge(graphdef, variables, rest)(inputs)
+
+
+def _count(masks):
+  return sum(int(mask.sum()) for mask in jax.tree.leaves(masks))
