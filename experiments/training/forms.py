@@ -15,6 +15,7 @@ import ml_collections
 
 from experiments import data
 from experiments import models
+from experiments.training import methods
 from experiments.training import runs
 from experiments.training import slimming
 from experiments.training import steps
@@ -62,14 +63,18 @@ def forms(restored: runs.Restored) -> dict[str, Form]:
     made['slimmed'] = Form(run.apply, variables, _count(masks))
     prefix = 'slimmed, '
   whole = model(config, dataset, variables)
-  for name, stored in (('condensed', condense_model),
-                       ('packed 2:4', nn.pack_model)):
+  stored = {'condensed': lambda: condense_model(whole, masks)}
+  if {'n', 'm'} <= {*config}:
+    stored['packed 2:4'] = lambda: nn.pack_model(
+        whole, methods.nm_patterns(config))
+  for name, make in stored.items():
     try:
-      small = stored(whole, masks)
+      graphdef, small, rest = nnx.split(
+          make(), (nnx.Param, nnx.BatchStat), ...)
     except ValueError:  # The masks are of another kind.
       continue
-    graphdef, small, rest = nnx.split(small, (nnx.Param, nnx.BatchStat), ...)
-    made[prefix + name] = Form(_applied(graphdef, rest), small, _count(masks))
+    if _nbytes(small) < _nbytes(variables):  # 2:4 is not when condensed.
+      made[prefix + name] = Form(_applied(graphdef, rest), small, _count(masks))
   return made
 
 
@@ -99,21 +104,19 @@ def condense_model(model: nnx.Module, masks: PyTree) -> nnx.Module:
     ValueError: if a pruned kernel is none of a linear layer, or has neither
       blocks along its outputs nor one fan-in.
   """
-  by_path = {path: mask for path, mask in trees.align(masks)
-             if mask is not None}
+  pruned = {path: mask for path, mask in trees.align(masks)
+            if mask is not None}
   small = nnx.clone(model)
-  for path, layer in list(nnx.iter_graph(small)):
-    mask = by_path.pop('/'.join(map(str, (*path, 'kernel'))), None)
-    if mask is None:
-      continue
-    if type(layer) is not nnx.Linear:
-      raise ValueError(f'{"/".join(map(str, path))} must be an nnx.Linear, got '
-                       f'a {type(layer).__name__}')
+  linear = {'/'.join(map(str, (*path, 'kernel'))): layer
+            for path, layer in nnx.iter_graph(small)
+            if type(layer) is nnx.Linear}
+  for path, mask in pruned.items():
+    if path not in linear:
+      raise ValueError(f'{path} must be the kernel of an nnx.Linear')
+    layer = linear[path]
     layer.kernel = nnx.Param(packed.condense(layer.kernel[...], mask))
     # Only the class changes, so that the paths of parameters do not.
     object.__setattr__(layer, '__class__', _Condensed)
-  if by_path:
-    raise ValueError(f'{[*by_path][0]} must be the kernel of an nnx.Linear')
   return small
 
 
@@ -123,3 +126,7 @@ def _applied(graphdef, rest):
 
 def _count(masks):
   return sum(int(mask.sum()) for mask in jax.tree.leaves(masks))
+
+
+def _nbytes(variables):
+  return sum(x.nbytes for x in jax.tree.leaves(variables))
