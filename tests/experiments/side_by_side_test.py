@@ -9,7 +9,10 @@ from experiments import train
 from experiments.records import metrics
 from tests._lib import commands
 
-pytestmark = pytest.mark.usefixtures('launched', 'undrawn')
+pytestmark = [
+    pytest.mark.usefixtures('launched', 'undrawn'),
+    pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
+]
 
 _SHORT = ('--config.steps=4', '--config.log_every=2', '--config.save_every=2',
           '--config.batch_size=16', '--config.every=2',

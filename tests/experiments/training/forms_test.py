@@ -55,8 +55,11 @@ def _with_dead_units(restored, count):
       jax.numpy.asarray, made))
   state = restored.state
   opt_state = optax.tree.set(state.opt_state, masks=masks)
+  params = jax.tree.map(
+      lambda w: jax.random.normal(jax.random.key(w.size), w.shape) / 4,
+      state.params)
   return restored._replace(state=state._replace(
-      params=jaxsparse.apply_masks(state.params, masks), opt_state=opt_state))
+      params=jaxsparse.apply_masks(params, masks), opt_state=opt_state))
 
 
 def test_one_fan_in_is_condensed():
