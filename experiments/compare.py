@@ -30,10 +30,7 @@ def table(workdirs_: Sequence[str]) -> str:
   for name in workdirs_:
     path = pathlib.Path(name)
     config = workdirs.read_config(path).to_dict()
-    rows = metrics.read(path / workdirs.METRICS)
-    if not rows or rows[-1]['step'] != config['steps']:
-      raise ValueError(f'the run in {path} must have ended; start its command '
-                       'again to continue it')
+    rows = metrics.ended(path / workdirs.METRICS, config['steps'])
     del config['seed']
     config.pop('data_dir', None)
     config['data'] = workdirs.read_fingerprint(path)

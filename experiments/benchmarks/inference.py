@@ -17,13 +17,11 @@ images, or of sequences of `--context` tokens. Outputs of every form but the
 slimmed ones are compared with those of the same zeros stored densely.
 """
 
-import functools
 from typing import Any, Callable, NamedTuple
 
 from absl import app
 from absl import flags
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import models
@@ -159,29 +157,16 @@ def rows(name: str, network: Network, batches: list[int], repeats: int
   Raises:
     ValueError: if a form computes something else than its zeros.
   """
-  speeds = {form: [] for form in network.forms}
-  for batch in batches:
-    x = network.inputs(batch)
-    functions = {
-        form: functools.partial(
-            timing.compiled(network.apply, weights, x)[1], weights, x)
-        for form, weights in network.forms.items()}
-    for form, zeros in network.same.items():
-      _check(form, functions[form](), jax.jit(network.apply)(zeros, x))
-    times = timing.interleaved(functions, repeats)
-    for form, ms in times.items():
-      speeds[form].append(f'{ms:.2f} ms' if form == 'dense'
-                          else times['dense'] / ms)
-  nbytes = {form: sum(a.nbytes for a in jax.tree.leaves(weights))
-            for form, weights in network.forms.items()}
-  return [[name, form, *speed, nbytes[form] / nbytes['dense']]
-          for form, speed in speeds.items()]
-
-
-def _check(form, found, expected):
-  error = jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
-  if not error < 1e-5:
-    raise ValueError(f'{form} is wrong: a relative error of {error}.')
+  forms = {
+      name: timing.Form(network.apply, weights, timing.Form(
+          network.apply, network.same[name]) if name in network.same else None)
+      for name, weights in network.forms.items()}
+  times = timing.forms(forms, network.inputs, batches, repeats)
+  dense = times['dense']
+  return [[name, form,
+           *(f'{ms:.2f} ms' if form == 'dense' else of / ms
+             for ms, of in zip(times[form], dense)),
+           forms[form].nbytes / forms['dense'].nbytes] for form in forms]
 
 
 def main(argv: list[str]) -> None:

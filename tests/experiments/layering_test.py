@@ -8,7 +8,8 @@ import pytest
 import experiments
 
 _ROOT = pathlib.Path(experiments.__file__).parent
-_COMMANDS = ['train', 'sweep', 'compare', 'domains', 'prune', 'render']
+_COMMANDS = ['train', 'sweep', 'compare', 'domains', 'prune', 'render',
+             'side_by_side']
 # A room -> what it may import of experiments, besides itself.
 _RECORDS = {'_utils', 'records'}
 _TRAINING = {*_RECORDS, 'data', 'models', 'training'}
@@ -21,6 +22,7 @@ _ALLOWED = {
     'benchmarks': {*_TRAINING, 'reporting', 'configs'},
     **dict.fromkeys(_COMMANDS, {
         *_TRAINING, 'reporting', 'sweeping', 'pruning', 'configs', *_COMMANDS}),
+    'side_by_side': {*_TRAINING, 'reporting', 'benchmarks', 'train'},
 }
 
 

@@ -1,6 +1,6 @@
 r"""An MLP on 5,000 digits of MNIST, 28 x 28 pixels, without sparsity.
 
-  pip install -e '.[data]'
+  pip install -e '.[mnist]'
   python -m experiments.train \
       --config=experiments/configs/mnist/dense.py --workdir=runs/mnist/dense
 

@@ -1,6 +1,6 @@
 r"""N:M from scratch at 2:4 to 1:16, in an MLP on 28 x 28 digits, tuned equally.
 
-  pip install -e '.[data]'
+  pip install -e '.[mnist]'
   python -m experiments.sweep --workers=2 \
       --config=experiments/configs/mnist/sweep_nm.py \
       --workdir=runs/mnist/sweep_nm

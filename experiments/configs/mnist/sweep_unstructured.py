@@ -1,6 +1,6 @@
 r"""Unstructured and constant fan-in sparsity at 80% to 98%, tuned equally.
 
-  pip install -e '.[data]'
+  pip install -e '.[mnist]'
   python -m experiments.sweep --workers=2 \
       --config=experiments/configs/mnist/sweep_unstructured.py \
       --workdir=runs/mnist/sweep_unstructured

