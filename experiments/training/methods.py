@@ -187,7 +187,7 @@ def _group_lasso(ties, alpha, schedule):
 
 
 def _units(ties):
-  return [*units.heads(ties), *units.neurons(ties)]
+  return units.heads(ties) + units.neurons(ties)
 
 
 _GRADUAL = ('begin', 'end', 'every')
