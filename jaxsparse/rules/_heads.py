@@ -26,7 +26,7 @@ def across_heads(path: str, pattern: Pattern | None,
   [True, False]
   """
   name = _READS_INPUTS.fullmatch(path)
-  if name is None or not patterns.is_nm(pattern):
+  if name is None or pattern is None or not patterns.is_nm(pattern):
     return False
   out, shape = shapes.get(f'{name[1]}out/kernel', ()), shapes[path]
   return (pattern.group.sizes[0][0] == -2 and len(out) == len(shape) > 2

@@ -202,7 +202,7 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
     warnings.warn(
         f'{pattern} runs across the {shapes[path][-2]} heads of '
         f'{trees.few([*across])}, axis -2 of the shape {shapes[path]}. '
-        f'{_heads.remedy(pattern)}')
+        f'{_heads.remedy(pattern)}', stacklevel=2)
   return matched
 
 
