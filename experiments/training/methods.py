@@ -213,7 +213,7 @@ def _as_it_is(inner, made):
 
 
 def _units(ties):
-  return [*units.heads(ties), *units.neurons(ties)]
+  return units.heads(ties) + units.neurons(ties)
 
 
 _GRADUAL = ('begin', 'end', 'every')

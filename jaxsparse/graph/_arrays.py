@@ -1,4 +1,4 @@
-"""What is known of an array, and how cutting and joining its axes change it."""
+"""Facts about an array, and how cutting and joining its axes change them."""
 
 from typing import Any, Iterable, NamedTuple, Protocol, Sequence
 
@@ -12,31 +12,44 @@ from jaxsparse.graph.axes import Axis
 
 
 class Source(NamedTuple):
-  """A parameter that an array was made of, and which of its axes are whose."""
+  """A parameter from which an array was computed.
+
+  Attributes:
+    path: the path of the parameter.
+    size: the number of its elements.
+    axes: for each axis of the array, the axes of the parameter in it.
+  """
   path: str
   size: int
   axes: tuple[frozenset[int], ...]
 
 
 class Named(NamedTuple):
-  """Whole numbers that are indices of an axis, or such with something added."""
+  """An array of integers that are indices of an axis.
+
+  Attributes:
+    axis: the axis.
+    exact: whether the numbers are the indices themselves, not shifted ones.
+  """
   axis: Axis
   exact: bool = True
 
 
 class Value(NamedTuple):
-  """What is known of an array.
+  """The facts known about an array.
 
   Attributes:
-    shape: its shape.
-    axes: what its axes index; `None` where all indices are alike.
-    zero: by axis, whether elements of a unit are zero if all elements of
-      parameters are that belong to this unit.
-    number: what all elements are, if that is known.
-    sums: how many elements were added up, over which axes.
-    sources: the parameters that it was made of alone, or `None`: data.
-    named: the units whose indices its elements are.
-    counts: the axis along which it is 0, 1, 2, ...
+    shape: the shape of the array.
+    axes: the units that each axis indexes; `None` where all slices are equal.
+    zero: by axis, whether the elements of a unit are zero if all elements of
+      parameters that belong to the unit are zero.
+    number: the value of all elements, if it is known and the same.
+    sums: the sums over units in the array: the number of elements added up, and
+      the axes.
+    sources: the parameters from which alone the array was computed, or `None`
+      if data took part.
+    named: the units whose indices the elements are.
+    counts: the axis along which the array is 0, 1, 2, ...
   """
   shape: tuple[int, ...]
   axes: tuple[Axis | None, ...]
@@ -53,19 +66,19 @@ class Value(NamedTuple):
 
 
 class Reader(Protocol):
-  """What primitives that are read in their own way need of `tracing`'s reader.
+  """The part of `tracing`'s reader that primitives with own rules need.
 
   Attributes:
     relations: the relations of all axes.
-    ambient: the axes that loops, and devices of a mesh, took off arrays.
-    mesh: of those, by name, the axes of a mesh.
+    ambient: the axes that loops and `shard_map` have removed from arrays.
+    mesh: the axes among these that belong to a mesh, by name.
   """
   relations: Relations
   ambient: list[Axis]
   mesh: dict[str, Axis]
 
   def plain(self, eqn: Any, values: list[Value], wiring: Any) -> list[Value]:
-    """The results of an equation, whatever its operands index."""
+    """The results of an equation, without regard to indices of units."""
     ...
 
   def wired(self, eqn: Any, values: list[Value], wiring: Any) -> list[Value]:
@@ -73,16 +86,16 @@ class Reader(Protocol):
     ...
 
   def called(self, closed: Any, values: list[Value]) -> list[Value]:
-    """The results of a jaxpr that control flow calls."""
+    """The results of a jaxpr that a control flow primitive calls."""
     ...
 
   def note(self, source: Source, name: str) -> None:
-    """Notes that data met a parameter, other than in a product."""
+    """Records that data met a parameter outside of a product."""
     ...
 
 
 def opaque(aval: Any, why: str, sources: Any = None) -> Value:
-  """An array that is what it is: no axis may be permuted."""
+  """An array whose axes are not followed: none may be permuted."""
   shape = tuple(getattr(aval, 'shape', ()))
   return Value(
       shape, tuple(None if n <= 1 else Axis(n, fixed=why) for n in shape),
@@ -90,7 +103,7 @@ def opaque(aval: Any, why: str, sources: Any = None) -> Value:
 
 
 def constant(x: Any) -> Value:
-  """An array closed over: an axis along which it varies is fixed."""
+  """A closed over array: an axis along which it varies is fixed."""
   shape = np.shape(x)
   if not (shape or jax.dtypes.issubdtype(x.dtype, np.number)
           or x.dtype == np.bool_):
@@ -108,7 +121,7 @@ def constant(x: Any) -> Value:
 
 
 def same(relations: Relations, axes: Iterable[Axis | None]) -> Axis | None:
-  """Unifies axes."""
+  """Unifies axes that index the same units, and returns one of them."""
   known = [axis for axis in axes if axis is not None]
   for axis in known[1:]:
     relations.unify(known[0], axis)
@@ -117,11 +130,11 @@ def same(relations: Relations, axes: Iterable[Axis | None]) -> Axis | None:
 
 def reshaped(relations: Relations, value: Value, shape: tuple[int, ...]
              ) -> Value:
-  """An array of another shape."""
+  """The array after a reshape."""
   axes: list[Axis | None] = [None] * len(shape)
   zero = [False] * len(shape)
   whose: list[Sequence[int]] = [()] * len(shape)
-  # Of an array without elements nothing needs to be known.
+  # An array without elements needs no axes.
   for olds, news in alike(value.shape, shape) if 0 not in shape else ():
     there = [value.axes[i] for i in olds]
     if any(axis is not None for axis in there):
@@ -147,7 +160,7 @@ def reshaped(relations: Relations, value: Value, shape: tuple[int, ...]
 
 
 def _constants(size: int) -> Axis:
-  """An axis of constants that are alike; a function cannot lose any of them."""
+  """An axis of equal constants; its units may not be removed."""
   axis = Axis(size)
   axes_lib.keep(axis, 'constants of the function')
   return axis
@@ -181,7 +194,7 @@ def concatenated(relations: Relations, values: list[Value], along: int
 
 def cut(relations: Relations, value: Value, axis: int, start: int, stop: int
         ) -> Value:
-  """A part of an array along one axis."""
+  """A slice of an array along one axis."""
   if (start, stop) == (0, value.shape[axis]):
     return value
   axes = list(value.axes)
@@ -205,7 +218,7 @@ def cut(relations: Relations, value: Value, axis: int, start: int, stop: int
 
 def blocked(relations: Relations, value: Value, axis: int, size: int, why: str
             ) -> Value:
-  """An array whose one axis is not followed, but the others are."""
+  """An array one axis of which is not followed, and whose others are."""
   axes, shape = list(value.axes), list(value.shape)
   if (whole := axes[axis]) is not None:
     axes_lib.fix(whole, why)
@@ -220,7 +233,7 @@ def blocked(relations: Relations, value: Value, axis: int, size: int, why: str
 
 
 def united(sources: Iterable[Source]) -> tuple[Source, ...]:
-  """One source for each parameter."""
+  """Merges the sources that belong to one parameter."""
   found = {}
   for source in sources:
     known = found.setdefault(source.path, source)
@@ -230,7 +243,7 @@ def united(sources: Iterable[Source]) -> tuple[Source, ...]:
 
 
 def moved(value: Value, axis: int, to: int) -> Value:
-  """An array with one axis at another place."""
+  """An array with one axis moved to another position."""
   order = [i for i in range(len(value.shape)) if i != axis]
   order.insert(to, axis)
   pick = lambda row: tuple(row[i] for i in order)
@@ -241,7 +254,7 @@ def moved(value: Value, axis: int, to: int) -> Value:
 
 
 def with_first(value: Value, axis: Axis) -> Value:
-  """An array with an axis in front that tells arrays like it apart."""
+  """A stack of arrays of this kind, with the new axis in front."""
   return Value(
       (axis.size, *value.shape), (axis if axis.size > 1 else None, *value.axes),
       (False, *value.zero), sources=None if value.is_data else tuple(
@@ -249,7 +262,7 @@ def with_first(value: Value, axis: Axis) -> Value:
 
 
 def without_first(value: Value) -> Value:
-  """What a loop over its first axis sees of an array."""
+  """The slice of an array in one turn of a loop over its first axis."""
   return value._replace(
       shape=value.shape[1:], axes=value.axes[1:], zero=value.zero[1:],
       sources=value.sources and tuple(

@@ -199,7 +199,7 @@ def _argument(aval: Any, path: str | None = None) -> _Origin:
 
 
 def _join(*origins: _Origin) -> _Origin:
-  """The origin of what is computed from values of these origins."""
+  """The origin of a value that is computed from values of these origins."""
   size = max((o.size for o in origins), default=0)
   paths = {o.path for o in origins if o.size == size}
   return _Origin(size, paths.pop() if len(paths) == 1 else None)
@@ -214,20 +214,20 @@ def _counted(products: _Products, closed: Any, origins: list[_Origin]
 
 
 class _Counter:
-  """The interpreter of origins, which adds up products on the way."""
+  """The interpreter that follows origins and adds up the FLOPs of products."""
 
   def __init__(self, products: _Products):
     self._products = products
     self.counts: collections.Counter[str | None] = collections.Counter()
 
   def constant(self, x: Any, aval: Any) -> _Origin:
-    """A number in the code is a constant, an array closed over may be data."""
+    """A number in the code is a constant; a closed over array may be data."""
     del x
     return _argument(aval) if aval.shape else _CONSTANT
 
   def primitive(self, jaxpr: Any, eqn: Any, values: list[_Origin]
                 ) -> list[_Origin]:
-    """Where the results of an equation come from that is no call."""
+    """The origins of the results of an equation that is not a call."""
     del jaxpr
     name, inner = eqn.primitive.name, _called(eqn)
     if name in self._products:
@@ -243,12 +243,13 @@ class _Counter:
 
 
 def _called(eqn: Any) -> list[Any]:
-  """The jaxprs in the settings of an equation; where several, one will run."""
+  """The jaxprs in the params of an equation; of several, one will run."""
   settings = list(eqn.params.values())
-  if eqn.primitive.name == 'custom_linear_solve':  # The rest is derivatives'.
+  # The other jaxprs of a solve serve its derivatives.
+  if eqn.primitive.name == 'custom_linear_solve':
     settings = eqn.params['jaxprs'].solve
   platforms = eqn.params.get('branches_platforms') or ()
-  if None in platforms:  # The default tells what others do their own way.
+  if None in platforms:  # All compute the same.
     settings = eqn.params['branches'][platforms.index(None)]
   return _jaxprs.within(settings)
 
@@ -261,7 +262,7 @@ def _call(products: _Products, eqn: Any, inner: list[Any],
   branch = operands[:1] if name == 'cond' else []
   given = operands[len(branch):]
 
-  def bind(n):  # Inputs without operands are a kernel's outputs and scratch.
+  def bind(n):  # A kernel has more inputs than operands: outputs and scratch.
     more = n - len(given)
     return given + [_DATA] * more if more >= 0 else [_join(*given)] * n
   totals, columns = zip(*(
@@ -292,7 +293,7 @@ def _scan(products: _Products, eqn: Any, inner: list[Any],
 
 
 def _repeats(eqn: Any) -> int:
-  """How often an equation runs the products that it calls."""
+  """The number of times that an equation runs the jaxpr that it calls."""
   name, has = eqn.primitive.name, eqn.params
   sizes = [has['length']] if name == 'scan' else []
   if name == 'pallas_call':

@@ -1,10 +1,10 @@
-"""Indices of units that a function computes, as of the experts of a token.
+"""Indices of units that a function computes, such as the experts of a token.
 
-`top_k` and `argmax` say which units are largest. If units move, these indices
-change with them, which does no harm as long as they are only used to find the
-same units again: compared with `arange(n)`, which makes one row of a one-hot
-matrix for each unit, or to look up slices of a parameter. Whatever else is done
-with indices fixes the units.
+`top_k` and `argmax` return the indices of the largest units. If units are
+permuted, these indices change with them. The change does no harm as long as the
+indices only serve to find the same units again: in a comparison with
+`arange(n)`, which makes one row of a one-hot matrix for each unit, or in a
+lookup of slices of a parameter. Any other use of the indices fixes the units.
 """
 
 import operator
@@ -18,7 +18,7 @@ from jaxsparse.graph._arrays import Reader
 from jaxsparse.graph._arrays import Value
 from jaxsparse.graph.primitives import Wiring
 
-# Their first operand is what they return, in another shape or place.
+# These primitives return the elements of their first operand, rearranged.
 _PASS = {'reshape', 'slice', 'split', 'unstack', 'squeeze', 'transpose',
          'broadcast_in_dim', 'convert_element_type', 'copy', 'copy_p', 'name',
          'stop_gradient', 'sharding_constraint', 'reduce_precision', 'pvary',
@@ -54,7 +54,7 @@ def equation(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
 
 
 def lose(values: list[Value], why: str) -> None:
-  """Fixes units whose indices are not followed any further."""
+  """Fixes units, because the arrays of their indices are not followed."""
   for value in values:
     if value.named is not None:
       axes_lib.fix(value.named.axis, why)
@@ -62,7 +62,7 @@ def lose(values: list[Value], why: str) -> None:
 
 def _counting(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
               ) -> list[Value]:
-  """What counts along one axis still does so along where that axis went."""
+  """Moves the mark `counts` to the position of its axis in the result."""
   result, = results = reader.plain(eqn, values, wiring)
   if len(results) > 1 or len(wiring.outputs) != 1:
     return results
@@ -74,7 +74,7 @@ def _counting(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
 
 def _compared(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
               ) -> list[Value] | None:
-  """`index == arange(n)`: one column for each unit."""
+  """`index == arange(n)`: a one-hot matrix with a column for each unit."""
   for i, (value, other) in enumerate(zip(values, values[::-1])):
     named, k = value.named, other.counts
     if (named is None or not named.exact or k is None
@@ -89,7 +89,7 @@ def _compared(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
 
 def _looked_up(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
                ) -> list[Value] | None:
-  """`w[index]`: the slices of units."""
+  """`w[index]`: the slices of a parameter that belong to units."""
   has, (operand, indices) = eqn.params['dimension_numbers'], values
   where = tuple(has.start_index_map)
   if (indices.named is None or not indices.named.exact
@@ -107,7 +107,7 @@ def _looked_up(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
 
 def _bounded(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
              ) -> list[Value] | None:
-  """`index < 0` or `index <= n - 1`, as indexing asks, and the answer."""
+  """`index < 0` or `index <= n - 1`, the bounds checks of indexing."""
   value, other = values
   if value.named is None or not value.named.exact or other.number is None:
     return None
@@ -123,7 +123,7 @@ def _bounded(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
 
 def _shifted(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
              ) -> list[Value] | None:
-  """`index + n`, which is no index, unless it is not chosen."""
+  """`index + n`, for negative indices; the sum itself is not an index."""
   value, other = values
   if value.named is None or other.number is None or other.named is not None:
     return None
@@ -133,7 +133,7 @@ def _shifted(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
 
 def _chosen(reader: Reader, eqn: Any, values: list[Value], wiring: Wiring
             ) -> list[Value] | None:
-  """One of several arrays, if it is known which."""
+  """The array that `select_n` chooses, if its condition is known."""
   del reader, eqn, wiring
   number = values[0].number
   return None if number is None else [values[1 + int(number)]]

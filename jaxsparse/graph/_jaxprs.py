@@ -1,6 +1,7 @@
-"""Jaxprs as those who read them want them: no dead code, one spelling.
+"""Jaxprs of functions, without dead code and prints.
 
-What all who walk through a function (`_walk`) know of jaxprs in common.
+All modules that walk through a function (`_walk`) share these helpers, which
+hide differences between releases of JAX.
 """
 
 from typing import Any, Callable, NamedTuple, Sequence
@@ -36,7 +37,7 @@ def trace(f: Callable[..., Any], params: ArrayTree, *inputs: Any
 
 def told(transform: Callable[..., Any], f: Callable[..., Any], *args: Any
          ) -> Any:
-  """`transform(f)(params, *inputs)`, with an error that says what was given.
+  """`transform(f)(params, *inputs)`, with an error that names the inputs.
 
   Args:
     transform: the transform that traces a function, such as `jax.make_jaxpr`.
@@ -48,7 +49,7 @@ def told(transform: Callable[..., Any], f: Callable[..., Any], *args: Any
   """
   try:
     return transform(f)(*args)
-  except Exception as error:  # Whatever a function of the user says.
+  except Exception as error:  # The function of a user may raise any error.
     name = getattr(f, '__name__', type(f).__name__)
     said = tables.one_line(error, 160).rstrip('.')
     raise ValueError(
@@ -69,7 +70,7 @@ def _kinds(inputs: Any) -> str:
 
 
 def _silent(jaxpr: Any) -> Any:
-  """A jaxpr without prints, in what it calls, too; anything else as it is."""
+  """A jaxpr without prints, also in jaxprs that it calls; else the argument."""
   if not isinstance(jaxpr, core.Jaxpr):
     # Newer releases of JAX have one kind of jaxprs, older ones two.
     return (core.ClosedJaxpr(_silent(jaxpr.jaxpr), jaxpr.consts)
@@ -87,7 +88,7 @@ def _without_prints(effects: Any) -> Any:
 
 
 def within(settings: Any) -> list[Any]:
-  """The jaxprs among the settings of an equation."""
+  """The jaxprs among the params of an equation."""
   return [x for x in jax.tree.leaves(settings)
           if isinstance(x, (core.Jaxpr, core.ClosedJaxpr))]
 
@@ -96,7 +97,8 @@ def run_alone(jaxpr: Any, eqn: Any, operands: Sequence[Any]) -> list[Any]:
   """The results of one equation of a jaxpr."""
   values = {v: x for v, x in zip(eqn.invars, operands)
             if not isinstance(v, core.Literal)}
-  # What binding a primitive takes changes with JAX; what a jaxpr is does not.
+  # The arguments of `Primitive.bind` differ among releases of JAX; a jaxpr with
+  # one equation runs in all of them.
   alone = jaxpr.replace(
       constvars=[], invars=[*values], outvars=eqn.outvars, eqns=[eqn],
       effects=eqn.effects,
@@ -106,7 +108,7 @@ def run_alone(jaxpr: Any, eqn: Any, operands: Sequence[Any]) -> list[Any]:
 
 
 class Same:
-  """Anything by its identity, as a key that keeps it alive."""
+  """A key that compares an object by identity, and keeps the object alive."""
 
   def __init__(self, x: Any):
     self.x = x
@@ -135,7 +137,7 @@ class ScanSizes(NamedTuple):
 
   @classmethod
   def of(cls, eqn: Any) -> 'ScanSizes':
-    """By ranks, which tell them apart in every release of JAX."""
+    """The sizes of a scan, from ranks, which every release of JAX has."""
     inner = getattr(eqn.params['jaxpr'], 'jaxpr', eqn.params['jaxpr'])
 
     def whole(outside, inside):

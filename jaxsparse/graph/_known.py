@@ -1,9 +1,10 @@
-"""What is known of an array on a walk that computes it.
+"""The facts known about an array during a walk that computes it.
 
-An array made of a parameter alone, by casts, transposes, reshapes, masks and
-the like, has a `Tag`, which says which axes of the parameter its axes are. What
-depends on inputs is `DATA`. Of constants is known along which axes they differ,
-of all else nothing.
+An array that is computed from a parameter alone, by casts, transposes,
+reshapes, masks and the like, has a `Tag`, which maps its axes to those of the
+parameter.
+An array that depends on inputs has the tag `DATA`. A `Constant` lists the axes
+along which an array of constants differs. Other arrays have no tag.
 """
 
 import math
@@ -16,20 +17,23 @@ from jaxsparse.graph import _arrays
 from jaxsparse.graph import _shards
 from jaxsparse.graph import primitives
 
-# Of an axis of a parameter, or of one of the factors that a reshape cut it to.
+# An axis of a parameter, followed by the positions of the factors into which
+# reshapes have split it.
 Key = tuple[int, ...]
 
 
 class Tag(NamedTuple):
-  """An array is a parameter that was not combined with data.
+  """The tag of an array that is a parameter, not combined with data.
 
   Attributes:
     path: the path of the parameter, or another name of it.
-    keys: for each axis of the array what of the parameter it is, major first.
-    split: the axes of the parameter that a `shard_map` shares out, and over
-      which mesh axes.
-    scaled: axes of the parameter along which another one, or a constant,
-      scales it, the same along some others: `w * s[:, None]` is scaled along 0.
+    keys: for each axis of the array, the axes of the parameter in it, major
+      first.
+    split: the axes of the parameter that a `shard_map` splits, each with the
+      mesh axes.
+    scaled: the axes of the parameter along which it is scaled by another
+      parameter, or a constant, with fewer axes: `w * s[:, None]` is scaled
+      along axis 0.
   """
   path: Any
   keys: tuple[tuple[Key, ...], ...]
@@ -38,36 +42,36 @@ class Tag(NamedTuple):
 
   @classmethod
   def of(cls, path: Any, rank: int) -> 'Tag':
-    """Of a parameter as it is."""
+    """The tag of a parameter itself."""
     return cls(path, tuple(((axis,),) for axis in range(rank)))
 
   @property
   def is_whole(self) -> bool:
-    """Whether no axis of the parameter was cut or joined."""
+    """Whether no axis of the parameter was split or joined."""
     return all(len(row) == len(row[0]) == 1 for row in self.keys if row)
 
   @property
   def axes(self) -> tuple[int | None, ...]:
-    """The parameter's axes, of one that is whole; `None` for new ones."""
+    """The parameter's axes if the tag is whole; `None` for new axes."""
     return tuple(row[0][0] if row else None for row in self.keys)
 
   def major(self, axis: int) -> int | None:
-    """Which axis of the array begins with this one of the parameter."""
+    """The axis of the array whose major part is this axis of the parameter."""
     return next((k for k, row in enumerate(self.keys) if row
                  and row[0][0] == axis and not any(row[0][1:])), None)
 
 
 class Constant(NamedTuple):
-  """An array is made of constants alone.
+  """The tag of an array that is computed from constants alone.
 
   Attributes:
-    differs: whether its slices along each axis do.
+    differs: by axis, whether the slices along it differ.
   """
   differs: tuple[bool, ...]
 
   @classmethod
   def of(cls, x: Any) -> 'Constant':
-    """Of an array closed over, or a number."""
+    """The tag of a closed over array, or of a number."""
     shape = np.shape(x)
     if isinstance(x, jax.core.Tracer) or not shape or not np.size(x) or (
         jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)):
@@ -78,12 +82,12 @@ class Constant(NamedTuple):
 
   @property
   def slice(self) -> 'Constant':
-    """What a loop over its first axis sees of it."""
+    """The tag of its slice in one turn of a loop over its first axis."""
     return Constant(self.differs[1:])
 
 
 class _Data:
-  """The tag of what depends on inputs."""
+  """The tag of an array that depends on inputs."""
 
 
 DATA = _Data()
@@ -93,8 +97,8 @@ class Over(NamedTuple):
   """The mesh axes of a `shard_map` along which devices differ in an array.
 
   Attributes:
-    varies: along these they have data of their own.
-    unsure: along these they may, or may have the same again.
+    varies: the axes along which each device has data of its own.
+    unsure: the axes along which devices may have the same, or may differ.
   """
   varies: frozenset[str] = frozenset()
   unsure: frozenset[str] = frozenset()
@@ -105,7 +109,7 @@ class Over(NamedTuple):
 
 
 def parts(eqn: Any, spec: Any) -> dict[int, tuple[str, ...]]:
-  """Axes that a `shard_map` shares out, and over which axes of its mesh."""
+  """The axes of an array that a `shard_map` splits, each with the mesh axes."""
   sizes = eqn.params['mesh'].shape
   found = {axis: tuple(n for n in _shards.names_of(part) if sizes[n] > 1)
            for axis, part in enumerate(spec)}
@@ -113,7 +117,7 @@ def parts(eqn: Any, spec: Any) -> dict[int, tuple[str, ...]]:
 
 
 def of_device(tag: Tag, parts: Mapping[int, tuple[str, ...]]) -> Tag | None:
-  """The tag of a device's part; `None` if no whole axis is shared out."""
+  """The tag of a device's part; `None` unless all split axes are whole."""
   split = []
   for axis, names in parts.items():
     if len(tag.keys[axis]) != 1 or len(tag.keys[axis][0]) != 1:
@@ -123,22 +127,22 @@ def of_device(tag: Tag, parts: Mapping[int, tuple[str, ...]]) -> Tag | None:
 
 
 def joined(overs: Iterable[Over]) -> Over:
-  """Along which axes devices differ in what is computed from such arrays."""
+  """The axes along which devices differ in a result of such operands."""
   overs = [*overs]
   return Over(*(frozenset().union(*rows) for rows in zip(*overs, Over())))
 
 
 class Known(NamedTuple):
-  """An array and what is known of it.
+  """An array and the facts known about it.
 
   Attributes:
     value: the array.
     tag: a `Tag`, a `Constant`, `DATA` or `None`.
-    of: paths of parameters that it was made of alone, in another way than a
-      `Tag` follows.
-    over: in which it differs among devices.
-    partial: of products that it is a device's part of, and the mesh axes over
-      which it has to be summed to be whole.
+    of: the paths of the parameters from which alone the array was computed, if
+      it was by steps that a `Tag` does not follow.
+    over: the mesh axes along which the array differs among devices.
+    partial: the products of which the array is one device's part, each with the
+      mesh axes over which the parts must be summed.
   """
   value: Any
   tag: Any = None
@@ -148,13 +152,13 @@ class Known(NamedTuple):
 
 
 def untold(known: Iterable[Known]) -> frozenset[Any]:
-  """The parameters that arrays were made of, as something without a tag."""
+  """The parameters in arrays, for a result that has no tag."""
   return frozenset().union(*(
       {x.tag.path} if isinstance(x.tag, Tag) else x.of for x in known))
 
 
 def passed(eqn: Any, tags: Sequence[Any]) -> Tag | None:
-  """The tag of what is made of parameters alone: that of the largest."""
+  """The tag of a result of parameters alone: that of the largest."""
   sized = [(math.prod(v.aval.shape), i) for i, (v, tag) in enumerate(zip(
       eqn.invars, tags)) if isinstance(tag, Tag)]
   if not sized or len(eqn.outvars) != 1:
@@ -181,7 +185,7 @@ def passed(eqn: Any, tags: Sequence[Any]) -> Tag | None:
 
 
 def made_of_constants(eqn: Any, tags: Sequence[Any]) -> Constant | None:
-  """The tag of what is made of constants alone, if they are not cut."""
+  """The tag of a result of constants alone; `None` if they are sliced."""
   if len(eqn.outvars) != 1 or not all(
       isinstance(tag, Constant) or tag is None and not v.aval.shape
       for v, tag in zip(eqn.invars, tags)):
@@ -204,14 +208,17 @@ def made_of_constants(eqn: Any, tags: Sequence[Any]) -> Constant | None:
 
 def _scaled(tag: Tag, other: Tag | Constant, shape: tuple[int, ...]
             ) -> frozenset[int]:
-  """Axes along which `other` scales, if it is the same along some axes."""
+  """The axes along which `other` scales the parameter.
+
+  Empty if `other` has all axes of the array, as a mask has.
+  """
   wide = [k for k, n in enumerate(shape) if n > 1]
-  if isinstance(other, Constant):  # A number for all has no axes.
+  if isinstance(other, Constant):  # A single number has no axes.
     own = [k for k in wide if other.differs and other.differs[k]]
   else:
     own = [k for k in wide if other.keys[k]]
   if own == wide:
-    return frozenset()  # A mask, or weights of their own.
+    return frozenset()  # A mask, or other weights.
   return frozenset(key[0] for k in own for key in tag.keys[k])
 
 
@@ -234,7 +241,7 @@ def _reshaped(eqn: Any, tag: Tag, old: tuple[int, ...], new: tuple[int, ...]
 
 
 def _gathered(eqn: Any, tag: Tag) -> Tag | None:
-  """The tag of what all devices have of a parameter, one after the other."""
+  """The tag of the result of an `all_gather` of a parameter's parts."""
   has, split = eqn.params, dict(tag.split)
   if has['axis_size'] == 1:
     return tag
@@ -248,13 +255,13 @@ def _gathered(eqn: Any, tag: Tag) -> Tag | None:
 
 
 def ordered(tag: Tag, axes: Sequence[int]) -> list[int] | None:
-  """Axes of an array in the parameter's order, if they are whole axes of it.
+  """Axes of an array, in the order of the parameter.
 
-  And if nothing scales the parameter along them.
+  `None` unless they are whole axes of the parameter that nothing scales.
   """
   keys = {k: tag.keys[k] for k in axes}
   if any(key[0] in tag.scaled for some in keys.values() for key in some):
-    return None  # Its inputs are those times the scales.
+    return None  # The inputs of the parameter are these times the scales.
   order = sorted((k for k in axes if keys[k]), key=lambda k: keys[k])
   flat = [key for k in order for key in keys[k]]
   others = [key[0] for k, some in enumerate(tag.keys) if k not in keys

@@ -1,4 +1,4 @@
-"""A function as one line of equations; calls and stacked layers are inlined."""
+"""A function as one list of equations; calls and stacked layers are inlined."""
 
 import functools
 import math
@@ -25,16 +25,19 @@ from jaxsparse.graph._programs import Step
 class Line:
   """All equations of a function in turn: calls and stacked layers are inlined.
 
-  Of calls those of what is made of parameters, or if it is to be flat, all.
+  A flat line inlines all calls. Otherwise it inlines those calls that have a
+  parameter, or an array computed from one alone, as operand.
 
   Attributes:
     steps: the steps of the computation.
-    tags: of each array, whether it is data, and of which leaf it is made.
+    tags: the tag of each array: whether it is data, and the leaf that it is
+      computed from.
     sizes: the bytes of each array.
     dtypes: the dtypes of the arrays.
-    consts: arrays closed over, by number.
-    slices: of what is made of parameters alone, layers: of which array, where.
-    lost: leaves with products that are not seen.
+    consts: the closed over arrays, by number.
+    slices: for the number of a layer of a parameter, the number of the stacked
+      array and the index of the layer.
+    lost: the leaves with products that the walk cannot show.
   """
 
   def __init__(self, kernels: Collection[str], flat: bool = False):
@@ -55,12 +58,12 @@ class Line:
     return self._walk.lost
 
   def data_steps(self) -> list[Step]:
-    """The steps that give what depends on inputs."""
+    """The steps whose results depend on inputs."""
     return [step for step in self.steps
             if any(self.tags[i] is DATA for i in step.outs)]
 
   def add(self, known: Known) -> int:
-    """A new array's number."""
+    """Adds an array, and returns its number."""
     self._known.append(known)
     self.tags.append(known.tag)
     self.dtypes.append(known.value.dtype)
@@ -71,7 +74,7 @@ class Line:
     return self._known[i] if isinstance(i, int) else Known(i.val)
 
   def inline(self, closed: Any, arrays: Sequence[Any]) -> list[Any]:
-    """The results of a jaxpr of arrays."""
+    """Adds the steps of a jaxpr, and returns the numbers of its results."""
     jaxpr = getattr(closed, 'jaxpr', closed)
     known = dict(zip(jaxpr.invars, arrays))
     for v, const in zip(jaxpr.constvars, getattr(closed, 'consts', ())):
@@ -107,7 +110,7 @@ class Line:
 
   def _layers(self, eqn: Any, ins: list[Any], constants: int, carries: int
               ) -> list[Any]:
-    """A scan, layer by layer."""
+    """Adds the steps of a scan, layer by layer."""
     has, start = eqn.params, constants + carries
     carry, turns = ins[constants:start], range(has['length'])
     ys = [[None] * has['length'] for _ in eqn.outvars[carries:]]
@@ -134,7 +137,7 @@ class Line:
       first, *rest = tag.keys
       axes = {key[0] for key in first}
       path, index = tag.path
-      # A part of an axis is no layer: nobody can tell what of the kernel it is.
+      # A part of an axis is not a layer: its place in the kernel is unknown.
       if len(axes) == 1 and first == ((first[0][0],),):
         tag = Tag(Leaf(path, (*index, (axes.pop(), k))), tuple(rest))
       else:
@@ -151,10 +154,10 @@ class Traced(NamedTuple):
 
   Attributes:
     line: the line.
-    names: the paths of all parameters, whose numbers are the first.
-    inputs: numbers of the inputs.
-    returned: those of what the function returns and depends on inputs.
-    makers: the step that gives an array, by number.
+    names: the paths of all parameters, which have the first numbers.
+    inputs: the numbers of the inputs.
+    returned: the numbers of the results that depend on inputs.
+    makers: the step that computes an array, by the array's number.
   """
   line: Line
   names: list[str]
@@ -163,17 +166,18 @@ class Traced(NamedTuple):
   makers: dict[int, Step]
 
   def start(self, *inputs: Any) -> dict[int, Any]:
-    """The inputs by number."""
+    """The inputs, by number."""
     return dict(zip(self.inputs, map(jnp.asarray, jax.tree.leaves(inputs))))
 
   def values(self, reads: Iterable[int], params: Sequence[Any],
              data: dict[int, Any]) -> list[Any]:
-    """Arrays by their number.
+    """The arrays of these numbers.
 
     Args:
       reads: the numbers.
-      params: leaves of the parameters.
-      data: arrays of data by number; all others are made of parameters.
+      params: the leaves of the parameters.
+      data: the arrays of data, by number; the others are computed from
+        parameters.
     """
     def value(i):
       if i in data:
@@ -199,8 +203,8 @@ def traced(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   Args:
     fn: any function that JAX can trace.
     params: the first argument of the function.
-    *inputs: the others.
-    kernels: paths of those whose layers are taken apart.
+    *inputs: the other arguments.
+    kernels: the paths of the parameters whose stacked layers are inlined.
     flat: whether all calls are inlined.
   """
   closed, names = _jaxprs.trace(fn, params, *inputs)

@@ -1,4 +1,4 @@
-"""Control flow on a walk that computes: sums of taps go along as carries."""
+"""Control flow during a walk that computes: loops carry the sums of taps."""
 
 import functools
 from typing import Any, Callable, Protocol, Sequence
@@ -19,28 +19,28 @@ from jaxsparse.graph._known import Tag
 
 
 class Walk(_walk.Interpreter, Protocol):
-  """What control flow needs of the walk of `taps`.
+  """The part of the walk of `taps` that control flow needs.
 
   Attributes:
     found: the sums of the results of the tap.
-    join: makes one of two arrays that the tap returned.
-    checked: the mesh axes over which types say that arrays vary.
+    join: a function that joins two arrays that the tap returned.
+    checked: the mesh axes over which types of arrays say that they vary.
   """
   found: dict[Any, Any]
   join: Any
   checked: frozenset[str]
 
   def add(self, found: dict[Any, Any]) -> None:
-    """Adds what the tap returned elsewhere."""
+    """Adds results of the tap from a loop or a branch."""
     ...
 
   def inner(self) -> 'Walk':
-    """A walk like this one that has found nothing yet."""
+    """A walk like this one, with no results yet."""
     ...
 
 
 class _Inner:
-  """A jaxpr as a function of its values: results, and what the tap returned."""
+  """A jaxpr as a function of its values to results and sums of taps."""
 
   def __init__(self, walk: Walk, closed: Any, given: Sequence[Known]):
     self.over = []
@@ -55,7 +55,7 @@ class _Inner:
 
 
 def varied(walk: Walk, tree: Any) -> Any:
-  """Arrays that may be other ones on each device, as far as types go."""
+  """Arrays whose types say that they may differ among devices."""
   return jax.tree.map(lambda x: numerics.vary(x, walk.checked), tree)
 
 
@@ -66,17 +66,20 @@ def _zeros(walk: Walk, tree: Any) -> Any:
 
 def _settled(walk: Walk, closed: Any, given: list[Known], carries: slice,
              look: Callable[[_Inner], Any]) -> tuple[_Inner, Any]:
-  """A loop's body, once a turn does not change what is known of its carry.
+  """The body of a loop, with facts about its carry that hold in all turns.
 
   Args:
     walk: the walk.
     closed: the body.
     given: the operands of the body.
-    carries: which of them are carried.
-    look: of the body, whatever is needed of it as shapes.
+    carries: the operands that are carried.
+    look: a function of the body whose result is wanted as shapes.
+
+  Returns:
+    The body, and the shapes of `look(body)`.
   """
   given = [*given]
-  # What is carried may have met data in a turn before.
+  # A carried array may have met data in an earlier turn.
   given[carries] = [Known(None, DATA, over=known.over)
                     for known in given[carries]]
   while True:
@@ -121,7 +124,7 @@ def _scan(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
 
 
 def _slice(known: Known) -> Known:
-  """What is known of an array in a turn; little if devices share turns."""
+  """The slice of an array in one turn; without a tag if devices split turns."""
   tag = known.tag
   if isinstance(tag, Constant):
     return known._replace(tag=tag.slice)
@@ -158,7 +161,13 @@ def _while(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
 
 def _decided(results: Sequence[Any], overs: Sequence[Over],
              deciding: Sequence[Over]) -> list[Known]:
-  """Results of what devices may run differently, if the last differ."""
+  """The results of a loop or branch that may run differently among devices.
+
+  Args:
+    results: the results.
+    overs: the mesh axes along which they differ anyway.
+    deciding: the same for the values that decide what runs.
+  """
   other = Over(unsure=_known.joined(deciding).any)
   return [Known(x, DATA, over=_known.joined([over, other]))
           for x, over in zip(results, overs)]

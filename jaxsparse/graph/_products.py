@@ -1,4 +1,4 @@
-"""Products of a parameter with data, as those who look at data see them."""
+"""Products of a parameter with data, in the form in which taps get them."""
 
 from typing import Any, NamedTuple, Sequence
 
@@ -15,11 +15,11 @@ class Product(NamedTuple):
 
   Attributes:
     path: the path of the parameter.
-    rows: the data `[*batch, *rest, inputs]`. Batch axes are those that the
-      parameter has, too, as experts do, and inputs what is summed over, both in
-      the parameter's order; or for a convolution the whole data.
+    rows: the data `[*batch, *rest, inputs]`. The parameter has the batch axes,
+      too, such as that of experts. The product sums over the inputs. Both are
+      in the parameter's order. For a convolution, the data as it is.
     batch: the number of batch axes.
-    key: alike for products that read the same data in the same way.
+    key: equal for products that read the same data in the same way.
     conv: for a convolution, its equation and the order of the kernel's axes.
     groups: for a ragged product, the number of rows of each expert.
   """
@@ -32,14 +32,14 @@ class Product(NamedTuple):
 
 
 class Roles(NamedTuple):
-  """What the axes of the array with the parameter are in a product.
+  """The roles of the axes of the operand with the parameter in a product.
 
   Attributes:
-    contracted: to the axes of data that they are summed over with, in the
-      parameter's order.
-    batch: to the axes of data that they are, in the parameter's order.
+    contracted: maps each axis that is summed over to the axis of the data that
+      it is summed with, in the parameter's order.
+    batch: maps each batch axis to that of the data, in the parameter's order.
     experts: for a ragged product, the axis of its groups.
-    free: which the result alone has.
+    free: the axes that the result has, and the data has not.
   """
   contracted: dict[int, int]
   batch: dict[int, int]
@@ -48,7 +48,7 @@ class Roles(NamedTuple):
 
 
 def roles(eqn: Any, i: int, tag: Tag) -> Roles | None:
-  """The roles of the axes of operand `i`, or `None` for what is not shown."""
+  """The roles of the axes of operand `i`, or `None` if taps cannot see it."""
   has, shape = eqn.params, eqn.invars[i].aval.shape
   if eqn.primitive.name == 'conv_general_dilated':
     free = has['dimension_numbers'].rhs_spec[:1]
@@ -76,15 +76,16 @@ def roles(eqn: Any, i: int, tag: Tag) -> Roles | None:
 
 def product(eqn: Any, i: int, tag: Tag, values: Sequence[Any], roles: Roles,
             gathered: Sequence[tuple[int, tuple[str, ...]]] = ()) -> Product:
-  """A product as it is shown.
+  """A product in the form in which taps get it.
 
   Args:
     eqn: the equation of the product.
-    i: which operand the parameter is.
-    tag: of that operand.
+    i: the position of the operand with the parameter.
+    tag: the tag of that operand.
     values: all operands.
-    roles: of its axes, as `roles` has them.
-    gathered: axes of data of which devices have a part, and the mesh axes.
+    roles: the roles of that operand's axes.
+    gathered: the axes of the data that are split among devices, each with the
+      mesh axes.
   """
   data = whole = values[1 - i]
   for axis, names in gathered:
@@ -102,7 +103,7 @@ def product(eqn: Any, i: int, tag: Tag, values: Sequence[Any], roles: Roles,
 
 
 def _window(eqn: Any, tag: Tag) -> tuple[int, ...] | None:
-  """Inputs and window of a convolution's kernel, in the parameter's order."""
+  """The input and window axes of a convolution's kernel, in its own order."""
   order = _known.ordered(tag, eqn.params['dimension_numbers'].rhs_spec[1:])
   return None if order is None else tuple(order)
 

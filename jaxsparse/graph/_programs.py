@@ -1,4 +1,4 @@
-"""Programs: some equations of a function, equal if they compute the same."""
+"""Programs: parts of a function, equal if they compute the same."""
 
 from typing import Any, Hashable, NamedTuple, Sequence
 
@@ -16,21 +16,22 @@ class Leaf(NamedTuple):
 
   Attributes:
     path: the path of the parameter.
-    index: the axes that scans took apart, outermost first, and where on each.
+    index: pairs of an axis that a scan runs over and the index of the turn,
+      outermost first.
   """
   path: str
   index: tuple[tuple[int, int], ...] = ()
 
 
 class Step(NamedTuple):
-  """An equation; arrays are numbers, which count all arrays of the function.
+  """An equation; its arrays are numbers that count the function's arrays.
 
   Attributes:
-    ins: of arrays or constants in the code.
-    outs: the outputs, arrays.
-    jaxpr: where the equation is.
+    ins: the operands: numbers of arrays, or constants in the code.
+    outs: the numbers of the results.
+    jaxpr: the jaxpr that has the equation.
     eqn: the equation.
-    seen: kernels that it multiplies with data.
+    seen: the kernels that the equation multiplies with data.
   """
   ins: tuple[Any, ...]
   outs: tuple[int, ...]
@@ -43,9 +44,10 @@ class Step(NamedTuple):
 
 
 class Program:
-  """Some steps; equal if the same is computed of arrays of the same kind.
+  """Some steps as a function.
 
-  Rules of derivatives are not compared.
+  Two programs are equal if they do the same computation on arrays of the same
+  shapes and dtypes. The comparison leaves out rules of derivatives.
   """
 
   def __init__(self, steps: Sequence[Step], reads: Sequence[int],
@@ -70,7 +72,7 @@ class Program:
     return isinstance(other, Program) and self._key == other._key
 
   def run(self, values: Sequence[Any]) -> list[Any]:
-    """What the program gives."""
+    """The results of the program."""
     known = list(values)
     for step in self._steps:
       known += _jaxprs.run_alone(
@@ -79,7 +81,7 @@ class Program:
     return [known[i] for i in self._gives]
 
   def tapped(self, values: Sequence[Any], tap: taps.Tap) -> taps.Sums:
-    """What a tap returns, summed by the number of the leaf in the tags."""
+    """The results of a tap, summed by the number of the leaf in the tags."""
     walk = taps.Walk(tap)
     known = [*map(Known, values, self._tags)]
     for step in self._steps:
@@ -88,7 +90,7 @@ class Program:
     return walk.sums
 
 
-# What two programs must have in common.
+# The parts of equations that must be equal in two programs.
 
 
 def _key(i: Any) -> Hashable:
@@ -100,7 +102,8 @@ def _key(i: Any) -> Hashable:
 
 def _key_of(eqn: Any) -> Hashable:
   name, has = eqn.primitive.name, eqn.params
-  if name in _walk.CALLS:  # The rest is names, layouts, derivatives.
+  # The other params of calls are names, layouts and derivatives.
+  if name in _walk.CALLS:
     return name, _key_of_setting(has[_walk.CALLS[name]])
   return eqn.primitive, tuple(
       (key, _key_of_setting(x)) for key, x in sorted(has.items()))

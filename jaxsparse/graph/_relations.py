@@ -1,10 +1,11 @@
-"""Which axes of a function's arrays index the same.
+"""Relations: which axes of a function's arrays index the same units.
 
-Axes that meet become one: `unify` links leaves and cuts them where their
-structures differ. A slice may single out a part `t0` of an axis `t` while other
-leaves stay, as in `x[:, 0]` of `[tokens, 3, heads]`: `heads` may then be
-ordered differently for every part, and has an instance, a leaf of its own, in
-each. `settle` takes that back where an array has the leaf, but not `t`.
+`unify` makes one axis of two that meet: it links their leaves, and splits
+leaves where the structures of the axes differ. A slice may take a part `t0` of
+an axis `t` and keep other leaves, as `x[:, 0]` of `[tokens, 3, heads]` does.
+The units `heads` may then have a different order in every part, so each part
+gets an instance of the leaf `heads`, a leaf of its own. `settle` removes
+instances again where an array has the leaf, but not `t`.
 """
 
 import collections
@@ -32,11 +33,11 @@ class Unfit(Exception):
 
 
 class Relations:
-  """The axes of one function: what arrays have together, and instances.
+  """The axes of one function: which arrays have them, and their instances.
 
   Attributes:
-    arrays: the axes that each array has, those of loops around it included.
-    instances: leaves that may differ from part to part of another axis.
+    arrays: the axes of each array, including those of loops around it.
+    instances: the leaves whose order may differ among parts of another axis.
   """
 
   def __init__(self):
@@ -45,11 +46,11 @@ class Relations:
     self._at: dict[tuple[Axis, ...], Axis] = {}
 
   def note(self, axes: Iterable[Axis | None]) -> None:
-    """Notes that one array has these axes."""
+    """Records that one array has these axes."""
     self.arrays.append(tuple(axis for axis in axes if axis is not None))
 
   def unify(self, a: Axis, b: Axis) -> None:
-    """Says that two axes of one size index the same, whatever that takes."""
+    """Makes two axes of one size index the same units."""
     a, b = find(a), find(b)
     if a is b:
       return
@@ -85,7 +86,7 @@ class Relations:
         fix(axis, 'reshape')
 
   def reshape(self, parts: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
-    """The product of axes, cut into axes of these sizes, major first."""
+    """Joins axes, major first, and splits the result into these sizes."""
     rest = [factor for part in parts for factor in factors(part)]
     made = []
     for size in reversed(sizes):
@@ -104,7 +105,7 @@ class Relations:
     return made
 
   def _split(self, axis: Axis, minor: int) -> tuple[Axis, Axis]:
-    """Cuts an axis into a product of two, the second of size `minor`."""
+    """Splits an axis into a product of two, the second of size `minor`."""
     axis = find(axis)
     if axis.size % minor:
       raise Unfit
@@ -121,7 +122,7 @@ class Relations:
     return whole, self.merged(whole, [minor for _, minor in pairs])
 
   def merged(self, whole: Axis, versions: Sequence[Axis]) -> Axis:
-    """One axis that is each of `versions` in the parts of `whole`."""
+    """One axis that is one of `versions` in each part of `whole`."""
     first, *others = map(find, versions)
     if all(axis is first for axis in others):
       return first
@@ -137,9 +138,9 @@ class Relations:
 
   def cut(self, axis: Axis, start: int, stop: int
           ) -> tuple[Axis, list[tuple[Axis, Axis]]]:
-    """An axis from `start` to `stop`, and which parts of which axes these are.
+    """The slice of an axis from `start` to `stop`, and the parts that it takes.
 
-    The structure of the axis is refined where it needs to be.
+    Boundaries of the slice inside of a leaf split the leaf.
     """
     axis = find(axis)
     if (start, stop) == (0, axis.size):
@@ -174,7 +175,7 @@ class Relations:
     return product([piece, *(self.instanced(f, where) for f in rest)]), where
 
   def instanced(self, axis: Axis, where: list[tuple[Axis, Axis]]) -> Axis:
-    """What an axis is in these parts of others of the same array."""
+    """The instance of an axis in these parts of other axes of the array."""
     axis = find(axis)
     if axis.kind != 'leaf':
       return Axis(axis.size, axis.kind,
@@ -189,7 +190,7 @@ class Relations:
 
   def _record(self, leaf: Axis, whole: Axis, part: Axis,
               there: Axis | None = None) -> Axis:
-    """What `leaf` is in `part` of `whole`; `there`, if that is known."""
+    """The instance of `leaf` in `part` of `whole`; `there` if it is given."""
     known = self._at.get(key := (leaf, *leaves(part)))
     if known is None:
       known = self._at[key] = there or Axis(leaf.size)
@@ -201,7 +202,7 @@ class Relations:
   def settle(self) -> None:
     """Makes leaves and instances agree, and drops instances without a reason.
 
-    After it, `instances` has those that stay, for every part of `whole`.
+    Afterwards `instances` has the remaining ones, for every part of `whole`.
     """
     while self._refine() or self._dissolve():
       pass
@@ -214,7 +215,7 @@ class Relations:
           note_number(there, leaf.number)
 
   def _refine(self) -> bool:
-    """Gives instances the structure of leaves and parts; was any without?"""
+    """Gives instances the structure of their leaves; returns if any changed."""
     before, self.instances, self._at = self.instances, [], {}
     changed = False
     for leaf, whole, part, there in before:
@@ -241,7 +242,7 @@ class Relations:
       leaf, parts = instance.leaf, leaves(instance.whole)
       free = (
           leaf.fixed is None and leaf not in circular
-          # Two halves that are one leaf do not tell instances apart.
+          # If both halves are one leaf, instances cannot differ.
           and len(set(parts)) == len(parts)
           and first.setdefault(leaf, parts) == parts
           and all(sum(leaves(axis) == parts for axis in company) == 1
@@ -254,7 +255,7 @@ class Relations:
     return bool(gone)
 
   def companies(self, *, settled: bool = True) -> dict[Axis, list[list[Axis]]]:
-    """For every leaf, and everywhere it is: what else tells an element of it.
+    """For every leaf, the leaves that stand beside it in arrays, its company.
 
     In an array of axes `a * (b + c * d)` and `e`, the company of `d` is `a`,
     `c`, `e`, and that of `b` is `a`, `e`.
@@ -267,12 +268,12 @@ class Relations:
     return found
 
   def places(self, array: Sequence[Axis | None]) -> list[Place]:
-    """Where in an array leaves are, or their instances; after `settle`."""
+    """The places of leaves, or their instances, in an array; after `settle`."""
     return places(array, self.instances)
 
 
 def _circular(instances: Sequence[Instance]) -> set[Axis]:
-  """The leaves of which an instance is, or has as instance, themselves."""
+  """The leaves that are instances of themselves, directly or by others."""
   direct = collections.defaultdict(set)
   for instance in instances:
     direct[instance.leaf].update(leaves(instance.there))
@@ -288,7 +289,7 @@ def _circular(instances: Sequence[Instance]) -> set[Axis]:
 
 
 def _slice(axis: Axis, start: int, stop: int) -> None:
-  """Makes a leaf a concatenation, if it has a boundary of the slice in it."""
+  """Splits a leaf in two if a boundary of the slice lies inside of it."""
   start, stop = max(start, 0), min(stop, axis.size)
   if axis.kind == 'leaf' and start < stop and stop - start < axis.size:
     sizes = [start, stop - start, axis.size - stop]
@@ -296,7 +297,7 @@ def _slice(axis: Axis, start: int, stop: int) -> None:
 
 
 def _refined(ones: list[int], others: list[int]) -> list[int]:
-  """Sizes that two products of sizes, major first, can both be cut to.
+  """The coarsest sizes into which two products, major first, both split.
 
   >>> _refined([8, 6], [4, 12])
   [4, 2, 6]
@@ -314,7 +315,7 @@ def _refined(ones: list[int], others: list[int]) -> list[int]:
 
 
 def _common(ones: list[int], others: list[int]) -> list[int]:
-  """Sizes of pieces that two rows of sizes with one sum can both be cut to.
+  """The coarsest pieces into which two rows of sizes of one sum both split.
 
   >>> _common([2, 4], [3, 3])
   [2, 1, 3]

@@ -1,20 +1,20 @@
-"""`jax.shard_map` on a walk that computes: what a tap returns of all devices.
+"""`jax.shard_map` during a walk that computes: results of taps on all devices.
 
-A device sees a part of a kernel's data, and perhaps a part of the kernel. Along
-each axis of the mesh it is known whether devices differ in an array
-(`_known.Over`), and so is what becomes of what their taps return:
+A device has a part of a kernel's data, and perhaps a part of the kernel. For
+each axis of the mesh, `_known.Over` says whether devices differ in an array. It
+decides what happens to the results of their taps:
 
-  the kernel is     and data         what taps return is
+  the kernel is     and data         results of taps are
   ----------------  ---------------  -----------------------------------
   whole             differ           added up
   whole             are the same     that of one device
   split, outputs    are the same     that of one device
-  split, experts                     put together, along that axis
-  split, inputs                      that of one, which has all the inputs
+  split, experts                     concatenated along that axis
+  split, inputs                      that of one device, with all inputs
 
-A sum over inputs that devices share is complete after a `psum`. Only then is
-the product shown, with the inputs of all devices. A product of another kind is
-not shown.
+If devices split the inputs, the sum over inputs is complete after a `psum`. The
+tap gets the product then, with the inputs of all devices. It does not get other
+kinds of products.
 """
 
 import dataclasses
@@ -39,42 +39,43 @@ from jaxsparse.graph._known import Over
 from jaxsparse.graph._known import Tag
 from jaxsparse.graph._products import Roles
 
-# After these, all devices along the axes of a mesh have the same.
+# After these, all devices along a mesh axis have the same array.
 _ALIKE = {'psum', 'psum2', 'psum_invariant', 'pmax', 'pmin', 'all_gather',
           'all_gather_invariant'}
-_EACH = _ALIKE | {'optimization_barrier'}  # Operands have a result each.
+_EACH = _ALIKE | {'optimization_barrier'}  # Each operand has a result.
 _SUMS = {'psum', 'psum2', 'psum_invariant', 'reduce_scatter'}
-# Of parts of a sum they make parts of the sum that they make.
+# Linear: if operands are devices' parts of a sum, so are results.
 _LINEAR = {'add', 'add_any', 'broadcast_in_dim', 'convert_element_type', 'copy',
            'copy_p', 'name', 'neg', 'pvary', 'reduce_precision', 'reduce_sum',
            'reshape', 'sharding_constraint', 'squeeze', 'sub', 'transpose'}
 
 
 class Sum(NamedTuple):
-  """Of which taps the results are summed up, and how devices share them.
+  """The key of a sum of results of taps, and how devices' results join.
 
   Attributes:
     path: the path of the parameter.
     added: the mesh axes along which devices' results are added up.
-    parts: axes of results along which they are put together, and the mesh axes.
+    parts: the axes along which devices' results are concatenated, each with the
+      mesh axes.
   """
   path: Any
   added: tuple[str, ...] = ()
   parts: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
   def stacked(self) -> 'Sum':
-    """Of results that a loop has put one after the other."""
+    """The key for results that a loop has stacked."""
     return self._replace(parts=tuple((k + 1, rest) for k, rest in self.parts))
 
 
 class Shares(NamedTuple):
-  """How devices share a product.
+  """How a product is split among devices.
 
   Attributes:
-    sum: where results of the tap belong.
-    new: where results of the tap have an axis for devices, which have one
-      kernel each of those that are stacked.
-    gathered: axes of data that are split, and over which mesh axes.
+    sum: the key of the tap's results.
+    new: the positions at which results of the tap have an axis of devices, if
+      each device has one of several stacked kernels.
+    gathered: the axes of the data that are split, each with the mesh axes.
   """
   sum: Sum
   new: tuple[int, ...] = ()
@@ -82,7 +83,7 @@ class Shares(NamedTuple):
 
   @property
   def split(self) -> frozenset[str]:
-    """The mesh axes over which the product is a part of a sum."""
+    """The mesh axes over which devices' products must be summed."""
     return frozenset(name for _, names in self.gathered for name in names)
 
 
@@ -101,25 +102,25 @@ class Met:
 
 
 class Walk(_loops.Walk, Protocol):
-  """What this needs of the walk of `taps`.
+  """The part of the walk of `taps` that this module needs.
 
   Attributes:
-    mesh: the axes of a `shard_map` that is around, of more than one device.
-    lost: paths of parameters with products that are not shown.
-    open: products whose sum over devices is not complete.
+    mesh: the axes of the surrounding `shard_map` with more than one device.
+    lost: the paths of parameters with products that the tap does not get.
+    open: the products whose sum over devices is not complete yet.
   """
   mesh: tuple[str, ...]
   lost: set[str]
   open: list[Met]
 
   def show(self, met: Met) -> None:
-    """Shows a product to the tap."""
+    """Calls the tap with a product."""
     ...
 
 
 def shares(walk: Walk, i: int, given: Sequence[Known], roles: Roles
            ) -> Shares | None:
-  """How devices share the product of operand `i`; `None` if it is not known."""
+  """How devices split the product of operand `i`; `None` if it is unknown."""
   tag, kernel = given[i].tag, given[i].over
   data = _known.joined(k.over for j, k in enumerate(given) if j != i)
   gathered = []
@@ -154,14 +155,14 @@ def shares(walk: Walk, i: int, given: Sequence[Known], roles: Roles
 
 def made(walk: Walk, eqn: Any, given: Sequence[Known], results: list[Known],
          parts: Sequence[Met]) -> list[Known]:
-  """What is known of an equation's results inside of a `shard_map`.
+  """The facts known about an equation's results inside of a `shard_map`.
 
   Args:
     walk: the walk.
     eqn: the equation.
     given: the operands of the equation.
-    results: its results, and what is known of them anywhere.
-    parts: products that the results are a device's part of.
+    results: the results, with the facts that hold outside of `shard_map`, too.
+    parts: the products of which the results are one device's part.
   """
   name = eqn.primitive.name
   partial = tuple((met, met.shares.split) for met in parts)
@@ -175,24 +176,24 @@ def made(walk: Walk, eqn: Any, given: Sequence[Known], results: list[Known],
 
 def _overs(eqn: Any, given: Sequence[Known], parts: Sequence[Met]
            ) -> list[Over]:
-  """In which results devices differ."""
+  """The mesh axes along which devices differ in each result."""
   name, rows = eqn.primitive.name, [known.over for known in given]
   if name in _EACH and len(given) == len(eqn.outvars):
     return [_over(eqn, row) for row in rows]
   over = _over(eqn, _known.joined(rows))
   if name in _products.NAMES:
-    # Perhaps a part of a sum: of inputs, or with what is no whole parameter.
+    # The product may be part of a sum over inputs that devices split.
     unsure = [met.shares.split for met in parts] + [
         known.over.any for known in given
         if known.tag is None or isinstance(known.tag, Constant)]
     over = Over(over.varies, over.unsure.union(*unsure))
   elif len(eqn.outvars) > 1 and len({*rows}) > 1:
-    over = Over(unsure=over.any)  # Which of them differ, nobody knows.
+    over = Over(unsure=over.any)  # It is unknown which results differ.
   return [over] * len(eqn.outvars)
 
 
 def _over(eqn: Any, over: Over) -> Over:
-  """In which results devices differ, if they do in any operand as `over`."""
+  """The axes along which results differ, if operands do along `over`."""
   names, has = _names(eqn), eqn.params
   if has.get('axis_index_groups') is None:
     if eqn.primitive.name in _ALIKE:
@@ -203,18 +204,19 @@ def _over(eqn: Any, over: Over) -> Over:
 
 
 def _names(eqn: Any) -> frozenset[str]:
-  """The mesh axes of a collective, or of those that an equation calls."""
+  """The mesh axes of a collective, also of one that an equation calls."""
   has = eqn.params
   names = [getattr(effect, 'name', None) for effect in eqn.effects]
   names += _shards.names_of(has.get('axis_name'))
-  if eqn.primitive.name in _ALIKE:  # Types have axes in others, too.
+  # The param `axes` of other primitives may be axes of arrays.
+  if eqn.primitive.name in _ALIKE:
     names += _shards.names_of(has.get('axes'))
   return frozenset(name for name in names if isinstance(name, str))
 
 
 def _summed(walk: Walk, eqn: Any, given: Sequence[Known]
             ) -> tuple[tuple[Met, frozenset[str]], ...]:
-  """Shows products that are complete now; the rest is left."""
+  """Calls the tap with products that are complete now; returns the others."""
   left = []
   if eqn.params.get('axis_index_groups') is not None:
     return ()
@@ -229,7 +231,7 @@ def _summed(walk: Walk, eqn: Any, given: Sequence[Known]
 
 
 def shard_map(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
-  """Computes a `shard_map`, and adds up what the tap returns in it."""
+  """Computes a `shard_map`, and adds up the results of its tap."""
   has, names = eqn.params, _jaxprs.manual_axes(eqn)
   inside = cast(Walk, walk.inner())
   inside.mesh = tuple(n for n in names if has['mesh'].shape[n] > 1)
@@ -252,8 +254,8 @@ def shard_map(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
     devices = (1,) * len(names)
     return [k.value for k in results], jax.tree.map(
         lambda x: x.reshape(*devices, *x.shape), _loops.varied(own, own.found))
-  # Whatever is the same on all devices is stacked up, too: which it is, types
-  # do not say if they are not checked.
+  # All results are stacked over devices. Without `check_vma`, types do not say
+  # which results are the same on all devices.
   results, found = jax.jit(jax.shard_map(
       body, mesh=has['mesh'], in_specs=tuple(has['in_specs']),
       out_specs=(list(has['out_specs']), PartitionSpec(*names)),
@@ -266,13 +268,13 @@ def shard_map(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
 
 
 def _of_all(walk: Walk, x: Any, key: Sum, mesh: Sequence[str]) -> Any:
-  """What taps return of all devices, from `[*mesh, ...]`."""
+  """The results of taps for whole kernels, from `[*mesh, ...]` by device."""
   shared = {name for _, names in key.parts for name in names}
   for axis in reversed(range(len(mesh))):
     if mesh[axis] in key.added:
       x = walk.join.reduce(x, axis=axis)
     elif mesh[axis] not in shared:
-      # One device's, as a sum: types of explicit meshes have no such slices.
+      # The result of device 0, by a sum: explicit meshes allow no such slice.
       first = lax.broadcasted_iota(jnp.int32, x.shape, axis) == 0
       x = jnp.where(first, x, 0).sum(axis, dtype=x.dtype)
   left = [name for name in mesh if name in shared]

@@ -1,8 +1,9 @@
-"""Arrays in `jax.shard_map`: what a device has of them, and what all have.
+"""Arrays in `jax.shard_map`: a device's part, and the whole array.
 
-Along an axis that is shared out, index `i` of a device is index `d * n + i` of
-the whole array, where `d` is the device's place along a mesh axis. So the axis
-is a product, mesh axis times what a device has, as a reshape would make it.
+Along a split axis, index `i` of a device is index `d * n + i` of the whole
+array, where `n` is the size of a part and `d` the device's place along a mesh
+axis. So the axis is a product of the mesh axis and the axis of a part, as after
+a reshape.
 """
 
 from typing import Any, Mapping, Sequence
@@ -26,13 +27,13 @@ def names_of(part: Any) -> tuple[str, ...]:
 
 def of_device(relations: Relations, value: Value, spec: Sequence[Any],
               mesh: Mapping[str, Axis]) -> Value:
-  """What a device has of an array.
+  """A device's part of an array.
 
   Args:
     relations: the relations of all axes.
     value: the whole array.
-    spec: for each axis the mesh axes that it is shared out over.
-    mesh: the mesh axes of more than one device.
+    spec: for each axis, the mesh axes that split it.
+    mesh: the mesh axes with more than one device.
   """
   for axis, part in enumerate(spec):
     for name in names_of(part):
@@ -69,7 +70,8 @@ def gathered(relations: Relations, value: Value, axis: int, devices: Axis, *,
     value: the array of a device.
     axis: the position of the axis of devices.
     devices: the mesh axis.
-    tiled: whether along an axis that is there, or else along a new one.
+    tiled: whether the parts are concatenated along an existing axis, or stacked
+      along a new one.
   """
   value = _arrays.moved(_arrays.with_first(value, devices), 0, axis)
   if not tiled:
@@ -81,7 +83,7 @@ def gathered(relations: Relations, value: Value, axis: int, devices: Axis, *,
 
 def scattered(relations: Relations, value: Value, axis: int, devices: Axis, *,
               tiled: bool) -> Value:
-  """The part of a sum over devices that each of them is left with."""
+  """Each device's part of a sum over devices (`reduce_scatter`)."""
   if tiled:
     return _parted(relations, value, axis, devices)
   _arrays.same(relations, [value.axes[axis], devices])
@@ -105,12 +107,12 @@ def _shard_map(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
 
 
 def _devices(reader: Reader, names: Any) -> list[Axis]:
-  """The mesh axes of a collective that have more than one device."""
+  """The mesh axes of a collective with more than one device."""
   return [reader.mesh[n] for n in names_of(names) if n in reader.mesh]
 
 
 def _alike(reader: Reader, value: Value, names: Any) -> list[Axis]:
-  """Says that units have one order on all devices of a collective."""
+  """Makes units have the same order on all devices of a collective."""
   mesh = _devices(reader, names)
   reader.relations.note((*value.axes, *(
       axis for axis in reader.ambient if axis not in mesh)))
@@ -139,7 +141,7 @@ def _all_gather(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
     value = gathered(reader.relations, value, has['all_gather_dimension'], axis,
                      tiled=has['tiled'])
   shape = eqn.outvars[0].aval.shape
-  if value.shape != shape:  # Several new axes are one.
+  if value.shape != shape:  # Several new axes become one.
     return [_arrays.reshaped(reader.relations, value, shape)]
   return [value]
 

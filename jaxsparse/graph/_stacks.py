@@ -1,9 +1,9 @@
-"""From the outputs of stacked units, such as experts, to what sums them up.
+"""From the outputs of stacked units, such as experts, to their weighted sum.
 
-`follow` begins at the last array that tells units apart in a way that is not
-linear, and goes on through steps that are linear in it: products with data,
-sums and moves. The last array that all of it goes through, and that has no axis
-of units any more, is the output of the layer.
+`follow` begins at the seed: the last array with an axis of units that a
+nonlinear step computes. It goes on through steps that are linear in the seed:
+products with data, sums and moves. The output of the layer is the last array
+without an axis of units through which all of these steps lead.
 """
 
 import math
@@ -25,7 +25,7 @@ class Stack(NamedTuple):
   """Parameters with units stacked along an axis.
 
   Attributes:
-    axes: by path which axis that is.
+    axes: maps the path of each parameter to that axis.
     size: the number of units.
   """
   axes: Mapping[str, int]
@@ -33,7 +33,7 @@ class Stack(NamedTuple):
 
 
 class Lost(ValueError):
-  """What units give is not followed to where it is summed."""
+  """The outputs of units cannot be followed to their sum."""
 
 
 class Layer(NamedTuple):
@@ -42,12 +42,12 @@ class Layer(NamedTuple):
   Attributes:
     name: the name of the stack.
     path: the path of one of its kernels.
-    index: which layer of the parameters it is, as `Leaf.index` says.
-    seed: number of the array that has what each unit gives.
-    axis: along which it has units.
-    program: from that array, and others, to the layer's output.
-    reads: numbers of the others.
-    features: axes of the output that are features.
+    index: the index of the layer in stacked parameters, see `Leaf.index`.
+    seed: the number of the array with the output of each unit.
+    axis: the axis of units of that array.
+    program: the steps from that array, and others, to the layer's output.
+    reads: the numbers of the other arrays.
+    features: the axes of the output that are features.
   """
   name: str
   path: str
@@ -60,9 +60,10 @@ class Layer(NamedTuple):
 
 
 def kernel_of(line: Line, stack: Stack, step: Step) -> tuple[int, Tag] | None:
-  """Which operand is a kernel that stacks units, and its tag.
+  """The position of the operand that is a kernel of stacked units, and its tag.
 
-  A router is none, whose products have no other axis than that of units.
+  A router is not such a kernel: the only output axis of its product is that of
+  units.
   """
   if step.eqn.primitive.name != 'dot_general':
     return None
@@ -81,23 +82,23 @@ def kernel_of(line: Line, stack: Stack, step: Step) -> tuple[int, Tag] | None:
 
 
 def _unit(stack: Stack, tag: Tag) -> int | None:
-  """The axis of an array made of a parameter that has units."""
+  """The axis of units in an array that is computed from a parameter."""
   axis = stack.axes.get(tag.path.path)
   row = ((axis,),)
   return tag.keys.index(row) if axis is not None and row in tag.keys else None
 
 
-# Of axes of arrays that units gave: units, their features, or both in one.
-# Tokens and all else have no label.
+# Labels of axes: units, features of their outputs, or both joined in one axis.
+# Tokens and other axes have no label.
 _UNITS, _FEATURES, _MIXED = 'units', 'features', 'mixed'
 _Labels = tuple[str | None, ...]
 
-# What is linear in its first operand, whatever else it takes.
+# These primitives are linear in their first operand.
 _LINEAR = {'broadcast_in_dim', 'convert_element_type', 'copy', 'copy_p',
            'dynamic_slice', 'gather', 'name', 'neg', 'pvary', 'reduce_sum',
            'reshape', 'reshard', 'rev', 'sharding_constraint', 'slice', 'split',
            'squeeze', 'transpose'}
-# What is linear in all operands together.
+# These are linear in all operands together.
 _SUMS = {'add', 'add_any', 'concatenate', 'sub', 'dynamic_update_slice'}
 # Operands and results have the same axes, of other sizes.
 _SAME_RANK = {'concatenate', 'dynamic_slice', 'dynamic_update_slice', 'pad',
@@ -113,20 +114,20 @@ def follow(traced: Traced, name: str, stack: Stack, leaf: Leaf,
     name: the name of the stack.
     stack: the stack.
     leaf: one of its kernels, or a layer of it.
-    steps: all that give data.
+    steps: all steps whose results depend on inputs.
 
   Raises:
-    Lost: if there is none.
+    Lost: if the outputs of units cannot be followed to their sum.
   """
   return _Follower(traced, name, stack, leaf).layer(steps)
 
 
 class _Follower:
-  """Follows what the units of one layer give.
+  """Follows the outputs of the units of one layer.
 
   Attributes:
     labels: the labels of the axes of all arrays that depend on units.
-    linear: numbers of those that are linear in the seed.
+    linear: the numbers of the arrays that are linear in the seed.
   """
 
   def __init__(self, traced: Traced, name: str, stack: Stack,
@@ -137,10 +138,10 @@ class _Follower:
     self.linear: set[int] = set()
     self._seed = self._cut = -1
     self._steps: list[Step] = []
-    self._is_weighed = False  # By other data, since the seed.
+    self._is_weighed = False  # Whether other data has multiplied the seed.
 
   def layer(self, steps: Sequence[Step]) -> Layer:
-    """The layer, of all steps of the function that compute data."""
+    """The layer, found among all steps whose results depend on inputs."""
     last = {i: n for n, step in enumerate(steps) for i in step.arrays()}
     last |= dict.fromkeys(self._traced.returned, len(steps))
     for n, step in enumerate(steps):
@@ -173,11 +174,11 @@ class _Follower:
     return Lost(f'what the units of {self._name!r}{where} give {why}')
 
   def _goes_on(self, step: Step, alive: set[int]) -> bool:
-    """Takes a step; whether the layer's output is still ahead.
+    """Takes a step, and returns whether the layer's output comes later.
 
     Args:
       step: the step.
-      alive: numbers of what units gave that is used after it.
+      alive: the numbers of arrays that depend on units and are used later.
     """
     found = kernel_of(self._line, self._stack, step)
     is_product = bool(found and found[1].path.index == self._leaf.index)
@@ -192,7 +193,7 @@ class _Follower:
           'mul', 'div', 'dot_general') and any(
               self._tag(i) is DATA and i not in self.labels for i in step.ins)
     elif all(_UNITS in row for row in labels):
-      # All that tells units apart is what they give.
+      # A nonlinear step on all outputs of units: its result is the new seed.
       if any(_UNITS not in self.labels[i] for i in alive):
         raise self._lost(self._twice(step))
       if self._is_weighed:
@@ -215,7 +216,7 @@ class _Follower:
     return f'is used in two ways, in one of them by {step.eqn.primitive.name}'
 
   def _is_linear(self, step: Step, kernel: tuple[int, Tag] | None) -> bool:
-    """Whether a step is linear in the seed, with weights of others."""
+    """Whether a step is linear in the seed, with factors that are not of it."""
     name, ins = step.eqn.primitive.name, step.ins
     is_linear = [isinstance(i, int) and i in self.linear for i in ins]
     if not any(is_linear) or any(
@@ -234,7 +235,7 @@ class _Follower:
     if is_linear.count(True) > 1:
       return False
     if name == 'dot_general' and kernel:
-      # Of what has its weights already, or is summed over units here.
+      # A kernel may follow the weighting, or sum over units itself.
       unit, contracted = _unit(self._stack, kernel[1]), (
           step.eqn.params['dimension_numbers'][0])
       return self._is_weighed or unit in contracted[kernel[0]]
@@ -247,7 +248,7 @@ class _Follower:
     return self._line.tags[i] if isinstance(i, int) else None
 
   def _is_zero(self, i: Any) -> bool:
-    """Whether an array is known to be zeros."""
+    """Whether all elements of an array are known to be zero."""
     if not isinstance(i, int):
       return not math.prod(i.aval.shape) or bool(i.val == 0)
     step = self._traced.makers.get(i)
@@ -257,7 +258,7 @@ class _Follower:
 
   def _labelled(self, step: Step, kernel: tuple[int, Tag] | None
                 ) -> list[_Labels]:
-    """What the axes of a step's results are."""
+    """The labels of the axes of a step's results."""
     eqn, name = step.eqn, step.eqn.primitive.name
     given: list[_Labels] = []
     for n, (i, v) in enumerate(zip(step.ins, eqn.invars)):

@@ -1,16 +1,16 @@
-"""The walk through a jaxpr that all take who read a function or run one.
+"""The walk through a jaxpr, for modules that read or run a function.
 
-`walk` keeps what an interpreter knows of each variable, and goes into calls:
-`jit`, `remat`, `custom_jvp`, `custom_vjp` and the like. All else, control flow
-included, the interpreter does itself: axes (`tracing`), costs (`_flops`), uses
-(`operands`), and the arrays themselves (`taps`).
+`walk` stores the facts of an interpreter about each variable, and enters calls:
+`jit`, `remat`, `custom_jvp`, `custom_vjp` and the like. The interpreter handles
+all other equations, control flow included. The facts are axes (`tracing`),
+costs (`_flops`), uses (`operands`), or the arrays themselves (`taps`).
 """
 
 from typing import Any, Protocol, Sequence
 
 from jax.extend import core
 
-# Primitives that do no more than to call a jaxpr, and where they hold it.
+# Primitives that only call a jaxpr, with the name of the param that holds it.
 CALLS = {
     'jit': 'jaxpr', 'pjit': 'jaxpr', 'checkpoint': 'jaxpr', 'remat2': 'jaxpr',
     'closed_call': 'call_jaxpr', 'core_call': 'call_jaxpr',
@@ -19,26 +19,26 @@ CALLS = {
 
 
 class Interpreter(Protocol):
-  """What is known of arrays, and what equations make of it."""
+  """The facts about arrays, and how equations change them."""
 
   def constant(self, x: Any, aval: Any) -> Any:
-    """What is known of a literal, or of an array closed over."""
+    """The facts about a literal, or about a closed over array."""
     ...
 
   def primitive(self, jaxpr: Any, eqn: Any, values: list[Any]
                 ) -> Sequence[Any]:
-    """What is known of the results of an equation of a jaxpr."""
+    """The facts about the results of an equation of a jaxpr."""
     ...
 
 
 def walk(interpreter: Interpreter, closed: Any, values: Sequence[Any]
          ) -> list[Any]:
-  """What is known of a jaxpr's results.
+  """The facts about a jaxpr's results.
 
   Args:
-    interpreter: of all equations that are no calls.
+    interpreter: the interpreter of all equations that are not calls.
     closed: the jaxpr, closed over constants or not.
-    values: what is known of its operands.
+    values: the facts about its operands.
 
   >>> import jax
   >>> class Depth:
@@ -66,7 +66,7 @@ def walk(interpreter: Interpreter, closed: Any, values: Sequence[Any]
 
 def step(interpreter: Interpreter, jaxpr: Any, eqn: Any, values: list[Any]
          ) -> Sequence[Any]:
-  """What is known of the results of an equation, which may be a call."""
+  """The facts about the results of an equation, which may be a call."""
   name = eqn.primitive.name
   if name in CALLS:
     return walk(interpreter, eqn.params[CALLS[name]], values)

@@ -105,7 +105,8 @@ def _describe(mask: np.ndarray) -> str:
       if mask.ndim > 1 and mask.shape[axis] % m == 0:
         groups = np.moveaxis(mask, axis, -1).reshape(-1, m).sum(-1)
         if (groups == groups[0]).all():
-          where = '' if axis == -2 else f', axis {axis}'
+          # Axis -2 are the inputs of a matrix; of others, readers may wonder.
+          where = f', axis {axis}' if mask.ndim > 2 or axis != -2 else ''
           return f'{groups[0]}:{m}{where}'
   return 'unstructured'
 
@@ -114,7 +115,8 @@ def summary(params: ArrayTree, masks: ArrayTree) -> Summary:
   """Counts the weights that masks keep, layer by layer.
 
   The pattern in the table is the regularity found in the mask itself (whole
-  channels, blocks, N:M), which may differ from the pattern of the rule.
+  channels, blocks, N:M), which may differ from the pattern of the rule. N:M in
+  a matrix runs along its inputs, axis -2; other axes are named.
 
   Args:
     params: a tree of weights.

@@ -8,35 +8,29 @@ Neurons that earn too few weights die, and the others share their weights. In
 the end `slim` removes dead neurons and `packed.condense` stores the others.
 """
 
-import dataclasses
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Sequence
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
 from jaxsparse import distributions
 from jaxsparse import flows
-from jaxsparse import patterns as patterns_lib
 from jaxsparse import rules
 from jaxsparse import schedules
-from jaxsparse import scopes
 from jaxsparse import scores
 from jaxsparse._utils import arguments
-from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
-from jaxsparse.masks.exact_counts import Count
 from jaxsparse.masks.selection import Kept
+from jaxsparse.methods import _fan_in
 from jaxsparse.methods import _periods
 from jaxsparse.methods import _targets
 from jaxsparse.methods._targets import Sparsity
 from jaxsparse.patterns import Pattern
 from jaxsparse.rules import base
 from jaxsparse.transform import Method
-from jaxsparse.units import groups
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
@@ -112,7 +106,8 @@ def srigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     weights than the fan-in, the released code keeps arbitrary ones of them;
     here the largest stay. The released code has no ties.
 
-  >>> method = srigl({'.*': patterns_lib.unstructured(balanced=True)}, 0.75,
+  >>> from jaxsparse.patterns import unstructured
+  >>> method = srigl({'.*': unstructured(balanced=True)}, 0.75,
   ...                total_steps=100, every=10, spare=())
   >>> method.rule.init({'kernel': jnp.ones((8, 4))}).masks['kernel'].sum(0)
   Array([2, 2, 2, 2], dtype=int32)
@@ -147,33 +142,6 @@ def _is_balanced(pattern: Pattern) -> bool:
   return sizes(pattern.unit) == {1} and sizes(pattern.group) == {None, 1}
 
 
-def _whole(pattern: Pattern) -> Pattern:
-  """The pattern in which all weights of the layer compete."""
-  return dataclasses.replace(pattern, group=patterns_lib.Tiling())
-
-
-class _Layer(NamedTuple):
-  """A sparse parameter before an exchange."""
-  path: str
-  mask: jax.Array
-  pattern: Pattern
-
-  @property
-  def neurons(self) -> int:
-    """How many there are, dead ones included."""
-    return self.pattern.sizes(self.mask.shape)[0]
-
-  def each(self, weights: jax.Array) -> jax.Array:
-    """How many of some weights each neuron has; size 1 along its inputs."""
-    tile = self.pattern.group_tile(self.mask.shape)
-    return weights.sum([a for a, n in enumerate(tile) if n > 1],
-                       dtype=jnp.uint32, keepdims=True)
-
-
-def _layers(like: Any, shapes: Any) -> list[_Layer]:
-  return [_Layer(*row) for row in trees.align(like, shapes) if row[1].size]
-
-
 def _rule(patterns: rules.Patterns, distribution: distributions.Distribution,
           when: schedules.When, fraction: schedules.Schedule, gamma: float,
           first: scores.Score, ties: Ties | Sequence[Tie] | None,
@@ -184,8 +152,8 @@ def _rule(patterns: rules.Patterns, distribution: distributions.Distribution,
   def targets(make, like, shapes):
     """`T` of each layer and its first fan-in: vectors."""
     kept = distributions.budgets(
-        distribution, make, jax.tree.map(_whole, shapes), 1.)
-    neurons = [layer.neurons for layer in _layers(like, shapes)]
+        distribution, make, jax.tree.map(_fan_in.whole, shapes), 1.)
+    neurons = [layer.neurons for layer in _fan_in.layers_of(like, shapes)]
     target = counts.maximum(
         counts.stack([k.count for _, x, k in trees.align(like, kept)
                       if x.size]), counts.exactly_each(neurons))
@@ -195,14 +163,14 @@ def _rule(patterns: rules.Patterns, distribution: distributions.Distribution,
     shapes = base.resolve(patterns, params)
     sparse = base.sparse_only(params, shapes)
     make = lambda: base.initial_scores(first, sparse)
-    layers, fan_in = _layers(sparse, shapes), {}
+    layers, fan_in = _fan_in.layers_of(sparse, shapes), {}
     if layers:
       fan_in = dict(zip((layer.path for layer in layers), counts.unstack(
           targets(make, sparse, shapes)[1])))
     masks = selection.select_each(make, shapes, trees.map_with_path(
         lambda path, w: Kept(fan_in.get(path, counts.exactly(0))), sparse))
     if gamma:
-      _rooms(ties, spare, params, masks)  # Tells what does not fit.
+      _fan_in.rooms_of(ties, spare, params, masks)  # Raises if ties do not fit.
     return base.RuleState(
         jnp.zeros((), jnp.int32), masks,
         tuple(score.init(sparse) for score in scored_by), jnp.zeros((), bool))
@@ -214,13 +182,13 @@ def _rule(patterns: rules.Patterns, distribution: distributions.Distribution,
     both = lambda: [scored(*row) for row in zip(scored_by, state.scores)]
 
     def exchange():
-      layers = _layers(masks, shapes)
+      layers = _fan_in.layers_of(masks, shapes)
       target, at_first = targets(lambda: both()[0][0], masks, shapes)
-      new = _exchange(
+      new = _fan_in.exchange(
           layers, lambda: [[x for _, x in trees.align(tree) if x.size]
                            for tree, _ in both()], target, fraction(step),
           counts.share_of(at_first, gamma),
-          _rooms(ties, spare, params, masks) if gamma else None)
+          _fan_in.rooms_of(ties, spare, params, masks) if gamma else None)
       by_path = dict(zip((layer.path for layer in layers), new))
       return trees.map_with_path(lambda path, m: by_path.get(path, m), masks)
 
@@ -230,106 +198,3 @@ def _rule(patterns: rules.Patterns, distribution: distributions.Distribution,
         step, new, tuple(memory for _, memory in both()), jnp.asarray(due))
 
   return base.Rule(init, update)
-
-
-# From the neurons of each layer that live to where weights may be.
-_Rooms = Callable[[Sequence[_Layer], Sequence[jax.Array]], list[jax.Array]]
-
-
-def _rooms(ties: Ties | Sequence[Tie] | None, spare: Sequence[str], params: Any,
-           masks: Any) -> _Rooms:
-  """What the death of neurons means for all layers."""
-  spared = {path for path, _, found in trees.align(
-      params, trees.match_rules(dict.fromkeys(spare, True), params)) if found}
-  if ties is None:
-    def each_for_itself(layers, living):
-      return [jnp.ones_like(layer.mask) & (alive | (layer.path in spared))
-              for layer, alive in zip(layers, living)]
-    return each_for_itself
-  masks = jax.tree.map(lambda m: m if m.size else None, masks)
-  shapes = {path: w.shape for path, w in trees.align(params)}
-  families = [groups.of_tie(tie, shapes) for tie in groups.mortal(ties, masks)]
-  families = [family for family in families if not any(
-      part.path in spared for part in family.having('makes'))]
-
-  def as_units(layers, living):
-    """A unit lives that a living neuron makes, with weights it has."""
-    makers = {layer.path: (layer.mask & alive).astype(jnp.float32)
-              for layer, alive in zip(layers, living)}
-    found = groups.masks([
-        (family, groups.total(family.having('makes'), makers) > 0)
-        for family in families], masks, without='beside')
-    there = {path: room for path, _, room in trees.align(masks, found)}
-    return [jnp.ones_like(layer.mask) if there[layer.path] is None
-            else there[layer.path] for layer in layers]
-  return as_units
-
-
-def _exchange(layers: Sequence[_Layer],
-              make: Callable[[], Sequence[Sequence[jax.Array]]], target: Count,
-              share: jax.typing.ArrayLike, limit: Count, rooms: _Rooms | None
-              ) -> list[jax.Array]:
-  """The new mask of every layer.
-
-  Args:
-    layers: as they are.
-    make: the magnitudes and the gradients of all layers.
-    target: how many weights each may have, a vector.
-    share: the share of weights that goes.
-    limit: how many weights of a neuron have to be salient.
-    rooms: what the death of neurons means; `None` if none dies.
-  """
-  if not layers:
-    return []
-
-  def highest(i, goals, among, *, each_neuron=False, certain=None):
-    """The highest of some weights, of each layer or of each neuron."""
-    def again():
-      return [scopes.Layer(
-          layer.path, pattern := (
-              layer.pattern if each_neuron else _whole(layer.pattern)),
-          x.shape, scopes.finite(selection.unit_scores(x, pattern)), some, sure,
-          some) for layer, x, some, sure in zip(
-              layers, make()[i], among, certain or map(jnp.zeros_like, among))]
-    return scopes.per_layer(scopes.Layers(again), counts.unstack(goals))
-
-  masks = [layer.mask for layer in layers]
-  has = counts.total_each(masks)
-  goes = counts.share_of(has, share)
-  stays = counts.subtract(has, goes)
-  room = [jnp.ones_like(mask) for mask in masks]
-  if rooms is not None:
-    room = rooms(layers, [jnp.bool_(True)] * len(layers))
-    salient = [layer.each(a | b) for layer, a, b in zip(
-        layers, highest(0, stays, masks), highest(1, goes, room))]
-    # Fewer could not hold the weights.
-    widest = jnp.maximum(jnp.stack([
-        layer.each(places).max() for layer, places in zip(layers, room)]), 1)
-    fewest = counts.to_uint32(counts.divide(
-        counts.add(target, counts.from_uint32(widest - 1)), widest))
-    least = jnp.minimum(
-        jnp.maximum(counts.to_uint32(limit), 1),
-        jnp.stack([_at_rank(n, rank) for n, rank in zip(salient, fewest)]))
-    room = rooms(layers, [n >= x for n, x in zip(salient, least)])
-  inputs = [layer.each(places) for layer, places in zip(layers, room)]
-  living = jnp.stack([(n > 0).sum(dtype=jnp.uint32) for n in inputs])
-  most = jnp.stack([jnp.where(n > 0, n, n.max()).min() for n in inputs])
-  fan_in = counts.minimum(counts.divide(target, jnp.maximum(living, 1)),
-                          counts.from_uint32(most))
-  stay = highest(0, stays, [m & places for m, places in zip(masks, room)])
-  stay = highest(0, fan_in, stay, each_neuron=True)
-  return highest(1, fan_in, room, each_neuron=True, certain=stay)
-
-
-def _at_rank(numbers: jax.Array, rank: jax.Array) -> jax.Array:
-  """The highest number that at least `rank` of some uint32 numbers reach.
-
-  Bit by bit: no device has to have them all.
-  """
-  def turn(i, found):
-    more = found | (jnp.uint32(1) << (31 - i))
-    reached = (numbers >= more).sum(dtype=jnp.uint32)
-    return jnp.where(reached >= rank, more, found)
-  none = jnp.zeros_like(rank)
-  none = numerics.varying_as(none, lambda: turn(jnp.uint32(0), none))
-  return lax.fori_loop(jnp.uint32(0), jnp.uint32(32), turn, none)

@@ -419,8 +419,9 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     Yin et al., `Dynamic Sparsity Is Channel-Level Sparsity Learner
     <https://arxiv.org/abs/2305.19454>`_, 2023
   """
-  _periods.check_shares(surplus=surplus, channel_sparsity=channel_sparsity,
-                floor=floor, last_fraction=last_fraction)
+  _periods.check_shares(
+      surplus=surplus, channel_sparsity=channel_sparsity, floor=floor,
+      last_fraction=last_fraction)
   end = _periods.end_of(total_steps, 0.8, end, every) // every * every
   fade = schedules.fade_cosine(0, end)
   rule = rules.prune_and_grow(
@@ -433,8 +434,9 @@ def chase(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           every, begin=every, end=total_steps if last_fraction else end),
       init=scores.random(seed))
   if channel_sparsity:
-    prune_end = _periods.end_of(total_steps, 0.8, prune_end, prune_every,
-                     name='prune_every') // prune_every * prune_every
+    prune_end = _periods.end_of(
+        total_steps, 0.8, prune_end, prune_every, name='prune_every')
+    prune_end -= prune_end % prune_every
     rule = units.prune_units(
         ties, importance=units.mean_magnitude(), sparsity=channel_sparsity,
         scope='global', normalize=False, floor=floor,

@@ -156,10 +156,25 @@ def dense(layer: Any, x: jax.Array, kernel: Packed24, bias: jax.Array | None,
 
 
 class Unreadable(dict[str, str]):
-  """The result of `unreadable`: a reason for each path; prints as a table."""
+  """The result of `unreadable`: a reason for each path; prints as a table.
+
+  The table leaves out the biases of layers that read packed kernels. In
+  attention these have two axes, but nobody expects them to be packed.
+  """
 
   def __str__(self) -> str:
-    return tables.table([('stays dense', 'since')], list(self.items()))
+    rows = [(path, why) for path, why in self.items() if why != _BIAS]
+    if not rows:
+      return 'All layers read packed kernels.'
+    return tables.table([('stays dense', 'since')], rows)
+
+
+_BIAS = 'a bias is added, not multiplied'
+
+
+def no_kernel(layer: str, name: str) -> str:
+  """The reason why a layer cannot read a parameter besides its kernel."""
+  return _BIAS if name == 'bias' else f'it is no kernel of {layer}'
 
 
 def cannot(layer: str, readers: str) -> str:

@@ -173,7 +173,7 @@ def unreadable(f: Callable[..., Any], variables: Any, *inputs: Any,
     if len(w.shape) > 1 and parts not in readable:
       kind = kinds.get(parts[:-1])
       why[path] = ('no layer holds it' if kind is None else
-                   f'it is no kernel of {kind}' if (*parts[:-1], 'kernel')
+                   dots.no_kernel(kind, parts[-1]) if (*parts[:-1], 'kernel')
                    in readable else dots.cannot(kind, _READERS))
   trees.map_with_path(leaf, linen.meta.unbox(variables['params']))
   return why

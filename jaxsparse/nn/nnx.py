@@ -12,6 +12,7 @@ from jaxsparse.packed import Implementation
 from jaxsparse.packed import pack
 from jaxsparse.packed import pack_params
 from jaxsparse.packed import Packed24
+from jaxsparse.packed.packed_params import NotPruned
 
 
 class Linear(nnx.Linear):
@@ -95,9 +96,14 @@ def pack_model(model: nnx.Module, masks_or_rules: Any, *,
   >>> model(jax.numpy.ones((1, 512))).shape
   (1, 8)
   """
-  params = pack_params(
-      nnx.state(model, nnx.Param), masks_or_rules, layout=layout,
-      transposed=transposed, dense=unreadable(model))
+  try:
+    params = pack_params(
+        nnx.state(model, nnx.Param), masks_or_rules, layout=layout,
+        transposed=transposed, dense=unreadable(model))
+  except NotPruned as error:
+    raise ValueError(
+        f'{error} Give the result to the model before pack_model: '
+        'nnx.update(model, sparse).') from error
   model = nnx.clone(model)
   nnx.update(model, params)
   for _, layer in list(nnx.iter_graph(model)):
@@ -143,7 +149,7 @@ def _why_not(layer: nnx.Module, name: str) -> str | None:
   kind = type(layer).__name__
   if _class_of(type(layer)) is None:
     return dots.cannot(kind, 'Linear and LinearGeneral')
-  return None if name == 'kernel' else f'it is no kernel of {kind}'
+  return None if name == 'kernel' else dots.no_kernel(kind, name)
 
 
 def _call(layer: Linear | _LinearGeneral, dense: Callable[..., jax.Array],

@@ -28,7 +28,8 @@ def unreadable(model: Any, *inputs: Any, **options: Any) -> Unreadable:
 
   Returns:
     A dict that maps the path of each such parameter with two axes or more to
-    the reason. It prints as a table.
+    the reason. It prints as a table, without the biases of layers that read
+    packed kernels.
 
   >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)),
   ...                        nnx.Conv(8, 2, (3,), rngs=nnx.Rngs(0)))

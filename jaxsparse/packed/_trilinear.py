@@ -1,19 +1,20 @@
-"""Products that are derivatives of one form, and so differentiate each other.
+"""Products that are derivatives of one trilinear form, and their derivatives.
 
 A product `y = x @ w` and its two gradients belong to the form
 
     T(x, w, dy) = sum(dy * (x @ w)),
 
 which is linear in each of three arguments. The derivative with respect to one
-is a product of the two others: `dx = dy @ w.T` for argument 0, `dw = x.T @ dy`
-for argument 1 and `y` itself for argument 2. Hence a tangent of any of these
-three is one of them again, and the transpose of a tangent is the third.
-`derivative` says so to JAX, once: forward mode, reverse mode and both of
-any order run the products that a `Form` has, kernels among them, which JAX
-could not differentiate, and no others.
+argument is a product of the two others: `dx = dy @ w.T` for argument 0,
+`dw = x.T @ dy` for argument 1 and `y` itself for argument 2. Hence the tangent
+of one of these products consists of products of the same three kinds, and so
+does the transpose of a tangent. `derivative` declares these rules to JAX:
+forward and reverse mode of any order run only the three products of a `Form`.
+These may be kernels that JAX cannot differentiate.
 
-A tangent is a primitive of its own, since JAX has no other way to give a
-linear function a transpose and yet derivatives and `vmap`. Backward it is gone.
+A tangent is a primitive of its own, because JAX has no other way to define a
+linear function with a transpose, derivatives and `vmap`. Reverse mode replaces
+the primitive by its transpose.
 """
 
 import dataclasses
@@ -32,15 +33,15 @@ X, W, DY = range(3)
 
 
 class Form:
-  """The three products; static under `jit`, so it has to be hashable.
+  """The three products; a form is static under `jit`, so it must be hashable.
 
-  `rest` is a pytree of what they read beside the arguments, such as positions.
-  Nothing is differentiated with respect to it.
+  `rest` is a pytree of the other arrays that products read, such as positions.
+  It has no derivatives.
   """
 
   def product(self, of: int, first: jax.Array, second: jax.Array, rest: Any
               ) -> jax.Array:
-    """The derivative to argument `of`, of the other two in their order."""
+    """The derivative with respect to argument `of`, from the other two."""
     make = (self.dx, self.dw, self.y)[of]
     return make(first, second, rest)
 
@@ -57,7 +58,7 @@ class Form:
     raise NotImplementedError
 
   def of_change(self) -> 'Form':
-    """The form for a change of the weight, which may be no such weight."""
+    """The form for a tangent of the weight, which may lack its sparsity."""
     return self
 
 
@@ -80,14 +81,14 @@ derivative.defjvp(_derivative_jvp, symbolic_zeros=True)
 
 
 def _others(of: int) -> tuple[int, int]:
-  """The arguments of the derivative to one of them."""
+  """The two arguments that remain in the derivative with respect to one."""
   first, second = (i for i in range(3) if i != of)
   return first, second
 
 
 def _tangent(y: jax.Array, form: Form, of: int, operands: Sequence[Any],
              changes: Sequence[Any], tree: Any) -> Any:
-  """How `y` changes with its arguments; `None` for what does not change."""
+  """The tangent of `y`; in `changes`, `None` is a tangent of zero."""
   if not jnp.issubdtype(y.dtype, jnp.floating):
     return np.zeros(y.shape, jax.dtypes.float0)
   terms = []
@@ -146,13 +147,13 @@ ad.primitive_transposes[_tangent_p] = _tangent_transpose
 
 @dataclasses.dataclass(frozen=True)
 class _Mapped(Form):
-  """A form of a batch: the sum of one form over axis 0 of some operands.
+  """The form of a batch: the sum of a form over axis 0 of some operands.
 
   Attributes:
     form: the form of one element.
-    arguments: which of the three arguments of the form have the batch axis.
-    rest: which of the other arrays have the batch axis.
-    spmd: the axes of a mesh that share the batch out, as of `jax.vmap`.
+    arguments: for each of the three arguments, whether it has the batch axis.
+    rest: for each of the other arrays, whether it has the batch axis.
+    spmd: the mesh axes that split the batch, `spmd_axis_name` of `jax.vmap`.
   """
   form: Form
   arguments: tuple[bool, ...]

@@ -17,6 +17,10 @@ from jaxsparse.packed import layout24
 from jaxsparse.patterns import Pattern
 
 
+class NotPruned(ValueError):
+  """A weight with a 2:4 pattern is not 2:4; `nn.pack_model` adds to this."""
+
+
 @arguments.checked()
 def pack_params(params: ArrayTree, masks_or_rules: Any, *,
                 layout: str | None = None, transposed: bool = False,
@@ -88,7 +92,7 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
     try:
       made = layout24.pack(w, axis=axis, transposed=transposed)
     except ValueError as error:
-      raise ValueError(
+      raise NotPruned(
           f'{path}: {error} To prune a whole tree, write '
           'jaxsparse.sparse_params(params, opt_state) after training, or '
           'jaxsparse.apply_masks(params, jaxsparse.prune(rules).init(params)'

@@ -62,7 +62,7 @@ PATTERNS = {  # Words; blocks and N:M are written as numbers.
 @dataclasses.dataclass(frozen=True)
 class SnipMomentum(Level):
   """Options of the criterion `snip_momentum`."""
-  decay: float = key(_checks.number, 1., 'what each step leaves of the sum')
+  decay: float = key(_checks.number, 1., 'the factor of the sum at each step')
   scale: float = key(_checks.number, .9, 'the factor of the newest product')
 
 
@@ -145,15 +145,16 @@ def takes_scope(method: str) -> bool:
 @dataclasses.dataclass(frozen=True)
 class GroupLasso(Level):
   """Options of the regularizer `group_lasso`, on the units of patterns."""
-  alpha: float = key(_checks.number, None, 'the strength', 'must be there')
+  alpha: float = key(_checks.number, None, 'the strength', 'required')
   form: str = key(
       _checks.one_of(('gradient', 'proximal')), 'gradient',
       'a term of gradients, or a step after the optimizer')
   learning_rate: float | None = key(
       _checks.number, None, 'the step size of the proximal form',
-      'must be there for it')
+      'required for it')
   scaled: bool = key(
-      _checks.flag, False, 'true: alpha times the root of the size of units')
+      _checks.flag, False,
+      'true multiplies alpha by the root of the size of a unit')
 
   def check(self, where: str, total_steps: int) -> None:
     if self.alpha is None:
@@ -189,5 +190,6 @@ class Progressive(Level):
   """Options of `progressive`."""
   steps: int = key(_checks.whole(1, '4'), 4, 'the portions of each mask')
   every: int = key(
-      _checks.whole(1, '25'), _every, 'steps from portion to portion',
+      _checks.whole(1, '25'), _every,
+      'the number of steps from one portion to the next',
       '`frequency`, or 4% of training for a single mask, divided by `steps`')

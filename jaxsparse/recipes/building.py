@@ -67,8 +67,8 @@ from jaxsparse._utils.tables import brief
 from jaxsparse.recipes import _checks
 from jaxsparse.recipes import _files
 from jaxsparse.recipes import _words
+from jaxsparse.recipes import completing
 from jaxsparse.recipes import neural_compressor
-from jaxsparse.recipes import schema
 
 Section = Mapping[str, Any]
 _EPOCH = arguments.any_of(
@@ -174,7 +174,7 @@ def _whole(recipe: Mapping[str, Any], total_steps: int,
   messages: Sequence[str] = ()
   if neural_compressor.is_one(recipe):
     recipe, messages = neural_compressor.translate(recipe, steps_per_epoch)
-  return schema.complete(recipe, total_steps, exclude), messages
+  return completing.complete(recipe, total_steps, exclude), messages
 
 
 @arguments.checked('made')
@@ -222,7 +222,7 @@ def to_recipe(made: Recipe, path: str | pathlib.Path | None = None
 
 
 def _is_own(layer: Section) -> bool:
-  return 'lock' in layer  # `schema.complete` adds this key to such layers.
+  return 'lock' in layer  # `completing.complete` adds this key to such layers.
 
 
 def _sections(recipe: Section) -> list[Section]:

@@ -1,16 +1,16 @@
 """The schema of recipes: every key with its check, default and description.
 
 Each level of a recipe, such as a layer or the options of a flow, is a dataclass
-whose fields are the level's keys. Recipes themselves are plain data. `complete`
-checks a recipe and writes out all defaults. Tables in `_words` map the words of
-a recipe, such as criteria, to functions.
+whose fields are the level's keys. Recipes themselves are plain data, and
+`completing` writes out their defaults. Tables in `_words` map the words of a
+recipe, such as criteria, to functions.
 
 Only `sparsity` is required. Steps count updates. A key with dots in the table
 is an option: `flow.sr_ste.decay` is {flow: {sr_ste: {decay: 0.0002}}}.
 """
 
 import dataclasses
-from typing import Any, Iterator, Literal, Mapping, Sequence
+from typing import Any, Iterator, Literal, Mapping
 
 from jaxsparse.recipes import _checks
 from jaxsparse.recipes import _words
@@ -26,22 +26,23 @@ class Shared(Level):
   sparsity: float | None = key(
       _checks.fraction,
       lambda recipe, total_steps: _checks.nm_sparsity(recipe['pattern']),
-      'the fraction pruned at the end', 'N:M has its own')
+      'the fraction pruned at the end', 'required; N:M patterns have their own')
   pattern: str = key(
       _checks.pattern(_words.PATTERNS), 'unstructured',
-      "the weights that live or die together: 4x1, '2:4', or a word")
+      "the weights pruned together: blocks as 4x1, N:M as '2:4', or a word")
   axis: int | list[int] = key(
       _checks.axis, -2, 'the contraction axis of N:M, or neighbouring ones')
   reduce: str = key(
       _checks.one_of(('sum', 'mean', 'max')), 'sum',
-      "a unit's score from those of its weights")
+      "the reduction of the scores of a unit's weights to one score")
   min_sparsity: float = key(
       _checks.fraction, 0., 'the lowest sparsity of a layer')
   max_sparsity: float = key(
       _checks.fraction, 1., 'the highest sparsity of a layer')
 
 
-def _row(section: Values) -> _words.Row:
+def row_of(section: Values) -> _words.Row:
+  """The meaning of the criterion of a section."""
   return _words.CRITERIA[next(iter(section['criterion']))]
 
 
@@ -77,7 +78,7 @@ class Section(Shared):
       'cubic; one_shot if `flow` is not hard and `initial_sparsity` is 0')
   start: int = key(
       _checks.whole(0, '1000'),
-      lambda recipe, total_steps: int(_row(recipe).by_gradient),
+      lambda recipe, total_steps: int(row_of(recipe).by_gradient),
       'the first step that prunes', '0; 1 if scores need gradients')
   end: int = key(
       _checks.whole(0, '1000'), _end,
@@ -85,12 +86,13 @@ class Section(Shared):
       '70% of the way from `start`; with one_shot `start`, or the last step '
       'if `flow` is not hard')
   frequency: int = key(
-      _checks.whole(1, '100'), _frequency, 'steps from masks to masks',
+      _checks.whole(1, '100'), _frequency,
+      'the number of steps from one change of masks to the next',
       '1% of `start` to `end`, 1 if `flow` is not hard, or as `progressive` '
       'needs')
   criterion: dict[str, Any] = key(
       _checks.Word(_words.CRITERIA), 'magnitude',
-      'the score of a weight; the lowest are pruned')
+      'the score; weights with the lowest scores are pruned')
   score_dtype: str | None = key(
       _checks.one_of(('float32', 'bfloat16')), None,
       'the dtype of accumulated scores', 'float32')
@@ -98,12 +100,13 @@ class Section(Shared):
       _checks.one_of(_words.SCOPES), 'uniform', 'how layers share `sparsity`')
   progressive: Literal[False] | dict[str, int] = key(
       _checks.Options(_words.Progressive), False,
-      'true, or options: masks change in portions')
+      'true, or options: every change of masks is made in portions')
   lock: bool = key(
-      _checks.flag, False, 'true keeps the zeros that are there, no more')
+      _checks.flag, False,
+      'true only keeps the zeros of the parameters, and prunes no others')
   regularizer: Literal[False] | dict[str, Any] | None = key(
       _checks.Word(_words.REGULARIZERS, or_false=True), None,
-      'a penalty on units of patterns; a layer has none with false')
+      'a penalty on units of patterns; in a layer, false removes it')
 
   def check(self, where: str, total_steps: int) -> None:
     for word, options in (self.regularizer or {}).items():
@@ -148,7 +151,7 @@ class Section(Shared):
 
   def _check_steps(self, where: str, total_steps: int) -> None:
     start, end, frequency = self.start, self.end, self.frequency
-    word, row = next(iter(self.criterion)), _row(vars(self))
+    word, row = next(iter(self.criterion)), row_of(vars(self))
     if start < end and self.progressive:
       steps, every = self.progressive.values()
       if steps * every > frequency:
@@ -180,7 +183,8 @@ class Section(Shared):
 @dataclasses.dataclass(frozen=True)
 class Layer(Section):
   """The keys of a layer; a key that is not `Shared` gives it its own rule."""
-  names: list[str] = key(_checks.regexes, None, 'its paths', 'must be there')
+  names: list[str] = key(
+      _checks.regexes, None, 'regular expressions of its paths', 'required')
 
 
 def _layers(where: str, value: Any) -> list[dict[str, Any]]:
@@ -196,13 +200,14 @@ class Top(Level):
   excluded: list[str] = key(
       _checks.regexes, [], 'regular expressions of paths to leave dense')
   layers: list[dict[str, Any]] = key(
-      _layers, [], 'mappings of `names` to the keys that differ there')
+      _layers, [],
+      'layers that differ: each has `names`, and the keys that differ there')
   flow: dict[str, Any] = key(
       _checks.Word(_words.FLOWS), 'hard',
-      'the part of pruned weights in forward and backward passes')
+      'the values and gradients of pruned weights during training')
   method: dict[str, Any] | None = key(
       _checks.Call(_words.METHODS), None,
-      'a published method instead of all keys but `names`, `excluded`, '
+      'a published method in place of all keys but `names`, `excluded`, '
       '`layers`, `scope` and those from `sparsity` to `max_sparsity`; options '
       'are the arguments of its function in `jaxsparse.methods`')
 
@@ -210,155 +215,6 @@ class Top(Level):
 @dataclasses.dataclass(frozen=True)
 class Whole(Top, Section):
   """All keys of a recipe."""
-
-
-# A layer with one of these keys has a rule of its own.
-OWN = [name for name in Section.keys() if name not in Shared.keys()]
-# Under pattern lock, no other keys than these have a meaning.
-_LOCKED = ('pattern', 'axis', 'reduce', 'lock', 'regularizer')
-
-
-def complete(recipe: Values, total_steps: int, exclude: Sequence[str] = ()
-             ) -> dict[str, Any]:
-  """Checks a recipe, and fills in every key.
-
-  A layer with one of the keys in `OWN` gets all keys of a section. Any other
-  layer gets only the keys of `Shared`; without a sparsity of its own it shares
-  the sparsity of the main section.
-
-  Args:
-    recipe: the recipe of a user.
-    total_steps: the length of training, in steps.
-    exclude: more regular expressions for parameters that stay dense.
-
-  Returns:
-    The complete recipe, plain data. Completing it again changes nothing.
-
-  Raises:
-    ValueError: for an unknown key or a wrong value, at any depth.
-
-  >>> whole = complete({'sparsity': 0.9}, 1_000)
-  >>> whole['end'], whole['frequency'], whole['criterion']
-  (700, 7, {'magnitude': {}})
-  """
-  total_steps = _checks.total_steps('total_steps', total_steps)
-  given = Whole.read('', recipe)
-  top = _top(given, exclude)
-  if top['method'] is not None:
-    return _with_method(given, top, total_steps)
-  (word, options), = top['flow'].items()
-  level = _words.FLOWS[word].options
-  top['flow'] = {word: level.fill(options, total_steps)}
-  level(**top['flow'][word]).check(f'flow.{word}', total_steps)
-
-  given = {name: given[name] for name in Section.keys() if name in given}
-  main = _section('the recipe', given, top, total_steps, bool(top['names']))
-  if main['sparsity'] is not None:
-    given['sparsity'] = main['sparsity']
-  layers = [_layer(f'layers[{i}]', layer, given, top, total_steps)
-            for i, layer in enumerate(top['layers'])]
-  return {**main, **top, 'layers': layers}
-
-
-def _top(given: Values, exclude: Sequence[str]) -> dict[str, Any]:
-  """The keys that a recipe has once."""
-  top, exclude = Top.fill(given), _checks.regexes('exclude', exclude)
-  top['excluded'] = [
-      *(r for r in exclude if r not in top['excluded']), *top['excluded']]
-  regexes = [*top['excluded'], *(r for layer in top['layers'] for r in
-                                 layer.get('names', [])), *top['names']]
-  if twice := [r for i, r in enumerate(regexes) if r in regexes[:i]]:
-    raise ValueError(
-        f'The regular expression {twice[0]!r} appears twice in the recipe. The '
-        'first one decides, in the order excluded, layers, names, so the '
-        'second one would do nothing. Remove one of them.')
-  if not top['names'] and not top['layers']:
-    raise ValueError('A recipe needs names or layers, or nothing would be '
-                     "pruned, got neither. Write e.g. names: ['.*kernel']")
-  return top
-
-
-# What a recipe may have beside a method.
-_BESIDE = ('names', 'excluded', 'layers', 'scope', 'method', *Shared.keys())
-
-
-def _with_method(given: Values, top: Values, total_steps: int
-                 ) -> dict[str, Any]:
-  """Every key of a recipe whose rule and flow are those of a method."""
-  (word, options), = top['method'].items()
-  for where, level in [('the recipe', given)] + [
-      (f'layers[{i}]', layer) for i, layer in enumerate(top['layers'])]:
-    if other := [name for name in level if name not in _BESIDE or (
-        level is not given and name == 'scope')]:
-      raise ValueError(
-          f'{where}: method {word} has a rule and a flow of its own, so '
-          f'{other} have no meaning. Leave them out; options of {word} are '
-          f'{", ".join(options) or "none"}.')
-  # No other key of a section counts; one_shot has defaults for any training.
-  shared = {name: given[name] for name in Shared.keys() if name in given}
-  shared['decay'] = 'one_shot'
-  around = {**top, 'flow': {'hard': {}}}
-  main = _section('the recipe', shared, around, total_steps, bool(
-      top['names']) and _words.takes_sparsity(word))
-  layers = [_layer(f'layers[{i}]', layer, shared, around, total_steps)
-            for i, layer in enumerate(top['layers'])]
-  return {**{name: main[name] for name in Shared.keys()},
-          'scope': given.get('scope'), 'names': top['names'],
-          'excluded': top['excluded'], 'layers': layers,
-          'method': top['method']}
-
-
-def _layer(where: str, layer: Values, main: Values, top: Values,
-           total_steps: int) -> dict[str, Any]:
-  """Every key of a layer, or those that are `Shared`."""
-  if not layer.get('names'):
-    raise ValueError(f'{where} has no names, the regular expressions of its '
-                     "parameters. Write e.g. names: ['head/kernel']")
-  own = any(name in layer for name in OWN)
-  foreign = _foreign(layer, own)
-  given = {name: value for name, value in main.items() if name not in foreign}
-  given |= {name: value for name, value in layer.items() if name != 'names'}
-  section = _section(where, given, top, total_steps, True)
-  if not own:
-    section = {name: section[name] for name in Shared.keys()}
-    section['sparsity'] = layer.get('sparsity')
-  return {'names': layer['names'], **section}
-
-
-def _foreign(layer: Values, own: bool) -> set[str]:
-  """The keys of the main section that a layer's own keys make meaningless."""
-  if layer.get('lock'):
-    return {*Section.keys()} - {*_LOCKED}
-  foreign = set()
-  if _checks.nm_sparsity(layer.get('pattern', '')) is not None:
-    foreign.add('sparsity')
-  elif 'pattern' in layer:
-    foreign.add('axis')
-  if 'criterion' in layer and not _row(layer).accumulates:
-    foreign.add('score_dtype')
-  if not own or layer.get('decay') == 'one_shot':
-    foreign.add('initial_sparsity')
-  return foreign
-
-
-def _section(where: str, given: Values, top: Values, total_steps: int,
-             required: bool) -> dict[str, Any]:
-  """Every key of a section, from the given keys and defaults."""
-  section = Section.fill(given, total_steps, top)
-  if section['progressive']:
-    section['progressive'] = _words.Progressive.fill(
-        section['progressive'], total_steps, section)
-  if section['lock']:
-    if other := [name for name in given if name not in _LOCKED]:
-      raise ValueError(
-          f'{where}: lock only keeps the present zeros, so {other} have no '
-          'meaning. Leave them out, or write lock: false')
-    section |= dict.fromkeys({*section} - {*_LOCKED})
-  elif section['sparsity'] is None and required:
-    raise ValueError(f'{where} has no sparsity, the fraction pruned at the '
-                     'end. Write e.g. sparsity: 0.9')
-  Section(**section).check(where, total_steps)
-  return section
 
 
 def _rows(level: type[Level], prefix: str = '') -> Iterator[str]:
@@ -374,10 +230,10 @@ def _rows(level: type[Level], prefix: str = '') -> Iterator[str]:
 def table() -> str:
   """All keys and options with their defaults, a table in Markdown.
 
-  >>> print(table()[:43])
-  | key | what it holds | if it is left out |
+  >>> print(table()[:27])
+  | key | meaning | default |
   """
-  return '\n'.join(['| key | what it holds | if it is left out |',
+  return '\n'.join(['| key | meaning | default |',
                     '|---|---|---|', *_rows(Whole)])
 
 

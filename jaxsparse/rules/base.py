@@ -18,6 +18,7 @@ belong to `params + updates`, so no forward pass sees a mask of the step before.
 
 import dataclasses
 from typing import Any, Callable, Mapping, NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
+from jaxsparse.rules import _heads
 
 
 class Rule(optax.GradientTransformationExtraArgs):
@@ -178,15 +180,30 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
   Raises:
     ValueError: if a regular expression matches no parameter, or a pattern does
       not fit a parameter; the message names the expression or the parameter.
+
+  Warns:
+    UserWarning: if N:M groups run across the heads of Flax's queries, keys or
+      values.
   """
-  def check(path, w, pattern):
+  matched = trees.match_rules(patterns, params)
+  rows = trees.align(params, matched)
+  shapes = {path: jnp.shape(w) for path, w, _ in rows}
+  across = {path: pattern for path, _, pattern in rows
+            if _heads.across_heads(path, pattern, shapes)}
+  for path, _, pattern in rows:
     if pattern is not None:
       try:
-        pattern.sizes(jnp.shape(w))
+        pattern.sizes(shapes[path])
       except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
-    return pattern
-  return trees.map_with_path(check, params, trees.match_rules(patterns, params))
+        hint = f' {_heads.remedy(pattern)}' * (path in across)
+        raise ValueError(f'{path}: {error}{hint}') from error
+  if across:
+    path, pattern = next(iter(across.items()))
+    warnings.warn(
+        f'{pattern} runs across the {shapes[path][-2]} heads of '
+        f'{trees.few([*across])}, axis -2 of the shape {shapes[path]}. '
+        f'{_heads.remedy(pattern)}', stacklevel=2)
+  return matched
 
 
 def sparse_only(tree: Any, like: Any) -> Any:

@@ -59,8 +59,8 @@ def prune_units(groups: Groups, *, importance: Importance,
   those of that rule, which can neither keep nor grow weights of dead units.
 
   Args:
-    groups: ties, such as `heads(ties)` or `neurons(ties)`; units are pruned in
-      the ties whose units may be removed. Or a mapping from regular expressions
+    groups: ties, such as `heads(ties) + neurons(ties)`; units are pruned in the
+      ties whose units may be removed. Or a mapping from regular expressions
       for parameter paths to patterns, whose units are the groups. For different
       sparsities, join several rules with `combine`.
     importance: the importance of groups, see `importance`.

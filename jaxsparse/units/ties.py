@@ -154,11 +154,16 @@ class Tie:
 class Ties:
   """The result of `infer_ties`; `print` shows it as a table.
 
-  Iterate over it to get each `Tie`, or index it by the name of a tie.
+  Iterate over it to get each `Tie`, or index it by the name of a tie. A sum
+  joins ties, such as `heads(ties) + neurons(ties)`, and has each tie once.
 
   Attributes:
     ties: all ties, in the order of their first members.
     shapes: the shapes of all parameters by path, if they are known.
+
+  Raises:
+    ValueError: from a sum of ties of two functions with a parameter in common,
+      or of different ties of one name.
 
   >>> print(Ties((Tie(256, (Member('fc1', 1), Member('fc2', 0))),)))
   units  along  permute  remove  members
@@ -199,6 +204,27 @@ class Ties:
     """The ties that a parameter's axis, or parts of it, belong to."""
     return tuple(tie for tie in self.ties
                  if any((m.path, m.axis) == (path, axis) for m in tie.members))
+
+  def __add__(self, others: 'Ties | Tie | Sequence[Tie]') -> 'Ties':
+    """The ties of both, each once."""
+    others = as_ties(others)
+    new = [tie for tie in others if tie not in self.ties]
+    names = [tie.name for tie in new if tie.name in {t.name for t in self}]
+    # Every inference has a mapping of shapes of its own, and two functions tie
+    # a parameter differently even if only one of them uses it.
+    paths = [] if others.shapes is self.shapes else [
+        path for path in others.shapes if path in self.shapes]
+    if paths:
+      raise ValueError(
+          'Ties of several functions join only if these have no parameter in '
+          f'common, got {paths[0]} in both. Infer ties from one function that '
+          "calls them, with the parameters of two models as {'a': params_a, "
+          "'b': params_b}.")
+    if names:
+      raise ValueError(
+          f'Two different ties have the name {names[0]!r}. Join one of them.')
+    return Ties((*self.ties, *new), self.shapes if others.shapes is self.shapes
+                else {**self.shapes, **others.shapes})
 
   @property
   def free(self) -> tuple[Tie, ...]:

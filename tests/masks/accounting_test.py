@@ -110,8 +110,8 @@ def test_n_of_m_is_seen(n, m):
   assert described(mask_of(patterns.nm(n, m), (2 * m, 7))) == f'{n}:{m}'
 
 
-def test_n_of_m_is_seen_in_convolutions():
-  assert described(mask_of(patterns.nm(2, 4), (3, 3, 8, 5))) == '2:4'
+def test_n_of_m_is_seen_in_convolutions_with_its_axis():
+  assert described(mask_of(patterns.nm(2, 4), (3, 3, 8, 5))) == '2:4, axis -2'
 
 
 @pytest.mark.parametrize('rows', [2, 6, 8])
@@ -119,10 +119,15 @@ def test_one_of_two_is_seen(rows):
   assert described(mask_of(patterns.nm(1, 2), (rows, 9))) == '1:2'
 
 
-@pytest.mark.parametrize('axis', [-1, -3])
-def test_n_of_m_along_another_axis_says_so(axis):
-  mask = mask_of(patterns.nm(2, 4, axis=axis), (8, 3, 16))
+@pytest.mark.parametrize('axis', [-1, -2, -3])
+def test_n_of_m_in_three_axes_names_its_own(axis):
+  mask = mask_of(patterns.nm(2, 4, axis=axis), (8, 12, 16))
   assert described(mask) == f'2:4, axis {axis}'
+
+
+def test_n_of_m_along_the_outputs_of_a_matrix_says_so():
+  assert described(
+      mask_of(patterns.nm(2, 4, axis=-1), (3, 16))) == '2:4, axis -1'
 
 
 @pytest.mark.parametrize('axis', [-1, -2])

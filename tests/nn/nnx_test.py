@@ -132,6 +132,14 @@ def test_a_model_whose_layers_cannot_is_told():
   assert 'odd3' not in str(error.value) and '\n' not in str(error.value)
 
 
+def test_a_model_that_is_not_pruned_is_told_to_update_it():
+  model = nnx.Linear(INPUTS, 8, rngs=nnx.Rngs(0))
+  with pytest.raises(ValueError, match=(
+      'kernel: pack needs at most two.*jaxsparse.sparse_params.*'
+      r'nnx.update\(model, sparse\)')):
+    nn.pack_model(model, KERNELS)
+
+
 def test_only_the_kernel_of_a_dense_nnx_layer_can_be_packed():
   model = nnx.Linear(INPUTS, 8, rngs=nnx.Rngs(0))
   model.other = nnx.Param(jnp.zeros((INPUTS, 8)))

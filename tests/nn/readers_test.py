@@ -123,5 +123,35 @@ def test_options_are_static_and_lifted_layers_are_seen_through():
   variables = Net().init(jax.random.key(0), x, twice=True)
   assert dict(nn.unreadable(Net().apply, variables, x, twice=True)) == {
       'conv/kernel': 'Conv is none of Dense and DenseGeneral',
-      'stacked/bias': 'it is no kernel of Dense',
+      'stacked/bias': 'a bias is added, not multiplied',
       'table': 'Net is none of Dense and DenseGeneral'}
+
+
+@pytest.mark.parametrize('biases', [True, False])
+def test_attention_has_nothing_to_tell_but_its_biases_stay_dense(biases):
+  x = jnp.ones((1, 2, 64))
+  ours = nnx.MultiHeadAttention(
+      num_heads=4, in_features=64, use_bias=biases, decode=False,
+      rngs=nnx.Rngs(0))
+  theirs = linen.MultiHeadDotProductAttention(num_heads=4, use_bias=biases)
+  variables = theirs.init(jax.random.key(0), x)
+  for why in nn.unreadable(ours), nn.unreadable(theirs.apply, variables, x):
+    assert str(why) == 'All layers read packed kernels.'
+    assert set(why) == {
+        f'{name}/bias' for name in ('query', 'key', 'value') if biases}
+
+
+def test_a_bias_with_a_pattern_of_its_own_stays_dense():
+  model = nnx.MultiHeadAttention(
+      num_heads=64, in_features=64, qkv_features=256, decode=False,
+      rngs=nnx.Rngs(0))
+  rules = {**jaxsparse.patterns.attention(2, 4),
+           'query/bias': jaxsparse.nm(2, 4)}
+  params = nnx.state(model, nnx.Param)
+  nnx.update(model, jaxsparse.apply_masks(
+      params, jaxsparse.prune(rules).init(params).masks))
+  packed = nn.pack_model(model, rules)
+  assert packed_paths(nnx.state(packed, nnx.Param)) == [
+      f'{name}/kernel' for name in ('key', 'out', 'query', 'value')]
+  x = jax.random.normal(jax.random.key(0), (1, 2, 64))
+  assert_close(packed(x), model(x))
