@@ -18,8 +18,8 @@ Every product uses several weights in turns, more than a cache holds, as the
 layers of a network do. BCOO is slow, so it has fewer repeats
 (`--slow_repeats=0` leaves it out).
 
-A layer of ViT-B/16, which SRigL's paper times (https://arxiv.org/abs/2305.02299),
-and a square one:
+A layer of ViT-B/16, as in SRigL's paper (https://arxiv.org/abs/2305.02299), and
+a square one:
 
   python -m experiments.benchmarks.condensed_matmul \
       --sizes=768x3072,2048x2048 --sparsities=0.9,0.95 --tokens=1,8,32

@@ -28,13 +28,16 @@ import orbax.checkpoint as ocp
 
 from experiments._utils import launch
 from experiments._utils import processes
+from experiments.records import environment
 from experiments.records import workdir
 
 PyTree = Any
 
 _KEEP = 2
+_NAMED = 3  # Leaves in an error.
 _STATE, _DIGESTS, _PARTIAL, _DAMAGED = (
     'state', 'digests.json', 'partial', '.damaged')
+_OLD = {'files', 'shapes'}  # What digests held once.
 
 
 class Damaged(ValueError):
@@ -90,19 +93,23 @@ def restore(directory: pathlib.Path, state: PyTree, *,
       checkpoint is an error.
 
   Raises:
-    ValueError: if the checkpoint is damaged, or of another model or method.
+    ValueError: if the checkpoint is damaged, or of another model, method or
+      version of jaxsparse.
   """
   step, path, shapes = _last(directory, tell)
   if not step:
     return 0, state
-  ours = _shapes(state)
-  for leaf in sorted({*shapes, *ours}):
-    if shapes.get(leaf) != ours.get(leaf):
-      raise ValueError(
-          f'checkpoint {path} is of another model or method: {leaf} is '
-          f'{shapes.get(leaf)} there and {ours.get(leaf)} here.')
-  with ocp.StandardCheckpointer() as checkpointer:
-    return step, checkpointer.restore(path / _STATE, state)
+  if shapes != _shapes(state):
+    raise ValueError(_differs(path, shapes, _shapes(state)))
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      return step, checkpointer.restore(path / _STATE, state)
+  except ValueError as error:  # Orbax compares empty nodes, too.
+    there, here = _nodes(read(path / _STATE)), _nodes(
+        ocp.tree.serialize_tree(state, keep_empty_nodes=True))
+    if there == here:
+      raise
+    raise ValueError(_differs(path, there, here)) from error
 
 
 def load(directory: pathlib.Path, *, tell: Callable[[str], None] | None = None
@@ -165,6 +172,29 @@ def digest(tree: PyTree) -> str:
       leaf = jax.random.key_data(leaf)
     sha.update(np.asarray(leaf).tobytes())
   return sha.hexdigest()
+
+
+def _differs(path, there, here):
+  """Tells how the leaves of a checkpoint differ from those of a state."""
+  leaves = [leaf for leaf in sorted({*there, *here})
+            if there.get(leaf) != here.get(leaf)]
+  told = [f'{leaf} is {there.get(leaf, "missing")} there and '
+          f'{here.get(leaf, "missing")} here' for leaf in leaves[:_NAMED]]
+  more = f' and {len(leaves) - _NAMED} more' if len(leaves) > _NAMED else ''
+  then, now = environment.origin(path.parent.parent, int(path.name))
+  written, use = '', ''
+  if then and then != now:
+    written = f' It was written by {then}, and this is {now}.'
+    use = ', or use that version'
+  return (f'checkpoint {path} is of another model, method or version of '
+          f'jaxsparse: {"; ".join(told)}{more}.{written} Give another '
+          f'--workdir{use}.')
+
+
+def _nodes(tree):
+  """The paths of all leaves and empty nodes of dicts and lists."""
+  flat = ocp.tree.to_flat_dict(tree, keep_empty_nodes=True)
+  return {'/'.join(map(str, path)): 'present' for path in flat}
 
 
 def _write(path, tree, partial):
@@ -262,10 +292,15 @@ def _manifest(path):
   """The manifest of a checkpoint, checked against its own digest."""
   try:
     read_ = json.loads((path / _DIGESTS).read_text())
+    old = read_.keys() == _OLD
     content = {key: value for key, value in read_.items() if key != 'self'}
     whole = _with_own_digest(content) == read_
   except (OSError, ValueError, RecursionError, AttributeError):
-    whole = False
+    old = whole = False
+  if old:
+    raise ValueError(
+        f'checkpoint {path} was written by an older version of jaxsparse. Give '
+        'another --workdir, or use that version.')
   if not whole:
     raise Damaged(f'checkpoint {path} is damaged: {_DIGESTS} is missing, or '
                   'not what was saved.')

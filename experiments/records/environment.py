@@ -83,6 +83,30 @@ def brief(path: pathlib.Path) -> dict[str, Any] | None:
           'device': last['devices']['kind']}
 
 
+def origin(path: pathlib.Path, step: int) -> tuple[str, str]:
+  """Returns which code made a step of a run, and which code this is.
+
+  Both are a version of jaxsparse and a commit. The first is empty if the
+  environment of the step is not recorded.
+
+  Args:
+    path: the work directory.
+    step: the step, at least 1.
+  """
+  try:
+    entries = json.loads((path / workdir.ENVIRONMENT).read_text())
+    then = [_code(entry) for entry in entries if entry['from_step'] < step]
+  except (OSError, ValueError, RecursionError, AttributeError, TypeError,
+          KeyError):
+    then = []
+  return then[-1] if then else '', _code(current())
+
+
+def _code(entry):
+  commit = f' at commit {entry["commit"]}' if entry['commit'] else ''
+  return f'jaxsparse {entry["packages"]["jaxsparse"]}{commit}'
+
+
 def _version(name):
   try:
     return metadata.version(name)

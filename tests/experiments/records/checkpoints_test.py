@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from experiments.records import checkpoints
+from experiments.records import environment
 from experiments.training import runs
+from tests._lib import commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
@@ -149,6 +152,75 @@ def test_checkpoint_of_another_model_names_the_leaf(finished):
   widths = r'another model.*\[32, 10\] there and \S*\[16, 10\]'
   with pytest.raises(ValueError, match=widths):
     checkpoints.restore(path / 'checkpoints', runs.create(config)[0].init(None))
+
+
+class _Old(NamedTuple):
+  count: jax.Array
+  forward: Any = None
+
+
+class _New(NamedTuple):
+  count: jax.Array
+
+
+@pytest.mark.parametrize('there, here, told', [
+    ({'a': jnp.ones(2), 'b': jnp.ones(2)}, {'a': jnp.ones(3), 'c': jnp.ones(2)},
+     r"\['a'\] is float32\[2\] there and float32\[3\] here; \['b'\] is "
+     r"float32\[2\] there and missing here; \['c'\] is missing there"),
+    ({'s': _Old(jnp.ones(2))}, {'s': _New(jnp.ones(2))},
+     's/forward is present there and missing here'),
+    ({'s': _New(jnp.ones(2))}, {'s': _Old(jnp.ones(2))},
+     's/forward is missing there and present here'),
+    (dict.fromkeys('abcde', jnp.ones(2)), {'a': jnp.ones(2)},
+     r".*\['d'\] is float32\[2\] there and missing here and 1 more\. Give")])
+def test_checkpoint_of_another_layout_names_the_leaves_that_differ(
+    there, here, told, tmp_path):
+  checkpoints.save(tmp_path / 'checkpoints', 1, there)
+  with pytest.raises(ValueError, match=(
+      f'checkpoints/1 is of another model, method or version.*: {told}')):
+    checkpoints.restore(tmp_path / 'checkpoints', here)
+  step, _ = checkpoints.restore(tmp_path / 'checkpoints', there)
+  assert step == 1
+
+
+def _written_by(path, *versions):
+  """An environment that began every two steps, with another version."""
+  (path / 'environment.json').write_text(json.dumps([
+      {'from_step': 2 * i, 'commit': commit, 'packages': {'jaxsparse': version}}
+      for i, (version, commit) in enumerate(versions)]))
+
+
+def test_checkpoint_of_another_version_names_the_version(tmp_path):
+  checkpoints.save(tmp_path / 'checkpoints', 3, {'a': jnp.ones(2)})
+
+  def told():
+    with pytest.raises(ValueError, match='version of jaxsparse') as error:
+      checkpoints.restore(tmp_path / 'checkpoints', {'b': jnp.ones(2)})
+    return str(error.value)
+  _written_by(tmp_path, ('0.0.7', None), ('0.0.8', 'abc'), ('0.0.9', None))
+  here = environment.current()
+  assert told().endswith(
+      'It was written by jaxsparse 0.0.8 at commit abc, and this is jaxsparse '
+      f'{here["packages"]["jaxsparse"]} at commit {here["commit"]}. Give '
+      'another --workdir, or use that version.')
+  _written_by(tmp_path, (here['packages']['jaxsparse'], here['commit']))
+  assert told().endswith('here. Give another --workdir.')
+  for damaged in ('[', '{}', '[{}]', '[5]'):
+    (tmp_path / 'environment.json').write_text(damaged)
+    assert told().endswith('here. Give another --workdir.')
+
+
+def test_checkpoint_without_the_digest_of_digests_is_old_and_stays(
+    saved, tmp_path):
+  path = shutil.copytree(saved, tmp_path / 'saved')
+  file = path / '2' / 'digests.json'
+  content = json.loads(file.read_text())
+  file.write_text(json.dumps(
+      {key: content[key] for key in ('files', 'shapes')}))
+  before = commands.hashes(path)
+  with pytest.raises(ValueError, match='an older version.*another --workdir'):
+    checkpoints.load(path, tell=pytest.fail)
+  assert commands.hashes(path) == before
 
 
 def test_digest_sees_every_bit_and_shape():
