@@ -17,10 +17,9 @@ def get_config():
   config.dataset = 'editions'
   config.context = 64
   config.test_examples = 4_096
-  config.model = 'text'
+  config.model = 'text_patches'
   config.width = 48  # Four heads of 12 dimensions.
   config.depth = 1
-  config.sparse = r'blocks/\d+/.*kernel'  # Attention, too.
   config.steps = 1_500
   config.batch_size = 32
   config.weight_decay = 0.1
