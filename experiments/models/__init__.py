@@ -14,6 +14,7 @@ from experiments._utils import names
 from experiments.models.batch_norm_resnet import BatchNormResNet
 from experiments.models.dlrm import DLRM
 from experiments.models.lm import LM
+from experiments.models.lm import PatchClassifier
 from experiments.models.lm import TextClassifier
 from experiments.models.mlp import MLP
 from experiments.models.resnet import ResNet
@@ -23,7 +24,8 @@ from experiments.models.vit import ViT
 _DEPTHS = {f'resnet{depth}': depth for depth in (20, 32, 34, 50)}
 _MODELS = {'mlp': MLP, 'resnet': ResNet, 'vit': ViT, 'vgg': VGG,
            **dict.fromkeys(_DEPTHS, BatchNormResNet),
-           'lm': LM, 'text': TextClassifier, 'dlrm': DLRM}
+           'lm': LM, 'text': TextClassifier,
+           'text_patches': PatchClassifier, 'dlrm': DLRM}
 SIZES = ('width', 'depth')  # Keys of a config; `None` is the model's default.
 
 

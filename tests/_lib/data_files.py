@@ -170,6 +170,21 @@ def plays(path: pathlib.Path):
     (path / f'play_{i}_gut.txt').write_text(f'# {i}\n' + 'Enter Ghost.\n' * 9)
 
 
+def editions(path: pathlib.Path):
+  """Writes twenty plays in two editions, and one in a single edition.
+
+  A play is known by its word of three letters, an edition by `have` or `haue`.
+  """
+  path.mkdir(parents=True, exist_ok=True)
+  for i in range(20):
+    word = 'x' + chr(97 + i) + 'x'
+    (path / f'play_{i}_gut.txt').write_text(
+        f'HAMLET.\nWe have {word}.\n[Exit.]\n' * 9)
+    (path / f'play_{i}_gut_f.txt').write_text(
+        f'  Ham. We haue {word}: haue\n\n' * 9)
+  (path / 'poem_gut.txt').write_text('We have a poem.\n' * 9)
+
+
 def criteo(path: pathlib.Path, lines: int = 70) -> list[str]:
   """Writes `train.txt`, whose missing fields differ from line to line.
 
@@ -209,7 +224,7 @@ WRITERS = {
     'cifar10': cifar10, 'cifar100': cifar100, 'imagenet': imagenet,
     'glue/sst2': glue, 'glue/rte': glue, 'python_source': python_source,
     'packages': python_source, 'criteo': criteo, 'movielens': movielens,
-    'mnist': mnist, 'plays': plays}
+    'mnist': mnist, 'plays': plays, 'editions': editions}
 # Such that those files suffice.
 SIZES = dict(context=16, image_size=20, test_examples=9)
 

@@ -1,4 +1,4 @@
-"""The table of three domains: what its sweeps are made of, and its numbers."""
+"""The tables of domains: what their sweeps are made of, and their numbers."""
 
 import json
 
@@ -7,12 +7,14 @@ import pytest
 from experiments import domains
 from experiments import sweep
 from experiments.configs import sweep_domains
+from experiments.configs import sweep_ratios
 from experiments.records import metrics
 from experiments.reporting import document
 from experiments.reporting import results
 from experiments.reporting import tables
 from experiments.sweeping import plan
 import jaxsparse
+from tests._lib import data_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
@@ -43,6 +45,40 @@ def test_every_row_takes_its_targets_from_its_own_settings(tmp_path):
   sparse = {run.config.recipe.sparsity for run in planned
             if run.method.startswith('unstructured')}
   assert sparse == {0.8, 0.9}
+
+
+@pytest.mark.parametrize('domain', sweep_ratios.DOMAINS)
+@pytest.mark.parametrize('row', ['block_1x16_98', '1_of_16', 'channel_70'])
+def test_every_pattern_tiles_in_every_domain_of_ratios(row, domain, tmp_path):
+  config = sweep_ratios.get_config(domain)
+  if config.base.dataset in data_files.WRITERS:
+    data_files.WRITERS[config.base.dataset](tmp_path)
+    config.base.data_dir = str(tmp_path)
+  config.base.update(batch_size=8, test_examples=64)
+  config.methods, config.seeds = (row,), (0,)
+  planned, = plan.judged(plan.checked(config), tmp_path)
+  plan.build(planned)
+
+
+@pytest.mark.parametrize('domain', sweep_ratios.DOMAINS)
+def test_every_pattern_is_pruned_ever_further_in_a_sweep_of_ratios(
+    domain, tmp_path):
+  config = plan.checked(sweep_ratios.get_config(domain))
+  assert config.targets == (tables.ALL,)
+  recipes = {run.method: jaxsparse.from_recipe(
+      run.config.recipe.to_dict(), total_steps=run.config.steps).recipe
+             for run in plan.judged(config, tmp_path) if run.method != 'dense'}
+  assert [*recipes] == [row for rows in sweep_ratios.PATTERNS.values()
+                        for row in rows] == [*config.methods][1:]
+  for rows in sweep_ratios.PATTERNS.values():
+    sparsities = [recipes[row]['sparsity'] for row in rows]
+    assert sparsities == sorted({*sparsities}) and len(sparsities) > 2
+    for row, sparsity in zip(rows, sparsities):
+      # The label says the ratio.
+      numbers = [int(n) for n in row.split('_') if n.isdigit()]
+      share = 1 - numbers[0] / numbers[1] if '_of_' in row else (
+          numbers[-1] / 100)
+      assert sparsity == pytest.approx(share)
 
 
 @pytest.fixture(scope='module', name='swept')
@@ -115,6 +151,17 @@ def test_table_tells_flops_of_what_is_smaller():
       'accuracy', {'dense': [.9], 'sensitivity': [.8]}, dense_flops=4.,
       gpu_flops=1., test_flops=1.)})
   assert '| 80.0 (25% of FLOPs) ' in text
+
+
+def test_document_of_ratios_begins_with_the_ratio_of_each_pattern():
+  found = {'cv': _runs('accuracy', {'dense': [.9, .9], 'w_80': [.5, .5]})}
+  ratio, note, scores, _ = domains.document(
+      found, {'weights': ('w_80',)}).split('\n\n')
+  assert ratio.splitlines()[-1].split('|')[1:3] == [
+      ' weights ', ' < 80.0% (< 80.0 to < 80.0) ']
+  assert note.startswith('The share of the prunable weights')
+  assert scores == domains.table(found)
+  assert domains.document(found, {}).split('\n\n')[0] == scores
 
 
 def test_auc_is_a_metric():

@@ -41,7 +41,7 @@ def test_a_quarter_of_the_examples_clicks(synthetic):
 
 def test_ceiling_is_the_area_of_the_known_probabilities(synthetic):
   inputs, labels = data_files.examples(synthetic.test())
-  world = clicks._world()
+  world = clicks._world(clicks.MILD)
   counts = np.expm1(inputs[:, :13].astype(np.float64)).round()
   ids = inputs[:, 13:].astype(int)
   starts = np.cumsum([0, *synthetic.cardinalities])[:-1]

@@ -20,7 +20,7 @@ def test_folders_of_ones_own_are_read_whole(tmp_path):
 
 def test_one_edition_of_each_play_is_read(tmp_path, monkeypatch):
   data_files.plays(tmp_path)
-  monkeypatch.setattr(plays, '_texts_of_package', lambda: tmp_path)
+  monkeypatch.setattr(plays, 'texts_of_package', lambda: tmp_path)
   before = data_files.load('plays', context=16)
   (tmp_path / 'play_1_gut_f.txt').write_text('Enter Ghoft.\n' * 9)
   (tmp_path / 'metadata.txt').write_text('[play_1_gut]')

@@ -34,7 +34,7 @@ _RATINGS = _dataset(datasets.RECOMMENDATION, (2,), 2, (9, 7))
     ('vit', _IMAGES[0]), ('vit', _IMAGES[1]), ('vgg', _IMAGES[0]),
     ('vgg', _IMAGES[1]), ('resnet20', _IMAGES[1]), ('resnet50', _IMAGES[0]),
     ('resnet50', _IMAGES[2]), ('lm', _BYTES), ('text', _TEXTS),
-    ('dlrm', _CLICKS), ('dlrm', _RATINGS)])
+    ('text_patches', _TEXTS), ('dlrm', _CLICKS), ('dlrm', _RATINGS)])
 def test_models_return_logits_and_say_what_may_be_sparse(name, dataset):
   config = default.get_config()
   config.update(model=name, width=16)
@@ -66,7 +66,8 @@ def _model(name, dataset, **sizes):
 @pytest.mark.parametrize('name, dataset, layers', [
     ('mlp', _IMAGES[0], 'layers'), ('vit', _IMAGES[0], 'blocks'),
     ('resnet', _IMAGES[0], 'blocks'), ('lm', _BYTES, 'blocks'),
-    ('text', _TEXTS, 'blocks'), ('dlrm', _CLICKS, 'top')])
+    ('text', _TEXTS, 'blocks'), ('text_patches', _TEXTS, 'blocks'),
+    ('dlrm', _CLICKS, 'top')])
 def test_depth_is_the_number_of_sparse_layers(name, dataset, layers):
   model = nnx.eval_shape(lambda: _model(name, dataset, width=8, depth=3))
   assert len(getattr(model, layers)) == 3
@@ -94,6 +95,20 @@ def test_texts_are_read_up_to_where_they_are_filled_up():
   np.testing.assert_allclose(
       logits[:1], _call(short, texts[:1, :5]), rtol=1e-5, atol=1e-6)
   assert np.isfinite(logits).all()  # Of an empty text, too.
+
+
+def test_patches_read_four_bytes_and_two_beside_them():
+  model = _model('text_patches', _TEXTS, width=8, depth=1)
+  patches = nnx.jit(lambda model, x: model.patches(
+      model.embedding(x.astype(jnp.int32))))
+  text = np.arange(1, 13, dtype=np.uint8)[None]
+  assert patches(model, text).shape == (1, 3, 8)
+  for place in range(12):
+    changed = text.copy()
+    changed[0, place] = 200
+    differ = (patches(model, changed) != patches(model, text)).any(-1)[0]
+    assert differ.tolist() == [
+        4 * i - 2 <= place < 4 * i + 6 for i in range(3)]
 
 
 @pytest.mark.parametrize('name, sizes, told', [
