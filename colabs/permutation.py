@@ -15,8 +15,8 @@
 #
 # This notebook trains a small network, finds the axes that index the same
 # hidden units, searches for a better order of these units, and prunes with and
-# without it. It takes a few minutes on a CPU. `quickstart.ipynb` explains the
-# train step.
+# without it. It takes about a minute on two CPU cores. `quickstart.ipynb`
+# explains the train step.
 #
 # **2:4** keeps the two larger of every four neighbouring weights. Hidden units
 # have no natural order, so the neighbours are arbitrary. If the units are
