@@ -206,8 +206,9 @@ print(f'{shares[0]:.1%} as it is, {shares[-1]:.1%} after {budgets[-1]:,} '
 # The goal is accuracy, not magnitude. So ten networks are pruned in one shot
 # with and without a permutation, and retrained with fixed masks; a method that
 # prunes at step 0 does both. Retrained 2:4 costs hardly any accuracy, so the
-# table also has 1:4. Seeds differ more than orders of channels, so compare differences within
-# a seed: the last column is their mean and half of its 95% interval.
+# table also has 1:4. Seeds differ more than orders of channels, so compare
+# differences within a seed: the last column is their mean and half of its 95%
+# interval.
 
 # %%
 SEEDS = 10
