@@ -126,11 +126,12 @@ runs = {name: train(method) for name, method in methods.items()}
 # %% [markdown]
 # ## How many weights are kept, and what that does to the loss
 #
-# Right: the share of the first kernel that is kept. AC/DC jumps between dense
-# and 10%, GraNet starts at half and glides to its target in the first 30% of
-# training. SRigL has its number of weights from the first step, and S-STE keeps
-# two of every four. The small dips of SRigL are weights that have just grown,
-# which start at zero.
+# Right: the share of the first kernel that is kept. AC/DC jumps between nearly
+# dense and its sparse phases, whose 10% are counted over all layers together.
+# GraNet starts with half of all weights and comes to its target in the first
+# 30% of training. SRigL has its number of weights from the first step, and
+# S-STE keeps two of every four. The small dips of SRigL are weights that have
+# just grown, which start at zero.
 #
 # Left: each time AC/DC prunes, the loss jumps, and it falls again in the dense
 # phase that follows.
@@ -149,7 +150,7 @@ plt.show()
 # ## What is left in the end
 #
 # `sparse_params` returns the weights of the forward pass, for any method. The
-# first three sparse methods have the same total, 10% of all weights. They
+# first three sparse methods have a total of about 10% of all weights. They
 # spread it over the layers in their own ways: AC/DC and GraNet by one threshold
 # for all layers, SRigL by layer size.
 
@@ -208,9 +209,9 @@ np.testing.assert_allclose(
 #
 # S-STE subtracts the largest pruned magnitude of each group from the two kept
 # weights, and multiplies the result by one number per kernel. So the forward
-# pass changes continuously as weights move from kept to pruned. Left: the kept
-# weights of the forward pass against the dense weights that the optimizer
-# holds. On the diagonal they would be equal.
+# pass changes continuously as weights move from kept to pruned. The figure has
+# the kept weights of the forward pass against the dense weights that the
+# optimizer holds. On the diagonal they would be equal.
 #
 # Deploy the weights of `sparse_params`: the masks times the dense weights are
 # another network.

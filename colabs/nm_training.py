@@ -16,8 +16,8 @@
 # This notebook trains one small network at **1:8** sparsity with four methods,
 # and compares the density of the forward pass, changes of masks, noise of
 # gradients, and the cost of training. In an **N:M** sparse layer, N of every M
-# neighbouring weights are kept. The notebook takes a few minutes on a CPU.
-# `quickstart.ipynb` explains the train step.
+# neighbouring weights are kept. The notebook takes two minutes on two CPU
+# cores. `quickstart.ipynb` explains the train step.
 #
 # This is **one seed and a small network**. It shows the behaviour of the
 # methods, but does not rank them. `python -m experiments.sweep` compares

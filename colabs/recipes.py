@@ -18,8 +18,8 @@
 # **recipe** in YAML, and with **hooks** in a training loop without any code for
 # sparsity. All three give the same masks, bit for bit. Then it shows the other
 # two methods of Neural Compressor, group Lasso and gradient sensitivity, which
-# remove whole neurons. It takes a few minutes on a CPU. `quickstart.ipynb`
-# explains the train step.
+# remove whole neurons. It takes about a minute on two CPU cores.
+# `quickstart.ipynb` explains the train step.
 #
 # On Colab, run this first:
 #

@@ -5,6 +5,8 @@ import re
 import shutil
 import sys
 
+from docutils import nodes
+
 _HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(_HERE / '_ext'), str(_HERE.parent)]
 
@@ -30,7 +32,7 @@ extensions = [
 ]
 exclude_patterns = ['_build', '**.ipynb_checkpoints']
 
-nb_execution_mode = 'off'
+nb_execution_mode = 'off'  # Notebooks have their outputs: colabs/build.py.
 myst_heading_anchors = 3
 
 default_role = 'py:obj'  # `name` in a docstring: a link where there is a page.
@@ -47,6 +49,7 @@ html_static_path = ['_static']
 html_css_files = ['site.css']
 html_copy_source = False
 html_show_copyright = False
+copybutton_selector = 'div:not(.output) > div.highlight pre'
 copybutton_exclude = '.linenos, .gp, .go'
 
 
@@ -63,6 +66,17 @@ def _fields(app, what, name, obj, skip, options):
   return True if type(obj).__name__ == '_tuplegetter' else skip
 
 
+def _alternatives(app, doctree):
+  """A notebook's figures are named for readers who do not see them."""
+  for image in doctree.findall(nodes.image):
+    section = image
+    while not isinstance(section, nodes.section | nodes.document):
+      section = section.parent
+    title = section.next_node(nodes.title).astext()
+    image.setdefault('alt', f'Figure: {title}')
+
+
 def setup(app):
+  app.connect('doctree-read', _alternatives)
   app.connect('autodoc-skip-member', _fields)
   app.connect('source-read', _source)

@@ -1,15 +1,18 @@
-"""The notebooks run, from top to bottom, with fewer steps."""
+"""The notebooks run, with fewer steps, and have the outputs of a full run."""
 
 import ast
 import doctest
 import json
+import re
 import sys
 
 from flax import nnx
 import jax
 import matplotlib.pyplot as plt
+import nbclient
 import numpy as np
 import optax
+from PIL import Image
 import pytest
 
 from colabs import build
@@ -90,6 +93,68 @@ def test_notebooks_are_those_of_their_scripts():
   assert build.outdated() == []
 
 
+def test_notebooks_have_outputs_of_the_code_that_they_show():
+  """After an edit of code: `python -m colabs.build --run`."""
+  assert build.not_run() == []
+
+
+def _stored(path):
+  cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+  return [cell for cell in cells if cell['cell_type'] == 'code']
+
+
+def _outputs(path):
+  return [output for cell in _stored(path) for output in cell['outputs']]
+
+
+def _printed(path):
+  return ''.join(''.join(output.get('text', '')) for output in _outputs(path))
+
+
+@pytest.mark.parametrize('name', _NOTEBOOKS)
+def test_outputs_are_of_one_run_without_errors_and_warnings(name):
+  path = build.FOLDER / f'{name}.ipynb'
+  counts = [cell['execution_count'] for cell in _stored(path)]
+  assert counts == [*range(1, len(counts) + 1)]
+  for output in _outputs(path):
+    if output['output_type'] == 'stream':
+      assert output['name'] == 'stdout'
+    else:
+      assert output['output_type'] == 'display_data'
+      assert {*output['data']} == {'image/png', 'text/plain'}
+
+
+@pytest.mark.parametrize('name', _NOTEBOOKS)
+def test_a_notebook_shows_a_figure_and_a_measurement(name):
+  path = build.FOLDER / f'{name}.ipynb'
+  assert all(image.width >= 600 for image in build.figures(path))
+  assert [*build.figures(path)] and 'accuracy' in _printed(path)
+
+
+@pytest.mark.parametrize('name', _NOTEBOOKS)
+def test_outputs_name_no_place_on_a_machine(name):
+  printed = _printed(build.FOLDER / f'{name}.ipynb')
+  assert not re.search(r'(?m)(?:^|[\s\'"(=:])(?:/\w|~/|[A-Z]:\\)', printed)
+  assert not re.search(r'0x[0-9a-f]{6}|\r|\x1b', printed)
+
+
+@pytest.mark.parametrize('name', _NOTEBOOKS)
+def test_a_notebook_is_small(name):
+  assert (build.FOLDER / f'{name}.ipynb').stat().st_size < 300_000
+
+
+@pytest.mark.parametrize('name', _NOTEBOOKS)
+def test_a_thumbnail_is_a_figure_of_its_notebook(name):
+  """After a run: `python docs/_figures/gallery.py`."""
+  small = Image.open(
+      build.FOLDER.parent / f'docs/_static/gallery/{name}.png').convert('RGB')
+  differences = [
+      np.abs(np.asarray(image.resize(small.size), float)
+             - np.asarray(small, float)).mean()
+      for image in build.figures(build.FOLDER / f'{name}.ipynb')]
+  assert min(differences) < 3  # Of 255: colors were reduced.
+
+
 _SCRIPT = '''# ---
 # jupyter:
 #   kernelspec:
@@ -121,6 +186,66 @@ def test_a_build_writes_what_is_outdated(tmp_path):
   assert [*_cells(path.read_text())] == [('STEPS = 2', True)]
 
 
+_PRINTS = _SCRIPT + '''
+# %%
+import pathlib
+print(STEPS, end=' ')
+pathlib.Path('here.txt').write_text('')
+print('and two')
+'''
+_DRAWS = _PRINTS + '''
+# %%
+import matplotlib.pyplot as plt
+_ = plt.plot([1, 2])
+plt.show()
+'''
+
+
+def test_outputs_stay_until_the_code_changes(tmp_path):
+  script, path = tmp_path / 'one.py', tmp_path / 'one.ipynb'
+  script.write_text(_DRAWS)
+  assert build.not_run(tmp_path) == [path]
+  build.run(path)
+  assert build.not_run(tmp_path) == build.outdated(tmp_path) == []
+  assert (tmp_path / 'here.txt').exists()  # It ran in its folder.
+  assert _printed(path) == '1 and two\n'
+  (image,) = build.figures(path)
+  assert image.width > 700 and len(image.getcolors()) <= 64
+  outputs = _outputs(path)
+  assert len(outputs) == 2
+
+  script.write_text(_DRAWS.replace('# # Title', '# # Another title'))
+  assert build.outdated(tmp_path) == build.build(tmp_path) == [path]
+  assert 'Another title' in path.read_text()
+  assert _outputs(path) == outputs and build.not_run(tmp_path) == []
+
+  script.write_text(_DRAWS.replace('STEPS = 1', 'STEPS = 2'))
+  assert build.outdated(tmp_path) == build.build(tmp_path) == [path]
+  assert _outputs(path) == [] and build.not_run(tmp_path) == [path]
+
+
+def test_a_run_with_warnings_is_an_error_and_writes_nothing(tmp_path):
+  (tmp_path / 'one.py').write_text(
+      _PRINTS + 'import warnings\nwarnings.warn("look")\n')
+  with pytest.raises(ValueError, match='one.ipynb writes to stderr: .*look'):
+    build.run(tmp_path / 'one.ipynb')
+  assert not (tmp_path / 'one.ipynb').exists()
+
+
+def test_a_run_that_fails_is_an_error_and_writes_nothing(tmp_path):
+  (tmp_path / 'one.py').write_text(_PRINTS + '1 / 0\n')
+  with pytest.raises(nbclient.exceptions.CellExecutionError, match='Zero'):
+    build.run(tmp_path / 'one.ipynb')
+  assert not (tmp_path / 'one.ipynb').exists()
+
+
+def test_a_conflict_in_a_notebook_is_built_anew(tmp_path):
+  (tmp_path / 'one.py').write_text(_SCRIPT)
+  (tmp_path / 'one.ipynb').write_text('<<<<<<< ours\n')
+  assert build.build(tmp_path) == [tmp_path / 'one.ipynb']
+  assert build.outdated(tmp_path) == []
+
+
 def test_a_build_makes_the_same_text_each_time():
   for script in build.scripts():
     assert build.notebook(script) == build.notebook(script)
@@ -134,14 +259,29 @@ def test_a_notebook_without_a_script_is_an_error(tmp_path):
   assert (tmp_path / 'lost.ipynb').exists()
 
 
+_NO_OUTPUTS = ('one.ipynb has no outputs of its code: '
+               'run python -m colabs.build --run one\n')
+
+
 @pytest.mark.parametrize('arguments, status, said', [
-    (['--check'], 1, 'one.ipynb is outdated: run python -m colabs.build\n'),
-    ([], 0, 'wrote one.ipynb\n')], ids=['check', 'build'])
+    (['--check'], 1,
+     'one.ipynb is outdated: run python -m colabs.build\n' + _NO_OUTPUTS),
+    ([], 0, 'wrote one.ipynb\n' + _NO_OUTPUTS),
+    (['--run'], 0, 'wrote one.ipynb\nran one.ipynb\n'),
+    (['--run', 'colabs/one.ipynb'], 0, 'wrote one.ipynb\nran one.ipynb\n'),
+], ids=['check', 'build', 'run', 'run one'])
 def test_command(arguments, status, said, tmp_path, capsys):
   (tmp_path / 'one.py').write_text(_SCRIPT)
   assert build.main(arguments, tmp_path) == status
   assert capsys.readouterr().out == said
-  assert (tmp_path / 'one.ipynb').exists() == (status == 0)
+  assert (tmp_path / 'one.ipynb').exists() == (arguments != ['--check'])
+  assert build.main(['--check'], tmp_path) == ('--run' not in arguments)
+
+
+def test_a_name_without_a_script_is_an_error(tmp_path):
+  (tmp_path / 'one.py').write_text(_SCRIPT)
+  with pytest.raises(ValueError, match="got two, expected one of .'one'."):
+    build.main(['--run', 'two'], tmp_path)
 
 
 def test_examples_of_the_shared_module():
