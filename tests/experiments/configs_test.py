@@ -155,9 +155,9 @@ def test_short_sweep_prunes_to_its_targets_and_loses_no_run(name, tmp_path):
       name, (config.methods[:3], config.targets[:1]))
   config.seeds, config.reference = (0,), config.methods[1]
   config.base.update(width=16, steps=20, log_every=20, save_every=20,
-                     batch_size=8, test_examples=16, image_size=16)
-  if config.base.depth:
-    config.base.depth = _SHALLOW.get(config.base.model, 2)
+                     batch_size=8, test_examples=16)
+  if config.base.model != 'lm':  # The others take a minute to compile.
+    config.base.update(model='mlp', depth=2)
   config.base.update({key: value for key, value in {
       'every': 2, 'begin': 4, 'end': 14}.items() if config.base.get(key)})
   if 'tune' in config:
