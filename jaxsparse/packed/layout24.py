@@ -235,8 +235,8 @@ def _check(w: jax.Array, axis: int | tuple[int, ...], matrix: jax.Array
       f'{axis}, got {found} at inputs {4 * group}:{4 * group + 4}, output '
       f'{column}{where}, in an array of shape {w.shape}. ' + (
           f'Along axis {fits[0]} it is 2:4: write pack(w, axis={fits[0]}), or '
-          if fits else '') +
-      f'prune: `mask = jaxsparse.select(jnp.abs(w), jaxsparse.nm(2, 4, '
+          'prune' if fits else 'Prune') +
+      f': `mask = jaxsparse.select(jnp.abs(w), jaxsparse.nm(2, 4, '
       f'axis={axis}))` and pack(jnp.where(mask, w, 0)).')
 
 

@@ -137,7 +137,7 @@ def test_a_model_that_is_not_pruned_is_told_to_update_it():
   with pytest.raises(ValueError, match=(
       'kernel: pack needs at most two.*jaxsparse.sparse_params.*'
       r'nnx.update\(model, sparse\)')):
-    nn.pack_model(model, KERNELS)
+    nn.pack_model(model, {'kernel': nm(2, 4)})
 
 
 def test_only_the_kernel_of_a_dense_nnx_layer_can_be_packed():

@@ -152,6 +152,6 @@ def test_a_bias_with_a_pattern_of_its_own_stays_dense():
       params, jaxsparse.prune(rules).init(params).masks))
   packed = nn.pack_model(model, rules)
   assert packed_paths(nnx.state(packed, nnx.Param)) == [
-      f'{name}/kernel' for name in ('key', 'out', 'query', 'value')]
+      f'{name}/kernel/value' for name in ('key', 'out', 'query', 'value')]
   x = jax.random.normal(jax.random.key(0), (1, 2, 64))
   assert_close(packed(x), model(x))
