@@ -22,7 +22,8 @@ A layer of ViT-B/16, as in SRigL's paper (https://arxiv.org/abs/2305.02299), and
 a square one:
 
   python -m experiments.benchmarks.condensed_matmul \
-      --sizes=768x3072,2048x2048 --sparsities=0.9,0.95 --tokens=1,8,32
+      --sizes=768x3072,2048x2048 --sparsities=0.9,0.95 --tokens=1,8,32 \
+      --cache_mb=16
 """
 
 import functools
