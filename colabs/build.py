@@ -158,6 +158,7 @@ def run(path: pathlib.Path) -> None:
     client.execute(env=os.environ | {
         'IPYTHONDIR': settings, 'JAX_PLATFORMS': 'cpu',
         'MPLBACKEND': 'module://matplotlib_inline.backend_inline',
+        'TF_CPP_MIN_LOG_LEVEL': '3',  # XLA says what compiles slowly.
         'PYTHONPATH': os.pathsep.join(
             [str(FOLDER.parent), os.environ.get('PYTHONPATH', '')])})
   for cell in _code_cells(made):
