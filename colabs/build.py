@@ -19,6 +19,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 from typing import Any
@@ -38,6 +39,7 @@ _KERNEL = (
     "--InlineBackend.rc={'figure.dpi': 75}",
     '--HistoryManager.enabled=False',
     '--log-level=40')
+_TERMINAL = re.compile(r'\x1b\[[\d;]*m')  # Colors of text.
 _COLORS = 64  # Of a figure: a palette takes a third of the bytes.
 
 
@@ -158,6 +160,7 @@ def run(path: pathlib.Path) -> None:
     client.execute(env=os.environ | {
         'IPYTHONDIR': settings, 'JAX_PLATFORMS': 'cpu',
         'MPLBACKEND': 'module://matplotlib_inline.backend_inline',
+        'TF_CPP_MIN_LOG_LEVEL': '3',  # XLA says what compiles slowly.
         'PYTHONPATH': os.pathsep.join(
             [str(FOLDER.parent), os.environ.get('PYTHONPATH', '')])})
   for cell in _code_cells(made):
@@ -175,6 +178,8 @@ def _tidied(outputs: Sequence[Any]) -> list[Any]:
   """Returns outputs with few colors; neighbours that are text become one."""
   tidied = []
   for output in outputs:
+    if output.output_type == 'stream':
+      output.text = _TERMINAL.sub('', output.text)
     if 'image/png' in output.get('data', ()):
       output.data['image/png'] = _with_palette(output.data['image/png'])
     if tidied and output.output_type == tidied[-1].output_type == 'stream':

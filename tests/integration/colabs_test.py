@@ -191,7 +191,7 @@ _PRINTS = _SCRIPT + '''
 import pathlib
 print(STEPS, end=' ')
 pathlib.Path('here.txt').write_text('')
-print('and two')
+print('\\x1b[31mand two\\x1b[0m')  # In red.
 '''
 _DRAWS = _PRINTS + '''
 # %%
