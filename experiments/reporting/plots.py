@@ -19,8 +19,12 @@ TARGETS = 'by_target.png'
 ROWS = 'by_row.png'
 FLOPS = 'by_flops.png'
 NOISE = 'noise.png'
+SECOND = 'noise_of_second_moments.png'
 MASKS = 'masks.png'
 
+# By picture, the measurement of a run, and what it is.
+_NOISES = {NOISE: ('noise', 'Gradient noise, Var(|g|)'),
+           SECOND: ('second', 'Noise of second moments, Var(v)')}
 _OTHER = '#7F7F7F'
 _MARKERS = 'os^DvPX*<>'
 _SPREAD = 0.7  # How far apart the points of a target lie; targets are at 1.
@@ -42,8 +46,9 @@ def write(path: pathlib.Path, runs: Sequence[tables.Run],
   if not tables.has_targets(config):
     return
   methods, targets = _present(runs, config), config.targets
-  if _has(runs, 'noise_kept') or _has(runs, 'noise_pruned'):
-    plot_noise(path / NOISE, runs, methods, targets)
+  for name, (noise, _) in _NOISES.items():
+    if _has(runs, f'{noise}_kept') or _has(runs, f'{noise}_pruned'):
+      plot_noise(path / name, runs, methods, targets)
   sparse = [method for method in methods if not tables.is_dense(method)
             and not method.endswith(labels.LONG)]
   target = config.get('plot_target')
@@ -168,7 +173,16 @@ def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
 
 def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
                methods: Sequence[str], targets: Sequence[str]):
-  """Draws the gradient noise of kept and pruned weights over the steps."""
+  """Draws the gradient noise of kept and pruned weights over the steps.
+
+  Args:
+    path: `NOISE` in a directory, or `SECOND` for that of the second moments,
+      which https://arxiv.org/abs/2402.04744 shows, too.
+    runs: the measured runs of a sweep.
+    methods: the methods to draw.
+    targets: the targets, a panel each.
+  """
+  noise, label = _NOISES[path.name]
   columns = min(_PANEL_COLUMNS, len(targets))
   rows = math.ceil(len(targets) / columns)
   drawing = figure.Figure(
@@ -181,12 +195,12 @@ def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
     axis.set(yscale='log', xlabel='Step')
     axis.tick_params(labelbottom=True)
     for method in methods:
-      for key, style in (('noise_kept', '-'), ('noise_pruned', '--')):
-        axis.plot(*_curve(runs, method, target, key), linestyle=style,
-                  color=labels.color(method), linewidth=1.3)
+      for side, style in (('kept', '-'), ('pruned', '--')):
+        axis.plot(*_curve(runs, method, target, f'{noise}_{side}'),
+                  linestyle=style, color=labels.color(method), linewidth=1.3)
   for axis in panels[len(targets):]:
     axis.remove()
-  drawing.supylabel('Gradient noise', fontsize='medium')
+  drawing.supylabel(label, fontsize='medium')
   _legend(drawing, methods, kept='-', pruned='--')
   drawing.savefig(path, dpi=120)
 

@@ -23,5 +23,9 @@ def test_pictures_are_drawn_for_what_was_measured(tmp_path):
   plots.write(tmp_path, runs, config)
   assert sorted(os.listdir(tmp_path)) == sorted(
       [plots.TARGETS, plots.FLOPS, plots.NOISE, plots.MASKS])
+  for run in runs:
+    run.rows[0].update(second_kept=1e-9, second_pruned=1e-8)
+  plots.write(tmp_path, runs, config)
+  assert plots.SECOND in os.listdir(tmp_path)
   for file in tmp_path.iterdir():
     assert file.read_bytes().startswith(_PNG)
