@@ -327,7 +327,7 @@ print_runs()
 # and competition between layers moves weights to early layers, which process
 # more pixels.
 #
-# Left: the number of live channels. Channels of all layers compete, so not
+# Left: the share of channels alive. Channels of all layers compete, so not
 # every layer loses 40%. Layers with many small weights lose most, down to their
 # floor, whatever their share of the FLOPs. Right: the total number of kept
 # weights. Chase starts above its budget and follows a schedule down, which
