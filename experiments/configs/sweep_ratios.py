@@ -45,13 +45,14 @@ def get_config(domain='images'):
   config.base.log_every = config.base.steps // 4
   config.base.save_every = config.base.steps
   config.base.observe = False
-  config.only = {
+  rows = {
       row: {'method': 'recipe', 'recipe': {
           'criterion': 'snip_momentum', 'scope': 'global',
           'max_sparsity': 0.995, 'decay': 'exponential',
           'frequency': config.base.steps // 40, **keys}}
       for rows in PATTERNS.values() for row, keys in rows.items()}
-  config.methods = ('dense', *config.only)
+  config.only = rows
+  config.methods = ('dense', *rows)  # In their order.
   config.targets = ()
   config.seeds = (0, 1, 2)
   config.reference = 'dense'
