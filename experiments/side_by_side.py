@@ -49,9 +49,9 @@ _PRUNED = flags.DEFINE_string(
 _DENSE = flags.DEFINE_string(
     'dense', None, 'A finished run of the same model without pruning, to '
     'compare --pruned with.')
-_BATCHES = flags.DEFINE_list('batches', ['1', '32'], 'Examples at once.')
+_BATCHES = flags.DEFINE_list('batch_sizes', ['1', '32'], 'Examples at once.')
 _REPEATS = flags.DEFINE_integer(
-    'repeats', 101, 'Timed forward passes of each form.', lower_bound=1)
+    'passes', 101, 'Timed forward passes of each form.', lower_bound=1)
 
 
 def train_both(config: ml_collections.ConfigDict, workdir: str
@@ -171,8 +171,8 @@ def _batches(texts):
   except ValueError:
     batches = []
   if not batches or min(batches) < 1:
-    raise ValueError('--batches must be numbers of examples, such as '
-                     f'--batches=1,32, got {",".join(texts)!r}')
+    raise ValueError('--batch_sizes must be numbers of examples, such as '
+                     f'--batch_sizes=1,32, got {",".join(texts)!r}')
   return batches
 
 

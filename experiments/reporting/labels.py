@@ -8,7 +8,7 @@ _NAMES = {
     'chase': 'Chase',
     'dsr': 'DSR',
     'elsa': 'ELSA',
-    'elsa_nm': 'ELSA',
+    'elsa_nm': 'ELSA N:M',
     'granet': 'GraNet',
     'learned_masks': 'MaskLLM',
     'magnitude': 'gradual magnitude',

@@ -195,7 +195,7 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
       try:
         pattern.sizes(shapes[path])
       except ValueError as error:
-        hint = f' {_heads.remedy(pattern)}' * (path in across)
+        hint = f' {_heads.remedy(pattern)}' if path in across else ''
         raise ValueError(f'{path}: {error}{hint}') from error
   if across:
     path, pattern = next(iter(across.items()))

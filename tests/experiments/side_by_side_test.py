@@ -16,7 +16,7 @@ pytestmark = [
 
 _SHORT = ('--config.steps=4', '--config.log_every=2', '--config.save_every=2',
           '--config.batch_size=16', '--config.every=2',
-          '--config.sparsity=0.6', '--repeats=2')
+          '--config.sparsity=0.6', '--passes=2')
 
 
 @pytest.fixture(scope='module', name='both')
@@ -98,8 +98,8 @@ def test_the_command_trains_both_and_goes_on_after_a_kill(
     (['--pruned=a', '--workdir=b'], ['either --config and --workdir']),
     (['--dense=a'], ['either --config and --workdir']),
     (['--pruned=nowhere'], ['nowhere']),
-    (['--pruned=a', '--batches=1,x'], ['--batches=1,32', "got '1,x'"]),
-    (['--pruned=a', '--batches=0'], ['--batches=1,32', "got '0'"]),
+    (['--pruned=a', '--batch_sizes=1,x'], ['--batch_sizes=1,32', "got '1,x'"]),
+    (['--pruned=a', '--batch_sizes=0'], ['--batch_sizes=1,32', "got '0'"]),
     (['--pruned=a', '--coordinator=auto'], ['one process compares']),
 ])
 def test_mistakes_are_one_line(args, parts, monkeypatch):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.benchmarks import condensed_matmul
+from experiments.benchmarks import condensed_layers
 
 pytestmark = pytest.mark.usefixtures('launched')
 
@@ -11,13 +11,13 @@ pytestmark = pytest.mark.usefixtures('launched')
 @pytest.fixture(scope='module', name='made')
 def _made(launched):
   del launched
-  return condensed_matmul.kinds(40, 80, 0.9, block=8, megabytes=0.01)
+  return condensed_layers.kinds(40, 80, 0.9, block=8, megabytes=0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('gradients', [False, True])
 def test_every_kind_has_a_row(made, gradients):
-  rows = condensed_matmul.rows(
+  rows = condensed_layers.rows(
       made, 3, repeats=1, slow_repeats=1, gradients=gradients)
   assert {name for _, name, *_ in rows} == (
       made.keys() - {'CSR of scipy'} if gradients else made.keys())
@@ -40,4 +40,4 @@ def test_a_kind_with_another_product_is_an_error(made, name):
   wrong = {'dense': made['dense'],
            name: made[name]._replace(exact=2 * made[name].exact)}
   with pytest.raises(ValueError, match=f'{name} is wrong: a relative error'):
-    condensed_matmul.rows(wrong, 1, repeats=1)
+    condensed_layers.rows(wrong, 1, repeats=1)
