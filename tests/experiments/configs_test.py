@@ -33,8 +33,8 @@ _ONE_SHOT = [name for name in _ALL if '/one_shot' in name]
 _SWEEPS = [name for name in _ALL if '/sweep_' in name]
 _WRITERS = {'cifar10': data_files.cifar10, 'cifar100': data_files.cifar100,
             'imagenet': data_files.imagenet, 'glue/sst2': data_files.glue,
-            'mnist': data_files.mnist}
-_IN_A_WHEEL = {'mnist'}  # Which tests do without.
+            'mnist': data_files.mnist, 'plays': data_files.plays}
+_IN_A_WHEEL = {'mnist', 'plays'}  # Which tests do without.
 # Depths; 2 where any will do.
 _SHALLOW = {'vgg': 11, 'resnet20': 8, 'resnet50': 26}
 
@@ -130,8 +130,7 @@ _TRIED = {
     'mnist/sweep_nm': (('dense', 'ste', 'step'), ('2:4', '1:16')),
     'mnist/sweep_unstructured': (
         ('dense', 'magnitude', 'granet'), ('80%', '98%')),
-    'python_source/sweep_nm': (('dense', 'sdgf_stepwise', 'top_kast'),
-                               ('1:8',)),
+    'python_source/sweep_nm': (('dense', 'sr_ste', 'mdgf_linear'), ('1:8',)),
 }
 
 

@@ -5,7 +5,8 @@ r"""A ResNet-20 of full width with batch norm on 5,000 digits of MNIST.
       --config=experiments/configs/mnist/dense_resnet20.py \
       --workdir=runs/mnist/dense_resnet20
 
-It is the network of CIFAR, 16 to 64 channels wide, on 28 x 28 pixels.
+It is the network of CIFAR, 16 to 64 channels wide, on 28 x 28 pixels. Test
+accuracy 97.4%, of one seed.
 """
 
 from experiments.configs import default

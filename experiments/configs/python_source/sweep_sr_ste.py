@@ -1,12 +1,13 @@
 r"""The decay of SR-STE with Adam and with SGD, in the small language model.
 
   python -m experiments.sweep --workers=2 \
-      --config=experiments/configs/python_source/sweep_sr_ste.py:adamw \
-      --workdir=runs/python_source/sr_ste_adamw
+      --config=experiments/configs/python_source/sweep_sr_ste.py \
+      --workdir=runs/python_source/sweep_sr_ste
 
-Give `:sgd` for SGD, the optimizer of SR-STE's paper. All rows are the model of
-`sweep_nm.py` at 1:8; only the decay of pruned weights differs, and whether it
-goes through Adam or bypasses it. `ste` has none.
+With `sweep_sr_ste.py:sgd` and another work directory it trains by SGD, the
+optimizer of SR-STE's paper. All rows are the model of `sweep_nm.py` at 1:8.
+Only the decay of pruned weights differs, and whether it goes through Adam or
+bypasses it. `ste` has none.
 """
 
 from experiments.configs.python_source import sweep_nm
