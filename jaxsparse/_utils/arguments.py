@@ -196,8 +196,9 @@ def transformation(expected: str = 'an optax transformation',
 
 def _is_dtype(value: Any) -> bool:
   try:
-    return value is not None and jax.dtypes.canonicalize_dtype(
-        value) is not None
+    # numpy has dtypes of objects and texts, too; any class is one of them.
+    return value is not None and getattr(
+        jax.dtypes.canonicalize_dtype(value), 'kind', 'V') not in 'OSUMm'
   except (TypeError, ValueError):
     return False
 

@@ -204,6 +204,8 @@ def test_padding_does_not_count_and_experts_without_tokens_have_nothing():
   with pytest.raises(ValueError, match='leading axes'):
     measured(fn, p, [x[0].reshape(3, 4, WIDTH)],
              weights=lambda x: jnp.ones(12))
+  with pytest.raises(ValueError, match='weights must return an array .* None'):
+    measured(fn, p, [x[0].reshape(3, 4, WIDTH)], weights=lambda x: None)
 
 
 def unrolled(p, x):

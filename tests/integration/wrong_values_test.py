@@ -38,7 +38,8 @@ _WRONG = strategies.one_of(
 _CALLED = {
     'batches': 'inputs', 'args': 'inputs', 'ties': 'tie', 'keep': 'tie',
     'permutations': 'tie', 'h': 'h ', 'start': 'weights', 'start ': 'shape',
-    'params': 'parameter', 'beta': 'rate', 'masks': 'mask', 'recipe': 'file',
+    'params': 'parameter', 'fn': '(params, *inputs)', 'beta': 'rate',
+    'masks': 'mask', 'recipe': 'file',
     # Of a tree the message names its place, `[1]` or `its root`.
     'grads': 'structure', 'tree': 'in the ties', 'found': 'activations'}
 # Functions whose errors are not ours.
