@@ -263,24 +263,26 @@ def _write(path, planned, config, **context):
 
 def _write_alone(path, planned, config, *, tuned, not_built, command):
   done = [run for run in planned if ended(run)]
+  runs = [tables.Run(run.method, run.target, run.seed,
+                     metrics.read(run.path / workdirs.METRICS))
+          for run in done]
+  lines = [_line(run, measured.rows[-1], path, config)
+           for run, measured in zip(done, runs)]
   workdirs.write(path / RESULTS, results.text(results.Results(
-      config, [_line(run, path, config) for run in done], tuned, not_built,
-      [command] if command else [])))
+      config, lines, tuned, not_built, [command] if command else [])))
   if done:  # The table is made of the file, as `experiments.render` makes it.
     workdirs.write(path / TABLE, document.table_md(
         results.read([path / RESULTS])))
-  return [tables.Run(run.method, run.target, run.seed,
-                     metrics.read(run.path / workdirs.METRICS))
-          for run in done]
+  return runs
 
 
-def _line(run, path, config):
-  """What `results.jsonl` says about a run."""
+def _line(run, row, path, config):
+  """What `results.jsonl` says about a run, whose last row is given."""
   return {
       'method': run.method, 'target': run.target, 'n': run.config.get('n'),
       'm': run.config.get('m'), 'seed': run.seed,
       'config': plan.differences(run.config, config.base),
-      'row': _last(run)[1], 'data': str(workdirs.read_fingerprint(run.path)),
+      'row': row, 'data': str(workdirs.read_fingerprint(run.path)),
       'environment': environment.brief(run.path),
       'path': str(run.path.relative_to(path))}
 

@@ -106,11 +106,8 @@ def rows(made: dict[str, Kind], tokens: int, *, repeats: int,
   if gradients:
     made = {name: kind for name, kind in made.items() if name != _SCIPY}
   for name, kind in made.items():
-    exact = np.asarray(x, np.float64) @ kind.exact
-    y = np.asarray(kind.product(x, kind.weights[0]))
-    error = np.linalg.norm(y - exact) / np.linalg.norm(exact)
-    if y.shape != exact.shape or not error < 1e-5:
-      raise ValueError(f'{name} is wrong: a relative error of {error}.')
+    timing.check(name, kind.product(x, kind.weights[0]),
+                 np.asarray(x, np.float64) @ kind.exact)
   runs = {name: _each(name, kind, x, gradients) for name, kind in made.items()}
   slow = {_SLOW: runs.pop(_SLOW)} if _SLOW in runs else {}
   times = timing.interleaved(runs, repeats)

@@ -8,12 +8,14 @@ are reliable, while milliseconds are not.
 
 from collections.abc import Sequence
 import functools
+import math
 import statistics
 import time
 from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _TOLERANCE = 1e-5  # Relative; forms add up in another order, in float32.
 
@@ -58,7 +60,7 @@ def forms(made: dict[str, Form], inputs: Callable[[int], Any],
     functions = {name: _compiled(form, x) for name, form in made.items()}
     for name, form in made.items():
       if form.same:
-        _check(name, functions[name](), jax.jit(form.same.apply)(
+        check(name, functions[name](), jax.jit(form.same.apply)(
             form.same.weights, x))
     for name, ms in interleaved(functions, repeats).items():
       times[name].append(ms)
@@ -73,8 +75,21 @@ def _compiled(form, x):
   return functools.partial(f, leaves, x)
 
 
-def _check(name, found, expected):
-  error = jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
+def check(name: str, found: Any, expected: Any) -> None:
+  """Compares what is to be timed with what it should compute.
+
+  Args:
+    name: of what is timed.
+    found: an array that it computes.
+    expected: the array that it should compute.
+
+  Raises:
+    ValueError: if shapes differ, or the relative error is not small.
+  """
+  found, expected = np.asarray(found), np.asarray(expected)
+  error = math.inf
+  if found.shape == expected.shape:
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
   if not error < _TOLERANCE:
     raise ValueError(f'{name} is wrong: a relative error of {error}.')
 

@@ -164,7 +164,8 @@ def _step(patterns, steps, schedule, weight_decay):
       methods.scale_by_frozen_adam(freeze_at=switch),
       optax.add_decayed_weights(weight_decay),
       optax.scale_by_learning_rate(schedule))
-  return adam, methods.step(patterns, steps, switch=switch)
+  return jaxsparse.sparsify(
+      adam, methods.step(patterns, steps, switch=switch))
 
 
 def _elsa_nm(patterns, steps, *, every, penalty):
@@ -259,7 +260,7 @@ METHODS = {
     # Dense, then N:M with Adam's second moment frozen,
     # https://arxiv.org/abs/2302.01172; `config.optimizer` has no say.
     'step': Row(_step, (*_NM, 'schedule', 'weight_decay'),
-                sparsify=lambda inner, made: jaxsparse.sparsify(*made)),
+                sparsify=_as_it_is),
     # Pruned once, in the middle, https://arxiv.org/abs/2104.08378.
     'train_prune_retrain': Row(
         methods.train_prune_retrain, _NM, ('prune_step',)),
