@@ -50,8 +50,12 @@ class _TensorBoard:
     is_new = not folder.exists()
     # Readers drop what an earlier start wrote from this step on.
     start = run.rows[-1]['step'] + 1 if run.rows else 0
+    # Names of files count seconds, so a start within the second of the last one
+    # would overwrite its file.
+    suffix = '' if is_new else f'.{len(list(folder.iterdir()))}'
     self._writer = tensorboard.SummaryWriter(
-        str(folder), purge_step=None if is_new else start)
+        str(folder), purge_step=None if is_new else start,
+        filename_suffix=suffix)
     _draw_earlier(self, run, is_new)
 
   def log(self, step: int, values: Mapping[str, float]) -> None:

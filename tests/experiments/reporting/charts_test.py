@@ -1,5 +1,7 @@
 """Charts: what TensorBoard and wandb are given, and that they go on."""
 
+import types
+
 import pytest
 
 from experiments import train
@@ -35,7 +37,9 @@ def _read():
 @pytest.mark.filterwarnings('ignore')  # Of TensorBoard's own imports.
 def test_tensorboard_reads_a_run_that_was_stopped_and_goes_on(
     read, tmp_path, monkeypatch):
-  pytest.importorskip('tensorboardX')
+  writer = pytest.importorskip('tensorboardX.event_file_writer')
+  # Both starts are within one second.
+  monkeypatch.setattr(writer, 'time', types.SimpleNamespace(time=lambda: 1.7e9))
   config = commands.config('digits/sr_ste_2_4', steps=8, log_every=2,
                            save_every=3, batch_size=16)
   options = train.Options(['tensorboard'])
