@@ -43,9 +43,7 @@ def render(files: Sequence[pathlib.Path], *, out: pathlib.Path | None = None,
     workdir.write(out, results.text(found))
   if pictures:
     pictures.mkdir(parents=True, exist_ok=True)
-    for name, draw in plots.of_last_rows(
-        results.runs(found), found.config).items():
-      draw(pictures / name)
+    plots.write(pictures, results.runs(found), found.config)
   return document.table_md(found)
 
 

@@ -266,7 +266,7 @@ def _write_alone(path, planned, config, *, tuned, not_built, command):
   runs = [tables.Run(run.method, run.target, run.seed,
                      metrics.read(run.path / workdirs.METRICS))
           for run in done]
-  lines = [_line(run, measured.rows[-1], path, config)
+  lines = [_line(run, measured.rows, path, config)
            for run, measured in zip(done, runs)]
   workdirs.write(path / RESULTS, results.text(results.Results(
       config, lines, tuned, not_built, [command] if command else [])))
@@ -276,13 +276,14 @@ def _write_alone(path, planned, config, *, tuned, not_built, command):
   return runs
 
 
-def _line(run, row, path, config):
-  """What `results.jsonl` says about a run, whose last row is given."""
+def _line(run, rows, path, config):
+  """What `results.jsonl` says about a run that measured these rows."""
   return {
       'method': run.method, 'target': run.target, 'n': run.config.get('n'),
       'm': run.config.get('m'), 'seed': run.seed,
       'config': plan.differences(run.config, config.base),
-      'row': row, 'data': str(workdirs.read_fingerprint(run.path)),
+      'row': rows[-1], 'curves': results.curves(rows),
+      'data': str(workdirs.read_fingerprint(run.path)),
       'environment': environment.brief(run.path),
       'path': str(run.path.relative_to(path))}
 

@@ -45,6 +45,22 @@ def judged_by(row: Row) -> str:
   return next(key for key in METRICS if key in row)
 
 
+def numbers(row: Row) -> dict[str, float]:
+  """Returns the numbers of a row that can be drawn over steps.
+
+  `channels_left` is the share of channels that are alive, of all layers.
+
+  >>> numbers({'step': 4, 'loss': 0.5, 'channels': {'a': (1, 2), 'b': (2, 2)}})
+  {'loss': 0.5, 'channels_left': 0.75}
+  """
+  found = {key: float(value) for key, value in row.items()
+           if key != 'step' and isinstance(value, (int, float))}
+  if row.get('channels'):
+    left, of = map(sum, zip(*row['channels'].values()))
+    found['channels_left'] = left / of
+  return found
+
+
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
   """Returns the area under the ROC curve.
 

@@ -125,14 +125,8 @@ def check(wanted: Sequence[str]):
                          f'install {package}') from error
 
 
-def values(row: metrics.Row) -> dict[str, float]:
-  """Returns the numbers of a row that can be drawn over steps."""
-  return {key: float(value) for key, value in row.items()
-          if key != 'step' and isinstance(value, (int, float))}
-
-
 def _draw_earlier(chart, run, is_new):
   """Adds the earlier rows to a chart that was requested only later."""
   for row in run.rows if is_new else ():
-    chart.log(row['step'], values(row))
+    chart.log(row['step'], metrics.numbers(row))
 

@@ -61,7 +61,7 @@ class Journal:
     if processes.is_first():
       metrics.append(self._log, row)
       for chart in self._charts:
-        chart.log(row['step'], charts.values(row))
+        chart.log(row['step'], metrics.numbers(row))
 
   def save(self, step: int, state: PyTree):
     """Saves a checkpoint, which includes the rows up to this step."""

@@ -13,7 +13,9 @@ The file lies beside the page. `of` is one of
 
 A picture of `data/mnist_nm.jsonl` is any that the page shows from a folder
 `results`, named after the file and its kind: `mnist_nm_by_target.png`,
-`mnist_nm_by_flops.png` or, if the sweep has no targets, `mnist_nm_by_row.png`.
+`mnist_nm_by_flops.png`; over steps, `mnist_nm_noise.png`,
+`mnist_nm_noise_of_second_moments.png` and `mnist_nm_masks.png`; or, if the
+sweep has no targets, `mnist_nm_by_row.png`.
 """
 
 import functools
@@ -40,7 +42,7 @@ _TABLE = re.compile(
     r'^<!-- end -->$', re.MULTILINE | re.DOTALL)
 _PICTURE = re.compile(
     r'!\[[^\]]*\]\((?P<path>\S*?results/(?P<stem>\w+?)_'
-    rf'(?P<kind>{"|".join((plots.TARGETS, plots.FLOPS, plots.ROWS))}))\)')
+    rf'(?P<kind>{"|".join(plots.NAMES)}))\)')
 _HASH = 'results'  # The key of a picture's text with the hash of its data.
 
 
@@ -117,7 +119,7 @@ def draw(picture: Picture):
     ValueError: if the results have no such picture.
   """
   found = results_lib.read([picture.data])
-  drawings = plots.of_last_rows(results_lib.runs(found), found.config)
+  drawings = plots.pictures(results_lib.runs(found), found.config)
   picture.path.parent.mkdir(parents=True, exist_ok=True)
   names.lookup(drawings, picture.kind, kind='picture')(picture.path)
   info = PngImagePlugin.PngInfo()

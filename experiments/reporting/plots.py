@@ -12,6 +12,7 @@ from matplotlib import lines
 import ml_collections
 import numpy as np
 
+from experiments.records import metrics
 from experiments.reporting import labels
 from experiments.reporting import tables
 
@@ -21,6 +22,7 @@ FLOPS = 'by_flops.png'
 NOISE = 'noise.png'
 SECOND = 'noise_of_second_moments.png'
 MASKS = 'masks.png'
+NAMES = TARGETS, ROWS, FLOPS, NOISE, SECOND, MASKS
 
 # By picture, the measurement of a run, and what it is.
 _NOISES = {NOISE: ('noise', 'Gradient noise, Var(|g|)'),
@@ -41,26 +43,13 @@ def write(path: pathlib.Path, runs: Sequence[tables.Run],
     runs: the measured runs of a sweep.
     config: the config of the sweep, for the order of methods and targets.
   """
-  for name, draw in of_last_rows(runs, config).items():
+  for name, draw in pictures(runs, config).items():
     draw(path / name)
-  if not tables.has_targets(config):
-    return
-  methods, targets = _present(runs, config), config.targets
-  for name, (noise, _) in _NOISES.items():
-    if _has(runs, f'{noise}_kept') or _has(runs, f'{noise}_pruned'):
-      plot_noise(path / name, runs, methods, targets)
-  sparse = [method for method in methods if not tables.is_dense(method)
-            and not method.endswith(labels.LONG)]
-  target = config.get('plot_target')
-  if sparse:
-    plot_masks(path / MASKS, runs, sparse,
-               target if target in targets else targets[-1])
 
 
-def of_last_rows(
-    runs: Sequence[tables.Run], config: ml_collections.ConfigDict
-) -> dict[str, Callable[[pathlib.Path], None]]:
-  """Returns the pictures that need the last rows of the runs only.
+def pictures(runs: Sequence[tables.Run], config: ml_collections.ConfigDict
+            ) -> dict[str, Callable[[pathlib.Path], None]]:
+  """Returns the pictures that the measurements allow.
 
   Args:
     runs: the measured runs of a sweep.
@@ -72,10 +61,21 @@ def of_last_rows(
   methods, targets = _present(runs, config), config.targets
   if not tables.has_targets(config):
     return {ROWS: lambda path: plot_rows(path, runs, methods)}
-  pictures = {TARGETS: lambda path: plot_targets(path, runs, methods, targets)}
+  found = {TARGETS: lambda path: plot_targets(path, runs, methods, targets)}
   if _has(runs, 'train_flops'):
-    pictures[FLOPS] = lambda path: plot_flops(path, runs, methods, targets)
-  return pictures
+    found[FLOPS] = lambda path: plot_flops(path, runs, methods, targets)
+  if all(len(run.rows) == 1 for run in runs):
+    return found  # There is nothing to draw over steps.
+  for name, (noise, _) in _NOISES.items():
+    if _has(runs, f'{noise}_kept') or _has(runs, f'{noise}_pruned'):
+      found[name] = lambda path: plot_noise(path, runs, methods, targets)
+  sparse = [method for method in methods if not tables.is_dense(method)
+            and not method.endswith(labels.LONG)]
+  target = config.get('plot_target')
+  if sparse:
+    found[MASKS] = lambda path: plot_masks(
+        path, runs, sparse, target if target in targets else targets[-1])
+  return found
 
 
 def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
@@ -213,6 +213,8 @@ def plot_masks(path: pathlib.Path, runs: Sequence[tables.Run],
     panels['flips'] = 'Flipped mask bits (%)'
   if _has(runs, 'explored'):
     panels['explored'] = 'Weights ever kept (%)'
+  if _has(runs, 'channels_left'):
+    panels['channels_left'] = 'Channels alive (%)'
   drawing = figure.Figure(
       figsize=(8, 1.2 + 2.6 * len(panels)), layout='constrained')
   all_axes = drawing.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
@@ -250,7 +252,7 @@ def _present(runs, config):
 
 
 def _has(runs, key):
-  return any(key in row for run in runs for row in run.rows)
+  return any(key in metrics.numbers(row) for run in runs for row in run.rows)
 
 
 def _one_panel(title):
@@ -281,7 +283,8 @@ def _curve(runs, method, target, key):
   for run in runs:
     if run.method == method and run.target in (target, None):
       for row in run.rows:
-        if row.get(key) is not None:
-          values[row['step']].append(row[key])
+        value = metrics.numbers(row).get(key)
+        if value is not None:
+          values[row['step']].append(value)
   steps = sorted(values)
   return steps, [float(np.mean(values[step])) for step in steps]

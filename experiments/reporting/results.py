@@ -2,8 +2,9 @@
 
 The first line tells about the sweep: its config, what was tuned, what could not
 be built, and its command. Every other line is one run, with its last row of
-measurements. Files that were written before there was such a first line are
-read, too. Files of several machines, or of more seeds, make one.
+measurements and, as `curves`, the numbers of all its rows. Files that were
+written before there was such a first line, or without curves, are read, too.
+Files of several machines, or of more seeds, make one.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ _LISTS = ('methods', 'targets', 'seeds')  # Which files may have in part.
 _OF_A_MACHINE = frozenset({'data_dir', 'mesh'})  # No part of what was run.
 _OF_A_PLACE = ('path', 'environment')
 _KEYS = ('method', 'target', 'seed', 'config', 'row')
+_DIGITS = 4  # Of the numbers in curves, for pictures.
 
 
 class Results(NamedTuple):
@@ -36,9 +38,21 @@ class Results(NamedTuple):
 
 
 def runs(results: Results) -> list[tables.Run]:
-  """Returns the runs; of the rows of each, the last one."""
+  """Returns the runs. Rows before the last one have rounded numbers only."""
   return [tables.Run(line['method'], line['target'], line['seed'],
-                     [line['row']]) for line in results.lines]
+                     _measured(line)) for line in results.lines]
+
+
+def curves(rows: Sequence[metrics.Row]) -> dict[str, list[float | None]]:
+  """Returns the numbers of rows as columns, with four digits.
+
+  >>> curves([{'step': 2, 'loss': 0.12345}, {'step': 4, 'loss': 1, 'auc': 0.9}])
+  {'step': [2, 4], 'loss': [0.1235, 1.0], 'auc': [None, 0.9]}
+  """
+  found = [metrics.numbers(row) for row in rows]
+  return {'step': [row['step'] for row in rows], **{
+      key: [_rounded(row.get(key)) for row in found]
+      for key in dict.fromkeys(itertools.chain(*found))}}
 
 
 def text(results: Results) -> str:
@@ -79,6 +93,19 @@ def read(paths: Sequence[pathlib.Path]) -> Results:
       {key: why for one in each for key, why in one.not_built.items()
        if key not in built},
       [*dict.fromkeys(itertools.chain(*(one.commands for one in each)))])
+
+
+def _rounded(value):
+  return value if value is None else float(f'{value:.{_DIGITS}g}')
+
+
+def _measured(line):
+  """The rows of a run; all but the last one as curves have them."""
+  columns = line.get('curves', {})
+  rows = [
+      {key: value for key, value in zip(columns, values) if value is not None}
+      for values in zip(*columns.values())]
+  return [*rows[:-1], line['row']]
 
 
 def _read(path):

@@ -44,6 +44,16 @@ def test_sweep_writes_every_result(swept):
     assert (path / picture).read_bytes().startswith(_PNG)
 
 
+def test_pictures_over_steps_can_be_drawn_from_the_results_alone(swept):
+  config, path, found = swept
+  read = results.runs(results.read([path / 'results.jsonl']))
+  assert plots.pictures(read, config).keys() == {
+      file.name for file in path.glob('*.png')}
+  for one, other in zip(read, found.runs, strict=True):
+    for row, whole in zip(one.rows, other.rows, strict=True):
+      assert row == pytest.approx(whole, rel=1e-3, abs=1e-12)
+
+
 def test_table_says_what_was_run(swept):
   _, path, _ = swept
   table = (path / 'table.md').read_text()

@@ -121,3 +121,11 @@ def test_runs_are_judged_by_the_area_over_the_whole_test_set():
       'ceiling': dataset.ceiling, 'sparsity': 0.}
   told = metrics.describe({'step': 1, 'loss': 0.5, **row})
   assert f'test AUC {row["auc"]:.4f} (Bayes {row["ceiling"]:.4f})' in told
+
+
+def test_only_numbers_are_drawn_and_channels_as_one_share():
+  row = {'step': 2, 'loss': 0.5, 'name': 'x', 'flag': True, 'noise': None}
+  assert metrics.numbers(row) == {'loss': 0.5, 'flag': 1.}
+  row['channels'] = {'a': [1, 2], 'b': [0, 2]}
+  assert metrics.numbers(row) == {
+      'loss': 0.5, 'flag': 1., 'channels_left': 0.25}

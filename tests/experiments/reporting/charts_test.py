@@ -56,7 +56,7 @@ def test_tensorboard_reads_a_run_that_was_stopped_and_goes_on(
       train.train(config, str(tmp_path), options)
   result = train.train(config, str(tmp_path), options)
   shown = read(tmp_path / 'tensorboard')
-  assert shown.keys() == charts.values(result.rows[0]).keys()
+  assert shown.keys() == metrics.numbers(result.rows[0]).keys()
   for key, points in shown.items():
     assert points == [(row['step'], pytest.approx(row[key], rel=1e-6))
                       for row in result.rows]
@@ -67,10 +67,11 @@ def test_a_chart_that_is_asked_for_later_has_the_rows_from_before(
     read, tmp_path):
   pytest.importorskip('tensorboardX')
   chart, = charts.open_(['tensorboard'], _run(tmp_path, [_row(2), _row(4)]))
-  chart.log(6, charts.values(_row(6)))
+  chart.log(6, metrics.numbers(_row(6)))
   chart.close()
   assert read(tmp_path / 'tensorboard') == {
-      'loss': [(step, pytest.approx(1 / step)) for step in (2, 4, 6)]}
+      'loss': [(step, pytest.approx(1 / step)) for step in (2, 4, 6)],
+      'channels_left': [(step, 0.5) for step in (2, 4, 6)]}
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -82,15 +83,10 @@ def test_wandb_keeps_the_id_of_a_run(tmp_path, monkeypatch):
   for rows in ([], [_row(2)]):
     chart, = charts.open_(['wandb'], _run(tmp_path, rows))
     ids.append(wandb.run.id)
-    chart.log(4, charts.values(_row(4)))
+    chart.log(4, metrics.numbers(_row(4)))
     chart.close()
   assert ids[0] == ids[1] == (tmp_path / 'wandb_id.txt').read_text().strip()
   assert len([*(tmp_path / 'wandb').glob(f'offline-run-*-{ids[0]}')]) == 2
-
-
-def test_only_numbers_are_drawn():
-  assert charts.values({**_row(2), 'name': 'x', 'flag': True}) == {
-      'loss': 0.5, 'flag': 1.}
 
 
 def test_a_missing_package_is_told_with_what_to_install(monkeypatch):
@@ -122,5 +118,5 @@ def test_any_chart_of_two_methods_serves(monkeypatch, tmp_path):
                            save_every=2, batch_size=16)
   result = train.train(config, str(tmp_path), train.Options(['mine']))
   assert made[0].drawn == [
-      [], *((row['step'], charts.values(row)) for row in result.rows),
+      [], *((row['step'], metrics.numbers(row)) for row in result.rows),
       'closed']

@@ -16,6 +16,10 @@ def test_pictures_are_drawn_for_what_was_measured(tmp_path):
   config = sweeps.small(methods=('dense', 'ste', 'sr_ste', 'mdgf'))
   runs = sweeps.runs(sweeps.MEASURED)
   plots.write(tmp_path, runs, config)
+  assert os.listdir(tmp_path) == [plots.TARGETS]  # Nothing over steps.
+  for run in runs:
+    run.rows.insert(0, {**run.rows[0], 'step': 1})
+  plots.write(tmp_path, runs, config)
   assert sorted(os.listdir(tmp_path)) == [plots.TARGETS, plots.MASKS]
   for run in runs:
     run.rows[0].update(

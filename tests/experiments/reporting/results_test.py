@@ -61,6 +61,17 @@ def test_file_without_a_line_about_the_sweep_has_the_order_of_its_runs(write):
   assert not tables.has_targets(found.config)
 
 
+def test_curves_give_the_rows_before_the_last(write):
+  rows = [{'step': 1, 'loss': 0.123456, 'channels': {'a': [1, 2]}},
+          {'step': 2, 'loss': float('nan'), 'explored': 0.5},
+          {'step': 3, 'loss': 0.111111, 'accuracy': .9}]
+  line = {**_LINES[1], 'row': rows[-1], 'curves': results.curves(rows)}
+  run, = results.runs(results.read([write('x.jsonl', [line])]))
+  assert str(run.rows) == str([
+      {'step': 1, 'loss': 0.1235, 'channels_left': 0.5},
+      {'step': 2, 'loss': float('nan'), 'explored': 0.5}, rows[-1]])
+
+
 def test_files_of_more_seeds_and_methods_make_one(write):
   more = [_line('dense', None, 1, .97), _line('ste', '2:4', 1, .91),
           _line('ste', '1:8', 1, .81), _line('sr_ste', '2:4', 0, .99)]
