@@ -70,7 +70,7 @@ def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
     OSError: if the directory cannot be written to.
   """
   config = plan.checked(config)
-  network = networks.load(config)
+  network = networks.load(config, config.seeds[0])
   path = pathlib.Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
   with owner.hold(path):
@@ -81,12 +81,13 @@ def prune(config: ml_collections.ConfigDict, workdir: str, *, command: str = ''
 def _prune(config, path, network, command):
   """Prunes in a directory that this process has claimed."""
   log = path / workdirs.CELLS
-  done = _measured(log)
+  rows = _measured(log)
+  done = {*map(plan.cell, rows)}
   planned = plan.cells(config)
 
   def write():
     return report.write(path, metrics.read(log), config, title=network.title,
-                        data=network.fingerprint, command=command)
+                        data=network.data, command=command)
 
   failures = []
   with tqdm.tqdm(total=len(planned), initial=len(done & {*planned}),
@@ -94,6 +95,9 @@ def _prune(config, path, network, command):
     for seed, group in itertools.groupby(
         planned, operator.attrgetter('seed')):
       waiting = [cell for cell in group if cell not in done]
+      if waiting and plan.has_networks(config):
+        network = networks.load(config, seed)
+        _check_weights(rows, seed, network)
       bench = cells.prepare(network, seed) if waiting else None
       for cell in waiting:
         try:
@@ -131,7 +135,7 @@ def main(argv: list[str]):
 
 
 def _measured(log):
-  """The rows by cell; wrong and repeated rows are dropped."""
+  """The rows, one a cell; wrong and repeated rows are dropped."""
   found, problems = metrics.examine(log)
   rows = {}
   for row in found:
@@ -142,7 +146,17 @@ def _measured(log):
     print(f'warning: {log} is damaged: {why}. Networks without a row are '
           'pruned again.', file=sys.stderr, flush=True)
   metrics.rewrite(log, [*rows.values()])  # Without half a row.
-  return {*rows}
+  return [*rows.values()]
+
+
+def _check_weights(rows, seed, network):
+  """Refuses to compare methods on networks that only share a directory."""
+  theirs = {row['weights'] for row in rows if row['seed'] == seed}
+  if theirs - {network.weights}:
+    raise ValueError(
+        f'seed {seed} was pruned from the weights {", ".join(theirs)}, and its '
+        f'run now has {network.weights}. Results compare only on the same '
+        'network. Give another --workdir')
 
 
 def _claim(path, config, network):
@@ -151,8 +165,11 @@ def _claim(path, config, network):
     raise ValueError(f'{path} must be a directory of experiments.prune, but '
                      'holds a run of experiments.train. Give another '
                      '--workdir.')
+  fingerprint = network.data
+  if not plan.has_networks(config):  # Else each row tells its network.
+    fingerprint += f'-{network.weights}'
   workdirs.claim(str(path), config, dataset=f'{network.title} and its weights',
-                 fingerprint=network.fingerprint, free=plan.FREE)
+                 fingerprint=fingerprint, free=plan.FREE)
   workdirs.write(path / workdirs.CONFIG, config.to_json(indent=2) + '\n')
 
 

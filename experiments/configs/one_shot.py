@@ -8,7 +8,9 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns a config in which only the network, `run`, is still unset."""
   config = ml_collections.ConfigDict()
   config.source = 'run'  # Or 'magika'.
-  config.run = config_dict.placeholder(str)  # The --workdir of a trained run.
+  # The --workdir of a trained run. With {seed} in it, such as runs/seed_{seed},
+  # each seed prunes a network of its own.
+  config.run = config_dict.placeholder(str)
   config.sparse = config_dict.placeholder(str)  # Regex; None: the model's own.
 
   # A name that ends in '_reconstructed', such as 'wanda_reconstructed', also

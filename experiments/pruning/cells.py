@@ -19,6 +19,7 @@ from experiments.pruning import plan
 from experiments.records import checkpoints
 from experiments.records import metrics
 from experiments.reporting import tables
+from experiments.training import channels
 from experiments.training import steps
 import jaxsparse
 from jaxsparse import calibration
@@ -73,20 +74,21 @@ def measure(bench: Bench, cell: plan.Cell, folder: pathlib.Path, *,
     folder: the folder to save to after each stage, and at the end.
     save: whether to save the pruned network at the end.
   """
-  row = cell._asdict()
+  row = {**cell._asdict(), 'weights': bench.network.weights}
   if tables.is_dense(cell.method):
     return row | bench.judge(bench.network.params, bench.data.judged) | {
         'sparsity': 0.}
   reorder, restore = _orders(bench, cell)
-  params, masks, seconds = _prune(
-      bench, cell, reorder(bench.network.params), folder / PROGRESS)
+  dense = reorder(bench.network.params)
+  params, masks, seconds = _prune(bench, cell, dense, folder / PROGRESS)
   settled = bench.network.settle(params, bench.data.calibration)
   if save:
     checkpoints.export(folder / PRUNED, {'params': settled, 'masks': masks})
   kept, of = (sum(count(mask) for mask in jax.tree.leaves(masks))
               for count in (lambda mask: int(mask.sum()), np.size))
   return row | bench.judge(settled, bench.data.judged) | {
-      'sparsity': 1 - kept / of, 'seconds': seconds,
+      'sparsity': 1 - kept / of,
+      'kept': float(channels.kept_by(dense, masks)), 'seconds': seconds,
       'errors': _errors(bench, restore(params))}
 
 

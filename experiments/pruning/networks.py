@@ -21,6 +21,7 @@ from experiments.data import dataset as datasets
 from experiments.data import files
 from experiments.models import magika
 from experiments.pruning import averages
+from experiments.pruning import plan
 from experiments.records import checkpoints
 from experiments.records import workdir as workdirs
 from experiments.training import runs
@@ -45,24 +46,31 @@ class Network(NamedTuple):
   # From pruned params and batches to params with averages of their own.
   settle: Callable[[PyTree, Sequence[Any]], PyTree]
   title: str
-  fingerprint: str  # Of the data and the weights.
+  data: str  # The fingerprint of its data.
+
+  @property
+  def weights(self) -> str:
+    """A fingerprint of the weights."""
+    return checkpoints.digest(self.params)[:12]
 
 
-def load(config: ml_collections.ConfigDict) -> Network:
+def load(config: ml_collections.ConfigDict, seed: int) -> Network:
   """Returns the network that `config.source` names.
+
+  Args:
+    config: of `plan.checked`.
+    seed: chooses the network, if there is one for each seed.
 
   Raises:
     ValueError: if there is none, or not enough data.
   """
-  network = names.lookup(_SOURCES, config.source, kind='source')(config)
-  return network._replace(
-      sparse=config.sparse or network.sparse,
-      fingerprint=f'{network.fingerprint}-'
-                  f'{checkpoints.digest(network.params)[:12]}')
+  network = names.lookup(_SOURCES, config.source, kind='source')(config, seed)
+  return network._replace(sparse=config.sparse or network.sparse)
 
 
-def _magika(config):
+def _magika(config, seed):
   """The classifier of files; a seed draws what is calibrated and judged."""
+  del seed  # There is one network.
   network = magika.load()
   listing = files.find(config.folders)
 
@@ -83,15 +91,15 @@ def _magika(config):
                  listing.fingerprint)
 
 
-def _run(config):
+def _run(config, seed):
   """A run; its seed draws what is calibrated, the test set is the run's."""
-  path = pathlib.Path(config.run or '')
+  path = pathlib.Path((config.run or '').replace(plan.SEED, str(seed)))
   if not config.run or not (path / workdirs.CONFIG).exists():
     raise ValueError(
         'config.run must be the --workdir of a finished run of '
-        f'experiments.train, got {config.run!r}. Write: python -m '
+        f'experiments.train, got {str(path)!r}. Write: python -m '
         f'experiments.train --config=... --workdir={config.run or "runs/mine"}')
-  trained, run, dataset, state = runs.restore(config.run)
+  trained, run, dataset, state = runs.restore(str(path))
   variables = steps.variables(steps.sparse(state))
 
   def draw(seed):

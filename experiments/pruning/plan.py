@@ -22,6 +22,7 @@ _PERMUTED = '_permuted'
 METHODS = (*_BASES, *(base + suffix for suffix in (_RECONSTRUCTED, _PERMUTED)
                       for base in _BASES))
 # Keys of a config that may change without invalidating measurements.
+SEED = '{seed}'  # In config.run, if each seed has a network of its own.
 FREE = frozenset({'methods', 'targets', 'refit', 'seeds', 'save_pruned'})
 
 _REFIT = {'no': (False,), 'yes': (True,), 'both': (False, True)}
@@ -96,6 +97,11 @@ def cells(config: ml_collections.ConfigDict) -> list[Cell]:
       Cell(tables.DENSE, None, False, seed), *(
           Cell(method, target, refit, seed) for target in config.targets
           for method in config.methods for refit in _REFIT[config.refit]))]
+
+
+def has_networks(config: ml_collections.ConfigDict) -> bool:
+  """Tells whether each seed has a network of its own."""
+  return config.source == 'run' and SEED in (config.run or '')
 
 
 def cell(row: metrics.Row) -> Cell:

@@ -16,6 +16,9 @@ from experiments.reporting import tables
 TABLE = 'table.md'
 PICTURE = 'quality.png'
 
+_KEPT_NOTE = (
+    'The share of the magnitude of the dense kernels that masks keep, mean '
+    'over seeds.')
 _SECONDS_NOTE = (
     'Mean over seeds of the time of pruning, with statistics and compilation '
     'of new programs, without measuring and saving.')
@@ -35,7 +38,7 @@ def write(path: pathlib.Path, rows: Sequence[metrics.Row],
     rows: of its cells that have ended.
     config: which cells there are to be.
     title: of the network.
-    data: the fingerprint of its data and weights.
+    data: the fingerprint of its data.
     command: by which people can repeat it.
   """
   planned = {*plan.cells(config)}
@@ -44,12 +47,13 @@ def write(path: pathlib.Path, rows: Sequence[metrics.Row],
           for row in rows]
   methods = [name for name in plan.rows(config)
              if any(run.method == name for run in runs)]
+  weights = dict.fromkeys(row.get('weights', '?') for row in rows)
   text = '\n\n'.join(_parts(rows, runs, methods, config) + [
       '## How', '\n'.join([
           f'- {title}, {config.calibration:,} examples to calibrate, '
           f'{config.judged:,} to judge at most',
           f'- seeds {", ".join(map(str, config.seeds))}',
-          f'- data and weights {data}',
+          f'- data {data}, weights {", ".join(weights)}',
           f'- `{command}`' if command else '- called from Python'])]) + '\n'
   workdirs.write(path / TABLE, text)
   if len(methods) > 1:
@@ -72,7 +76,11 @@ def _parts(rows, runs, methods, config):
       '## Paired differences to dense',
       tables.differences(runs, methods, config.targets, reference=tables.DENSE),
       tables.DIFFERENCES_NOTE.format(better=better, reference=tables.DENSE),
-      '## Seconds',
+      '## Magnitude kept', _grid(
+          'method', sparse, config.targets, lambda name, target: [
+              row['kept'] for row in _of(rows, name, target) if 'kept' in row],
+          '.1%'),
+      _KEPT_NOTE, '## Seconds',
       _grid('method', sparse, config.targets, lambda name, target: [
           row['seconds'] for row in _of(rows, name, target)], '.1f'),
       _SECONDS_NOTE, '## Errors of outputs, kernel by kernel', _ERRORS_NOTE]

@@ -115,12 +115,20 @@ def kept(params: PyTree, patterns: methods.Patterns) -> float:
     params: as they are before they are pruned.
     patterns: which kernels are to be N:M.
   """
-  return float(_kept(params, jax.jit(jaxsparse.prune(patterns).init)(params)))
+  return float(kept_by(
+      params, jax.jit(jaxsparse.prune(patterns).init)(params).masks))
 
 
 @jax.jit
-def _kept(params, rule_state):
-  pairs = [(jnp.abs(w), mask) for _, w, mask in
-           trees.align(params, rule_state.masks) if mask is not None]
+def kept_by(params: PyTree, masks: PyTree) -> jax.Array:
+  """Returns which fraction of the magnitude of masked params masks keep.
+
+  Args:
+    params: the weights before they are pruned.
+    masks: bool masks with the structure of `params`; `None` where there is no
+      mask, and such params do not count.
+  """
+  pairs = [(jnp.abs(w), mask) for _, w, mask in trees.align(params, masks)
+           if mask is not None]
   total = sum(jnp.sum(w) for w, _ in pairs)
   return sum(jnp.sum(w, where=mask) for w, mask in pairs) / total

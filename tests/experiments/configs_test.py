@@ -1,6 +1,7 @@
 """Configs: each takes a step and says its command."""
 
 import ast
+import pathlib
 import re
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from experiments import sweep
 from experiments import train
+from experiments.configs import permuted
 from experiments.models import batch_norm_resnet
 from experiments.pruning import plan as pruning
 from experiments.records import checkpoints
@@ -206,3 +208,19 @@ def test_one_shot_says_its_command_and_what_trains_before(name):
   assert ('python -m experiments.train '
           f'--config=experiments/configs/{trained}.py '
           f'--workdir={config.run}') in command
+
+
+@pytest.mark.parametrize('network', permuted.NETWORKS)
+def test_networks_that_are_permuted_are_the_dense_ones_of_a_sweep(network):
+  config = pruning.checked(permuted.get_config(network))
+  if config.source != 'run':
+    assert config.source == network
+    return
+  name = config.run.removeprefix('runs/').split('/runs/')[0]
+  swept = commands.config(name)
+  swept.seeds = config.seeds
+  dense = {str(run.path) for run in plan.judged(
+      plan.checked(swept), pathlib.Path('runs') / name)
+           if tables.is_dense(run.method)}
+  assert dense == {
+      config.run.replace(pruning.SEED, str(seed)) for seed in config.seeds}

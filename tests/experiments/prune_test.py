@@ -1,6 +1,7 @@
 """The command that prunes: what it leaves, how it goes on, mistakes."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -102,6 +103,35 @@ def test_channels_are_ordered_before_a_method(run, tmp_path):
       np.abs(before).sum())
   # Outputs are compared unit by unit: those of other units would be off by 2.
   assert all(0 < error < 0.5 for error in more['errors'].values())
+
+
+def test_networks_of_several_seeds_are_pruned_each_from_its_own_weights(
+    tmp_path):
+  def retrain(seed, **settings):
+    train.train(commands.config(
+        'digits/dense', steps=2, batch_size=8, log_every=2, seed=seed,
+        **settings), str(tmp_path / f'run_{seed}'))
+  retrain(0)
+  retrain(3)
+  config = _config(str(tmp_path / 'run_{seed}'), seeds=(0, 3), targets=('2:4',),
+                   methods=('magnitude', 'magnitude_permuted'))
+  path = tmp_path / 'pruned'
+  assert not prune.prune(config, str(path)).failures
+  rows = metrics.read(path / 'cells.jsonl')
+  weights = [row['weights'] for row in rows]
+  assert weights == [weights[0]] * 3 + [weights[3]] * 3
+  assert weights[0] != weights[3]
+  for _, plain, more in (rows[:3], rows[3:]):
+    assert 0.5 < plain['kept'] < more['kept'] < 1
+  table = (path / 'table.md').read_text()
+  assert f'weights {weights[0]}, {weights[3]}' in table
+  assert '## Magnitude kept' in table
+  # The same network, or none: one that was trained again has other weights.
+  config.methods = ('magnitude', 'magnitude_permuted', 'wanda')
+  shutil.rmtree(tmp_path / 'run_3')
+  retrain(3, learning_rate=0.01)
+  with pytest.raises(ValueError, match=f'seed 3 was .* {weights[3]}, and its'):
+    prune.prune(config, str(path))
 
 
 def test_checkpoint_holds_sparse_params_and_their_masks(pruned):

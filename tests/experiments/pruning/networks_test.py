@@ -31,7 +31,7 @@ def _run(launched, tmp_path_factory):
 
 
 def test_a_run_is_a_network_without_flax_that_computes_the_same(run):
-  network = networks.load(_config(run=run))
+  network = networks.load(_config(run=run), 0)
   trained = runs.restore(run)
   inputs = trained.dataset.train(0, 1, 4).inputs
   np.testing.assert_array_equal(
@@ -41,13 +41,13 @@ def test_a_run_is_a_network_without_flax_that_computes_the_same(run):
   assert network.params['layers'].keys() == {'0', '1'}
   assert isinstance(network.params['head']['kernel'], jax.Array)
   assert network.sparse == r'layers/\d+/kernel'
-  assert networks.load(_config(run=run, sparse='.*')).sparse == '.*'
+  assert networks.load(_config(run=run, sparse='.*'), 0).sparse == '.*'
   assert network.settle(network.params, [inputs]) is network.params
 
 
 def test_a_seed_draws_what_is_calibrated_and_as_many_are_judged(run):
   network = networks.load(
-      _config(run=run, calibration=20, batch_size=8, judged=300))
+      _config(run=run, calibration=20, batch_size=8, judged=300), 0)
   drawn = network.draw(0)
   assert [len(inputs) for inputs in drawn.calibration] == [8, 8, 4]
   assert sum((batch.labels >= 0).sum() for batch in drawn.judged) == 300
@@ -55,25 +55,37 @@ def test_a_seed_draws_what_is_calibrated_and_as_many_are_judged(run):
   assert (other.calibration[0] != drawn.calibration[0]).any()
   np.testing.assert_array_equal(
       other.judged[0].inputs, drawn.judged[0].inputs)
-  whole = networks.load(_config(run=run, judged=10_000)).draw(0)
+  whole = networks.load(_config(run=run, judged=10_000), 0).draw(0)
   assert sum((batch.labels >= 0).sum() for batch in whole.judged) == 500
 
 
-def test_fingerprint_sees_weights_and_data(run, tmp_path):
+def test_fingerprints_see_weights_and_data(run, tmp_path):
   train.train(commands.config('digits/dense', steps=2, batch_size=8),
               str(tmp_path / 'other'))
-  ours, other = (networks.load(_config(run=path)).fingerprint.split('-')
+  ours, other = (networks.load(_config(run=path), 0)
                  for path in (run, str(tmp_path / 'other')))
-  assert ours[0] == other[0] == data.load(
+  assert ours.data == other.data == data.load(
       commands.config('digits/dense')).fingerprint
-  assert ours[1] != other[1]
+  assert ours.weights != other.weights
+
+
+def test_each_seed_may_have_a_network_of_its_own(tmp_path):
+  for seed in (0, 3):
+    train.train(commands.config('digits/dense', steps=1, batch_size=8,
+                                seed=seed), str(tmp_path / f'run_{seed}'))
+  config = _config(run=str(tmp_path / 'run_{seed}'))
+  first, other, again = (networks.load(config, seed) for seed in (0, 3, 0))
+  assert first.data == other.data and first.weights != other.weights
+  assert first.weights == again.weights
+  with pytest.raises(ValueError, match="must .*, got '.*run_1'"):
+    networks.load(config, 1)
 
 
 def test_norms_of_pruned_weights_get_averages_of_their_own(tmp_path):
   train.train(
       commands.config('digits/dense_small_resnet', steps=1, batch_size=8,
                       width=2), str(tmp_path / 'run'))
-  network = networks.load(_config(run=str(tmp_path / 'run')))
+  network = networks.load(_config(run=str(tmp_path / 'run')), 0)
   settled = network.settle(network.params, [network.draw(0).calibration[0]])
   assert (jax.tree.structure(settled)
           == jax.tree.structure(network.params))
@@ -100,7 +112,7 @@ def test_magika_reads_files_and_seeds_draw_others(monkeypatch, tmp_path):
     (tmp_path / f'{i}.py').write_text(f'value = {i}\n')
   network = networks.load(_config(
       source='magika', folders=(str(tmp_path),), calibration=5, judged=6,
-      batch_size=4))
+      batch_size=4), 0)
   drawn = network.draw(0)
   assert [inputs.shape for inputs in drawn.calibration] == [
       (4, 2_048), (1, 2_048)]
@@ -114,16 +126,16 @@ def test_what_is_no_run_is_told(name, tmp_path):
   path = name and str(tmp_path / name)
   with pytest.raises(ValueError, match='must be the --workdir of a '
                                        'finished run of experiments.train'):
-    networks.load(_config(run=path))
+    networks.load(_config(run=path), 0)
 
 
 def test_a_run_without_checkpoint_is_told(tmp_path):
   (tmp_path / 'config.json').write_text(
       commands.config('digits/dense').to_json())
   with pytest.raises(ValueError, match='must hold a checkpoint'):
-    networks.load(_config(run=str(tmp_path)))
+    networks.load(_config(run=str(tmp_path)), 0)
 
 
 def test_unknown_source_is_told():
   with pytest.raises(ValueError, match='did you mean \'magika\'?'):
-    networks.load(_config(source='magica'))
+    networks.load(_config(source='magica'), 0)

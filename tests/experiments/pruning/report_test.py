@@ -52,6 +52,6 @@ def test_table_of_a_part_says_what_is_missing(tmp_path):
   config.targets = ('50%', '70%')
   table = _write(tmp_path, config, rows)
   assert [line.split('|')[3].strip() for line in table.splitlines()
-          if line.startswith('| wanda_refit')] == ['n/a'] * 3
+          if line.startswith('| wanda_refit')] == ['n/a'] * 4
   config.methods = ('admm',)  # Others are not looked at.
   assert 'wanda' not in _write(tmp_path, config, rows)
