@@ -58,10 +58,11 @@ def _draw(axis, runs, name, places, *, line):
            for target, x in places.items()
            if (scores := tables.scores(runs, name, target))]
   found.sort(key=lambda point: point[0])
+  color = labels.color(name)
   axis.errorbar(
       [x for x, _ in found], [point.mean for _, point in found],
       [np.nan_to_num(point.half) for _, point in found], fmt='o' + line,
-      color=labels.color(name), markerfacecolor=labels.face(name), label=name,
+      color=color, markerfacecolor=labels.face(name, color), label=name,
       markersize=4.5, linewidth=1.2, elinewidth=0.8, capsize=2)
 
 

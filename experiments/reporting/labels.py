@@ -1,6 +1,11 @@
 """The names of methods as papers write them, and their colours in pictures."""
 
+import collections
+from collections.abc import Sequence
 import functools
+
+from matplotlib import colors as colors_lib
+import numpy as np
 
 _NAMES = {
     'ac_dc': 'AC/DC',
@@ -73,6 +78,7 @@ _COLORS = {
 LONG = '_long'
 _VARIANTS = (LONG, '_refit', '_reconstructed', '_permuted')
 _OTHER = '#7F7F7F'
+_PALE, _DARK = 0.4, 0.6  # How far shades go: towards white, and of the light.
 
 
 def label(method: str) -> str:
@@ -88,12 +94,52 @@ def label(method: str) -> str:
   return ' '.join(words)
 
 
+def colors(methods: Sequence[str]) -> dict[str, str]:
+  """Returns a colour for each method of a sweep.
+
+  Rows that only a sweep knows, such as `sr_ste_2e-4` and `sr_ste_2e-3`, are
+  shades of one colour if their names differ in the last word only. It is that
+  of the method, here of `sr_ste`, or one that is still free.
+
+  >>> colors(['sr_ste_1', 'sr_ste_2'])
+  {'sr_ste_1': '#e69e66', 'sr_ste_2': '#803800'}
+  """
+  found = {method: color(method) for method in methods}
+  families = collections.defaultdict(list)
+  for method in methods:
+    if found[method] == _OTHER:
+      families[method.rpartition('_')[0] or method].append(method)
+  taken = {*found.values()}
+  for family, members in families.items():
+    own = _COLORS.get(family, _OTHER)
+    base = next((one for one in (own, *_COLORS.values())
+                 if one not in (_OTHER, *taken)), _OTHER)
+    taken.add(base)
+    found.update(zip(members, _shades(base, len(members))))
+  return found
+
+
 def color(method: str) -> str:
-  """Returns the colour of a method and of its variants."""
+  """Returns the colour of a method and of its variants; grey if unknown."""
   return _COLORS.get(
       functools.reduce(str.removesuffix, _VARIANTS, method), _OTHER)
 
 
-def face(method: str) -> str:
-  """Returns the fill colour of a method's markers; variants have none."""
-  return 'white' if method.endswith(_VARIANTS) else color(method)
+def _shades(base, count):
+  """From pale to dark; one is the colour itself."""
+  if count == 1:
+    return [base]
+  middle = np.array(colors_lib.to_rgb(base))
+  ends = [middle + _PALE * (1 - middle), _DARK * middle]
+  return [colors_lib.to_hex((1 - part) * ends[0] + part * ends[1])
+          for part in np.linspace(0, 1, count)]
+
+
+def face(method: str, edge: str) -> str:
+  """Returns the fill colour of a method's markers, white for variants.
+
+  Args:
+    method: the method, or a variant of one.
+    edge: its colour.
+  """
+  return 'white' if method.endswith(_VARIANTS) else edge

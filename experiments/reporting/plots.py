@@ -24,6 +24,8 @@ SECOND = 'noise_of_second_moments.png'
 MASKS = 'masks.png'
 NAMES = TARGETS, ROWS, FLOPS, NOISE, SECOND, MASKS
 
+Colors = dict[str, str]  # By method; of `labels.colors`.
+
 # By picture, the measurement of a run, and what it is.
 _NOISES = {NOISE: ('noise', 'Gradient noise, Var(|g|)'),
            SECOND: ('second', 'Noise of second moments, Var(v)')}
@@ -59,27 +61,33 @@ def pictures(runs: Sequence[tables.Run], config: ml_collections.ConfigDict
     The names of the pictures, and what draws each to a path.
   """
   methods, targets = _present(runs, config), config.targets
+  colors = labels.colors(config.methods)
   if not tables.has_targets(config):
     return {ROWS: lambda path: plot_rows(path, runs, methods)}
-  found = {TARGETS: lambda path: plot_targets(path, runs, methods, targets)}
+  found = {TARGETS: lambda path: plot_targets(
+      path, runs, methods, targets, colors)}
   if _has(runs, 'train_flops'):
-    found[FLOPS] = lambda path: plot_flops(path, runs, methods, targets)
+    found[FLOPS] = lambda path: plot_flops(
+        path, runs, methods, targets, colors)
   if all(len(run.rows) == 1 for run in runs):
     return found  # There is nothing to draw over steps.
   for name, (noise, _) in _NOISES.items():
     if _has(runs, f'{noise}_kept') or _has(runs, f'{noise}_pruned'):
-      found[name] = lambda path: plot_noise(path, runs, methods, targets)
+      found[name] = lambda path: plot_noise(
+          path, runs, methods, targets, colors)
   sparse = [method for method in methods if not tables.is_dense(method)
             and not method.endswith(labels.LONG)]
   target = config.get('plot_target')
   if sparse:
     found[MASKS] = lambda path: plot_masks(
-        path, runs, sparse, target if target in targets else targets[-1])
+        path, runs, sparse, target if target in targets else targets[-1],
+        colors)
   return found
 
 
 def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
-                 methods: Sequence[str], targets: Sequence[str]):
+                 methods: Sequence[str], targets: Sequence[str],
+                 colors: Colors):
   """Draws the metric at every target, with its 95% intervals over seeds."""
   metric = tables.judged(runs)[1]
   drawing, axis = _one_panel(metric.axis_label + ' by target')
@@ -92,13 +100,12 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
               if (scores := tables.scores(runs, method, target))]
     places = [x for x, _ in points]
     means = [point.mean for _, point in points]
-    axis.plot(places, means, color=labels.color(method), linewidth=0.9,
-              alpha=0.4)
+    axis.plot(places, means, color=colors[method], linewidth=0.9, alpha=0.4)
     handles.append(axis.errorbar(
         places, means, [np.nan_to_num(point.half) for _, point in points],
-        fmt='o', color=labels.color(method), label=labels.label(method),
+        fmt='o', color=colors[method], label=labels.label(method),
         capsize=2, markersize=4.5, elinewidth=1.4,
-        markerfacecolor=labels.face(method)))
+        markerfacecolor=labels.face(method, colors[method])))
   if tables.DENSE in methods:
     dense = tables.estimate(
         [*tables.scores(runs, tables.DENSE, targets[0]).values()])
@@ -136,7 +143,7 @@ def plot_rows(path: pathlib.Path, runs: Sequence[tables.Run],
 
 
 def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
-               methods: Sequence[str], targets: Sequence[str]):
+               methods: Sequence[str], targets: Sequence[str], colors: Colors):
   """Draws the metric against the FLOPs of training, one point for each cell.
 
   Points of one height reach the same, those above each other cost the same.
@@ -151,7 +158,7 @@ def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
         for target in markers if (group := [
             run for run in runs if (run.method, run.target) == (method, target)
             and 'train_flops' in run.rows[-1]])]
-    color = labels.color(method)
+    color = colors[method]
     axis.plot([x for x, _, _ in points], [y for _, y, _ in points],
               color=color, linewidth=0.9, alpha=0.4)
     for x, y, target in points:
@@ -162,7 +169,7 @@ def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
         axis.axvline(x, color=color, linewidth=0.8, linestyle=':')
   axis.set(xlabel='Training FLOPs', ylabel=metric.axis_label,
            xscale='log')
-  handles = [lines.Line2D([], [], color=labels.color(method), linewidth=4,
+  handles = [lines.Line2D([], [], color=colors[method], linewidth=4,
                           label=labels.label(method)) for method in methods]
   handles += [lines.Line2D([], [], color=_OTHER, linestyle='',
                            marker=markers[target], label=target)
@@ -172,7 +179,7 @@ def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
 
 
 def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
-               methods: Sequence[str], targets: Sequence[str]):
+               methods: Sequence[str], targets: Sequence[str], colors: Colors):
   """Draws the gradient noise of kept and pruned weights over the steps.
 
   Args:
@@ -181,6 +188,7 @@ def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
     runs: the measured runs of a sweep.
     methods: the methods to draw.
     targets: the targets, a panel each.
+    colors: by method.
   """
   noise, label = _NOISES[path.name]
   columns = min(_PANEL_COLUMNS, len(targets))
@@ -197,16 +205,16 @@ def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
     for method in methods:
       for side, style in (('kept', '-'), ('pruned', '--')):
         axis.plot(*_curve(runs, method, target, f'{noise}_{side}'),
-                  linestyle=style, color=labels.color(method), linewidth=1.3)
+                  linestyle=style, color=colors[method], linewidth=1.3)
   for axis in panels[len(targets):]:
     axis.remove()
   drawing.supylabel(label, fontsize='medium')
-  _legend(drawing, methods, kept='-', pruned='--')
+  _legend(drawing, methods, colors, kept='-', pruned='--')
   drawing.savefig(path, dpi=120)
 
 
 def plot_masks(path: pathlib.Path, runs: Sequence[tables.Run],
-               methods: Sequence[str], target: str):
+               methods: Sequence[str], target: str, colors: Colors):
   """Draws sparsity and the other measurements of masks over the steps."""
   panels = {'sparsity': 'Weights pruned (%)'}
   if _has(runs, 'flips'):
@@ -221,18 +229,18 @@ def plot_masks(path: pathlib.Path, runs: Sequence[tables.Run],
   for axis, (key, label) in zip(all_axes, panels.items()):
     tidy(axis)
     axis.set(ylabel=label)
-    _striped(axis, {method: _curve(runs, method, target, key)
-                    for method in methods})
+    _striped(axis, colors, {method: _curve(runs, method, target, key)
+                            for method in methods})
   all_axes[0].set_title(f'Masks over training at {target}', loc='left',
                         fontweight='bold')
   all_axes[0].set(ylim=(-5, 105))
   all_axes[-1].set(xlabel='Step')
   drawing.align_ylabels(all_axes)
-  _legend(drawing, methods)
+  _legend(drawing, methods, colors)
   drawing.savefig(path, dpi=120)
 
 
-def _striped(axis, curves):
+def _striped(axis, colors, curves):
   """Draws percentages over steps; equal curves share a line of many colours."""
   groups = collections.defaultdict(list)
   for method, (steps, values) in curves.items():
@@ -241,7 +249,7 @@ def _striped(axis, curves):
     for i, method in enumerate(methods):
       others = len(methods) - 1
       style = (-i * _DASH, (_DASH, others * _DASH)) if others else '-'
-      axis.plot(steps, 100 * np.asarray(values), color=labels.color(method),
+      axis.plot(steps, 100 * np.asarray(values), color=colors[method],
                 linestyle=style, linewidth=2, dash_capstyle='butt')
 
 
@@ -269,8 +277,8 @@ def tidy(axis: axes.Axes):
   axis.spines[['top', 'right']].set_visible(False)
 
 
-def _legend(drawing, methods, **styles):
-  handles = [lines.Line2D([], [], color=labels.color(method), linewidth=2,
+def _legend(drawing, methods, colors, **styles):
+  handles = [lines.Line2D([], [], color=colors[method], linewidth=2,
                           label=labels.label(method)) for method in methods]
   handles += [lines.Line2D([], [], color=_OTHER, linestyle=style, label=label)
               for label, style in styles.items()]

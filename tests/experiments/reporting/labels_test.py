@@ -1,5 +1,6 @@
 """Names and colours of methods."""
 
+from matplotlib import colors
 import pytest
 
 from experiments.reporting import labels
@@ -21,5 +22,27 @@ def test_every_name_is_that_of_a_method():
 
 def test_variants_have_the_colour_of_their_method_and_open_markers():
   assert labels.color('rigl_long') == labels.color('rigl') == '#D55E00'
-  assert labels.face('rigl_long') == 'white'
-  assert labels.face('rigl') == '#D55E00'
+  assert labels.face('rigl_long', '#D55E00') == 'white'
+  assert labels.face('rigl', '#D55E00') == '#D55E00'
+
+
+def test_rows_that_only_a_sweep_knows_are_told_apart():
+  decays = ['sr_ste_2e-5', 'sr_ste_2e-4', 'sr_ste_2e-3']
+  names = ['dense', 'ste', *decays, 'sr_ste_decoupled_1e-4',
+           'sr_ste_decoupled_1e-3', 'chase_40', 'chase_40_skip', 'mdgf_linear',
+           'mdgf_linear_long']
+  found = labels.colors(names)
+  assert [*found] == names
+  assert len({*found.values()}) == len(names) - 1  # `_long` is as its method.
+  assert found['sr_ste_2e-4'] not in labels._COLORS.values()
+  # Shades go from pale to dark.
+  lightness = [sum(colors.to_rgb(found[name])) for name in decays]
+  assert lightness == sorted(lightness, reverse=True)
+  # The colour of a method that is drawn is no variant's, others may have it.
+  assert found['chase_40_skip'] != found['chase_40'] == '#2171B5'
+  assert labels.colors(['rigl_fast']) == {'rigl_fast': labels.color('rigl')}
+
+
+def test_more_rows_than_colours_are_grey():
+  names = [f'row{i}' for i in range(40)]
+  assert labels.colors(names)['row39'] == labels.color('row39')
