@@ -15,6 +15,7 @@ from tests._lib import sweeps
 _DOCS = commands.ROOT / 'docs'
 _PAGES = sorted((_DOCS / 'results').glob('*.md'))
 _DATA = _DOCS / 'results' / 'data'
+_PRINTED = {'accuracy': (100, 1), 'bits_per_byte': (1, 3), 'auc': (1, 4)}
 
 
 # The pages that are shipped.
@@ -64,15 +65,18 @@ def test_means_of_the_pages_are_those_of_numpy():
         for target, cell in zip(header[1:], row[1:]):
           if '/' in target:  # A share of FLOPs.
             continue
-          values = np.array([
-              100 * line['row']['accuracy'] for line in lines
-              if line.get('method') == name
-              and line['target'] in (None, target)])
+          rows = [line['row'] for line in lines if line.get('method') == name
+                  and line['target'] in (None, target)]
+          scale, digits = next(
+              _PRINTED[key] for key in _PRINTED if key in rows[0])
+          values = np.array([scale * row[key] for row in rows
+                             for key in _PRINTED if key in row])
           half = stats.t.interval(
               0.95, len(values) - 1, scale=stats.sem(values))[1]
           mean, printed = map(float, cell.strip('* ').split('±'))
-          assert abs(mean - values.mean()) <= 0.05 + 1e-9, (name, target)
-          assert abs(printed - half) <= 0.05 + 1e-9, (name, target)
+          margin = 0.5 * 10**-digits + 1e-9
+          assert abs(mean - values.mean()) <= margin, (name, target)
+          assert abs(printed - half) <= margin, (name, target)
           checked += 1
   assert checked > 50
 
