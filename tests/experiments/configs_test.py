@@ -11,6 +11,7 @@ import pytest
 from experiments import sweep
 from experiments import train
 from experiments.configs import permuted
+from experiments.configs.python_source import sweep_sr_ste
 from experiments.models import batch_norm_resnet
 from experiments.pruning import plan as pruning
 from experiments.records import checkpoints
@@ -224,3 +225,17 @@ def test_networks_that_are_permuted_are_the_dense_ones_of_a_sweep(network):
            if tables.is_dense(run.method)}
   assert dense == {
       config.run.replace(pruning.SEED, str(seed)) for seed in config.seeds}
+
+
+def test_variants_of_a_sweep_differ_in_what_their_names_say():
+  config = sweep_sr_ste.get_config
+  steps = [config(variant).base.steps for variant in ('adamw', 'longer')]
+  assert steps[1] == 4 * steps[0]
+  assert config('wider').base.width == 128
+  assert config('sgd').base.optimizer == 'sgd'
+  for variant in ('adamw', 'sgd', 'longer', 'wider'):
+    made = plan.checked(config(variant))
+    assert {method.removeprefix('sr_ste_') for method in made.methods} >= {
+        'dense', 'ste', '2e-4', '2e-3', '2e-2', 'mdgf_linear'}
+  with pytest.raises(ValueError, match=":longer or :wider, got 'large'"):
+    config('large')
