@@ -35,13 +35,14 @@ def has_costs(runs: Sequence[tables.Run]) -> bool:
   return all({'gpu_flops', 'train_flops'} <= {*run.rows[-1]} for run in runs)
 
 
-def cost_table(runs: Sequence[tables.Run], config: ml_collections.ConfigDict
-               ) -> str:
+def cost_table(runs: Sequence[tables.Run], config: ml_collections.ConfigDict,
+               *, label: tables.Label = str) -> str:
   """Returns the table: a row per method, four columns per target.
 
   Args:
     runs: the measured runs of a sweep with `config.base.slim`.
     config: the config of the sweep.
+    label: tells how a method's name is printed.
   """
   _, metric = tables.judged(runs)
   head = ['method']
@@ -49,7 +50,7 @@ def cost_table(runs: Sequence[tables.Run], config: ml_collections.ConfigDict
     head += [f'{target}: {metric.label.lower()}', 'train', 'test', 'GPU']
   lines = [head]
   for method in config.methods:
-    lines.append([method])
+    lines.append([label(method)])
     for target in config.targets:
       scores = tables.scores(runs, method, target)
       if not scores:

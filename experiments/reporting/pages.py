@@ -9,7 +9,9 @@ The file lies beside the page. `of` is one of
 
 * `means`, the default; `flops=95%` adds the FLOPs of training at that target;
 * `differences`, paired, to the method that `reference` names;
-* `budgets`: what methods reach with equal FLOPs of training.
+* `budgets`: what methods reach with equal FLOPs of training;
+* `costs`: the metric, and FLOPs of training, of a sparse forward pass and of a
+  dense one without dead channels, of a sweep with `config.base.slim`.
 
 A picture of `data/mnist_nm.jsonl` is any that the page shows from a folder
 `results`, named after the file and its kind: `mnist_nm_by_target.png`,
@@ -167,7 +169,15 @@ def _budgets(runs, config):
                             label=labels.label)
 
 
-_KINDS = {'means': _means, 'differences': _differences, 'budgets': _budgets}
+def _costs(runs, config):
+  if not cost_table.has_costs(runs):
+    raise ValueError('these runs did not count the FLOPs without dead '
+                     'channels; a sweep with config.base.slim does')
+  return cost_table.cost_table(runs, config, label=labels.label)
+
+
+_KINDS = {'means': _means, 'differences': _differences, 'budgets': _budgets,
+          'costs': _costs}
 
 
 def _drawn_from(path):

@@ -11,6 +11,7 @@ import pytest
 from experiments import sweep
 from experiments import train
 from experiments.configs import permuted
+from experiments.configs.mnist import sweep_dynamic
 from experiments.configs.python_source import sweep_sr_ste
 from experiments.models import batch_norm_resnet
 from experiments.pruning import plan as pruning
@@ -239,3 +240,6 @@ def test_variants_of_a_sweep_differ_in_what_their_names_say():
         'dense', 'ste', '2e-4', '2e-3', '2e-2', 'mdgf_linear'}
   with pytest.raises(ValueError, match=":longer or :wider, got 'large'"):
     config('large')
+  assert sweep_dynamic.get_config('long').base.steps == 450
+  with pytest.raises(ValueError, match=":long, got 'longer'"):
+    sweep_dynamic.get_config('longer')

@@ -141,6 +141,23 @@ def test_picture_of_other_data_is_found_and_drawn_again(page):
   assert pages.outdated(page)[0].endswith('x_by_flops.png is missing')
 
 
+def test_costs_have_four_columns_for_each_target(page):
+  data = page.parent / 'data' / 'x.jsonl'
+  config = sweeps.small(methods=('dense', 'ste', 'sr_ste', 'mdgf'),
+                        seeds=(0, 1, 2))
+  rows = [json.loads(line) for line in data.read_text().splitlines()]
+  for line in rows:
+    line['row'].update(dense_flops=2., test_flops=1., gpu_flops=1.5,
+                       train_flops=9.)
+  data.write_text(metrics.text([
+      {'sweep': json.loads(config.to_json()), 'tuned': None, 'not_built': [],
+       'commands': []}, *rows]))
+  page.write_text('<!-- table data/x.jsonl of=costs -->\n<!-- end -->\n')
+  text = pages.rendered(page)
+  assert '| method | 2:4: test accuracy | train | test | GPU ' in text
+  assert '| SR-STE | 94.0 ± 5.0         | 0.25  | 0.50 | 0.75 ' in text
+
+
 def test_flops_have_a_column_if_asked_for(page):
   page.write_text('<!-- table data/x.jsonl flops=2:4 -->\n<!-- end -->\n')
   assert '| method | training FLOPs at 2:4 / dense | 2:4' in (
@@ -157,6 +174,8 @@ def test_flops_have_a_column_if_asked_for(page):
      'page.md: <!-- table data/x.jsonl of=differences: .*\'reference\''),
     ('<!-- table data/x.jsonl of=differences reference=srste -->\n<!-- end -->',
      'reference must be one of dense, ste, sr_ste, mdgf, got \'srste\''),
+    ('<!-- table data/x.jsonl of=costs -->\n<!-- end -->',
+     'a sweep with config.base.slim does'),
     ('<!-- table data/x.jsonl -->\nno end', 'of 1 comments .* 0 are such'),
     ('<!-- table data/x.jsonl flops = 95% -->\n<!-- end -->', '0 are such'),
 ])
