@@ -44,6 +44,7 @@ _CONTEXT = flags.DEFINE_integer('context', 16, 'Tokens of a sequence.',
                                 lower_bound=1)
 _IMAGE = flags.DEFINE_integer('image_size', 28, 'Pixels a side.',
                               lower_bound=4)
+_DATA = flags.DEFINE_string('data', None, 'Also writes the table as JSONL.')
 _REPEATS = flags.DEFINE_integer('repeats', 21, 'Of each form.', lower_bound=1)
 
 _SPARSITY = 0.9
@@ -177,14 +178,15 @@ def main(argv: list[str]) -> None:
       'transformer': lambda: blocks(_WIDTH.value // 4, _DEPTH.value,
                                     _CONTEXT.value),
       'resnet20': lambda: resnet20(_IMAGE.value)}
-  print(f'{timing.describe()}; MLP of {_DEPTH.value} layers of {_WIDTH.value}, '
-        f'{_DEPTH.value} blocks of width {_WIDTH.value // 4} over '
-        f'{_CONTEXT.value} tokens, ResNet-20 on {_IMAGE.value} pixels\n')
-  timing.print_table(
+  timing.report(
+      f'{timing.describe()}; MLP of {_DEPTH.value} layers of {_WIDTH.value}, '
+      f'{_DEPTH.value} blocks of width {_WIDTH.value // 4} over '
+      f'{_CONTEXT.value} tokens, ResNet-20 on {_IMAGE.value} pixels',
       ['network', 'form', *(f'batch {batch}' for batch in batches),
        'bytes / dense'],
-      [row for name in _NETWORKS.value
-       for row in rows(name, make[name](), batches, _REPEATS.value)])
+      (row for name in _NETWORKS.value
+       for row in rows(name, make[name](), batches, _REPEATS.value)),
+      data=_DATA.value)
 
 
 if __name__ == '__main__':

@@ -36,6 +36,8 @@ _SIZE = flags.DEFINE_integer(
 _REPEATS = flags.DEFINE_integer('repeats', 21, 'Of each network.',
                                 lower_bound=1)
 
+_DATA = flags.DEFINE_string('data', None, 'Also writes the table as JSONL.')
+
 _HEAD = ['run', 'pruned (%)', 'channels left', 'FLOPs left',
          'without padding', 'dense ms', 'masked ms', 'slimmed ms',
          'slimmed images/s', 'speed-up', 'difference']
@@ -72,8 +74,9 @@ def main(argv: list[str]):
   del argv
   workdirs = [path for pattern in _WORKDIRS.value
               for path in sorted(glob.glob(pattern)) or [pattern]]
-  print(f'{timing.describe()}, batch {_BATCH.value}, {_SIZE.value} pixels\n')
-  timing.print_table(_HEAD, [row(workdir) for workdir in workdirs])
+  timing.report(
+      f'{timing.describe()}, batch {_BATCH.value}, {_SIZE.value} pixels', _HEAD,
+      map(row, workdirs), data=_DATA.value)
 
 
 if __name__ == '__main__':

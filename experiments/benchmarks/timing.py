@@ -6,16 +6,22 @@ On a noisy machine, ratios between functions that ran in turns in one process
 are reliable, while milliseconds are not.
 """
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 import functools
 import math
+import pathlib
+import shlex
 import statistics
+import sys
 import time
 from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from experiments.reporting import benchmarked
 
 _TOLERANCE = 1e-5  # Relative; forms add up in another order, in float32.
 
@@ -132,13 +138,27 @@ def peak_megabytes(compiled: jax.stages.Compiled) -> float:
 
 def print_table(head: list[str], rows: list[list[Any]]) -> None:
   """Prints a Markdown table with aligned columns."""
-  text = [[f'{c:.2f}' if isinstance(c, float) else str(c) for c in row]
-          for row in [head, *rows]]
-  widths = [max(len(r[i]) for r in text) for i in range(len(head))]
-  lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(r, widths)) + ' |'
-           for r in text]
-  lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
-  print('\n'.join(lines), flush=True)
+  print(benchmarked.table(head, rows), flush=True)
+
+
+def report(about: str, head: list[str], rows: Iterable[list[Any]], *,
+           data: str | None):
+  """Prints a table, and writes it as data for `experiments.render`.
+
+  Args:
+    about: what is said above it: machine, versions, sizes.
+    head: the names of the columns.
+    rows: a value for each column.
+    data: the file to write; with `None` the table is only printed.
+  """
+  print(f'{about}\n', flush=True)
+  rows = [*rows]
+  print_table(head, rows)
+  if data:
+    module = sys.modules['__main__'].__spec__
+    command = ['python', '-m', module.name if module else '?', *sys.argv[1:]]
+    benchmarked.write(pathlib.Path(data), head, rows, about=about,
+                      command=shlex.join(command))
 
 
 def describe() -> str:

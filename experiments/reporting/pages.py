@@ -1,17 +1,19 @@
-"""Tables and pictures of a page, made of the `results.jsonl` that it names.
+"""Tables and pictures of a page, made of the files of data that it names.
 
 A table stands between two comments, and everything between them is replaced:
 
     <!-- table data/mnist_nm.jsonl of=differences reference=sr_ste -->
     <!-- end -->
 
-The file lies beside the page. `of` is one of
+The file lies beside the page: the `results.jsonl` of a sweep, or what a
+benchmark wrote to its --data. `of` is one of
 
 * `means`, the default; `flops=95%` adds the FLOPs of training at that target;
 * `differences`, paired, to the method that `reference` names;
 * `budgets`: what methods reach with equal FLOPs of training;
 * `costs`: the metric, and FLOPs of training, of a sparse forward pass and of a
-  dense one without dead channels, of a sweep with `config.base.slim`.
+  dense one without dead channels, of a sweep with `config.base.slim`;
+* `rows`: those of a benchmark.
 
 A picture of `data/mnist_nm.jsonl` is any that the page shows from a folder
 `results`, named after the file and its kind: `mnist_nm_by_target.png`,
@@ -32,6 +34,7 @@ from PIL import PngImagePlugin
 
 from experiments._utils import names
 from experiments.records import workdir
+from experiments.reporting import benchmarked
 from experiments.reporting import cost_table
 from experiments.reporting import labels
 from experiments.reporting import plots
@@ -135,8 +138,7 @@ def _filled(page, match):
   options = dict(option.split('=', 1) for option in match['options'].split())
   try:
     make = names.lookup(_KINDS, options.pop('of', 'means'), kind='table')
-    found = results_lib.read([page.parent / match['file']])
-    table = make(results_lib.runs(found), found.config, **options)
+    table = make(page.parent / match['file'], **options)
   except (TypeError, ValueError) as error:  # Of options that it has not.
     raise ValueError(f'{page}: {_START}{match["file"]}{match["options"]}: '
                      f'{error}') from error
@@ -176,8 +178,22 @@ def _costs(runs, config):
   return cost_table.cost_table(runs, config, label=labels.label)
 
 
-_KINDS = {'means': _means, 'differences': _differences, 'budgets': _budgets,
-          'costs': _costs}
+def _of_sweep(make):
+  """Lets what is made of runs and their config be made of a file."""
+  def made(path, **options):
+    found = results_lib.read([path])
+    return make(results_lib.runs(found), found.config, **options)
+  return made
+
+
+def _rows(path):
+  rows = benchmarked.read(path).rows
+  return benchmarked.table([*rows[0]], [[*row.values()] for row in rows])
+
+
+_KINDS = {'means': _of_sweep(_means), 'differences': _of_sweep(_differences),
+          'budgets': _of_sweep(_budgets), 'costs': _of_sweep(_costs),
+          'rows': _rows}
 
 
 def _drawn_from(path):
