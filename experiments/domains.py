@@ -6,7 +6,8 @@ r"""Compares dense training with every pattern in every domain, in one table.
 The command runs four sweeps one after the other: images, texts, a language
 model and a recommender, as described in `configs/sweep_domains.py`. Each sweep
 has a folder with its runs, tables and pictures. Start the command again to
-continue. --domains=nlp runs one of the sweeps, and --seeds=0 uses one seed.
+continue. --domains=nlp runs one of the sweeps, --seeds=0 uses one seed, and
+--quick tries the command in minutes.
 
 With --ratios the sweeps are those of `configs/sweep_ratios.py`: each pattern at
 several ratios, on tasks where patterns differ. The table then begins with the
@@ -25,6 +26,7 @@ import numpy as np
 from experiments import sweep as sweeps
 from experiments._utils import launch
 from experiments._utils import names
+from experiments._utils import quick
 from experiments._utils import stopping
 from experiments.configs import sweep_domains
 from experiments.configs import sweep_ratios
@@ -112,6 +114,8 @@ def main(argv: list[str]):
       names.lookup(dict.fromkeys(configs.DOMAINS), domain, kind='domain')
       config = configs.get_config(domain)
       config.seeds = tuple(map(int, _SEEDS.value))
+      if launch.QUICK.value:
+        quick.shrink(config)
       swept = sweeps.sweep(config, str(path / domain),
                            workers=flags.FLAGS.workers)
       found[domain], failures = swept.runs, failures + swept.failures

@@ -19,7 +19,8 @@ pruned, the others are still pruned; the command reports it at the end, with
 exit code 1.
 
 Lists are overridden as in `experiments.sweep`: --config.seeds=0,1,
---config.methods=wanda,sparsegpt, --config.targets="'50%,2:4'".
+--config.methods=wanda,sparsegpt, --config.targets="'50%,2:4'". --quick tries
+all methods with few examples, one seed and one target.
 """
 
 import itertools

@@ -14,7 +14,8 @@ one or several machines: each run has one owner, and the other processes take
 the next run.
 
 Lists are overridden by --config.seeds=0,1, --config.methods=ste,sr_ste and,
-because flags need the quotes, --config.targets="'2:4,1:8'".
+because flags need the quotes, --config.targets="'2:4,1:8'". --quick tries all
+rows in minutes: one seed, one target, trainings of 40 steps.
 If a run fails, the others still run; the command reports the failure at the
 end, with exit code 1.
 """

@@ -11,13 +11,19 @@ import sys
 from absl import flags
 import jax
 
+from experiments._utils import quick
 from experiments._utils import stopping
+
+QUICK = flags.DEFINE_bool(
+    'quick', False, 'Tries the command in minutes: trainings of 40 steps, one '
+    'seed, one target. The numbers say nothing.')
 
 
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; an error in them is one line, not a traceback.
 
   A config is Python code. A file without a function `get_config` is not run.
+  With --quick, the config that was read is made small.
   """
   try:
     for i, flag in enumerate(argv):
@@ -25,6 +31,8 @@ def parse(argv: list[str]) -> list[str]:
         value = match[1] if match[1] is not None else (*argv, '')[i + 1]
         _check_is_config(pathlib.Path(value.partition(':')[0]))
     rest = flags.FLAGS(argv)
+    if flags.FLAGS.quick and 'config' in flags.FLAGS and flags.FLAGS.config:
+      quick.shrink(flags.FLAGS.config)
   except (flags.Error, AttributeError, KeyError, ValueError, OSError,
           ImportError) as error:
     while isinstance(cause := next(iter(error.args), None), Exception):

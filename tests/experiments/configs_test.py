@@ -10,6 +10,7 @@ import pytest
 
 from experiments import sweep
 from experiments import train
+from experiments._utils import quick
 from experiments.configs import permuted
 from experiments.configs.mnist import sweep_dynamic
 from experiments.configs.python_source import sweep_sr_ste
@@ -154,17 +155,13 @@ def _kept_and_all(run):
 @pytest.mark.parametrize('name', _SWEEPS)
 def test_short_sweep_prunes_to_its_targets_and_loses_no_run(name, tmp_path):
   config = commands.config(name)
+  quick.shrink(config)
   config.methods, config.targets = _TRIED.get(
-      name, (config.methods[:3], config.targets[:1]))
-  config.seeds, config.reference = (0,), config.methods[1]
-  config.base.update(width=16, steps=20, log_every=20, save_every=20,
-                     batch_size=8, test_examples=16)
+      name, (config.methods[:3], config.targets))
+  config.reference = config.methods[1]
+  config.base.update(width=16, batch_size=8, test_examples=16)
   if config.base.model != 'lm':  # The others take a minute to compile.
     config.base.update(model='mlp', depth=2)
-  config.base.update({key: value for key, value in {
-      'every': 2, 'begin': 4, 'end': 14}.items() if config.base.get(key)})
-  if 'tune' in config:
-    del config.tune
   if config.base.dataset in _IN_A_WHEEL:
     _WRITERS[config.base.dataset](tmp_path / 'data')
     config.base.data_dir = str(tmp_path / 'data')
@@ -182,7 +179,7 @@ def test_short_sweep_prunes_to_its_targets_and_loses_no_run(name, tmp_path):
   assert [(line['method'], line['target']) for line in found.lines] == [
       (run.method, run.target) for run in planned]
   for line, run in zip(found.lines, planned):
-    assert line['row']['step'] == 20
+    assert line['row']['step'] == 40
     if run.target is None:
       assert line['row']['sparsity'] == 0
       continue

@@ -12,6 +12,14 @@ flags.DEFINE_bool('traceback', False, '') if (
     'traceback' not in flags.FLAGS) else None
 
 
+class _Parsed:
+  """Flags of which none is given."""
+  quick = False
+
+  def __call__(self, argv):
+    return argv[:1]
+
+
 @pytest.mark.parametrize('text', [
     'def get_config():\n  pass', 'from other import get_config',
     'import other as get_config', 'get_config = lambda: None'])
@@ -19,7 +27,7 @@ def test_a_config_is_a_file_that_defines_get_config(
     text, tmp_path, monkeypatch):
   file = tmp_path / 'config.py'
   file.write_text(text)
-  monkeypatch.setattr(launch.flags, 'FLAGS', lambda argv: argv[:1])
+  monkeypatch.setattr(launch.flags, 'FLAGS', _Parsed())
   for flag in (f'--config={file}', f'--config={file}:argument',
                f'-config={file}'):
     assert launch.parse(['x', flag]) == ['x']
