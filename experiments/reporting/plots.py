@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 import math
 import pathlib
 
@@ -73,8 +74,9 @@ def pictures(runs: Sequence[tables.Run], config: ml_collections.ConfigDict
     return found  # There is nothing to draw over steps.
   for name, (noise, _) in _NOISES.items():
     if _has(runs, f'{noise}_kept') or _has(runs, f'{noise}_pruned'):
-      found[name] = lambda path: plot_noise(
-          path, runs, methods, targets, colors)
+      found[name] = functools.partial(
+          plot_noise, runs=runs, methods=methods, targets=targets,
+          colors=colors, of=name)
   sparse = [method for method in methods if not tables.is_dense(method)
             and not method.endswith(labels.LONG)]
   target = config.get('plot_target')
@@ -179,18 +181,20 @@ def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
 
 
 def plot_noise(path: pathlib.Path, runs: Sequence[tables.Run],
-               methods: Sequence[str], targets: Sequence[str], colors: Colors):
+               methods: Sequence[str], targets: Sequence[str], colors: Colors,
+               *, of: str = NOISE):
   """Draws the gradient noise of kept and pruned weights over the steps.
 
   Args:
-    path: `NOISE` in a directory, or `SECOND` for that of the second moments,
-      which https://arxiv.org/abs/2402.04744 shows, too.
+    path: of the picture.
     runs: the measured runs of a sweep.
     methods: the methods to draw.
     targets: the targets, a panel each.
     colors: by method.
+    of: `NOISE`, or `SECOND` for that of the second moments, which
+      https://arxiv.org/abs/2402.04744 shows, too.
   """
-  noise, label = _NOISES[path.name]
+  noise, label = _NOISES[of]
   columns = min(_PANEL_COLUMNS, len(targets))
   rows = math.ceil(len(targets) / columns)
   drawing = figure.Figure(

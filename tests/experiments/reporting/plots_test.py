@@ -31,5 +31,12 @@ def test_pictures_are_drawn_for_what_was_measured(tmp_path):
     run.rows[0].update(second_kept=1e-9, second_pruned=1e-8)
   plots.write(tmp_path, runs, config)
   assert plots.SECOND in os.listdir(tmp_path)
+  # Under any name, and each is its own.
+  drawings = plots.pictures(runs, config)
+  for name in (plots.NOISE, plots.SECOND):
+    drawings[name](tmp_path / f'x_{name}')
+    assert (tmp_path / f'x_{name}').read_bytes() == (
+        tmp_path / name).read_bytes()
+  assert len({(tmp_path / name).read_bytes() for name in drawings}) == 5
   for file in tmp_path.iterdir():
     assert file.read_bytes().startswith(_PNG)
