@@ -13,6 +13,9 @@ benchmark wrote to its --data. `of` is one of
 * `budgets`: what methods reach with equal FLOPs of training;
 * `costs`: the metric, and FLOPs of training, of a sparse forward pass and of a
   dense one without dead channels, of a sweep with `config.base.slim`;
+* `ratios`: the ratio at which each pattern costs 1%, of a sweep of
+  `configs/sweep_ratios.py`; a column for each file, of which more may be named:
+  `texts=data/y.jsonl`;
 * `rows`: those of a benchmark.
 
 A picture of `data/mnist_nm.jsonl` is any that the page shows from a folder
@@ -33,11 +36,13 @@ from PIL import Image
 from PIL import PngImagePlugin
 
 from experiments._utils import names
+from experiments.configs import sweep_ratios
 from experiments.records import workdir
 from experiments.reporting import benchmarked
 from experiments.reporting import cost_table
 from experiments.reporting import labels
 from experiments.reporting import plots
+from experiments.reporting import ratios
 from experiments.reporting import results as results_lib
 from experiments.reporting import tables
 
@@ -186,6 +191,15 @@ def _of_sweep(make):
   return made
 
 
+def _ratios(path, **others):
+  """The first column is called as the path's last word, the others by keys."""
+  files = {path.stem.rpartition('_')[2]: path, **{
+      name: path.parents[1] / file for name, file in others.items()}}
+  return ratios.table({
+      name: results_lib.runs(results_lib.read([file]))
+      for name, file in files.items()}, sweep_ratios.PATTERNS)
+
+
 def _rows(path):
   rows = benchmarked.read(path).rows
   return benchmarked.table([*rows[0]], [[*row.values()] for row in rows])
@@ -193,7 +207,7 @@ def _rows(path):
 
 _KINDS = {'means': _of_sweep(_means), 'differences': _of_sweep(_differences),
           'budgets': _of_sweep(_budgets), 'costs': _of_sweep(_costs),
-          'rows': _rows}
+          'ratios': _ratios, 'rows': _rows}
 
 
 def _drawn_from(path):

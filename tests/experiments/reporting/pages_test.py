@@ -158,6 +158,24 @@ def test_costs_have_four_columns_for_each_target(page):
   assert '| SR-STE | 94.0 ± 5.0         | 0.25  | 0.50 | 0.75 ' in text
 
 
+def test_ratios_have_a_column_for_each_file(page):
+  def write(name, losses):
+    (page.parent / 'data' / name).write_text(metrics.text([
+        {'method': method, 'target': None, 'seed': 0, 'config': {},
+         'row': {'step': 3, 'sparsity': share, 'accuracy': accuracy}}
+        for method, share, accuracy in (('dense', 0., 1.), *losses)]))
+  rows = ('unstructured_80', 0.8), ('unstructured_90', 0.9)
+  write('ratios_images.jsonl', [(*row, 1.) for row in rows])
+  write('ratios_clicks.jsonl', [
+      (*row, one) for row, one in zip(rows, (1., 0.98))])
+  page.write_text('<!-- table data/ratios_images.jsonl of=ratios '
+                  'clicks=data/ratios_clicks.jsonl -->\n<!-- end -->\n')
+  text = pages.rendered(page)
+  assert '| pattern        | images  | clicks |' in text
+  assert '| single weights | > 90.0% | 85.0%  |' in text
+  assert '| channels       | n/a     | n/a    |' in text
+
+
 def test_flops_have_a_column_if_asked_for(page):
   page.write_text('<!-- table data/x.jsonl flops=2:4 -->\n<!-- end -->\n')
   assert '| method | training FLOPs at 2:4 / dense | 2:4' in (
