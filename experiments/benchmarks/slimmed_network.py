@@ -8,11 +8,12 @@ r"""Times networks without their dead channels.
 
 Times one forward pass of each run's network on random images in three forms:
 dense, with new weights; masked, with zeros, which takes as long on ordinary
-hardware; and slimmed, without its dead channels. Times are medians of
+hardware; and slimmed, without its dead channels. The last two are told as times
+of the dense network over theirs: above 1 they are faster. Times are medians of
 interleaved runs in one process. FLOPs are those of the dense products that are
 left, which any hardware saves: with taps of convolutions that read padding, as
-papers count, and without, as XLA counts. The last column is the largest
-difference of outputs on a training batch, relative to the largest output.
+papers count, and without, as XLA counts. The difference is the largest of the
+outputs on a training batch, relative to the largest output.
 """
 
 import functools
@@ -21,6 +22,7 @@ import pathlib
 
 from absl import app
 from absl import flags
+from absl import logging
 import jax
 
 from experiments.benchmarks import timing
@@ -30,53 +32,63 @@ from experiments.training import steps
 import jaxsparse
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Those of finished runs.')
-_BATCH = flags.DEFINE_integer('batch', 32, 'Images at once.', lower_bound=1)
+_BATCHES = flags.DEFINE_list('batches', ['1', '32'], 'Images at once.')
 _SIZE = flags.DEFINE_integer(
     'image_size', 32, 'Pixels a side; networks here take any.', lower_bound=1)
-_REPEATS = flags.DEFINE_integer('repeats', 21, 'Of each network.',
+_REPEATS = flags.DEFINE_integer('repeats', 60, 'Of each network.',
                                 lower_bound=1)
 
 _DATA = flags.DEFINE_string('data', None, 'Also writes the table as JSONL.')
 
 _HEAD = ['run', 'pruned (%)', 'channels left', 'FLOPs left',
-         'without padding', 'dense ms', 'masked ms', 'slimmed ms',
-         'slimmed images/s', 'speed-up', 'difference']
+         'without padding', 'difference']
+_OF_A_BATCH = ['dense ms', 'masked', 'slimmed', 'slimmed images/s']
 
 
-def row(workdir: str) -> list:
-  """Returns the row of the table for one run."""
+def row(workdir: str, batches: list[int]) -> list:
+  """Returns the row of the table for one run, with four columns a batch."""
   config, run, dataset, state = runs.restore(workdir)
   slimmed = slimming.slim(
       slimming.create(config, run, state, dataset), state)
   *_, channels = dataset.shape
-  images = jax.random.normal(
-      jax.random.key(0), (_BATCH.value, _SIZE.value, _SIZE.value, channels))
+  size = _SIZE.value, _SIZE.value, channels
   networks = {'dense': steps.new_variables(config, dataset, seed=0),
               'masked': steps.variables(steps.sparse(state)),
               'slimmed': slimmed.variables}
   apply = jax.jit(run.apply)
-  times = timing.interleaved({
-      name: functools.partial(apply, variables, images)
-      for name, variables in networks.items()}, _REPEATS.value)
+  measured = []
+  for batch in batches:
+    images = jax.random.normal(jax.random.key(0), (batch, *size))
+    times = timing.interleaved({
+        name: functools.partial(apply, variables, images)
+        for name, variables in networks.items()}, _REPEATS.value)
+    measured += [
+        times['dense'],
+        *(times['dense'] / times[name] for name in ('masked', 'slimmed')),
+        f'{1e3 * batch / times["slimmed"]:,.0f}']
   flops = [
-      [jaxsparse.flops(run.apply, networks[name], images, padding=padding).total
+      [jaxsparse.flops(run.apply, networks[name], jax.ShapeDtypeStruct(
+          (1, *size), 'float32'), padding=padding).total
        for name in ('slimmed', 'dense')] for padding in (True, False)]
   left, of = map(sum, zip(*slimmed.channels.values()))
   return [
       '/'.join(pathlib.Path(workdir).parts[-3:]),
       100 * steps.sparsity(state), f'{left:,} of {of:,}',
-      *(slimmed / dense for slimmed, dense in flops), *times.values(),
-      f'{1e3 * _BATCH.value / times["slimmed"]:,.0f}',
-      times['dense'] / times['slimmed'], f'{slimmed.error:.0e}']
+      *(slimmed / dense for slimmed, dense in flops), f'{slimmed.error:.0e}',
+      *measured]
 
 
 def main(argv: list[str]):
+  logging.set_verbosity(logging.WARNING)  # Orbax logs a lot.
   del argv
   workdirs = [path for pattern in _WORKDIRS.value
               for path in sorted(glob.glob(pattern)) or [pattern]]
+  batches = [int(batch) for batch in _BATCHES.value]
   timing.report(
-      f'{timing.describe()}, batch {_BATCH.value}, {_SIZE.value} pixels', _HEAD,
-      map(row, workdirs), data=_DATA.value)
+      f'{timing.describe()}, {_SIZE.value} pixels',
+      _HEAD + [f'batch {batch}: {name}' for batch in batches
+               for name in _OF_A_BATCH],
+      (row(workdir, batches) for workdir in workdirs), data=_DATA.value)
 
 
 if __name__ == '__main__':

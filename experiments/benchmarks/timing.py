@@ -102,14 +102,20 @@ def check(name: str, found: Any, expected: Any) -> None:
 
 def interleaved(functions: dict[str, Callable[[], Any]], repeats: int = 11
                 ) -> dict[str, float]:
-  """Median milliseconds of each function, run in turns after a warm-up."""
+  """Median milliseconds of each function, run in turns after a warm-up.
+
+  Every turn begins with another function, because the first of a turn would
+  find the caches as the last one left them, every time.
+  """
   for f in functions.values():
     jax.block_until_ready(f())
   times = {name: [] for name in functions}
-  for _ in range(repeats):
-    for name, f in functions.items():
+  names = [*functions]
+  for i in range(repeats):
+    first = i % len(names)
+    for name in names[first:] + names[:first]:
       start = time.perf_counter()
-      jax.block_until_ready(f())
+      jax.block_until_ready(functions[name]())
       times[name].append(1e3 * (time.perf_counter() - start))
   return {name: statistics.median(ts) for name, ts in times.items()}
 

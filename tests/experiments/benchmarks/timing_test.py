@@ -30,6 +30,14 @@ def test_every_form_has_a_time_for_each_batch():
   assert min(map(min, times.values())) > 0
 
 
+def test_every_turn_begins_with_another_function():
+  calls = []
+  functions = {name: lambda name=name: calls.append(name) for name in 'abc'}
+  times = timing.interleaved(functions, 4)
+  assert ''.join(calls) == 'abc' + 'abc' + 'bca' + 'cab' + 'abc'
+  assert [*times] == ['a', 'b', 'c']
+
+
 def test_a_form_with_other_outputs_is_an_error():
   form = timing.Form(_apply, {'w': jnp.ones((4, 2))})
   wrong = timing.Form(lambda w, x: 2 * x @ w, jnp.ones((4, 2)), form)
