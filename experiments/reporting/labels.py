@@ -112,8 +112,11 @@ def colors(methods: Sequence[str]) -> dict[str, str]:
   taken = {*found.values()}
   for family, members in families.items():
     own = _COLORS.get(family, _OTHER)
-    base = next((one for one in (own, *_COLORS.values())
-                 if one not in (_OTHER, *taken)), _OTHER)
+    base = _OTHER
+    if own not in (_OTHER, *taken):
+      base = own
+    elif free := [one for one in _COLORS.values() if one not in taken]:
+      base = max(free, key=functools.partial(_contrast, others=taken))
     taken.add(base)
     found.update(zip(members, _shades(base, len(members))))
   return found
@@ -123,6 +126,12 @@ def color(method: str) -> str:
   """Returns the colour of a method and of its variants; grey if unknown."""
   return _COLORS.get(
       functools.reduce(str.removesuffix, _VARIANTS, method), _OTHER)
+
+
+def _contrast(one, others):
+  """How far a colour is from the nearest of others."""
+  places = np.array([colors_lib.to_rgb(other) for other in others])
+  return np.linalg.norm(places - colors_lib.to_rgb(one), axis=1).min()
 
 
 def _shades(base, count):
