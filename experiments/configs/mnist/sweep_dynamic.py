@@ -7,7 +7,7 @@ r"""Dynamic sparse training of a ResNet-20 on 28 x 28 digits, Chase in detail.
 
 Rows `chase_0` to `chase_50` remove that percentage of the channels, with the
 floor of the paper's VGG-19 and ImageNet networks, 0.2. The other rows remove
-40% otherwise: with a higher floor, so that layers share the loss more evenly;
+them otherwise: with a higher floor, so that layers share the loss more evenly;
 from skip paths, too; or so that widths stay multiples of 8, which suit vector
 units. With `sweep_dynamic.py:long` and another work directory, all train for
 1.5 times the steps. Then time the networks without their dead channels:
@@ -49,8 +49,9 @@ def get_config(steps=''):
       'chase_40_floor_50': {'method': 'chase', 'floor': 0.5},
       'chase_40_floor_100': {'method': 'chase', 'floor': 1.},
       'chase_40_skip': {'method': 'chase', 'floor': 1., 'prune_skip': True},
-      'chase_40_by_8': {
-          'method': 'chase', 'floor': 1., 'prune_skip': True, 'multiple': 8}}
+      **{f'chase_{share}_by_8': {
+          'method': 'chase', 'channel_sparsity': share / 100, 'floor': 1.,
+          'prune_skip': True, 'multiple': 8} for share in (40, 50)}}
   config.only = rows
   config.methods = tuple(rows)
   config.targets = ('80%', '90%', '95%')
