@@ -12,7 +12,7 @@ The network is given after the name of this file:
 
 `mlp`, `resnet20`, `vit` and `lm` are dense networks of the sweeps named below,
 one for each seed. `magika` is Google's classifier of files, for which a seed
-draws files of this machine. Tables are in docs/results/permutation.md.
+draws files of this machine.
 """
 
 import ml_collections
