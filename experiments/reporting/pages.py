@@ -36,7 +36,6 @@ from PIL import Image
 from PIL import PngImagePlugin
 
 from experiments._utils import names
-from experiments.configs import sweep_ratios
 from experiments.records import workdir
 from experiments.reporting import benchmarked
 from experiments.reporting import cost_table
@@ -195,9 +194,15 @@ def _ratios(path, **others):
   """The first column is called as the path's last word, the others by keys."""
   files = {path.stem.rpartition('_')[2]: path, **{
       name: path.parents[1] / file for name, file in others.items()}}
-  return ratios.table({
-      name: results_lib.runs(results_lib.read([file]))
-      for name, file in files.items()}, sweep_ratios.PATTERNS)
+  found = {name: results_lib.read([file]) for name, file in files.items()}
+  if missing := [name for name, one in found.items()
+                 if 'patterns' not in one.config]:
+    raise ValueError(f'the sweep of {missing[0]} must tell which rows are of '
+                     'one pattern, as configs/sweep_ratios.py does')
+  first, *_ = found.values()
+  return ratios.table({name: results_lib.runs(one)
+                       for name, one in found.items()},
+                      first.config.patterns.to_dict())
 
 
 def _rows(path):

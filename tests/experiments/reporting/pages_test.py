@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.configs import sweep_ratios
 from experiments.records import metrics
 from experiments.reporting import pages
 from tests._lib import commands
@@ -160,10 +161,13 @@ def test_costs_have_four_columns_for_each_target(page):
 
 def test_ratios_have_a_column_for_each_file(page):
   def write(name, losses):
+    config = sweep_ratios.get_config(name.split('_')[1].split('.')[0])
     (page.parent / 'data' / name).write_text(metrics.text([
-        {'method': method, 'target': None, 'seed': 0, 'config': {},
-         'row': {'step': 3, 'sparsity': share, 'accuracy': accuracy}}
-        for method, share, accuracy in (('dense', 0., 1.), *losses)]))
+        {'sweep': json.loads(config.to_json()), 'tuned': None, 'not_built': [],
+         'commands': []},
+        *({'method': method, 'target': None, 'seed': 0, 'config': {},
+           'row': {'step': 3, 'sparsity': share, 'accuracy': accuracy}}
+          for method, share, accuracy in (('dense', 0., 1.), *losses))]))
   rows = ('unstructured_80', 0.8), ('unstructured_90', 0.9)
   write('ratios_images.jsonl', [(*row, 1.) for row in rows])
   write('ratios_clicks.jsonl', [
@@ -174,6 +178,8 @@ def test_ratios_have_a_column_for_each_file(page):
   assert '| pattern        | images  | clicks |' in text
   assert '| single weights | > 90.0% | 85.0%  |' in text
   assert '| channels       | n/a     | n/a    |' in text
+  assert [line.split('|')[1].strip() for line in text.splitlines()[4:-2]] == [
+      *sweep_ratios.PATTERNS]
 
 
 def test_flops_have_a_column_if_asked_for(page):
@@ -192,6 +198,8 @@ def test_flops_have_a_column_if_asked_for(page):
      'page.md: <!-- table data/x.jsonl of=differences: .*\'reference\''),
     ('<!-- table data/x.jsonl of=differences reference=srste -->\n<!-- end -->',
      'reference must be one of dense, ste, sr_ste, mdgf, got \'srste\''),
+    ('<!-- table data/x.jsonl of=ratios -->\n<!-- end -->',
+     'the sweep of x must tell which rows are of one pattern'),
     ('<!-- table data/x.jsonl of=costs -->\n<!-- end -->',
      'a sweep with config.base.slim does'),
     ('<!-- table data/x.jsonl -->\nno end', 'of 1 comments .* 0 are such'),
