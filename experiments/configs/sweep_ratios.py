@@ -53,7 +53,8 @@ def get_config(domain='images'):
       for rows in PATTERNS.values() for row, keys in rows.items()}
   config.only = rows
   config.methods = ('dense', *rows)  # In their order.
-  config.patterns = {name: tuple(rows) for name, rows in PATTERNS.items()}
+  config.patterns = tuple(  # In their order, which dicts of configs lose.
+      (name, tuple(rows)) for name, rows in PATTERNS.items())
   config.targets = ()
   config.seeds = (0, 1, 2)
   config.reference = 'dense'

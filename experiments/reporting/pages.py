@@ -202,7 +202,7 @@ def _ratios(path, **others):
   first, *_ = found.values()
   return ratios.table({name: results_lib.runs(one)
                        for name, one in found.items()},
-                      first.config.patterns.to_dict())
+                      dict(first.config.patterns))
 
 
 def _rows(path):
