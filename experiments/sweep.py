@@ -34,7 +34,6 @@ from typing import NamedTuple
 from absl import app
 from absl import flags
 from absl import logging
-import jax
 import ml_collections
 import tqdm
 
@@ -218,8 +217,6 @@ def _run(run, *, cache):
     except Exception:
       traceback.print_exc()
       raise
-    finally:
-      jax.clear_caches()  # Programs of a run would stay until the last one.
 
 
 def _tell(bar, outcome):

@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from experiments._utils import grids
+
 _STEPS = 40  # Of a training.
 _LEAST = 2  # So that what happens every few steps is not in all of them.
 # Keys that count steps. They shrink with the training.
@@ -26,13 +28,15 @@ def shrink(config: ml_collections.ConfigDict):
   >>> config.seeds, config.methods, config.base.steps, config.base.every
   ((0,), ('set', 'rigl'), 40, 2)
   """
+  if 'targets' in config:
+    grids.split(config, ['targets'])
   for key in _FIRST:
     if key in config:
       config[key] = config[key][:1]
   if 'tune' in config:
     del config.tune
-  if 'plot_target' in config:
-    config.plot_target = config.targets[0]
+  if 'plot_target' in config and config.targets:
+    config.plot_target, = config.targets
   for key, most in _EXAMPLES.items():
     if key in config:
       config[key] = min(config[key], most)

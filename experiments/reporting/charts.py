@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import importlib
 import pathlib
+import time
 from typing import NamedTuple, Protocol
 import uuid
 
@@ -82,6 +83,9 @@ class _WandB:
     is_new = not file.exists()
     if is_new:
       workdir.write(file, uuid.uuid4().hex[:8] + '\n')
+    # It names folders by the second, as TensorBoard's writer names files.
+    while any((run.path / 'wandb').glob(time.strftime('*-%Y%m%d_%H%M%S-*'))):
+      time.sleep(0.1)
     self._run = wandb.init(
         id=file.read_text().strip(), resume='allow', dir=str(run.path),
         name=run.path.name, config=run.config.to_dict())

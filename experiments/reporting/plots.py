@@ -61,6 +61,8 @@ def pictures(runs: Sequence[tables.Run], config: ml_collections.ConfigDict
   Returns:
     The names of the pictures, and what draws each to a path.
   """
+  runs = [run._replace(rows=[{**row, **metrics.numbers(row)}
+                             for row in run.rows]) for run in runs]
   methods, targets = _present(runs, config), config.targets
   colors = labels.colors(config.methods)
   if not tables.has_targets(config):
@@ -264,7 +266,7 @@ def _present(runs, config):
 
 
 def _has(runs, key):
-  return any(key in metrics.numbers(row) for run in runs for row in run.rows)
+  return any(key in row for run in runs for row in run.rows)
 
 
 def _one_panel(title):
@@ -295,8 +297,7 @@ def _curve(runs, method, target, key):
   for run in runs:
     if run.method == method and run.target in (target, None):
       for row in run.rows:
-        value = metrics.numbers(row).get(key)
-        if value is not None:
-          values[row['step']].append(value)
+        if row.get(key) is not None:
+          values[row['step']].append(row[key])
   steps = sorted(values)
   return steps, [float(np.mean(values[step])) for step in steps]

@@ -50,6 +50,14 @@ def test_a_sweep_keeps_its_rows_and_no_more():
   assert (config.base.steps, config.only.set_long.steps) == (40, 60)
 
 
+@pytest.mark.parametrize('given, left', [(('1:8,2:4',), ('1:8',)), ((), ())])
+def test_targets_may_come_from_a_flag_or_be_none(given, left):
+  config = sweeps.small(targets=given)
+  config.plot_target = '2:4'
+  quick.shrink(config)
+  assert config.targets == left and config.plot_target == (*left, '2:4')[0]
+
+
 def test_recipes_and_networks_to_prune_shrink():
   config = sweep_ratios.get_config('texts')
   quick.shrink(config)
