@@ -109,6 +109,9 @@ def main(argv: list[str]):
   patterns = sweep_ratios.PATTERNS if _RATIOS.value else {}
   found, failures = {}, []
   with launch.mistakes_in_one_line(), stopping.raised():
+    launch.check_flags(
+        ['workdir'], 'each domain has a config of its own, and several '
+        'processes are --workers=2')
     path = pathlib.Path(launch.workdir(flags.FLAGS.workdir))
     for domain in _DOMAINS.value or configs.DOMAINS:
       names.lookup(dict.fromkeys(configs.DOMAINS), domain, kind='domain')

@@ -122,9 +122,7 @@ def main(argv: list[str]):
   del argv
   command = ['python', '-m', 'experiments.prune', *sys.argv[1:]]
   with launch.mistakes_in_one_line(), stopping.raised():
-    if flags.FLAGS.coordinator:
-      raise ValueError('--coordinator works with experiments.train only; leave '
-                       'it out, because one process prunes')
+    launch.check_flags(['config', 'workdir'], 'one process prunes')
     path = pathlib.Path(launch.workdir(flags.FLAGS.workdir))
     launch.keep_programs(str(path / CACHE))  # Networks share compilations.
     pruned = prune(flags.FLAGS.config, str(path),

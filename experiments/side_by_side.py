@@ -83,7 +83,7 @@ def train_both(config: ml_collections.ConfigDict, workdir: str
   # First the one whose config may have mistakes.
   for i, (folder, one) in enumerate(zip(folders, (config, twin))):
     print(f'{i + 1} of 2: {one.method}, in {folder}', flush=True)
-    train.train(one, str(folder))
+    stopping.check(train.train(one, str(folder)).signal)
   return folders
 
 
@@ -142,6 +142,7 @@ def main(argv: list[str]):
   logging.set_verbosity(logging.WARNING)  # Orbax logs a lot.
   del argv
   with launch.mistakes_in_one_line(), stopping.raised():
+    launch.check_flags(['config', 'workdir'], 'one process compares')
     batches = _batches(_BATCHES.value)
     path, pruned, dense = _runs()
     text = forms_table.write(pathlib.Path(path), compare(
@@ -153,9 +154,6 @@ def main(argv: list[str]):
 def _runs():
   """The directory of the table, and those of the runs, after training."""
   config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
-  if flags.FLAGS.coordinator:
-    raise ValueError('--coordinator works with experiments.train only; leave '
-                     'it out, because one process compares')
   if _PRUNED.value and config is None and workdir is None:
     return _PRUNED.value, _PRUNED.value, _DENSE.value
   if _PRUNED.value or _DENSE.value or config is None or workdir is None:

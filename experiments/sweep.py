@@ -15,7 +15,8 @@ the next run.
 
 Lists are overridden by --config.seeds=0,1, --config.methods=ste,sr_ste and,
 because flags need the quotes, --config.targets="'2:4,1:8'". --quick tries all
-rows in minutes: one seed, one target, trainings of 40 steps.
+rows in minutes: one seed, one target, trainings of 40 steps. --dry_run tells how
+many runs and steps are left, and trains nothing.
 If a run fails, the others still run; the command reports the failure at the
 end, with exit code 1.
 """
@@ -49,6 +50,7 @@ from experiments.reporting import plots
 from experiments.reporting import results
 from experiments.reporting import tables
 from experiments.sweeping import plan
+from experiments.sweeping import preview
 from experiments.sweeping import workers as pool
 
 _WORKERS = flags.DEFINE_integer(
@@ -91,23 +93,14 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
     ValueError: if the config or the directory is wrong, or nothing trains.
     OSError: if the directory cannot be written to.
   """
-  config = plan.checked(config)
-  path = pathlib.Path(workdir)
-  if (path / workdirs.CONFIG).exists():
-    raise ValueError(f'{path} must be the directory of a sweep, but holds a '
-                     'single run. Give another --workdir.')
-  tuning, judged = plan.tuning(config, path), plan.judged(config, path)
-  plan.check_directories(tuning or judged)
-  not_built = _not_built(tuning + judged, workers)
-  tuning, judged = _buildable(tuning, not_built), _buildable(judged, not_built)
-  if not judged:
-    raise ValueError(next(iter(not_built.values())))
+  config, path = plan.checked(config), pathlib.Path(workdir)
+  tuning, judged, not_built = _plan(config, path, workers)
   path.mkdir(parents=True, exist_ok=True)
   with owner.hold(path, name=LOCK, wait=True):
     workdirs.write(path / CONFIG, config.to_json(indent=2) + '\n')
 
   with tqdm.tqdm(total=len(tuning) + len(judged), unit='run',
-                 initial=sum(map(ended, tuning + judged)),
+                 initial=sum(map(plan.ended, tuning + judged)),
                  disable=None) as bar:  # None: on terminals.
     train_all = functools.partial(
         _train, bar=bar, cache=str(path / CACHE), workers=workers)
@@ -130,28 +123,34 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
   return Swept(runs, not_built, failures)
 
 
-def ended(run: plan.Planned) -> bool:
-  """Returns whether a run has ended; it writes its summary last.
+def dry_run(config: ml_collections.ConfigDict, workdir: str) -> str:
+  """Returns what a sweep would train, without training or writing.
 
-  A run with damaged rows has not ended; started again, it repairs them.
+  Args:
+    config: that of the sweep.
+    workdir: its directory, which may not be there yet.
+
+  Raises:
+    ValueError: if the config or the directory is wrong.
   """
-  if not (run.path / workdirs.SUMMARY).exists():
-    return False
-  rows, problems = metrics.examine(run.path / workdirs.METRICS)
-  return not problems and bool(rows) and (
-      rows[-1].get('step') == run.config.steps)
+  tuning, judged, _ = _plan(plan.checked(config), pathlib.Path(workdir), 1)
+  return preview.report(tuning, judged)
 
 
 def main(argv: list[str]):
   del argv
   command = ['python', '-m', 'experiments.sweep', *sys.argv[1:]]
   with launch.mistakes_in_one_line(), stopping.raised():
-    if flags.FLAGS.coordinator:
-      raise ValueError('--coordinator works with experiments.train only; for '
-                       'several processes of a sweep write --workers=2')
-    swept = sweep(flags.FLAGS.config, launch.workdir(flags.FLAGS.workdir),
-                  workers=_WORKERS.value, command=shlex.join(command))
-  path = pathlib.Path(flags.FLAGS.workdir)
+    launch.check_flags(['config', 'workdir', 'dry_run'],
+                       'several processes of a sweep are --workers=2')
+    config = flags.FLAGS.config
+    workdir = launch.workdir(flags.FLAGS.workdir)
+    if flags.FLAGS.dry_run:
+      print(dry_run(config, workdir))
+      return
+    swept = sweep(config, workdir, workers=_WORKERS.value,
+                  command=shlex.join(command))
+  path = pathlib.Path(workdir)
   print(f'\n{(path / TABLE).read_text()}')
   print(*sorted(file for file in path.iterdir() if file.is_file()), sep='\n')
   if swept.failures:
@@ -160,13 +159,28 @@ def main(argv: list[str]):
                         *swept.failures]))
 
 
+def _plan(config, path, workers):
+  """The runs that can be built, and what cannot: method, target -> why."""
+  if (path / workdirs.CONFIG).exists():
+    raise ValueError(f'{path} must be the directory of a sweep, but holds a '
+                     'single run. Give another --workdir.')
+  tuning, judged = plan.tuning(config, path), plan.judged(config, path)
+  plan.check_directories(tuning or judged)
+  not_built = _not_built(tuning + judged, workers)
+  tuning, judged = (_buildable(runs, not_built) for runs in (tuning, judged))
+  if not judged:
+    raise ValueError(next(iter(not_built.values())))
+  return tuning, judged, not_built
+
+
 def _buildable(runs, not_built):
   return [run for run in runs if (run.method, run.target) not in not_built]
 
 
 def _not_built(runs, workers):
   """Tells what cannot be built; returns method, target -> why not."""
-  one_each = {(run.method, run.target): run for run in runs if not ended(run)}
+  one_each = {(run.method, run.target): run for run in runs
+              if not plan.ended(run)}
   problems = {}
   for outcome in pool.each(plan.build, [*one_each.values()], workers=workers):
     if outcome.error:
@@ -183,20 +197,20 @@ def _train(runs, *, bar, cache, workers, after_each=lambda: None):
   """
   plan.check_directories(runs)
   failures, pause = {}, _PAUSE
-  waiting = [run for run in runs if not ended(run)]
+  waiting = [run for run in runs if not plan.ended(run)]
   while waiting:
     for outcome in pool.each(
         functools.partial(_run, cache=cache), waiting, workers=workers):
       if outcome.error:
         failures[outcome.job.path] = f'{outcome.job.path}: {outcome.error}'
-      elif not ended(outcome.job):
+      elif not plan.ended(outcome.job):
         continue  # It is another's.
       bar.n += 1  # `bar.update` would not count where no bar is shown.
       bar.refresh()
       _tell(bar, outcome)
       after_each()
     waiting = [run for run in waiting
-               if run.path not in failures and not ended(run)]
+               if run.path not in failures and not plan.ended(run)]
     if waiting:
       time.sleep(pause)
       pause = min(2 * pause, _LONGEST)
@@ -211,12 +225,13 @@ def _run(run, *, cache):
   with ((run.path / LOG).open('a') as log,
         contextlib.redirect_stdout(log), contextlib.redirect_stderr(log)):
     try:
-      train.train(run.config, str(run.path))
+      ended_by = train.train(run.config, str(run.path)).signal
     except owner.InUse:
-      pass
+      return
     except Exception:
       traceback.print_exc()
       raise
+  stopping.check(ended_by)
 
 
 def _tell(bar, outcome):
@@ -237,7 +252,7 @@ def _last(run):
 def _choose(runs, tune):
   """Tells what each value gave, the mean over seeds, and which is best."""
   found = {(run.method, run.value, run.seed): _last(run)
-           for run in runs if ended(run)}
+           for run in runs if plan.ended(run)}
   if not found:
     raise ValueError(
         f'every run that tries a value of {tune.key} failed; see '
@@ -263,7 +278,7 @@ def _write(path, planned, config, **context):
 
 
 def _write_alone(path, planned, config, *, tuned, not_built, command):
-  done = [run for run in planned if ended(run)]
+  done = [run for run in planned if plan.ended(run)]
   runs = [tables.Run(run.method, run.target, run.seed,
                      metrics.read(run.path / workdirs.METRICS))
           for run in done]

@@ -23,6 +23,7 @@ An error in the command is reported in one line; --traceback shows where in the
 code it was raised.
 """
 
+import collections
 from collections.abc import Sequence
 import contextlib
 import functools
@@ -82,11 +83,17 @@ flags.DEFINE_bool(
     'raised.')
 
 
+# Steps that Python may be ahead of the device. More would let a signal wait for
+# all of them, 32 on CPUs, and make the bar of slow steps say what is not so.
+_AHEAD = 2
+
+
 class Result(NamedTuple):
   """The results of a run."""
   state: steps.State
   rows: list[metrics.Row]
   summary: str
+  signal: int | None = None  # One that asked to stop when all steps were done.
 
 
 class Options(NamedTuple):
@@ -138,6 +145,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
     journal = journals.Journal(path, config, state, options.charts)
     state = journal.state
     batches = meshes.divide(dataset, mesh)
+    running = collections.deque()  # Losses of steps that may be under way.
     bar = tqdm.tqdm(
         range(journal.start + 1, config.steps + 1), initial=journal.start,
         total=config.steps, disable=processes.hide_bars())
@@ -149,6 +157,9 @@ def train(config: ml_collections.ConfigDict, workdir: str,
         state, kept = permuting.permute(here(state))
         state = run.place(state)
       state, loss = run.train(state, batch)
+      running.append(loss)
+      if len(running) > _AHEAD:
+        running.popleft().block_until_ready()
       profile.after(step, loss)
       if step % config.log_every == 0 or step in (
           permuting.step, config.steps):
@@ -174,7 +185,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
         (steps.sparse(state).params, jaxsparse.get_masks(state.opt_state)))
     summary = report.write(path, config, journal.rows, params, masks
                            ) if processes.is_first() else ''
-    return Result(state, journal.rows, summary)
+    return Result(state, journal.rows, summary, watch.number)
 
 
 def dry_run(config: ml_collections.ConfigDict) -> str:

@@ -1,6 +1,7 @@
 """Helpers of all commands: errors in a command are reported in one line."""
 
 import ast
+from collections.abc import Collection
 from collections.abc import Iterator
 import contextlib
 import pathlib
@@ -84,6 +85,24 @@ def workdir(path: str) -> str:
     raise ValueError('--workdir must not be empty. Give a new directory, e.g. '
                      '--workdir=runs/first')
   return path
+
+
+def check_flags(read: Collection[str], hint: str):
+  """Refuses flags of `experiments.train` that another command does not read.
+
+  A command that imports it has all its flags.
+
+  Args:
+    read: the names of those that the command reads.
+    hint: what to do instead, in a few words.
+
+  Raises:
+    ValueError: if another one is given.
+  """
+  for flag in flags.FLAGS.get_flags_for_module('experiments.train'):
+    if flag.name not in (*read, 'traceback') and not flag.using_default_value:
+      raise ValueError(f'--{flag.name} works with experiments.train only. '
+                       f'Leave it out; {hint}')
 
 
 def keep_programs(folder: str):

@@ -69,9 +69,23 @@ def raised() -> Iterator[None]:
   """Makes signals that ask to stop raise `Stopped` where the program stands."""
   def stop(number, frame):
     del frame
-    raise Stopped(f'{stopped_by(number)}; {AGAIN}', number)
+    check(number)
   with _handled(stop):
     yield
+
+
+def check(number: int | None):
+  """Stops a command that would go on to its next run.
+
+  Args:
+    number: the number of a signal that came when a run was at its end, or
+      `None`.
+
+  Raises:
+    Stopped: if there was a signal.
+  """
+  if number is not None:
+    raise Stopped(f'{stopped_by(number)}; {AGAIN}', number)
 
 
 def at_start():

@@ -16,6 +16,7 @@ import ml_collections
 from experiments import data
 from experiments._utils import grids
 from experiments._utils import names
+from experiments.records import metrics
 from experiments.records import workdir as workdirs
 from experiments.reporting import tables
 from experiments.training import methods
@@ -102,6 +103,18 @@ def build(planned: Planned):
   dataset = data.load(config)
   tx = methods.create(config, lambda: steps.ties(config, dataset))
   jax.eval_shape(lambda: steps.create(config, tx, dataset).init(None))
+
+
+def ended(planned: Planned) -> bool:
+  """Returns whether a run has ended; it writes its summary last.
+
+  A run with damaged rows has not ended; started again, it repairs them.
+  """
+  if not (planned.path / workdirs.SUMMARY).exists():
+    return False
+  rows, problems = metrics.examine(planned.path / workdirs.METRICS)
+  return not problems and bool(rows) and (
+      rows[-1].get('step') == planned.config.steps)
 
 
 def differences(config: Config, base: Config) -> dict[str, Any]:

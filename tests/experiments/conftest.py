@@ -76,6 +76,7 @@ def _trained(monkeypatch):
         'step': config.steps, 'loss': 1., 'sparsity': 0.5,
         'accuracy': 0.9 - abs(config.learning_rate - 3e-3) + config.seed / 1e4})
     (path / 'summary.txt').write_text('')
+    return train.Result(None, [], '')
 
   monkeypatch.setattr(train, 'train', fake)
   monkeypatch.setattr(plots, 'write', lambda *args: None)

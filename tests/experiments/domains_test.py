@@ -14,6 +14,7 @@ from experiments.reporting import results
 from experiments.reporting import tables
 from experiments.sweeping import plan
 import jaxsparse
+from tests._lib import commands
 from tests._lib import data_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
@@ -45,6 +46,18 @@ def test_every_row_takes_its_targets_from_its_own_settings(tmp_path):
   sparse = {run.config.recipe.sparsity for run in planned
             if run.method.startswith('unstructured')}
   assert sparse == {0.8, 0.9}
+
+
+@pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
+@pytest.mark.parametrize('flag', [
+    '--config=experiments/configs/sweep_domains.py:cv', '--dry_run'])
+def test_flags_that_no_domain_reads_are_refused(flag, monkeypatch, tmp_path):
+  message = commands.launch(domains.main, monkeypatch,
+                            f'--workdir={tmp_path / "domains"}', flag)
+  commands.assert_one_line(
+      message, f'{flag.partition("=")[0]} works with experiments.train only',
+      'each domain has a config of its own')
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('domain', sweep_ratios.DOMAINS)

@@ -101,6 +101,7 @@ def test_the_command_trains_both_and_goes_on_after_a_kill(
     (['--pruned=a', '--batch_sizes=1,x'], ['--batch_sizes=1,32', "got '1,x'"]),
     (['--pruned=a', '--batch_sizes=0'], ['--batch_sizes=1,32', "got '0'"]),
     (['--pruned=a', '--coordinator=auto'], ['one process compares']),
+    (['--pruned=a', '--dry_run'], ['--dry_run works with experiments.train']),
 ])
 def test_mistakes_are_one_line(args, parts, monkeypatch):
   message = commands.launch(side_by_side.main, monkeypatch, *args)

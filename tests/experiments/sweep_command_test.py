@@ -85,8 +85,20 @@ def test_wrong_command_costs_one_line(override, part, monkeypatch, tmp_path):
   assert not path.exists()
 
 
-def test_a_sweep_is_not_shared_by_processes(monkeypatch, tmp_path):
+@pytest.mark.parametrize('flag', [
+    '--coordinator=auto', '--process=0', '--charts=wandb', '--profile=2:3'])
+def test_flags_of_a_single_run_are_refused(flag, monkeypatch, tmp_path):
   message = commands.launch(sweep.main, monkeypatch, *_command(
-      tmp_path / 'sweep', '--coordinator=auto'))
-  commands.assert_one_line(message, '--coordinator', '--workers')
+      tmp_path / 'sweep', flag))
+  commands.assert_one_line(
+      message, f'{flag.partition("=")[0]} works with experiments.train only',
+      '--workers')
   assert not (tmp_path / 'sweep').exists()
+
+
+def test_a_dry_run_trains_and_writes_nothing(
+    trained, monkeypatch, tmp_path, capsys):
+  assert not commands.launch(sweep.main, monkeypatch, *_command(
+      tmp_path / 'sweep', '--dry_run'))
+  assert 'steps left' in capsys.readouterr().out
+  assert not trained and not (tmp_path / 'sweep').exists()

@@ -1,13 +1,17 @@
 """Sweeps: what they train and write, and what they do about failures."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from experiments import sweep
+from experiments._utils import stopping
 from experiments.records import metrics
 from experiments.reporting import document
 from experiments.reporting import plots
+from experiments.reporting import report
 from experiments.reporting import results
 from tests._lib import commands
 from tests._lib import sweeps
@@ -107,6 +111,24 @@ def test_interrupted_sweep_goes_on_from_the_last_checkpoint(
   for seed in (0, 1):
     rows = (tmp_path / run.format(seed) / 'metrics.jsonl').read_text()
     assert rows == (whole / run.format(seed) / 'metrics.jsonl').read_text()
+
+
+def test_a_signal_at_the_end_of_a_run_stops_the_sweep(
+    swept, monkeypatch, tmp_path):
+  config, whole, _ = swept
+  write = report.write
+
+  def stopped(*args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return write(*args)
+  with monkeypatch.context() as patch, stopping.raised():
+    patch.setattr(report, 'write', stopped)
+    with pytest.raises(stopping.Stopped, match='by SIGTERM; the same command'):
+      sweep.sweep(config, str(tmp_path))
+  summaries = [*tmp_path.rglob('summary.txt')]
+  assert len(summaries) == 1  # Of a run that has ended as ever.
+  assert summaries[0].read_text() == (
+      whole / summaries[0].relative_to(tmp_path)).read_text()
 
 
 # What is to be trained.

@@ -62,6 +62,37 @@ def test_finished_run_started_again_changes_nothing(finished):
 
 
 @pytest.mark.usefixtures('undrawn')
+def test_python_waits_for_steps_that_are_under_way(monkeypatch, tmp_path):
+  """So that a signal is heard soon, and a bar tells what has been computed."""
+  most, waited, create = [], [], runs.create
+
+  class Loss:
+    def __init__(self, loss):
+      self.loss = loss
+
+    def block_until_ready(self):
+      waited.append(self)
+
+    def __float__(self):
+      return float(self.loss)
+
+  def observed(*args):
+    run, dataset = create(*args)
+    computed = []
+
+    def step(state, batch):
+      most.append(len(computed) - len(waited))
+      state, loss = run.train(state, batch)
+      computed.append(loss)
+      return state, Loss(loss)
+    return run._replace(train=step), dataset
+  monkeypatch.setattr(runs, 'create', observed)
+  train.train(commands.config('digits/dense', steps=9, batch_size=4,
+                              log_every=9), str(tmp_path / 'run'))
+  assert most == [0, 1, 2, 2, 2, 2, 2, 2, 2]
+
+
+@pytest.mark.usefixtures('undrawn')
 def test_lock_keeps_the_zeros_of_another_run(finished, tmp_path):
   _, path, result = finished
   config = default.get_config()
