@@ -15,8 +15,8 @@ the next run.
 
 Lists are overridden by --config.seeds=0,1, --config.methods=ste,sr_ste and,
 because flags need the quotes, --config.targets="'2:4,1:8'". --quick tries all
-rows in minutes: one seed, one target, trainings of 40 steps. --dry_run tells how
-many runs and steps are left, and trains nothing.
+rows in minutes: one seed, one target, trainings of 40 steps. --dry_run tells
+how many runs and steps are left, and trains nothing.
 If a run fails, the others still run; the command reports the failure at the
 end, with exit code 1.
 """

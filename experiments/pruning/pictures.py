@@ -7,8 +7,8 @@ from matplotlib import figure
 import numpy as np
 
 from experiments._utils import grids
+from experiments.reporting import canvas
 from experiments.reporting import labels
-from experiments.reporting import plots
 from experiments.reporting import tables
 
 _OPEN = 0.75  # Between targets without an axis of numbers, for all methods.
@@ -33,7 +33,7 @@ def plot_quality(path: pathlib.Path, runs: Sequence[tables.Run],
                           layout='constrained')
   axes = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
   for axis, panel in zip(axes, panels):
-    plots.tidy(axis)
+    canvas.tidy(axis)
     for i, name in enumerate(sparse):
       offset = _OPEN * ((i + 0.5) / len(sparse) - 0.5)
       places = {target: panel[target] if panel is shares

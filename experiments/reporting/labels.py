@@ -73,6 +73,8 @@ _COLORS = {
     'chase_40': '#2171B5',
     'chase_50': '#08306B',
 }
+Colors = dict[str, str]  # By method.
+
 # A variant that trains longer, or goes on after pruning, has the colour of its
 # method and an open marker.
 LONG = '_long'
@@ -94,7 +96,7 @@ def label(method: str) -> str:
   return ' '.join(words)
 
 
-def colors(methods: Sequence[str]) -> dict[str, str]:
+def colors(methods: Sequence[str]) -> Colors:
   """Returns a colour for each method of a sweep.
 
   Rows that only a sweep knows, such as `sr_ste_2e-4` and `sr_ste_2e-3`, are

@@ -8,7 +8,7 @@ from matplotlib import figure
 from matplotlib import lines
 import numpy as np
 
-from experiments.reporting import plots
+from experiments.reporting import canvas
 from experiments.reporting import ratios
 from experiments.reporting import tables
 
@@ -30,7 +30,7 @@ def write(path: pathlib.Path, found: Mapping[str, Sequence[tables.Run]],
       figsize=(1.8 + 3.6 * len(found), 3.8), layout='constrained')
   panels = drawing.subplots(1, len(found), sharey=True, squeeze=False)[0]
   for axis, (name, runs) in zip(panels, found.items()):
-    plots.tidy(axis)
+    canvas.tidy(axis)
     axis.set_title(name, loc='left', fontweight='bold')
     axis.axhline(100 * ratios.TOLERANCE, color='black', linewidth=1.2)
     for color, rows in zip(_COLORS, patterns.values()):

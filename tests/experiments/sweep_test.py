@@ -13,6 +13,7 @@ from experiments.reporting import document
 from experiments.reporting import plots
 from experiments.reporting import report
 from experiments.reporting import results
+from experiments.reporting import step_plots
 from tests._lib import commands
 from tests._lib import sweeps
 
@@ -44,7 +45,7 @@ def test_sweep_writes_every_result(swept):
     assert 'step      6' in (path / line['path'] / 'log.txt').read_text()
   assert json.loads((path / 'sweep.json').read_text()) == json.loads(
       config.to_json())
-  for picture in (plots.TARGETS, plots.MASKS):
+  for picture in (plots.TARGETS, step_plots.MASKS):
     assert (path / picture).read_bytes().startswith(_PNG)
 
 

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from experiments.reporting import plots
+from experiments.reporting import step_plots
 from tests._lib import sweeps
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
@@ -20,20 +21,20 @@ def test_pictures_are_drawn_for_what_was_measured(tmp_path):
   for run in runs:
     run.rows.insert(0, {**run.rows[0], 'step': 1})
   plots.write(tmp_path, runs, config)
-  assert sorted(os.listdir(tmp_path)) == [plots.TARGETS, plots.MASKS]
+  assert sorted(os.listdir(tmp_path)) == [plots.TARGETS, step_plots.MASKS]
   for run in runs:
     run.rows[0].update(
         train_flops=1e9, flips=0.1, noise_kept=1e-3, noise_pruned=None)
   plots.write(tmp_path, runs, config)
   assert sorted(os.listdir(tmp_path)) == sorted(
-      [plots.TARGETS, plots.FLOPS, plots.NOISE, plots.MASKS])
+      [plots.TARGETS, plots.FLOPS, step_plots.NOISE, step_plots.MASKS])
   for run in runs:
     run.rows[0].update(second_kept=1e-9, second_pruned=1e-8)
   plots.write(tmp_path, runs, config)
-  assert plots.SECOND in os.listdir(tmp_path)
+  assert step_plots.SECOND in os.listdir(tmp_path)
   # Under any name, and each is its own.
   drawings = plots.pictures(runs, config)
-  for name in (plots.NOISE, plots.SECOND):
+  for name in (step_plots.NOISE, step_plots.SECOND):
     drawings[name](tmp_path / f'x_{name}')
     assert (tmp_path / f'x_{name}').read_bytes() == (
         tmp_path / name).read_bytes()
