@@ -43,6 +43,7 @@ from experiments.pruning import cells
 from experiments.pruning import networks
 from experiments.pruning import plan
 from experiments.pruning import report
+from experiments.records import environment
 from experiments.records import metrics
 from experiments.records import owner
 from experiments.records import workdir as workdirs
@@ -85,6 +86,7 @@ def _prune(config, path, network, command):
   rows = _measured(log)
   done = {*map(plan.cell, rows)}
   planned = plan.cells(config)
+  environment.keep(path, len(rows))
 
   def write():
     return report.write(path, metrics.read(log), config, title=network.title,

@@ -60,7 +60,6 @@ _WORKERS = flags.DEFINE_integer(
 
 CONFIG = 'sweep.json'
 TABLE = 'table.md'
-RESULTS = 'results.jsonl'
 TUNED = 'tuned.json'
 CACHE = 'cache'
 LOG = 'log.txt'
@@ -284,11 +283,11 @@ def _write_alone(path, planned, config, *, tuned, not_built, command):
           for run in done]
   lines = [_line(run, measured.rows, path, config)
            for run, measured in zip(done, runs)]
-  workdirs.write(path / RESULTS, results.text(results.Results(
+  workdirs.write(path / results.FILE, results.text(results.Results(
       config, lines, tuned, not_built, [command] if command else [])))
   if done:  # The table is made of the file, as `experiments.render` makes it.
     workdirs.write(path / TABLE, document.table_md(
-        results.read([path / RESULTS])))
+        results.read([path / results.FILE])))
   return runs
 
 

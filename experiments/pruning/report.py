@@ -1,4 +1,4 @@
-"""The report of pruned networks: a table and a picture."""
+"""The report of pruned networks: a table, a picture, and both as data."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -9,8 +9,10 @@ import numpy as np
 
 from experiments.pruning import pictures
 from experiments.pruning import plan
+from experiments.records import environment
 from experiments.records import metrics
 from experiments.records import workdir as workdirs
+from experiments.reporting import results
 from experiments.reporting import tables
 
 TABLE = 'table.md'
@@ -31,7 +33,7 @@ _ERRORS_NOTE = (
 def write(path: pathlib.Path, rows: Sequence[metrics.Row],
           config: ml_collections.ConfigDict, *, title: str, data: str,
           command: str) -> str:
-  """Writes the table and the picture into `path`; returns the table.
+  """Writes table, picture and results into `path`; returns the table.
 
   Args:
     path: a work directory.
@@ -56,9 +58,30 @@ def write(path: pathlib.Path, rows: Sequence[metrics.Row],
           f'- data {data}, weights {", ".join(weights)}',
           f'- `{command}`' if command else '- called from Python'])]) + '\n'
   workdirs.write(path / TABLE, text)
+  workdirs.write(path / results.FILE, results.text(_results(
+      path, rows, config, data=data, command=command)))
   if len(methods) > 1:
     pictures.plot_quality(path / PICTURE, runs, methods, config.targets)
   return text
+
+
+def _results(path, rows, config, *, data, command):
+  """The cells in the form in which sweeps tell their runs."""
+  told = config.copy_and_resolve_references()
+  with told.unlocked():
+    for key in ('refit', 'save_pruned'):  # They are in the names of rows, or
+      del told[key]  # change no measurement.
+  told.methods = tuple(plan.rows(config))
+  where = environment.brief(path)
+  lines = []
+  for row in rows:
+    cell = plan.cell(row)
+    lines.append({
+        'method': cell.row, 'target': cell.target, 'seed': cell.seed,
+        'config': {}, 'row': {key: value for key, value in row.items()
+                              if key not in plan.Cell._fields},
+        'data': data, 'environment': where, 'path': str(cell.folder)})
+  return results.Results(told, lines, commands=[command] if command else [])
 
 
 def _parts(rows, runs, methods, config):

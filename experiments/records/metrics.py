@@ -32,11 +32,13 @@ class Metric(NamedTuple):
     return f'{self.scale * value:.{self.digits}f}{self.unit}'
 
 
-# The key of a row that says how good the network is; every row has one.
+# The key of a row that says how good the network is: the first that a row has,
+# and every row has one. The last is of masks, and judges when it is asked for.
 METRICS = {
     'accuracy': Metric('Test accuracy', 100, '%', 1, True),
     'bits_per_byte': Metric('Validation loss', 1, ' bits/byte', 3, False),
     'auc': Metric('Test AUC', 1, '', 4, True),
+    'kept': Metric('Magnitude kept', 100, '%', 1, True),
 }
 
 

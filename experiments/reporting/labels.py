@@ -16,7 +16,6 @@ _NAMES = {
     'elsa_nm': 'ELSA N:M',
     'granet': 'GraNet',
     'learned_masks': 'MaskLLM',
-    'magnitude': 'gradual magnitude',
     'mdgf_exponential': 'MdGf exponential',
     'mdgf_linear': 'MdGf linear',
     'mest': 'MEST',

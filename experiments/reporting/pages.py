@@ -10,6 +10,8 @@ benchmark wrote to its --data. `of` is one of
 
 * `means`, the default; `flops=95%` adds the FLOPs of training at that target;
 * `differences`, paired, to the method that `reference` names;
+* `variants`: methods beside their variants of the name METHOD_SUFFIX, and the
+  paired difference; `suffix=permuted`;
 * `budgets`: what methods reach with equal FLOPs of training;
 * `costs`: the metric, and FLOPs of training, of a sparse forward pass and of a
   dense one without dead channels, of a sweep with `config.base.slim`;
@@ -17,6 +19,10 @@ benchmark wrote to its --data. `of` is one of
   `configs/sweep_ratios.py`; a column for each file, of which more may be named:
   `texts=data/y.jsonl`;
 * `rows`: those of a benchmark.
+
+`metric=kept` judges by another measurement than the first of
+`metrics.METRICS`, in tables of runs that have it: here by the magnitude that
+masks keep, of `experiments.prune`.
 
 A picture of `data/mnist_nm.jsonl` is any that the page shows from a folder
 `results`, named after the file and its kind: `mnist_nm_by_target.png`,
@@ -170,6 +176,11 @@ def _differences(runs, config, *, reference):
                             reference=reference, label=labels.label)
 
 
+def _variants(runs, config, *, suffix):
+  return tables.variants(runs, config.methods, config.targets, suffix=suffix,
+                         label=labels.label)
+
+
 def _budgets(runs, config):
   return cost_table.budgets(runs, config.methods, config.targets,
                             label=labels.label)
@@ -184,9 +195,12 @@ def _costs(runs, config):
 
 def _of_sweep(make):
   """Lets what is made of runs and their config be made of a file."""
-  def made(path, **options):
+  def made(path, *, metric=None, **options):
     found = results_lib.read([path])
-    return make(results_lib.runs(found), found.config, **options)
+    runs = results_lib.runs(found)
+    if metric:
+      runs = tables.judged_by(runs, metric)
+    return make(runs, found.config, **options)
   return made
 
 
@@ -211,7 +225,8 @@ def _rows(path):
 
 
 _KINDS = {'means': _of_sweep(_means), 'differences': _of_sweep(_differences),
-          'budgets': _of_sweep(_budgets), 'costs': _of_sweep(_costs),
+          'variants': _of_sweep(_variants), 'budgets': _of_sweep(_budgets),
+          'costs': _of_sweep(_costs),
           'ratios': _ratios, 'rows': _rows}
 
 

@@ -2,7 +2,8 @@
 
 The first line tells about the sweep: its config, what was tuned, what could not
 be built, and its command. Every other line is one run, with its last row of
-measurements and, as `curves`, the numbers of all its rows. Files that were
+measurements and, as `curves`, the numbers of all its rows; a line of
+`experiments.prune` is one pruned network, without curves. Files that were
 written before there was such a first line, or without curves, are read, too.
 Files of several machines, or of more seeds, make one.
 """
@@ -19,6 +20,8 @@ import ml_collections
 
 from experiments.records import metrics
 from experiments.reporting import tables
+
+FILE = 'results.jsonl'
 
 _HEADER = 'sweep'  # The key by which the first line is known.
 _LISTS = ('methods', 'targets', 'seeds')  # Which files may have in part.
@@ -188,7 +191,7 @@ def _check_seeds(lines):
   for line in lines:
     one = first.setdefault((line['method'], line['target']), line)
     difference = _difference('config', one['config'], line['config']) or (
-        _difference('step', one['row']['step'], line['row']['step']))
+        _difference('step', one['row'].get('step'), line['row'].get('step')))
     if difference:
       raise ValueError(
           f'runs of {_name(line)} must differ in their seeds only, but '

@@ -8,6 +8,7 @@ of these cancels.
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import itertools
 import math
 import types
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import ml_collections
 import numpy as np
 from scipy import stats
 
+from experiments._utils import names
 from experiments.records import metrics
 
 NOT_BUILT = 'n/a'
@@ -106,6 +108,26 @@ def judged(runs: Sequence[Run]) -> tuple[str, metrics.Metric]:
   return key, metrics.METRICS[key]
 
 
+def judged_by(runs: Sequence[Run], key: str) -> list[Run]:
+  """Returns the runs that measured something, judged by it alone.
+
+  Args:
+    runs: the measured runs.
+    key: of `metrics.METRICS`.
+
+  Raises:
+    ValueError: if no run measured it.
+  """
+  names.lookup(metrics.METRICS, key, kind='metric')
+  found = [run._replace(rows=[
+      {name: value for name, value in row.items()
+       if name not in metrics.METRICS or name == key} for row in run.rows])
+           for run in runs if key in run.rows[-1]]
+  if not found:
+    raise ValueError(f'no run measured {key}')
+  return found
+
+
 def scores(runs: Sequence[Run], method: str, target: str) -> dict[int, float]:
   """Returns seed -> metric, as it is printed.
 
@@ -162,22 +184,46 @@ def differences(runs: Sequence[Run], methods: Sequence[str],
     reference: the method whose metric is subtracted, seed by seed.
     label: tells how a method's name is printed.
   """
-  _, metric = judged(runs)
   others = [method for method in methods if method != reference]
-  lines = [[f'method - {label(reference)}', *targets]]
-  for method in others:
-    lines.append([label(method)])
-    for target in targets:
-      theirs = scores(runs, method, target)
-      ours = scores(runs, reference, target)
-      pairs = [theirs[seed] - ours[seed] for seed in ours if seed in theirs]
-      text = NOT_BUILT
-      if pairs:
-        cell = estimate(pairs)
-        text = show(cell, metric.digits, sign='+')
-        text = f'**{text}**' if abs(cell.mean) > cell.half else text
-      lines[-1].append(text)
-  return markdown(lines)
+  return markdown([[f'method - {label(reference)}', *targets], *(
+      [label(method), *(_paired(runs, method, reference, target)
+                        for target in targets)] for method in others)])
+
+
+def variants(runs: Sequence[Run], methods: Sequence[str],
+             targets: Sequence[str], *, suffix: str, label: Label = str) -> str:
+  """Returns the table of methods beside their variants, and what these gain.
+
+  Args:
+    runs: the measured runs of a sweep.
+    methods: the methods and their variants.
+    targets: the columns, three for each: the method, its variant, and the
+      paired difference of the variant to the method.
+    suffix: the variant of `wanda` is `wanda_` and this word.
+    label: tells how a method's name is printed.
+
+  Raises:
+    ValueError: if no method has such a variant.
+  """
+  _, metric = judged(runs)
+  pairs = [(method, variant) for method in methods
+           if (variant := f'{method}_{suffix}') in methods]
+  if not pairs:
+    raise ValueError(f'no method has a variant METHOD_{suffix}, there are '
+                     f'{", ".join(methods)}')
+
+  def mean(method, target):
+    values = scores(runs, method, target)
+    return (show(estimate([*values.values()]), metric.digits) if values
+            else NOT_BUILT)
+  head = ['method']
+  for target in targets:
+    head += [target, f'{target} {suffix}', 'difference']
+  return markdown([head, *(
+      [label(method), *itertools.chain.from_iterable(
+          (mean(method, target), mean(variant, target),
+           _paired(runs, variant, method, target)) for target in targets)]
+      for method, variant in pairs)])
 
 
 def choose(tried: Tried, metric: metrics.Metric) -> dict[str, Any]:
@@ -245,6 +291,17 @@ def markdown(lines: Sequence[Sequence[Any]]) -> str:
                              zip(line, widths)) + ' |' for line in lines]
   texts.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
   return '\n'.join(texts)
+
+
+def _paired(runs, method, reference, target):
+  """The difference of two methods with the same seeds, as text."""
+  theirs, ours = (scores(runs, name, target) for name in (method, reference))
+  pairs = [theirs[seed] - ours[seed] for seed in ours if seed in theirs]
+  if not pairs:
+    return NOT_BUILT
+  cell = estimate(pairs)
+  text = show(cell, judged(runs)[1].digits, sign='+')
+  return f'**{text}**' if abs(cell.mean) > cell.half else text
 
 
 def _rivals(method, first, cells):

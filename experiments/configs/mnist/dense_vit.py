@@ -20,7 +20,7 @@ def get_config():
   config.width = 64
   config.depth = 4
   config.steps = 600
-  config.batch_size = 64
+  config.batch_size = 32
   config.weight_decay = 0.1
   config.log_every = 100
   return config

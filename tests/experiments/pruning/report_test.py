@@ -1,8 +1,12 @@
-"""The table of pruned networks."""
+"""The table of pruned networks, and their results as data."""
+
+import pytest
 
 from experiments.configs import one_shot
 from experiments.pruning import plan
 from experiments.pruning import report
+from experiments.reporting import pages
+from experiments.reporting import results
 
 _ACCURACY = {'dense': 0.9, 'wanda': 0.8, 'wanda_refit': 0.85}
 
@@ -55,3 +59,38 @@ def test_table_of_a_part_says_what_is_missing(tmp_path):
           if line.startswith('| wanda_refit')] == ['n/a'] * 4
   config.methods = ('admm',)  # Others are not looked at.
   assert 'wanda' not in _write(tmp_path, config, rows)
+
+
+def test_results_are_data_as_those_of_a_sweep(tmp_path):
+  config = one_shot.get_config()
+  config.update(methods=('wanda',), targets=('50%', '2:4'), seeds=(0, 1))
+  rows = _rows(config)
+  for row in rows:
+    if row['target']:
+      row['kept'] = 0.7 + row['refit'] / 10
+  table = _write(tmp_path, config, rows)
+  found = results.read([tmp_path / 'results.jsonl'])
+  assert found.config.methods == ('dense', 'wanda', 'wanda_refit')
+  assert found.commands == ['the command'] and len(found.lines) == len(rows)
+  assert {line['data'] for line in found.lines} == {'abc-def'}
+  assert found.lines[1]['row']['errors'] == {'a': 0.1, 'b': 0.3}
+  # A page makes the same tables of it, and others.
+  page = tmp_path / 'page.md'
+
+  def made(options):
+    page.write_text(
+        f'<!-- table results.jsonl{options} -->\n<!-- end -->')
+    return [[cell.strip() for cell in line.strip('|').split('|')]
+            for line in pages.rendered(page).splitlines()
+            if line.startswith('|')]
+  assert ['wanda refit', '85.5 ± 6.4', '85.5 ± 6.4'] in [
+      [cell.strip('*') .removesuffix('**') for cell in row]
+      for row in made('')]
+  assert '85.5 ± 6.4' in table
+  assert made(' metric=kept')[2:] == [
+      ['dense', 'n/a', 'n/a'], ['wanda', '70.0 ± 0.0', '70.0 ± 0.0'],
+      ['wanda refit', '**80.0 ± 0.0**', '**80.0 ± 0.0**']]
+  assert made(' of=differences reference=wanda metric=kept')[-1] == [
+      'wanda refit', '**+10.0 ± 0.0**', '**+10.0 ± 0.0**']
+  with pytest.raises(ValueError, match='no run measured auc'):
+    made(' metric=auc')

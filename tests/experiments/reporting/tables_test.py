@@ -46,6 +46,35 @@ def test_means_mark_the_best_and_what_overlaps_it():
       '| mdgf   | **95.5 ± 6.4** (n=2) | n/a            |']
 
 
+def test_variants_stand_beside_their_methods():
+  runs = sweeps.runs({
+      ('ste', '2:4'): (90, 91, 92), ('ste_permuted', '2:4'): (92, 94, 96),
+      ('ste', '1:8'): (80, 80, 80), ('set', '2:4'): (1, 2, 3)})
+  table = tables.variants(runs, ('ste', 'set', 'ste_permuted'), ('2:4', '1:8'),
+                          suffix='permuted', label=str.upper)
+  assert [[cell.strip() for cell in line.strip('|').split('|')]
+          for line in table.splitlines()[::2]] == [
+              ['method', '2:4', '2:4 permuted', 'difference', '1:8',
+               '1:8 permuted', 'difference'],
+              ['STE', '91.0 ± 2.5', '94.0 ± 5.0', '**+3.0 ± 2.5**',
+               '80.0 ± 0.0', 'n/a', 'n/a']]
+  with pytest.raises(ValueError, match='variant METHOD_long, there are ste'):
+    tables.variants(runs, ('ste',), ('2:4',), suffix='long')
+
+
+def test_runs_are_judged_by_another_measurement_if_asked():
+  runs = sweeps.runs({('dense', None): (98,), ('ste', '2:4'): (90,)})
+  runs[1].rows[-1]['kept'] = 0.75
+  found, = tables.judged_by(runs, 'kept')
+  assert tables.judged([found]) == ('kept', metrics.METRICS['kept'])
+  assert tables.scores([found], 'ste', '2:4') == {0: 75.}
+  assert tables.judged(runs)[0] == 'accuracy'  # They are as they were.
+  with pytest.raises(ValueError, match='no run measured auc'):
+    tables.judged_by(runs, 'auc')
+  with pytest.raises(ValueError, match="did you mean 'kept'"):
+    tables.judged_by(runs, 'keptt')
+
+
 def test_differences_are_paired_by_seed():
   table = tables.differences(
       sweeps.runs(sweeps.MEASURED), ('ste', 'sr_ste', 'mdgf'), ('2:4', '1:8'),
