@@ -11,8 +11,9 @@ The network is one that a Python package ships, or a run of `experiments.train`:
       --workdir=runs/digits/one_shot --config.run=runs/digits/dense_small_resnet
 
 The command writes to the work directory: table.md, a picture, cells.jsonl (one
-line for each pruned network) and, in cells/METHOD/TARGET/SEED/pruned, params
-and masks as Orbax checkpoints. Start the command again to continue: measured
+line for each pruned network), results.jsonl (the same as a sweep tells it, for
+`experiments.render`) and, in cells/METHOD/TARGET/SEED/pruned, params and masks
+as Orbax checkpoints. Start the command again to continue: measured
 networks are not pruned again, and an interrupted one continues after its last
 kernel. Methods, targets and seeds may be added later. If a network cannot be
 pruned, the others are still pruned; the command reports it at the end, with
@@ -86,7 +87,8 @@ def _prune(config, path, network, command):
   rows = _measured(log)
   done = {*map(plan.cell, rows)}
   planned = plan.cells(config)
-  environment.keep(path, len(rows))
+  if {*planned} - done:
+    environment.keep(path, len(rows))
 
   def write():
     return report.write(path, metrics.read(log), config, title=network.title,

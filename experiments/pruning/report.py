@@ -44,6 +44,8 @@ def write(path: pathlib.Path, rows: Sequence[metrics.Row],
     command: by which people can repeat it.
   """
   planned = {*plan.cells(config)}
+  made_in = {plan.cell(row): environment.brief(path, i + 1)
+             for i, row in enumerate(rows)}
   rows = [row for row in rows if plan.cell(row) in planned]
   runs = [tables.Run(plan.cell(row).row, row['target'], row['seed'], [row])
           for row in rows]
@@ -59,20 +61,19 @@ def write(path: pathlib.Path, rows: Sequence[metrics.Row],
           f'- `{command}`' if command else '- called from Python'])]) + '\n'
   workdirs.write(path / TABLE, text)
   workdirs.write(path / results.FILE, results.text(_results(
-      path, rows, config, data=data, command=command)))
+      rows, config, made_in, data=data, command=command)))
   if len(methods) > 1:
     pictures.plot_quality(path / PICTURE, runs, methods, config.targets)
   return text
 
 
-def _results(path, rows, config, *, data, command):
+def _results(rows, config, made_in, *, data, command):
   """The cells in the form in which sweeps tell their runs."""
   told = config.copy_and_resolve_references()
   with told.unlocked():
     for key in ('refit', 'save_pruned'):  # They are in the names of rows, or
       del told[key]  # change no measurement.
   told.methods = tuple(plan.rows(config))
-  where = environment.brief(path)
   lines = []
   for row in rows:
     cell = plan.cell(row)
@@ -80,7 +81,7 @@ def _results(path, rows, config, *, data, command):
         'method': cell.row, 'target': cell.target, 'seed': cell.seed,
         'config': {}, 'row': {key: value for key, value in row.items()
                               if key not in plan.Cell._fields},
-        'data': data, 'environment': where, 'path': str(cell.folder)})
+        'data': data, 'environment': made_in[cell], 'path': str(cell.folder)})
   return results.Results(told, lines, commands=[command] if command else [])
 
 

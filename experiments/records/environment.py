@@ -66,19 +66,23 @@ def keep(path: pathlib.Path, step: int):
   workdir.write(file, json.dumps(entries, indent=2) + '\n')
 
 
-def brief(path: pathlib.Path) -> dict[str, Any] | None:
-  """Returns commit, version of JAX and device of a run's last environment.
+def brief(path: pathlib.Path, step: int | None = None) -> dict[str, Any] | None:
+  """Returns commit, version of JAX and device of a run's environment.
 
   Args:
     path: the work directory.
+    step: the step that was made in it, at least 1; `None`: the last one.
 
   Returns:
-    These three; `None` if no environment was recorded.
+    These three; `None` if no such environment was recorded.
   """
   file = path / workdir.ENVIRONMENT
-  if not file.exists():
+  entries = json.loads(file.read_text()) if file.exists() else []
+  if step is not None:
+    entries = _before(entries, step)
+  if not entries:
     return None
-  last = json.loads(file.read_text())[-1]
+  last = entries[-1]
   return {'commit': last['commit'], 'jax': last['packages']['jax'],
           'device': last['devices']['kind']}
 
@@ -95,11 +99,16 @@ def origin(path: pathlib.Path, step: int) -> tuple[str, str]:
   """
   try:
     entries = json.loads((path / workdir.ENVIRONMENT).read_text())
-    then = [_code(entry) for entry in entries if entry['from_step'] < step]
+    then = [_code(entry) for entry in _before(entries, step)]
   except (OSError, ValueError, RecursionError, AttributeError, TypeError,
           KeyError):
     then = []
   return then[-1] if then else '', _code(current())
+
+
+def _before(entries, step):
+  """The environments up to that in which a step was made."""
+  return [entry for entry in entries if entry['from_step'] < step]
 
 
 def _code(entry):

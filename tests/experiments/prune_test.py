@@ -13,6 +13,7 @@ from experiments.configs import one_shot
 from experiments.pruning import cells
 from experiments.records import checkpoints
 from experiments.records import metrics
+from experiments.reporting import results
 from experiments.training import runs
 import jaxsparse
 from tests._lib import commands
@@ -273,3 +274,6 @@ def test_command_shows_the_table(run, monkeypatch, tmp_path, capsys):
   assert 'magnitude 2:4 seed 3: ' in shown
   assert (tmp_path / 'pruned/table.md').read_text() in shown
   assert '--config.seeds=3' in shown
+  lines = results.read([tmp_path / 'pruned/results.jsonl']).lines
+  assert [line['method'] for line in lines] == ['dense', 'magnitude']
+  assert all(line['environment']['jax'] == jax.__version__ for line in lines)

@@ -6,7 +6,7 @@ r"""A vision transformer on 5,000 digits of MNIST, without sparsity.
       --workdir=runs/mnist/dense_vit
 
 Four blocks of width 64 read 49 patches of 4 x 4 pixels. 131,072 weights in the
-feed-forward kernels may be sparse. Test accuracy 90.3%, of one seed.
+feed-forward kernels may be sparse. Test accuracy 87.6%, of one seed.
 """
 
 from experiments.configs import default

@@ -106,6 +106,10 @@ def test_each_environment_is_noted_once(tmp_path, monkeypatch):
   monkeypatch.setattr(environment, '_commit', lambda: 'another')
   environment.keep(tmp_path, 60)
   again, second = json.loads((tmp_path / 'environment.json').read_text())
+  assert environment.brief(tmp_path)['commit'] == 'another'
+  assert environment.brief(tmp_path, 61)['commit'] == 'another'
+  assert environment.brief(tmp_path, 60)['commit'] == first['commit']
+  assert environment.brief(tmp_path / 'nowhere') is None
   assert again == first
   assert (second['from_step'], second['commit']) == (60, 'another')
 
