@@ -44,8 +44,8 @@ def write(path: pathlib.Path, rows: Sequence[metrics.Row],
     command: by which people can repeat it.
   """
   planned = {*plan.cells(config)}
-  made_in = {plan.cell(row): environment.brief(path, i + 1)
-             for i, row in enumerate(rows)}
+  made_in = dict(zip(map(plan.cell, rows), environment.briefs(
+      path, range(1, len(rows) + 1))))
   rows = [row for row in rows if plan.cell(row) in planned]
   runs = [tables.Run(plan.cell(row).row, row['target'], row['seed'], [row])
           for row in rows]

@@ -1,5 +1,6 @@
 """The environment of a run: versions, devices, the commit of its code."""
 
+from collections.abc import Sequence
 from importlib import metadata
 import json
 import pathlib
@@ -76,15 +77,21 @@ def brief(path: pathlib.Path, step: int | None = None) -> dict[str, Any] | None:
   Returns:
     These three; `None` if no such environment was recorded.
   """
+  return briefs(path, [step])[0]
+
+
+def briefs(path: pathlib.Path, steps: Sequence[int | None]
+           ) -> list[dict[str, Any] | None]:
+  """Returns what `brief` does for several steps; the file is read once.
+
+  Args:
+    path: the work directory.
+    steps: the steps, as for `brief`.
+  """
   file = path / workdir.ENVIRONMENT
   entries = json.loads(file.read_text()) if file.exists() else []
-  if step is not None:
-    entries = _before(entries, step)
-  if not entries:
-    return None
-  last = entries[-1]
-  return {'commit': last['commit'], 'jax': last['packages']['jax'],
-          'device': last['devices']['kind']}
+  return [_brief(entries if step is None else _before(entries, step))
+          for step in steps]
 
 
 def origin(path: pathlib.Path, step: int) -> tuple[str, str]:
@@ -104,6 +111,14 @@ def origin(path: pathlib.Path, step: int) -> tuple[str, str]:
           KeyError):
     then = []
   return then[-1] if then else '', _code(current())
+
+
+def _brief(entries):
+  if not entries:
+    return None
+  last = entries[-1]
+  return {'commit': last['commit'], 'jax': last['packages']['jax'],
+          'device': last['devices']['kind']}
 
 
 def _before(entries, step):

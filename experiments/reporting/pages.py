@@ -199,7 +199,7 @@ def _of_sweep(make):
     found = results_lib.read([path])
     runs = results_lib.runs(found)
     if metric:
-      runs = tables.judged_by(runs, metric)
+      runs = tables.by_metric(runs, metric)
     return make(runs, found.config, **options)
   return made
 

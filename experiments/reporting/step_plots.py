@@ -49,10 +49,10 @@ def pictures(runs: Sequence[tables.Run], config: ml_collections.ConfigDict,
   Returns:
     The names of the pictures, and what draws each to a path.
   """
-  if all(len(run.rows) == 1 for run in runs):
-    return {}
   sparse = [method for method in methods if not tables.is_dense(method)
             and not method.endswith(labels.LONG)]
+  if not sparse or all(len(run.rows) == 1 for run in runs):
+    return {}
   found = {}
   for name, (noise, _) in _NOISES.items():
     if any(canvas.has(runs, f'{noise}_{side}') for side in _SIDES):
@@ -60,10 +60,9 @@ def pictures(runs: Sequence[tables.Run], config: ml_collections.ConfigDict,
           plot_noise, runs=runs, methods=sparse, targets=config.targets,
           colors=colors, of=name)
   target = config.get('plot_target')
-  if sparse:
-    found[MASKS] = functools.partial(
-        plot_masks, runs=runs, methods=sparse, colors=colors,
-        target=target if target in config.targets else config.targets[-1])
+  found[MASKS] = functools.partial(
+      plot_masks, runs=runs, methods=sparse, colors=colors,
+      target=target if target in config.targets else config.targets[-1])
   return found
 
 

@@ -108,7 +108,7 @@ def judged(runs: Sequence[Run]) -> tuple[str, metrics.Metric]:
   return key, metrics.METRICS[key]
 
 
-def judged_by(runs: Sequence[Run], key: str) -> list[Run]:
+def by_metric(runs: Sequence[Run], key: str) -> list[Run]:
   """Returns the runs that measured something, judged by it alone.
 
   Args:

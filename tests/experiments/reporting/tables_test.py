@@ -65,14 +65,14 @@ def test_variants_stand_beside_their_methods():
 def test_runs_are_judged_by_another_measurement_if_asked():
   runs = sweeps.runs({('dense', None): (98,), ('ste', '2:4'): (90,)})
   runs[1].rows[-1]['kept'] = 0.75
-  found, = tables.judged_by(runs, 'kept')
+  found, = tables.by_metric(runs, 'kept')
   assert tables.judged([found]) == ('kept', metrics.METRICS['kept'])
   assert tables.scores([found], 'ste', '2:4') == {0: 75.}
   assert tables.judged(runs)[0] == 'accuracy'  # They are as they were.
   with pytest.raises(ValueError, match='no run measured auc'):
-    tables.judged_by(runs, 'auc')
+    tables.by_metric(runs, 'auc')
   with pytest.raises(ValueError, match="did you mean 'kept'"):
-    tables.judged_by(runs, 'keptt')
+    tables.by_metric(runs, 'keptt')
 
 
 def test_differences_are_paired_by_seed():
