@@ -17,9 +17,11 @@ from experiments.configs.mnist import sweep_nm
 def get_config():
   config = sweep_nm.get_config()
   config.base = dense_vit.get_config()
-  config.methods = (*config.methods, 'sr_ste_long')
+  config.methods = ('dense', 'ste', 'sr_ste', 'sr_ste_long', 'mdgf_linear',
+                    'mdgf_exponential', 'sdgf_stepwise', 's_ste', 'step')
   config.only['sr_ste_long'] = {'method': 'sr_ste', 'decay': 2e-4,
                                 'steps': config.base.steps * 13 // 10}
   config.targets = ('2:4', '1:8', '1:32', '1:64')
+  config.tune['values'] = (1e-3, 3e-3, 1e-2)
   config.plot_target = '1:32'
   return config
