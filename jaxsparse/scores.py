@@ -322,9 +322,8 @@ def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
     <https://arxiv.org/abs/1902.05967>`_, 2019
   """
   def init(params):
-    del params
-    return ThresholdState(
-        jnp.zeros((), jnp.int32), jnp.asarray(initial, jnp.float32))
+    return ThresholdState(jnp.zeros((), jnp.int32), numerics.varying_as(
+        jnp.asarray(initial, jnp.float32), lambda: params))
 
   def update(grads, state, params=None, *, masks=None, **extra_args):
     del grads, extra_args

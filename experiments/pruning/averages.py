@@ -1,8 +1,9 @@
-"""Recomputes the running averages of batch norms for pruned weights.
+"""Batch norms of pruned networks: by the batch, and with averages of their own.
 
-The averages of training belong to the activations of the dense weights. The new
-averages are the means and variances of the activations over some batches, in
-which each layer normalises by its own batch, as in training. Batches are
+The running averages of training belong to the activations of the dense weights.
+Behind pruned weights they normalise wrongly, and more so from layer to layer.
+So norms use the statistics of the batch, as in training, while a network is
+pruned. The new averages are the means and variances over all these batches,
 weighted by their sizes.
 """
 
@@ -15,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# From variables and inputs to outputs, and to averages of this batch alone.
+ByBatch = Callable[[nnx.State, Any], tuple[jax.Array, nnx.State]]
 
-def estimator(model: nnx.Module
-              ) -> Callable[[nnx.State, Sequence[Any]], nnx.State]:
-  """Returns a function from variables and batches of inputs to variables.
 
-  The averages are recomputed over all batches together; params do not change.
+def by_batch(model: nnx.Module) -> ByBatch:
+  """Returns the function of a network whose norms normalise by the batch.
 
   Args:
     model: the network, which is changed; its own variables do not matter.
@@ -32,17 +33,26 @@ def estimator(model: nnx.Module
   graphdef, _, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)
 
   @jax.jit
-  def of_batch(variables, inputs):
+  def apply(variables, inputs):
     model = nnx.merge(graphdef, variables, rest, copy=True)
-    model(inputs)
-    return nnx.state(model, nnx.BatchStat)
+    outputs = model(inputs)
+    return outputs, nnx.state(model, nnx.BatchStat)
+  return apply
 
-  def estimate(variables, batches):
-    found = [of_batch(variables, inputs) for inputs in batches]
-    averages = _pooled(found, [len(inputs) for inputs in batches])
-    params, _ = nnx.split_state(variables, nnx.Param, ...)
-    return nnx.merge_state(params, averages)
-  return estimate
+
+def renewed(apply: ByBatch, variables: nnx.State, batches: Sequence[Any]
+            ) -> nnx.State:
+  """Returns variables with averages over all batches; params do not change.
+
+  Args:
+    apply: the function of the network.
+    variables: its params, and other averages.
+    batches: batches of inputs.
+  """
+  found = [apply(variables, inputs)[1] for inputs in batches]
+  averages = _pooled(found, [len(inputs) for inputs in batches])
+  params, _ = nnx.split_state(variables, nnx.Param, ...)
+  return nnx.merge_state(params, averages)
 
 
 def _pooled(found, sizes):

@@ -136,7 +136,7 @@ def _prune(bench, cell, dense, folder):
 
   network = bench.network
   params, masks = jaxsparse.one_shot(
-      network.apply, dense, bench.data.calibration,
+      network.by_batch, dense, bench.data.calibration,
       {network.sparse: plan.pattern(cell.target), '.*': None},
       method=cell.base, refit=cell.refit, state=state, save=save,
       progress=functools.partial(
@@ -144,7 +144,7 @@ def _prune(bench, cell, dense, folder):
           leave=False, disable=None))
   if cell.is_reconstructed:
     params = calibration.reconstruct(
-        network.apply, params, masks, bench.data.calibration,
+        network.by_batch, params, masks, bench.data.calibration,
         dense=dense, steps=_STEPS)
   jax.block_until_ready(params)
   return params, masks, seconds + time.perf_counter() - since

@@ -39,6 +39,8 @@ class Data(NamedTuple):
 class Network(NamedTuple):
   """A trained network, and its data."""
   apply: Callable[[PyTree, Any], jax.Array]  # To logits, as in an evaluation.
+  # The same to calibrate with: batch norms normalise by the batch.
+  by_batch: Callable[[PyTree, Any], jax.Array]
   params: PyTree  # With the running averages of batch norms, if it has any.
   sparse: str  # Regex of the kernels that may be sparse.
   task: str
@@ -86,9 +88,15 @@ def _magika(config, seed):
         [*datasets.in_batches(len(judged.labels), lambda rows: data.Batch(
             judged.inputs[rows], judged.labels[rows]))])
 
-  return Network(magika.apply, network.params, magika.SPARSE, datasets.FILES,
-                 draw, lambda params, batches: params, 'magika on files',
+  return Network(magika.apply, magika.apply, network.params, magika.SPARSE,
+                 datasets.FILES, draw, _settled, 'magika on files',
                  listing.fingerprint)
+
+
+def _settled(params, batches):
+  """Of a network without batch norms."""
+  del batches
+  return params
 
 
 def _run(config, seed):
@@ -109,19 +117,23 @@ def _run(config, seed):
          for step, size in enumerate(sizes, start=1)],
         _first(dataset.test(), config.judged))
 
-  estimate = None
+  def apply(params, inputs):
+    return run.apply(_like(variables, params), inputs)
+
+  by_batch, settle = apply, _settled
   if jax.tree.leaves(state.averages):
-    estimate = averages.estimator(
+    normed = averages.by_batch(
         models.create(trained, dataset, rngs=nnx.Rngs(0)))
 
-  def settle(params, batches):
-    if not estimate:
-      return params
-    return _plain(estimate(_like(variables, params), batches))
+    def by_batch(params, inputs):
+      return normed(_like(variables, params), inputs)[0]
+
+    def settle(params, batches):
+      return _plain(averages.renewed(normed, _like(variables, params), batches))
 
   return Network(
-      lambda params, inputs: run.apply(_like(variables, params), inputs),
-      _plain(variables), trained.sparse or models.sparse_leaves(trained.model),
+      apply, by_batch, _plain(variables),
+      trained.sparse or models.sparse_leaves(trained.model),
       dataset.task, draw, settle,
       f'{trained.model} on {trained.dataset}', dataset.fingerprint)
 

@@ -2,13 +2,13 @@
 
 import functools
 from typing import Any, Callable, NamedTuple
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import meshes
+from jaxsparse._utils import warning
 from jaxsparse.calibration import _common
 from jaxsparse.calibration._admm import admm
 from jaxsparse.calibration._alps import alps
@@ -160,7 +160,7 @@ def _check(name: str, statistic: Statistic) -> None:
         '16-bit activations may need float32.')
   unseen = int((statistic.count == 0).sum())
   if unseen:
-    warnings.warn(
+    warning.warn(
         f'{name}: {unseen} of its {statistic.count.size} matrices, such as '
         'experts, received no input, so their weights cannot be compared. '
-        'Give more batches.', stacklevel=2)
+        'Give more batches.')

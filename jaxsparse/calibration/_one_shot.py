@@ -1,7 +1,6 @@
 """`one_shot`: pruning of whole models, kernel by kernel."""
 
 from typing import Any, Callable, Iterable, Mapping, NamedTuple
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 from jaxsparse import graph
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils import warning
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _kernels
 from jaxsparse.calibration import _layouts
@@ -75,7 +75,8 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
 
   Args:
     fn: the function `fn(params, *inputs)` of the model in evaluation mode; any
-      function that JAX can trace.
+      function that JAX can trace. Batch norms, however, should use the
+      statistics of the batch: running averages are those of the dense weights.
     params: the trained parameters. They are not changed.
     batches: an iterable of batches of inputs, such as `[x, y]` for
       `fn(params, x)`; a tuple holds several arguments. The sizes of batches may
@@ -118,7 +119,8 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   Warns:
     UserWarning: if one pattern for all kernels leaves a kernel dense, because
       the pattern does not fit, the kernel has other uses than products, or its
-      inputs cannot be found.
+      inputs cannot be found; or if the outputs of pruned kernels are normalised
+      by running averages.
 
   References:
     Frantar and Alistarh, `SparseGPT: Massive Language Models Can Be Accurately
@@ -202,7 +204,7 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
     kernels = rules.kernels
     for path, why in rules.dense.items():
       if kernels[path].contracted:  # Other dense leaves are not kernels.
-        warnings.warn(f'{path} stays dense: {why}', stacklevel=3)
+        warning.warn(f'{path} stays dense: {why}')
   else:
     rules, kernels = patterns, graph.infer_kernels(fn, params, *batch)
   wanted = {path: pattern for path, _, pattern in trees.align(
@@ -238,7 +240,7 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
     path, error = [*left.items()][-1]
     raise ValueError(f'{path}: {error}') from error
   for path, error in left.items():
-    warnings.warn(f'{path} stays dense: {error}', stacklevel=3)
+    warning.warn(f'{path} stays dense: {error}')
   return tasks
 
 

@@ -3,12 +3,12 @@
 import functools
 import re
 from typing import Any, Callable, Collection, Iterable, NamedTuple, Sequence
-import warnings
 
 import jax
 import jax.numpy as jnp
 
 from jaxsparse._utils import trees
+from jaxsparse._utils import warning
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _statistics
 from jaxsparse.calibration._statistics import Statistic
@@ -17,6 +17,9 @@ from jaxsparse.graph.segments import Leaf
 
 # All arguments of a function but the parameters.
 Batch = tuple[Any, ...]
+# Paths of running means and variances of batch norms.
+STATISTICS = (r'(.*/)?(batch_stats/.*|(mean|var)_ema/.*|'
+              r'(running_|moving_)?(mean|var|variance))')
 # A function that wraps the stages, such as `tqdm.tqdm`.
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -68,7 +71,7 @@ def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
         'scaled along its inputs before the product.')
     if not leave or not seen:
       raise ValueError(f'{why} Leave them dense: {{regex: None}}.')
-    warnings.warn(f'{why} They stay dense.', stacklevel=4)
+    warning.warn(f'{why} They stay dense.')
   if any([segment.kernels for segment in chain.segments] != order
          for chain in known.values()):
     raise ValueError(
@@ -128,6 +131,7 @@ class Data:
     """Stages from cut to cut of the function."""
     mine = chains(self._fn, self._params, self._batches, tasks,
                   leave=self._leave)
+    _check_norms(mine[0])
     order = [segment.kernels for segment in mine[0].segments]
     data = [chain.start(*batch) for chain, batch in zip(mine, self._batches)]
 
@@ -151,6 +155,25 @@ class Data:
     return [Stage(kernels, functools.partial(look, number),
                    functools.partial(go_on, number))
             for number, kernels in enumerate(order)]
+
+
+def _check_norms(chain: segments.Chain):
+  """Warns if averages of the dense model normalise what pruned kernels give."""
+  *earlier, last = chain.segments
+  reads = {i for segment in earlier for i in segment.reads}
+  reads |= {*last.measured_reads}
+  reads -= {*chain.segments[0].measured_reads}  # Before the first kernel.
+  found = sorted({leaf.path for leaf in chain.leaves(tuple(reads))
+                  if re.fullmatch(STATISTICS, leaf.path)})
+  if found:
+    warning.warn(
+        f'fn normalises by running averages, {trees.few(found)}. They are '
+        'those of the dense weights, and fit the outputs of pruned kernels '
+        'worse from layer to layer, so that masks and weights are chosen for '
+        'inputs which the model will not have. Give a function whose batch '
+        'norms use the statistics of the batch, as in training (train=True), '
+        'and compute new averages afterwards. sequential=False reads the '
+        'inputs of the dense weights.')
 
 
 def _sum(each: Iterable[Any]) -> Any:

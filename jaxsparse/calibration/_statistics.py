@@ -3,7 +3,6 @@
 import math
 import re
 from typing import Any, Callable, Collection, NamedTuple
-import warnings
 
 import jax
 from jax import lax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from jaxsparse._utils import arguments
 from jaxsparse._utils import meshes
 from jaxsparse._utils import numerics
+from jaxsparse._utils import warning
 from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.graph import kernel_axes
@@ -116,7 +116,7 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
         'of a shard_map have the same data.')
     if which is not None or not found:
       raise ValueError(f'{why} Leave them out by `which`.')
-    warnings.warn(why, stacklevel=2)
+    warning.warn(why)
   return found
 
 

@@ -4,7 +4,6 @@ import collections
 import functools
 import re
 from typing import Any, Callable, Iterable, NamedTuple, Sequence
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jaxsparse import transform
 from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
+from jaxsparse._utils import warning
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _blocks
 from jaxsparse.calibration import _stages
@@ -26,8 +26,7 @@ from jaxsparse.graph.segments import Leaf
 from jaxsparse.graph.segments import Program
 from jaxsparse.graph.segments import Segment
 
-# Matches all paths except those of running means and variances.
-_NO_STATISTICS = r'(?!(.*/)?(batch_stats/.*|mean|var)$).*'
+_NO_STATISTICS = rf'(?!{_stages.STATISTICS}$).*'
 
 
 class ReconstructState(NamedTuple):
@@ -86,8 +85,9 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
       paths to names. Kernels without a match belong to the window before them.
       Layers of a scan are windows if their name has no number.
     which: a regular expression for the paths of parameters to train; by default
-      all but running statistics, the paths under `batch_stats` or named `mean`
-      or `var`.
+      all but running statistics: the paths under `batch_stats`, and those
+      named `mean`, `var` or `variance`, with or without `running_` or
+      `moving_`.
     progress: a function that wraps the iterable of windows, such as
       `tqdm.tqdm`.
     state: a state from `save`, to resume from.
@@ -259,11 +259,11 @@ def _trained(chains: Sequence[Chain], window: range, leaves: list[Any],
   after = _total(given, weights)
   if not after < before:
     if before > 0:
-      warnings.warn(
+      warning.warn(
           f'The window with {chain.segments[window[0]].kernels[0].path} keeps '
           f'its old weights: its loss was {float(before):.3g}, and is '
           f'{float(after):.3g} after {steps} steps. Give an optimizer with a '
-          'lower learning rate, or more steps.', stacklevel=3)
+          'lower learning rate, or more steps.')
     return leaves, before, before
   leaves = list(leaves)
   for (leaf, order), w in zip(mine.values(), weights):
@@ -304,12 +304,11 @@ def _own(chain: Chain, window: range, leaves: Sequence[Any], which: str
   number = collections.Counter(leaf for leaf, _ in found.values())
   found = {i: known for i, known in found.items() if number[known[0]] == 1}
   if left := kernels - {leaf for leaf, _ in found.values()}:
-    warnings.warn(
+    warning.warn(
         f'{trees.few(sorted({leaf.path for leaf in left}))} of a window '
         f'{"are" if len(left) > 1 else "is"} not trained: a parameter is '
         'skipped if it is changed before the product other than by casts and '
-        'transposes, if several windows read it, or if `which` leaves it out.',
-        stacklevel=4)
+        'transposes, if several windows read it, or if `which` leaves it out.')
   return found
 
 

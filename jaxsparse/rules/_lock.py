@@ -1,13 +1,13 @@
 """`lock`: the zeros of trained weights stay zero."""
 
 from typing import Any
-import warnings
 
 import jax
 import jax.numpy as jnp
 
 from jaxsparse import patterns as patterns_lib
 from jaxsparse._utils import arguments
+from jaxsparse._utils import warning
 from jaxsparse.masks import selection
 from jaxsparse.rules import base
 
@@ -51,11 +51,11 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
         params)
     masks = jax.tree.map(capture, base.sparse_only(params, shapes), shapes)
     if _locks_nothing(masks):
-      warnings.warn(
+      warning.warn(
           'lock() found no pruned weight in the params, so it locks nothing. '
           'Methods such as ste() and sr_ste(...) keep the values of pruned '
           'weights in the params; after these, lock the sparse params: write '
-          'tx.init(jaxsparse.sparse_params(params, opt_state)).', stacklevel=2)
+          'tx.init(jaxsparse.sparse_params(params, opt_state)).')
     return base.RuleState(jnp.zeros((), jnp.int32), masks, ())
 
   def update(grads, state, params=None, *, updates=None, **extra_args):

@@ -19,6 +19,7 @@ from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import scores as scores_lib
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
@@ -126,6 +127,7 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
       masks = _without_portion(
           masks, inner.masks, lambda: base.initial_scores(score, point), left)
       left, due = jnp.maximum(left - 1, 0), due * every
+    left, due = numerics.varying_as((left, due), lambda: inner.masks)
     return ProgressiveState(inner, masks, left, due, score.init(point))
 
   def update(grads, state, params=None, *, updates=None, **extra_args):

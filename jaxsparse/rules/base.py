@@ -18,7 +18,6 @@ belong to `params + updates`, so no forward pass sees a mask of the step before.
 
 import dataclasses
 from typing import Any, Callable, Mapping, NamedTuple
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from jaxsparse import scores as scores_lib
 from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
+from jaxsparse._utils import warning
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 from jaxsparse.rules import _heads
@@ -199,10 +199,10 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
         raise ValueError(f'{path}: {error}{hint}') from error
   if across:
     path, pattern = next(iter(across.items()))
-    warnings.warn(
+    warning.warn(
         f'{pattern} runs across the {shapes[path][-2]} heads of '
         f'{trees.few([*across])}, axis -2 of the shape {shapes[path]}. '
-        f'{_heads.remedy(pattern)}', stacklevel=2)
+        f'{_heads.remedy(pattern)}')
   return matched
 
 

@@ -224,8 +224,9 @@ def observed(opt_state: ArrayTree) -> dict[str, Statistics]:
         f'{len(states)}. Write tx = jaxsparse.observe(jaxsparse.sparsify(...)).'
     )
   names = trees.paths(transform.get_masks(states[0]))
-  return {name: Statistics(*(x[i] for x in states[0].statistics))
-          for i, name in enumerate(names)}
+  # Iterating splits an array by one program; `x[i]` takes one an entry.
+  by_layer = zip(*states[0].statistics)
+  return {name: Statistics(*row) for name, row in zip(names, by_layer)}
 
 
 @arguments.checked(steps=arguments.step(1, '100'))

@@ -1,6 +1,5 @@
 """`check_resume`: whether a restored state still reaches its target."""
 
-import warnings
 
 import jax
 from jax import lax
@@ -11,6 +10,7 @@ import optax
 from jaxsparse import transform
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils import warning
 from jaxsparse._utils.typing import ArrayTree
 
 # The largest allowed difference of sparsities in a layer; thresholds over
@@ -88,14 +88,13 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
   if off:
     path, (a, b) = next(iter(off.items()))
     done = int(np.asarray(restored.rule.count))
-    warnings.warn(
+    warning.warn(
         f'The restored state continues at step {done:,}, where the schedule or '
         f'`when` of this method no longer reaches its target: {path} will end '
         f'with {a:.1%} pruned, and with {b:.1%} in a training from the start '
         f'({len(off)} of {len(found)} layers differ). Begin the schedule at '
         f'that step, e.g. schedule=jaxsparse.schedules.cubic({done}, '
-        f'{done + steps}), or write opt_state = tx.init(params).',
-        stacklevel=2)
+        f'{done + steps}), or write opt_state = tx.init(params).')
   return found
 
 

@@ -10,6 +10,7 @@ from jaxsparse import rules
 from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.tables import brief
 from jaxsparse.rules import base
@@ -154,13 +155,15 @@ def prune_units(groups: Groups, *, importance: Importance,
     inner = None if within is None else within.init(params)
     found = families(params, inner and inner.masks)
     alive = groups_lib.joined([jnp.ones(f.shape, bool) for f in found], bool)
+    alive = numerics.varying_as(alive, lambda: params)
     if inner is None:
       inner = base.RuleState(jnp.zeros((), jnp.int32), groups_lib.masks(
           list(zip(found, groups_lib.parted(alive, found))), params), ())
     if found and threshold is None:
       budget.check_sizes([family.shape[-1] for family in found], steps(found))
     score = importance(found)  # Raises at `init` for unsuitable groups.
-    return UnitState(inner, score.init(params), alive)
+    return UnitState(inner, numerics.varying_as(
+        score.init(params), lambda: params), alive)
 
   def update(grads, state, params=None, *, updates=None, **extra_args):
     step, old = state.count + 1, state.masks

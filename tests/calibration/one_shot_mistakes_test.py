@@ -1,6 +1,7 @@
 """What `one_shot` cannot do is told, with what to write."""
 
 import functools
+import re
 
 import jax
 from jax import lax
@@ -10,6 +11,8 @@ import pytest
 
 import jaxsparse
 from jaxsparse import calibration
+from jaxsparse.calibration import _stages
+from jaxsparse.calibration import _windows
 from tests._lib.calibration import array
 from tests._lib.calibration import HALF
 from tests._lib.calibration import MLP
@@ -142,3 +145,60 @@ def test_constants_that_scale_along_inputs_are_not_passed_over(looped):
     for scale in (lambda w: across[None], lambda w: 0.5 * jnp.ones((8, 1))):
       jaxsparse.one_shot(fn(scale), {'w': w}, X, {'w': HALF}, 'wanda',
                          sequential=sequential)
+
+
+def _normed(averages, before):
+  """A model with a norm between kernels, and one `before` them."""
+  rng = np.random.default_rng(0)
+  params = {name: {'kernel': rng.normal(size=(8, 8)).astype(np.float32)}
+            for name in ('one', 'two')}
+  ones = np.ones(8, np.float32)
+  params |= {name: {'mean': ones, 'var': ones} for name in ('norm', 'first')}
+
+  def norm(averages, x):
+    if averages is None:
+      averages = {'mean': x.mean(0), 'var': x.var(0)}
+    mean, var = averages['mean'][None], averages['var'][None]
+    return (x - mean) * jax.lax.rsqrt(var + 1e-5)
+
+  def apply(p, x):
+    x = norm(p['first'] if before else None, x)
+    x = norm(p['norm'] if averages else None, x @ p['one']['kernel'])
+    return jax.nn.relu(x) @ p['two']['kernel']
+  return apply, params, rng.normal(size=(64, 8)).astype(np.float32)
+
+
+_BOTH, _ONE, _TWO = ({f'{name}/kernel': HALF, '.*': None} for name in (
+    '(one|two)', 'one', 'two'))
+
+
+def test_averages_of_the_dense_weights_behind_pruned_ones_are_told():
+  apply, params, x = _normed(averages=True, before=False)
+  with pytest.warns(UserWarning, match=(
+      'running averages, norm/mean, norm/var.*train=True.*sequential=False')
+                    ) as told:
+    jaxsparse.one_shot(apply, params, [x], _BOTH, 'wanda')
+  assert [warning.filename for warning in told] == [__file__]
+
+
+@pytest.mark.parametrize('averages, before, options', [
+    (False, True, {'patterns': _BOTH}),  # It normalises what nothing changes.
+    (True, False, {'patterns': _ONE}),   # No kernel comes behind.
+    (True, True, {'patterns': _TWO}),    # Nothing before it is pruned.
+    (True, False, {'patterns': _BOTH, 'sequential': False}),
+    (True, False, {'patterns': _BOTH, 'method': 'magnitude'}),
+])
+def test_averages_of_which_no_choice_depends_are_not(averages, before, options):
+  apply, params, x = _normed(averages, before)
+  _, masks = jaxsparse.one_shot(
+      apply, params, [x], **{'method': 'wanda', **options})
+  assert sum(mask.mean() for mask in jax.tree.leaves(masks)) > 0
+
+
+@pytest.mark.parametrize('name, trained', [
+    ('batch_stats/bn/mean', False), ('layers/0/bn/running_var', False),
+    ('bn/moving_variance', False), ('net/bn/~/mean_ema/average', False),
+    ('mean/kernel', True), ('meaning', True), ('var_kernel', True)])
+def test_what_is_a_running_statistic(name, trained):
+  assert bool(re.fullmatch(_stages.STATISTICS, name)) is not trained
+  assert bool(re.fullmatch(_windows._NO_STATISTICS, name)) is trained

@@ -191,6 +191,32 @@ def test_weights_of_a_forward_pass_on_a_mesh_are_those_of_one_device(
         jax.device_get(seen(params, state)), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', method_table.METHODS)
+def test_steps_may_be_looped_inside_of_shard_map(name):
+  """A loop wants the state of `init` to vary over the axes that later ones do.
+  """
+  rule, flow, _ = method_table.METHODS[name]
+  tx = method_table.wrap(optax.sgd(0.1, momentum=0.9), rule(), flow())
+  params = {'block': {'fc': {'kernel': jnp.ones((2, 16, 8)),
+                             'bias': jnp.ones((2, 8))}},
+            'head': {'kernel': jnp.ones((2, 8, 8))}}
+
+  def train(params):
+    def step(_, now):
+      params, state = now
+      updates, state = tx.update(params, state, params)
+      return optax.apply_updates(params, updates), state
+    params = jax.tree.map(lambda w: w[0], params)
+    params, _ = jax.lax.fori_loop(0, 2, step, (params, tx.init(params)))
+    return jax.tree.map(lambda w: w[None], params)
+
+  mesh = jax.make_mesh((2,), ('y',), axis_types=(AxisType.Auto,))
+  with jax.set_mesh(mesh):
+    looped = jax.shard_map(train, in_specs=P('y'), out_specs=P('y'))
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        jax.eval_shape(jax.jit(looped), params), params)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', _METHODS)
 def test_a_method_inside_of_shard_map_is_that_of_each_shard(name):
@@ -200,9 +226,8 @@ def test_a_method_inside_of_shard_map_is_that_of_each_shard(name):
 
   def train(params, init=tx.init, step=step):
     params = jax.tree.map(lambda w: w[0], params)
-    state = init(params)
-    for _ in range(2):
-      params, state = step(params, state)
+    params, state = jax.lax.fori_loop(
+        0, 2, lambda _, now: step(*now), (params, init(params)))
     return jax.tree.map(
         lambda x: x[None], (params, jaxsparse.get_masks(state)))
 
@@ -210,7 +235,6 @@ def test_a_method_inside_of_shard_map_is_that_of_each_shard(name):
   tree = {name: _tree()[name] for name in ('tensor', 'both')}
   shards = [tree, jax.tree.map(lambda w: w[::-1] / 2, tree)]
   both = jax.tree.map(lambda *parts: jnp.stack(parts), *shards)
-  # Both steps by one program.
   alone = functools.partial(train, init=jax.jit(tx.init), step=jax.jit(step))
   expected = jax.tree.map(
       lambda *parts: np.concatenate(parts),

@@ -17,7 +17,8 @@ def test_averages_are_those_of_all_activations_and_params_stay():
   variables = nnx.state(model, (nnx.Param, nnx.BatchStat))
   x = np.random.default_rng(0).normal(2., 3., size=(12, 8, 8, 1))
   x = x.astype(np.float32)
-  found = averages.estimator(model)(variables, [x[:8], x[8:]])  # Not all alike.
+  found = averages.renewed(
+      averages.by_batch(model), variables, [x[:8], x[8:]])  # Not all alike.
 
   # What the first norm reads does not depend on how others normalise.
   read = np.asarray(model.stem(x), np.float64)

@@ -42,6 +42,7 @@ def test_a_run_is_a_network_without_flax_that_computes_the_same(run):
   assert isinstance(network.params['head']['kernel'], jax.Array)
   assert network.sparse == r'layers/\d+/kernel'
   assert networks.load(_config(run=run, sparse='.*'), 0).sparse == '.*'
+  assert network.by_batch is network.apply  # It has no norms.
   assert network.settle(network.params, [inputs]) is network.params
 
 

@@ -1,0 +1,23 @@
+"""Warnings that name the line of the user's program."""
+
+import sys
+import warnings
+
+# Packages that stand between the two: `jax.jit(tx.init)`, a chain of optax.
+_BETWEEN = ('jaxsparse', 'jax', 'optax')
+
+
+def warn(message: str) -> None:
+  """Warns with a message, of the innermost line outside of this package.
+
+  A constant `stacklevel` would count the frames of checks of arguments and of
+  transformations, which differ from call to call.
+  """
+  frame, level = sys._getframe(1), 2
+  while frame.f_back and _package(frame) in _BETWEEN:
+    frame, level = frame.f_back, level + 1
+  warnings.warn(message, stacklevel=level)
+
+
+def _package(frame):
+  return frame.f_globals.get('__name__', '').split('.')[0]
