@@ -37,6 +37,7 @@
 
 # %% tags=["parameters"]
 STEPS = 800  # Per method; compiling it takes longer than running it.
+REPEATS = 100  # Of each time that is measured.
 
 # %%
 import time
@@ -426,10 +427,10 @@ _ = cut(nnx.merge_state(pruned, dense_averages))
 # only a part of the time.
 
 # %%
-def median_times(*networks, repeats=100):
+def median_times(*networks):
   """Seconds that networks take for the test images; the first is warm-up."""
   times = []
-  for _ in range(repeats + 1):
+  for _ in range(REPEATS + 1):
     times.append([])
     for variables in networks:
       start = time.perf_counter()

@@ -212,7 +212,7 @@ def observed(opt_state: ArrayTree) -> dict[str, Statistics]:
     opt_state: the state of `observe` or of anything around it.
 
   Returns:
-    Maps paths to `Statistics` of scalars.
+    Maps paths to `Statistics` of scalars, of NumPy outside of `jax.jit`.
 
   Raises:
     ValueError: unless there is exactly one `ObservedState`.
@@ -224,9 +224,19 @@ def observed(opt_state: ArrayTree) -> dict[str, Statistics]:
         f'{len(states)}. Write tx = jaxsparse.observe(jaxsparse.sparsify(...)).'
     )
   names = trees.paths(transform.get_masks(states[0]))
-  # Iterating splits an array by one program; `x[i]` takes one an entry.
-  by_layer = zip(*states[0].statistics)
-  return {name: Statistics(*row) for name, row in zip(names, by_layer)}
+  found = states[0].statistics
+  if all(map(_is_here, found)):  # Each `x[i]` is a program.
+    found = jax.device_get(found)
+  return {name: Statistics(*(x[i] for x in found))
+          for i, name in enumerate(names)}
+
+
+def _is_here(x: jax.Array) -> bool:
+  """Whether this process can read an array, which is no tracer."""
+  if isinstance(x, jax.core.Tracer):
+    return False
+  return not isinstance(x, jax.Array) or (
+      x.is_fully_addressable or x.is_fully_replicated)
 
 
 @arguments.checked(steps=arguments.step(1, '100'))

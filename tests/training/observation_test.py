@@ -207,6 +207,16 @@ def test_observations_are_found_wherever_they_are(place):
       sparse['a']['kernel'] != 0, jaxsparse.get_masks(state)['a']['kernel'])
 
 
+def test_observations_are_read_at_once_or_traced():
+  """Many layers must not cost a program each."""
+  state = _ste()[3][1]
+  seen = jaxsparse.observed(state)
+  for form in (jax.jit(jaxsparse.observed)(state),
+               jaxsparse.observed(jax.device_get(state))):
+    jax.tree.map(np.testing.assert_array_equal, form, seen)
+  assert all(isinstance(x, np.float32) for x in jax.tree.leaves(seen))
+
+
 def test_accumulated_steps_are_one_observation():
   tx = method_table._standard(optax.MultiSteps(_observe(
       jaxsparse.prune(_NM), jaxsparse.ste()), 2))
