@@ -1,6 +1,6 @@
 """Warnings that name the line of the user's program."""
 
-import sys
+import inspect
 import warnings
 
 # Packages that stand between the two: `jax.jit(tx.init)`, a chain of optax.
@@ -13,11 +13,7 @@ def warn(message: str) -> None:
   A constant `stacklevel` would count the frames of checks of arguments and of
   transformations, which differ from call to call.
   """
-  frame, level = sys._getframe(1), 2
-  while frame.f_back and _package(frame) in _BETWEEN:
+  frame, level = inspect.currentframe(), 0  # This one is of `jaxsparse`, too.
+  while frame and frame.f_globals.get('__name__', '').split('.')[0] in _BETWEEN:
     frame, level = frame.f_back, level + 1
-  warnings.warn(message, stacklevel=level)
-
-
-def _package(frame):
-  return frame.f_globals.get('__name__', '').split('.')[0]
+  warnings.warn(message, stacklevel=level + 1)

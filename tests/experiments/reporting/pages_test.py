@@ -72,8 +72,7 @@ def test_means_of_the_pages_are_those_of_numpy():
               _PRINTED[key] for key in _PRINTED if key in rows[0])
           values = np.array([scale * row[key] for row in rows
                              for key in _PRINTED if key in row])
-          half = stats.t.interval(
-              0.95, len(values) - 1, scale=stats.sem(values))[1]
+          half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
           mean, printed = map(float, cell.strip('* ').split('±'))
           margin = 0.5 * 10**-digits + 1e-9
           assert abs(mean - values.mean()) <= margin, (name, target)
