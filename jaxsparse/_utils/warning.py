@@ -3,8 +3,8 @@
 import inspect
 import warnings
 
-# Packages that stand between the two: `jax.jit(tx.init)`, a chain of optax.
-_BETWEEN = ('jaxsparse', 'jax', 'optax')
+# Packages that stand between the two: `jax.jit(tx.init)`, `nnx.Optimizer`.
+_BETWEEN = ('jaxsparse', 'jax', 'optax', 'flax')
 
 
 def warn(message: str) -> None:
