@@ -13,7 +13,7 @@ from experiments.reporting import ratios
 from experiments.reporting import tables
 
 _COLORS = ('#D55E00', '#0072B2', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
-_TICKS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+_TICKS = (0.3, 0.6, 0.8, 0.9, 0.95, 0.98)
 _TOP = 0.1  # A loss above it is outside.
 
 
