@@ -163,7 +163,8 @@ def _check_norms(chain: segments.Chain):
   reads = {i for segment in earlier for i in segment.reads}
   reads |= {*last.measured_reads}
   reads -= {*chain.segments[0].measured_reads}  # Before the first kernel.
-  found = sorted({leaf.path for leaf in chain.leaves(tuple(reads))
+  known = [leaf for leaf, _ in filter(None, map(chain.leaf, reads))]
+  found = sorted({leaf.path for leaf in known
                   if re.fullmatch(STATISTICS, leaf.path)})
   if found:
     warning.warn(

@@ -59,10 +59,6 @@ class Chain:
     self.start, self.values = traced.start, traced.values
     self.segments = _segments(traced, traced.returned if outputs else ())
 
-  def leaves(self, reads: Sequence[int]) -> tuple[Leaf, ...]:
-    """The parameters, or layers of them, among arrays that a program takes."""
-    return _leaves(self._line, reads)
-
   def is_data(self, i: int) -> bool:
     """Whether the array of a number depends on inputs."""
     return self._line.tags[i] is DATA

@@ -1,6 +1,5 @@
 """`check_resume`: whether a restored state still reaches its target."""
 
-
 import jax
 from jax import lax
 import jax.numpy as jnp

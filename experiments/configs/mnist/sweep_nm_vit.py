@@ -5,23 +5,19 @@ r"""N:M from scratch at 2:4 to 1:64, in a vision transformer on 28 x 28 digits.
       --config=experiments/configs/mnist/sweep_nm_vit.py \
       --workdir=runs/mnist/sweep_nm_vit
 
-The transformer of `dense_vit.py`. Each method is first tried with each learning
-rate at 1:8 on a seed of its own, and then uses its best one. `sr_ste_long`
-trains 1.3 times as long, at 1:8 for about the FLOPs of `mdgf_linear`.
+The transformer of `dense_vit.py`, with the rows of `plays/sweep_nm.py`. Each
+method is first tried with each learning rate at 1:8 on a seed of its own, and
+then uses its best one. `sr_ste_long` trains 1.3 times as long, at 1:8 for about
+the FLOPs of `mdgf_linear`.
 """
 
 from experiments.configs.mnist import dense_vit
-from experiments.configs.mnist import sweep_nm
+from experiments.configs.plays import sweep_nm
 
 
 def get_config():
   config = sweep_nm.get_config()
   config.base = dense_vit.get_config()
-  config.methods = ('dense', 'ste', 'sr_ste', 'sr_ste_long', 'mdgf_linear',
-                    'mdgf_exponential', 'sdgf_stepwise', 's_ste', 'step')
-  config.only['sr_ste_long'] = {'method': 'sr_ste', 'decay': 2e-4,
-                                'steps': config.base.steps * 13 // 10}
+  config.only.sr_ste_long.steps = config.base.steps * 13 // 10
   config.targets = ('2:4', '1:8', '1:32', '1:64')
-  config.tune['values'] = (1e-3, 3e-3, 1e-2)
-  config.plot_target = '1:32'
   return config
