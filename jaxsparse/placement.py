@@ -5,9 +5,10 @@ as Adam's initial zeros, on every device. `state_shardings` returns shardings
 that prevent this.
 """
 
+import dataclasses
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh
@@ -67,43 +68,22 @@ def state_shardings(tx: optax.GradientTransformation, params: ArrayTree
       lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params))
 
   def lay(tree: Any) -> Any:
-    beside = _weights_beside(tree, weights)
+    beside = trees.beside(weights, tree)
     if beside is None:  # An array that is in no tree like the params.
       return elsewhere
-    leaves, structure = _flatten(tree)
+    leaves, structure = trees.flatten_dense(tree)
     return structure.unflatten([
         x if trees.is_dense(x) else _beside(weight, x.shape, elsewhere)
         for x, weight in zip(leaves, beside)])
   return jax.tree.map(
-      lay, state, is_leaf=lambda t: _weights_beside(t, weights) is not None)
+      lay, state, is_leaf=lambda t: trees.beside(weights, t) is not None)
 
 
-class _Weight(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # A leaf, unlike a NamedTuple.
+class _Weight:
   """The shape and the sharding of a parameter."""
   shape: tuple[int, ...]
   sharding: Sharding
-
-
-def _flatten(tree: Any) -> tuple[list[Any], jax.tree_util.PyTreeDef]:
-  """Leaves and structure, where `None` and optax's placeholder are leaves."""
-  return jax.tree.flatten(tree, is_leaf=trees.is_dense)
-
-
-def _weights_beside(tree: Any, weights: Any) -> list[Any] | None:
-  """The weight at the place of each leaf, if a tree is like the params.
-
-  A tree is like the params if it has an array at the place of each weight. For
-  weights that are dense, or belong to another optimizer, it may have `None` or
-  optax's placeholder instead.
-  """
-  leaves, structure = _flatten(tree)
-  try:
-    beside = structure.flatten_up_to(weights)
-  except ValueError:
-    return None
-  alike = all(trees.is_dense(leaf) or isinstance(weight, _Weight)
-              for leaf, weight in zip(leaves, beside))
-  return beside if alike else None
 
 
 def _beside(weight: _Weight, shape: tuple[int, ...], elsewhere: Sharding

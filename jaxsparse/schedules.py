@@ -224,7 +224,7 @@ def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Curve:
 
 
 def _check_rate(name: str, rate: float) -> None:
-  if not rate > 0:
+  if not arguments.may_hold(rate > 0):
     raise ValueError(
         f'{name} needs a rate above 0 per step, got {rate}. Write e.g. '
         'rate=2e-4 (the paper: 1e-4 to 2e-4), or leave rate out for a gain '

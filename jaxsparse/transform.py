@@ -203,22 +203,20 @@ def _forget(inner: optax.GradientTransformation, inner_state: ArrayTree,
 
   So a weight that grows back starts without a history. The initial state is not
   always zero: rprop begins with a step size, cocob with the weights themselves.
-  Whatever has the structure of the params is looked at, which holds for any
-  optax optimizer, masked and partitioned ones included. Leaves of another shape
-  than their weight, such as adafactor's factored moments, mix weights and are
-  left alone.
+  Every tree like the params is looked at, which holds for any optax optimizer,
+  masked and partitioned ones included. Leaves of another shape than their
+  weight, such as adafactor's factored moments, mix weights and are left alone.
 
   This happens at every step, before the optimizer reads its state, where it
   fuses with the optimizer's arithmetic. Done to what the optimizer has written,
   it would make XLA copy the state first: updates come from the same moments.
   """
-  structure = jax.tree.structure(params)
-
   def is_like_params(tree):
-    return jax.tree.structure(tree, is_leaf=trees.is_masked) == structure
+    return trees.beside(params, tree) is not None
 
   def forget(w, mask, moment, initial):
-    if (trees.is_masked(moment) or jnp.shape(moment) != jnp.shape(w)
+    if (trees.is_dense(moment) or trees.is_dense(mask)
+        or jnp.shape(moment) != jnp.shape(w)
         or not jnp.issubdtype(jnp.result_type(moment), jnp.inexact)):
       return moment
     return jnp.where(mask, moment, initial)
@@ -226,8 +224,9 @@ def _forget(inner: optax.GradientTransformation, inner_state: ArrayTree,
   def look(tree, initial):
     if not is_like_params(tree):
       return tree
-    return trees.map_masked(forget, params, masks, tree, initial,
-                            dense=lambda w, moment, _: moment)
+    moments, structure = trees.flatten_dense(tree)
+    ws, ms, first = map(structure.flatten_up_to, (params, masks, initial))
+    return structure.unflatten(map(forget, ws, ms, moments, first))
   return jax.tree.map(look, inner_state, inner.init(params),
                       is_leaf=is_like_params)
 

@@ -8,6 +8,7 @@ import pytest
 
 import jaxsparse
 from jaxsparse import schedules
+from jaxsparse._utils import trees
 from tests._lib import method_table
 
 _FREE = {'.*kernel': jaxsparse.unstructured()}
@@ -120,6 +121,39 @@ def test_grown_moments_are_forgotten_and_kept_ones_are_not():
     assert np.asarray(moment)[new & old].all()
 
 
+@pytest.mark.parametrize('around', [True, False])
+@pytest.mark.parametrize('labels', [
+    {'mlp': {'kernel': 'sparse'}, 'rest': {'a': 'other', 'b': 'other'}},
+    {'mlp': 'sparse', 'rest': 'other'}], ids=['leaves', 'branches'])
+def test_moments_are_forgotten_beside_another_optimizer(around, labels):
+  """Optax has placeholders in the params, or one in place of a branch."""
+  params = {'mlp': {'kernel': jnp.arange(1., 9.).reshape(4, 2)},
+            'rest': {'a': jnp.ones(2), 'b': jnp.ones(3)}}
+  rule = jaxsparse.prune({'mlp/kernel': jaxsparse.nm(2, 4)},
+                         when=schedules.every(1, begin=2, end=2))
+  momentum = optax.chain(optax.clip(1e3), optax.trace(.9))
+  if around:
+    tx = optax.partition({
+        'sparse': jaxsparse.sparsify(momentum, rule), 'other': optax.sgd(.1)},
+                         labels)
+  else:
+    tx = jaxsparse.sparsify(optax.partition(
+        {'sparse': momentum, 'other': optax.sgd(.1)}, labels), rule)
+  tx = method_table._standard(tx)
+  state, update = tx.init(params), jax.jit(tx.update)
+  grads = jax.tree.map(lambda w: jnp.full_like(w, 1e-3), params)
+  for _ in range(3):
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  mask = np.asarray(jaxsparse.get_masks(state)['mlp']['kernel'])
+  assert mask.sum() == 4
+  trace, = jax.tree.leaves(trees.nodes(state, optax.TraceState))
+  np.testing.assert_allclose(trace, np.where(mask, 2.71e-3, 0.), rtol=1e-5)
+  masks = jaxsparse.get_masks(state)
+  assert jaxsparse.summary(params, masks).kept == 4 + 5
+  assert (jaxsparse.apply_masks(params, masks)['mlp']['kernel'] != 0).sum() == 4
+
+
 @pytest.mark.parametrize('inner', [
     optax.masked(optax.adam(.1), {'kernel': True, 'bias': False}),
     optax.partition({'x': optax.adam(.1), 'y': optax.sgd(.1, momentum=.9)},
@@ -136,6 +170,26 @@ def test_optimizers_with_a_state_of_another_shape_stand_inside(inner):
   params = optax.apply_updates(params, updates)
   np.testing.assert_array_equal(params['kernel'] != 0, state.masks['kernel'])
   assert int(state.masks['kernel'].sum()) == 64
+
+
+def test_masks_of_a_part_of_an_nnx_model_are_found_by_their_paths():
+  from flax import nnx
+
+  class Net(nnx.Module):
+    def __init__(self, rngs):
+      self.a, self.b = nnx.Linear(8, 8, rngs=rngs), nnx.Linear(8, 4, rngs=rngs)
+  model = Net(nnx.Rngs(0))
+  tx = optax.multi_transform({
+      'sparse': jaxsparse.sparsify(optax.sgd(.1), jaxsparse.prune(
+          {'a/kernel': jaxsparse.nm(2, 4), '.*': None}), jaxsparse.ste()),
+      'dense': optax.sgd(.1)}, lambda params: jax.tree.map_with_path(
+          lambda path, _: 'sparse' if path[0].key == 'a' else 'dense', params))
+  optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+  params = nnx.state(model, nnx.Param)
+  sparse = jaxsparse.sparse_params(params, optimizer.opt_state)
+  assert (sparse['a']['kernel'][...] != 0).sum() == 32
+  np.testing.assert_array_equal(
+      sparse['b']['kernel'][...], params['b']['kernel'][...])
 
 
 def test_nnx_optimizer_keeps_the_state():

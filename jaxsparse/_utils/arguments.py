@@ -73,6 +73,17 @@ def is_number(value: Any) -> bool:
   return is_whole(value) and abs(int(value)) <= _LARGEST
 
 
+def may_hold(condition: Any) -> bool:
+  """Whether a condition on a number holds, or is traced and cannot be seen.
+
+  With `optax.inject_hyperparams` any hyperparameter may be traced.
+
+  >>> may_hold(0.1 > 0), may_hold(np.float32(-1) > 0)
+  (True, False)
+  """
+  return isinstance(condition, jax.core.Tracer) or bool(condition)
+
+
 def is_array(value: Any) -> bool:
   """Whether a value is an array, or stands for one while JAX traces."""
   return not isinstance(value, type) and (

@@ -141,18 +141,54 @@ def _differing(tree: PyTree, other: PyTree) -> str:
 
 
 def nested_like(params: PyTree, masks: PyTree) -> PyTree:
-  """`masks` in the structure of `params`, if only the boxes differ.
+  """`masks` in the structure of `params`, if only boxes or branches differ.
 
-  `nnx.Optimizer` keeps its state in variables of another kind than the params.
+  `nnx.Optimizer` keeps its state in variables of another kind than the params,
+  and optax has one placeholder for a whole branch that is another optimizer's.
   """
   structure = jax.tree.structure(params)
-  is_none = lambda x: x is None
-  leaves, other = jax.tree.flatten(masks, is_leaf=is_none)
-  if other == structure or len(leaves) != structure.num_leaves:
+  leaves, other = jax.tree.flatten(masks, is_leaf=is_dense)
+  found = dict(zip(paths(other.unflatten([0] * len(leaves))), leaves))
+  if other == structure or len(found) != len(leaves):
     return masks
-  named = jax.tree.unflatten(other, [0] * len(leaves))
-  return (structure.unflatten(leaves) if paths(named) == paths(params)
-          else masks)
+  places = []
+  for path in paths(params):
+    place = path
+    while place and place not in found:
+      place, _, _ = place.rpartition('/')
+    if place not in found or (
+        place != path and not is_masked(found[place])):
+      return masks
+    places.append(place)
+  if set(places) != set(found):
+    return masks
+  return structure.unflatten([found[place] for place in places])
+
+
+def beside(params: PyTree, tree: PyTree) -> list[Any] | None:
+  """What the params have at the place of each leaf of a tree like them.
+
+  A tree is like the params if it has a leaf at the place of each parameter, as
+  moments do. For parameters that are another optimizer's, it may have `None` or
+  optax's placeholder instead, one for a whole branch, too. The params may have
+  placeholders themselves, inside of `optax.partition`.
+
+  Returns:
+    The params at the leaves of `tree`, in the order of `flatten_dense(tree)`,
+    or `None` if the tree is not like the params.
+  """
+  leaves, structure = flatten_dense(tree)
+  try:
+    found = structure.flatten_up_to(params)
+  except ValueError:
+    return None
+  weights = [w for leaf, w in zip(leaves, found) if not is_dense(leaf)]
+  return found if jax.tree_util.all_leaves(weights) else None
+
+
+def flatten_dense(tree: PyTree) -> tuple[list[Any], Any]:
+  """Leaves and structure, where `None` and optax's placeholder are leaves."""
+  return jax.tree.flatten(tree, is_leaf=is_dense)
 
 
 def few(names: Sequence[str]) -> str:

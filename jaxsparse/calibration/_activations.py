@@ -154,7 +154,8 @@ def mean_activation(found: Activations) -> Importance:
       return tuple(_activation(family, leaves, state)
                    for family in families), state
     return optax.GradientTransformationExtraArgs(
-        lambda params: dict(found), update)
+        # A copy: a train step that donates its state leaves `found` whole.
+        lambda params: jax.tree.map(jnp.copy, dict(found)), update)
   return importance
 
 

@@ -19,8 +19,8 @@ def reset_state(inner: optax.GradientTransformation,
   """Resets the moments of an optimizer before some of its steps.
 
   Before each step `t`, counted from 1, for which `when(t)` holds, the moments
-  become those of `inner.init(params)`. Every tree with the structure of the
-  params counts as a moment, which holds for any optax optimizer. A number
+  become those of `inner.init(params)`. Every tree like the params counts as a
+  moment, which holds for any optax optimizer. A number
   beside moments, such as the count by which Adam corrects their bias, is reset
   together with them. Counts of schedules are not reset, so the learning rate
   continues. Gradients that `optax.MultiSteps` accumulates are not reset either.
@@ -90,11 +90,10 @@ def reset_state(inner: optax.GradientTransformation,
 def _renewed(state: Any, initial: Any, params: Any, chosen: Any,
              due: jax.Array, *, counts: bool) -> Any:
   """The state, with initial moments for the chosen params if `due`."""
-  structure = jax.tree.structure(params)
-  alone = jax.tree_util.treedef_is_leaf(structure)
+  alone = jax.tree_util.treedef_is_leaf(jax.tree.structure(params))
 
   def is_moments(tree):
-    if jax.tree.structure(tree, is_leaf=trees.is_masked) != structure:
+    if trees.beside(params, tree) is None:
       return False
     leaves = [x for x in jax.tree.leaves(tree) if _is_float(x)]
     # If the params are one array, every leaf has their structure, and only the
@@ -107,9 +106,10 @@ def _renewed(state: Any, initial: Any, params: Any, chosen: Any,
 
   def visit(old, new):
     if is_moments(old):
-      return jax.tree.map(
-          lambda c, a, b: take(a, b) if c and not trees.is_masked(a) else a,
-          chosen, old, new)
+      leaves, structure = trees.flatten_dense(old)
+      return structure.unflatten([
+          a if trees.is_dense(a) or not c else take(a, b) for a, b, c in zip(
+              leaves, *map(structure.flatten_up_to, (new, chosen)))])
     if isinstance(old, optax.MultiStepsState):
       return old._replace(
           inner_opt_state=visit(old.inner_opt_state, new.inner_opt_state))

@@ -84,7 +84,7 @@ def gate_gradients(gain: float | Callable[[jax.Array], ArrayLike] = 0.
   """
   def gate(count, m, g, w):
     del w
-    if not callable(gain) and gain == 0:
+    if isinstance(gain, (int, float)) and gain == 0:
       return jnp.where(m, g, jnp.zeros_like(g))  # A NaN stops here.
     return jnp.where(m, g, g * gain_at(gain, count).astype(g.dtype))
   return _masked('gate_gradients', gate, of_step=callable(gain))
@@ -240,7 +240,8 @@ def add_exploration_decay(decay: float = 1e-4, p: int = 2) -> Transform:
 
     def add(w, used, trained, g):
       pull = decay * (jnp.sign(w) if p == 1 else w).astype(g.dtype)
-      density = jnp.maximum(used.mean(dtype=jnp.float32), 1. / w.size)
+      least = 1. / max(w.size, 1)
+      density = jnp.maximum(used.mean(dtype=jnp.float32), least)
       out = g + pull / density.astype(g.dtype)
       return jnp.where(used, g + pull, jnp.where(trained, out, g))
     return trees.map_masked(

@@ -2,16 +2,22 @@
 
 from jaxsparse import flows
 from jaxsparse import schedules
+from jaxsparse._utils import arguments
 
 
 def end_of(total_steps: int, share: float, end: int | None, every: int, *,
-           name: str = 'every') -> int:
-  """The last step at which connections move, checked."""
+           name: str = 'every', fades: bool = False) -> int:
+  """The last step at which connections move, checked.
+
+  If the moved share `fades` to 0, none move at the end itself.
+  """
   end = int(total_steps * share) if end is None else end
-  if not 0 < every <= end <= total_steps:
+  if not 0 < every <= end - fades or end > total_steps:
     raise ValueError(
-        f'Connections would never move: expected 0 < {name} <= end <= '
-        f'total_steps, all in steps, got {name}={every}, end={end} and '
+        f'Connections would never move: expected 0 < {name} '
+        f'{"<" if fades else "<="} end <= total_steps, all in steps'
+        f'{", because none move at the end" if fades else ""}, '
+        f'got {name}={every}, end={end} and '
         f'total_steps={total_steps}. Write e.g. '
         f'{name}={max(total_steps // 100, 1)}.')
   return end
@@ -20,14 +26,14 @@ def end_of(total_steps: int, share: float, end: int | None, every: int, *,
 def check_shares(**shares: float) -> None:
   """Raises if a number is no share."""
   for name, share in shares.items():
-    if not 0 <= share <= 1:
+    if not (arguments.may_hold(share >= 0) and arguments.may_hold(share <= 1)):
       raise ValueError(f'{name} must be a share in [0, 1], got {share}. '
                        f'For 30%, write {name}=0.3.')
 
 
 def fading(every: int, end: int) -> schedules.When:
   """The steps of exchanges while a share fades to 0, without its last step."""
-  return schedules.every(every, begin=every, end=max(end - 1, every))
+  return schedules.every(every, begin=every, end=end - 1)
 
 
 def replacing(flow: flows.Flow, when: schedules.When, name: str, every: int

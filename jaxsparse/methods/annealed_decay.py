@@ -112,7 +112,7 @@ def cast(patterns: rules.Patterns, total_steps: int, *,
   [3. 4. 0. 0.]
   """
   targets_of(patterns)
-  if not callable(decay) and not decay > 0:
+  if not callable(decay) and not arguments.may_hold(decay > 0):
     raise ValueError(
         'cast needs a decay above 0, so that pruned weights go to zero, got '
         f'decay={decay}. Write e.g. decay=0.1.')

@@ -123,7 +123,7 @@ def srigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
         'srigl lets neurons die, and nothing says which ones the network '
         'returns. Give ties=infer_ties(apply, params, x), or name the last '
         "layer, spare='head/kernel', spare=() for none, or write gamma=0.")
-  end = _periods.end_of(total_steps, 0.75, end, every)
+  end = _periods.end_of(total_steps, 0.75, end, every, fades=True)
   when, fade = _periods.fading(every, end), schedules.fade_cosine(0, end)
   flow = flows.hard()
   if replace_step:

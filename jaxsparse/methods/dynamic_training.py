@@ -185,7 +185,7 @@ def snfs(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     exact here; the released code rounds it and corrects it later.
   """
   _periods.check_shares(fraction=fraction)
-  end = _periods.end_of(total_steps, 1., end, every)
+  end = _periods.end_of(total_steps, 1., end, every, fades=True)
   fade = schedules.fade_cosine(0, end)
   return Method(rules.prune_and_grow(
       patterns, sparsity=_targets.shared(sparsity, distributions.erk),
@@ -229,7 +229,7 @@ def rigl(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     <https://arxiv.org/abs/1911.11134>`_, 2020
   """
   _periods.check_shares(fraction=fraction)
-  end = _periods.end_of(total_steps, 0.75, end, every)
+  end = _periods.end_of(total_steps, 0.75, end, every, fades=True)
   when, fade = _periods.fading(every, end), schedules.fade_cosine(0, end)
   flow = flows.hard()
   if replace_step:
@@ -348,6 +348,8 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           f'most 1, got {sparsity + max(shares):.3g}. Write shares of at most '
           f'{kept:.3g}.')
   end = _periods.end_of(total_steps, 0.75, end, every) // every * every
+  if not soft_bound:
+    _periods.end_of(total_steps, 0.75, end, every, fades=True)
   phases = [end * (i + 1) // len(shares) for i in range(len(shares))]
 
   def share(step):

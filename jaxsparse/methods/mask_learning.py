@@ -141,6 +141,7 @@ def learned_masks(patterns: Mapping[str, Pattern | None], total_steps: int, *,
       return noise + (common - n * n / m) * jnp.std(noise) * prior
     if masks is None:
       return jax.tree.map(one, params, matched)
+    masks = trees.nested_like(params, masks)
     trees.same_structure(params, masks)
     return jax.tree.map(one, params, matched, masks)
 

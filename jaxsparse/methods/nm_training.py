@@ -150,7 +150,7 @@ def top_kast(patterns: Patterns, total_steps: int, *,
     raise ValueError(
         'top_kast needs 1 <= every <= total_steps, or its sets never change, '
         f'got every={every} and total_steps={total_steps}. Write e.g. '
-        'every=100.')
+        f'every={max(total_steps // 100, 1)}.')
   if backward is None:
     backward = {regex: max(1 - 2 * t[0] / t[1], 0.)
                 for regex, t in targets.items() if t}
@@ -198,8 +198,8 @@ def train_prune_retrain(patterns: Patterns, total_steps: int, *,
   step = total_steps // 2 if prune_step is None else prune_step
   if not 0 <= step < total_steps:
     raise ValueError(
-        'train_prune_retrain needs 0 < prune_step < total_steps, so that steps '
-        f'are left before and after pruning, got prune_step={step} and '
+        'train_prune_retrain needs 0 <= prune_step < total_steps, so that '
+        f'steps are left after pruning, got prune_step={step} and '
         f'total_steps={total_steps}. Write e.g. '
         f'prune_step={max(total_steps // 2, 1)}.')
   return Method(

@@ -106,7 +106,7 @@ def elsa(patterns: rules.Patterns,
   >>> print(sparse_params(w, state).round(1))
   [0. 0. 2. 4.]
   """
-  if not callable(penalty) and not penalty > 0:
+  if not callable(penalty) and not arguments.may_hold(penalty > 0):
     raise ValueError(
         f'elsa needs a penalty above 0, which pulls the weights towards the '
         f'sparse copy, got penalty={penalty}. Write e.g. penalty=0.01.')
@@ -115,7 +115,7 @@ def elsa(patterns: rules.Patterns,
         'elsa needs 1 <= every <= total_steps, or its sparse copy never '
         f'changes, got every={every} and total_steps={total_steps}. Write e.g. '
         f'every={max(total_steps // 100, 1)}.')
-  if fisher is not None and not 0 <= fisher < 1:
+  if fisher is not None and not arguments.may_hold(fisher < 1):
     raise ValueError(
         'fisher must be the decay of running means, in [0, 1), or None, got '
         f'{fisher}. Write e.g. fisher=0.999.')
@@ -149,9 +149,10 @@ def _projections(patterns: rules.Patterns, distribution: Any,
     shapes = base.resolve(patterns, params)
     near = jax.tree.map(numerics.wide, base.sparse_only(params, shapes))
     masks, copy, _ = project(near, None, shapes)
-    zeros = jax.tree.map(jnp.zeros_like, near)
-    return ElsaState(jnp.zeros((), jnp.int32), masks, copy, zeros,
-                     None if fisher is None else zeros)
+    # Arrays of their own, because a train step may donate each only once.
+    zeros = lambda: jax.tree.map(jnp.zeros_like, near)
+    return ElsaState(jnp.zeros((), jnp.int32), masks, copy, zeros(),
+                     None if fisher is None else zeros())
 
   def update(grads, state, params=None, **extra_args):
     del extra_args

@@ -159,7 +159,7 @@ def from_recipe(recipe: Mapping[str, Any] | str | pathlib.Path, *,
                   lambda optimizer: optimizer, whole, tuple(messages))
   sections = _sections(whole)
   mappings = [_patterns(whole, section) for section in sections]
-  made = [_rule(*row) for row in zip(sections, mappings)]
+  made = [_rule(*row, total_steps) for row in zip(sections, mappings)]
   rule = rules.combine(*made) if made[1:] else made[0]
   return Recipe(
       _all_used(rule, whole), _flow(whole), _regularizer(sections, mappings),
@@ -249,7 +249,9 @@ def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
               f'{regex!r} in front of it.')
         taken |= {p: f'{where} ({regex!r})' for p in found if p not in taken}
     return state
-  return rule._replace(init=init)
+  checked = rule._replace(init=init)
+  checked.progress = rule.progress
+  return checked
 
 
 def _patterns(recipe: Section, section: Section) -> Patterns:
@@ -284,16 +286,19 @@ def _score(section: Section) -> scores.Score:
       **options, **({'dtype': jnp.dtype(dtype)} if dtype else {}))
 
 
-def _rule(section: Section, mapping: Patterns) -> rules.Rule:
+def _rule(section: Section, mapping: Patterns, total_steps: int) -> rules.Rule:
   if section['lock']:
     return rules.lock(mapping)
   sparsity, start, end = (section[k] for k in ('sparsity', 'start', 'end'))
+  # Masks that are made until training ends are made at every step, so that they
+  # are those of the weights after the step.
+  last = None if end >= total_steps else end
   rule = rules.prune(
       mapping, score=_score(section),
       distribution=distributions.uniform() if sparsity is None else (
           _words.SCOPES[section['scope']](sparsity)),
       schedule=_schedule(section),
-      when=schedules.every(section['frequency'], begin=start, end=end))
+      when=schedules.every(section['frequency'], begin=start, end=last))
   if not section['progressive']:
     return rule
   return rules.progressive(

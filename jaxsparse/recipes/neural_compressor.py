@@ -276,7 +276,7 @@ def _pattern(where: str, pattern: str, messages: list[str]) -> str:
   short = pattern.split('_')[-1]
   kind, (n, m) = _checks.sides(short) or ('', (0, 0))
   if kind == ':':
-    if n > m:
+    if n >= m:
       raise ValueError(f'{where}: the pattern {pattern!r} must prune fewer '
                        f'than {m} of {m} weights, got {n}. Write e.g. pattern: '
                        "'2:4'")

@@ -60,8 +60,11 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
 
   def update(grads, state, params=None, *, updates=None, **extra_args):
     del grads, params, updates, extra_args
-    # The state may be that of the rule that made the masks.
-    return state.masks, base.RuleState(state.count + 1, state.masks, ())
+    # The state may be that of the rule that made the masks, and keeps its form.
+    dense = None if state.dense is None else jnp.zeros_like(state.dense)
+    kept = state if isinstance(state, base.RuleState) else base.RuleState(
+        state.count, state.masks, ())
+    return state.masks, kept._replace(count=state.count + 1, dense=dense)
 
   return base.Rule(init, update)
 

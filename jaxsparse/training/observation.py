@@ -121,11 +121,12 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
     inner = tx.init(params)
     masks = transform.get_masks(inner)
     # At least one entry: checkpoints reject the empty arrays of a dense model.
-    zeros = jnp.zeros(max(len(jax.tree.leaves(masks)), 1), jnp.float32)
+    layers = max(len(jax.tree.leaves(masks)), 1)
     second = jax.tree.map(lambda m: jnp.zeros_like(m, jnp.float32), masks)
-    # A copy, because a train step may donate each array only once.
+    # Arrays of their own, because a train step may donate each only once.
     visited = jax.tree.map(jnp.copy, masks)
-    statistics = Statistics(*([zeros] * len(Statistics._fields)))
+    statistics = Statistics(*(
+        jnp.zeros(layers, jnp.float32) for _ in Statistics._fields))
     if jax.tree.leaves(masks):
       statistics = statistics._replace(explored=_density(masks))
     return ObservedState(
@@ -182,7 +183,8 @@ def _variances(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _density(masks: ArrayTree) -> jax.Array:
-  return _stack(jax.tree.map(lambda m: m.mean(dtype=jnp.float32), masks))
+  return _stack(jax.tree.map(
+      lambda m: m.sum(dtype=jnp.float32) / max(m.size, 1), masks))
 
 
 def _densities(state: transform.SparseState, after: transform.SparseState

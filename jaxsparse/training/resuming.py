@@ -11,6 +11,7 @@ from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils import warning
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.rules import base
 
 # The largest allowed difference of sparsities in a layer; thresholds over
 # random weights vary.
@@ -62,7 +63,9 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
   """
   trees.check_arrays('params', params)
   restored = transform.state_of(opt_state)
-  rule = method.rule if isinstance(method, transform.Method) else method
+  rule = base.with_extra_args(
+      method.rule if isinstance(method, transform.Method) else method)
+  params, state = _like_init(rule, params, restored.rule)
 
   @jax.jit
   def both(params, state):
@@ -73,7 +76,7 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
     whole = lax.fori_loop(0, state.count + steps, step, rule.init(params))
     return jax.tree.map(_sparsity, (rest.masks, whole.masks))
   try:
-    rest, whole = both(params, restored.rule)
+    rest, whole = both(params, state)
   except (TypeError, ValueError, AttributeError) as error:
     raise ValueError(
         'The state does not belong to this method and these params: '
@@ -95,6 +98,26 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
         f'that step, e.g. schedule=jaxsparse.schedules.cubic({done}, '
         f'{done + steps}), or write opt_state = tx.init(params).')
   return found
+
+
+def _like_init(rule: optax.GradientTransformation, params: ArrayTree,
+               state: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
+  """Params that the rule sees, and its state in the structure of its `init`.
+
+  The params lack those that are another optimizer's, as in training. A state
+  from another kind of boxes, such as those of `nnx.Optimizer`, is unpacked. A
+  state that does not fit is returned as it is.
+  """
+  try:
+    masks = trees.nested_like(params, state.masks)
+    params = jax.tree.map(
+        lambda w, mask: mask if trees.is_masked(mask) else w, params, masks)
+    expected, structure = jax.tree.flatten(jax.eval_shape(rule.init, params))
+  except (TypeError, ValueError, AttributeError):
+    return params, state
+  leaves = jax.tree.leaves(state)
+  fits = [jnp.shape(x) for x in leaves] == [x.shape for x in expected]
+  return params, structure.unflatten(leaves) if fits else state
 
 
 def _sparsity(mask: jax.Array) -> jax.Array:

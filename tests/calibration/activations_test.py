@@ -97,6 +97,20 @@ def test_prune_units_takes_the_lowest():
   assert set(dead) == set(np.argsort(FOUND['down'][:, 0])[:2])
 
 
+def test_a_donated_state_leaves_what_was_found():
+  ties = units.infer_ties(attention, PARAMS, X[0])
+  found = jax.tree.map(jnp.array, dict(FOUND))
+  for rule in (
+      units.prune_units([ties['down[*]']], count=4,
+                        importance=calibration.mean_activation(found)),
+      jaxsparse.prune({'up': jaxsparse.nm(4, 8)},
+                      score=calibration.wanda_score(found))):
+    state = rule.init(jax.tree.map(jnp.asarray, PARAMS))
+    jax.jit(lambda s: jax.tree.map(jnp.copy, s), donate_argnums=0)(state)
+  for path, values in FOUND.items():
+    np.testing.assert_array_equal(found[path], values)
+
+
 def test_units_that_no_kernel_reads_are_told():
   ties = units.neurons(units.infer_ties(attention, PARAMS, X[0]))
   with pytest.raises(ValueError, match='need a kernel that reads'):

@@ -54,6 +54,24 @@ def test_from_the_step_on_it_is_an_optimizer_that_has_just_begun(name):
   assert int(got_state.count) == 6
 
 
+@pytest.mark.parametrize('around', [True, False])
+@pytest.mark.parametrize('labels', [
+    {'a': {'kernel': 'x', 'bias': 'x'}, 'b': 'y'}, {'a': 'x', 'b': 'y'},
+    {'a': 'y', 'b': 'x'}], ids=['leaves', 'branches', 'the other'])
+def test_moments_are_reset_beside_another_optimizer(around, labels):
+  reset = functools.partial(jaxsparse.flows.reset_state, when=lambda t: t == 3)
+  inner = optax.trace(.5)
+  tx = optax.partition({'x': reset(inner) if around else inner,
+                        'y': optax.set_to_zero()}, labels)
+  tx = method_table._standard(tx if around else reset(tx))
+  state, seen = tx.init(_PARAMS), []
+  for _ in range(4):
+    updates, state = jax.jit(tx.update)(
+        jax.tree.map(jnp.ones_like, _PARAMS), state, _PARAMS)
+    seen.append(max(float(u.max()) for u in jax.tree.leaves(updates)))
+  assert seen == [1., 1.5, 1., 1.5]
+
+
 @pytest.mark.parametrize('params', [_PARAMS, jnp.ones(3), jnp.ones(())],
                          ids=['tree', 'array', 'number'])
 def test_the_learning_rate_goes_on(params):

@@ -95,6 +95,18 @@ def test_contract(method, optimizer, tree):
   chex.assert_trees_all_equal_structs(mapped, start)
 
 
+@pytest.mark.parametrize('method', method_table.METHODS)
+def test_no_array_stands_in_a_state_twice(method):
+  """A train step may donate each array only once."""
+  make_rule, make_flow, _ = method_table.METHODS[method]
+  tx = jaxsparse.observe(jaxsparse.sparsify(
+      optax.identity(), make_rule(), make_flow()))
+  state = tx.init(jax.tree.map(  # With zeros, for `lock`.
+      lambda w: jnp.maximum(w, 0), method_table.TREES['nested']()))
+  once = {x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)}
+  assert len(once) == len(jax.tree.leaves(state))
+
+
 def _check_masks(params, state, hard, dense_biases):
   masks = jaxsparse.get_masks(state)
   sparse = jaxsparse.sparse_params(params, state)

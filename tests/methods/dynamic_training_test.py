@@ -477,6 +477,17 @@ def test_a_period_longer_than_training_is_a_taught_error(make):
     make(exchanges.FREE, .5, 50, every=60)
 
 
+@pytest.mark.parametrize('make, every', [
+    (methods.rigl, 45), (methods.snfs, 60),
+    (functools.partial(methods.mest, soft_bound=False), 40),
+    (functools.partial(methods.rigl, end=30), 30)])
+def test_an_exchange_of_nothing_is_a_taught_error(make, every):
+  """Shares fade to 0 at the end, so an exchange there moves nothing."""
+  with pytest.raises(ValueError, match='Connections would never move'):
+    make(exchanges.FREE, .5, 60, every=every)
+  make(exchanges.FREE, .5, 60, every=20)
+
+
 @pytest.mark.parametrize('every, total_steps', [(0, 50), (-1, 50), (1, 0)])
 def test_no_step_to_move_connections_in_is_a_taught_error(every, total_steps):
   with pytest.raises(ValueError, match='must be a whole number of 1'):

@@ -65,6 +65,21 @@ def test_masks_are_of_the_pattern_and_near_the_prior(pattern):
       assert same > 0.85, same
 
 
+def test_a_prior_may_be_the_masks_of_an_nnx_optimizer():
+  from flax import nnx
+  model = nnx.Linear(8, 3, rngs=nnx.Rngs(0))
+  patterns = {'kernel': jaxsparse.nm(2, 4), '.*': None}
+  optimizer = nnx.Optimizer(model, jaxsparse.sparsify(
+      optax.sgd(.1), jaxsparse.prune(patterns)), wrt=nnx.Param)
+  params = nnx.state(model, nnx.Param)
+  masks = jaxsparse.get_masks(optimizer.opt_state)
+  learned = methods.learned_masks(patterns, 10)
+  plain = {'bias': params['bias'][...], 'kernel': params['kernel'][...]}
+  want = learned.init(_KEY, plain, {'bias': None, 'kernel': masks['kernel'][...]})
+  np.testing.assert_array_equal(
+      learned.init(_KEY, params, masks)['kernel'][...], want['kernel'])
+
+
 def test_a_better_mask_than_the_prior_is_learned():
   """One input of each pair is always zero, and its weight is the larger."""
   w = jnp.tile(jnp.array([[3.], [1.], [3.], [1.]]), (4, 2))

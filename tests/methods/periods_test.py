@@ -17,6 +17,15 @@ def test_no_step_is_told_by_the_name_of_the_period(end, every):
     _periods.end_of(100, .75, end, every, name='prune_every')
 
 
+def test_a_share_that_fades_has_a_step_before_it_is_gone():
+  assert _periods.end_of(100, .75, None, 74, fades=True) == 75
+  with pytest.raises(ValueError, match='every < end.*none move at the end, got '
+                     'every=75, end=75'):
+    _periods.end_of(100, .75, None, 75, fades=True)
+  with pytest.raises(ValueError, match='total_steps=100'):
+    _periods.end_of(100, .75, 101, 10, fades=True)
+
+
 @pytest.mark.parametrize('share', [-.1, 1.1, 30.])
 def test_what_is_no_share_is_told(share):
   _periods.check_shares(gamma=0., fraction=1.)

@@ -111,6 +111,28 @@ def test_combine_gives_each_pull_to_its_own_parameters():
   assert not np.asarray(updates['b']['kernel']).any()
 
 
+def test_an_eager_state_may_be_donated():
+  tx = jaxsparse.sparsify(optax.sgd(.1), methods.elsa(
+      {'.*': jaxsparse.unstructured()}, .5, 10, every=5, fisher=.9))
+  w = jnp.arange(1., 5.)
+  _, state = jax.jit(tx.update, donate_argnums=1)(w, tx.init(w), w)
+  assert state.rule.count == 1
+
+
+def test_penalties_may_be_traced():
+  """As hyperparameters are under `optax.inject_hyperparams`."""
+  def tx(penalty, fisher):
+    return jaxsparse.sparsify(optax.sgd(.1), methods.elsa(
+        {'.*': jaxsparse.unstructured()}, .5, 10, every=5, penalty=penalty,
+        fisher=fisher))
+  w = jnp.arange(1., 5.)
+  _, want = tx(.3, .9).update(w, tx(.3, .9).init(w), w)
+  injected = optax.inject_hyperparams(tx)(penalty=.3, fisher=.9)
+  _, got = jax.jit(injected.update)(w, injected.init(w), w)
+  np.testing.assert_allclose(
+      got.inner_state.rule.second, want.rule.second, rtol=1e-6)
+
+
 def test_narrow_weights_have_wide_accounts():
   params = {'kernel': jnp.ones((4, 2), jnp.bfloat16)}
   state = methods.elsa(exchanges.FREE, .5, 10, every=2).rule.init(params)

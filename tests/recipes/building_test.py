@@ -60,7 +60,7 @@ def _pruned(monkeypatch):
 
   def note(patterns, **options):
     seen.append({'patterns': patterns, **options})
-    return optax.identity()
+    return rules.Rule(*optax.identity())
 
   def pruned(**recipe):
     seen.clear()
@@ -282,6 +282,22 @@ def test_flows_have_their_gains(flow, gains):
         [flow.gain(step) for step in (100, 400, 900)], gains, atol=1e-6)
 
 
+def test_masks_of_a_flow_are_those_of_the_weights_at_hand():
+  """With `frequency: 1` until the end of training, as in `methods.sr_ste`."""
+  made = _made(pattern='2:4', names='a/kernel', flow='sr_ste', frequency=1,
+               decay='one_shot', total_steps=9)
+  tx, params = made.sparsify(optax.sgd(.5)), _params()
+  state, update = tx.init(params), jax.jit(tx.update)
+  for i in range(9):
+    grads = jax.tree.map(
+        lambda w, i=i: jax.random.normal(jax.random.key(i), w.shape), params)
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(
+        state.masks['a']['kernel'], jaxsparse.select(
+            jnp.abs(params['a']['kernel']), jaxsparse.nm(2, 4)))
+
+
 def test_sr_ste_decays_pruned_weights_as_told():
   flow = _made(sparsity=.5, flow={'sr_ste': {'decay': .25}}).flow
   w, masks = jnp.array([4., 8.]), jnp.array([True, False])
@@ -387,6 +403,16 @@ def test_progressive_takes_units_in_portions():
     state = update(state)
     kept.append(int(state.masks['a']['kernel'].sum()))
   assert kept == [128] * 3 + [112] * 2 + [96] * 2 + [80] * 2 + [64] * 3
+
+
+def test_a_recipe_within_progressive_ends_at_its_target():
+  made = _made(100, names='a/kernel', pattern='channel', sparsity=.5,
+               decay='linear', end=70, frequency=30)
+  rule, params = rules.progressive(made.rule, steps=2, every=5), _params()
+  state, update = rule.init(params), jax.jit(rule.update)
+  for _ in range(70):
+    masks, state = update(params, state, params)
+  assert masks['a']['kernel'].mean() == .5
 
 
 def test_scores_are_kept_in_bfloat16_on_request():

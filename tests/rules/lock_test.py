@@ -25,6 +25,19 @@ def test_lock_keeps_zeros_and_leaves_untouched_biases_free():
   assert masks['a']['bias'].all()
 
 
+def test_it_goes_on_with_the_state_of_the_rule_that_made_the_masks():
+  params = _params()
+  rule = jaxsparse.methods.rigl(
+      {'a/kernel': jaxsparse.unstructured()}, .5, 100, every=10).rule
+  state = rule.init(params)
+
+  def step(state, _):
+    return jaxsparse.lock().update(params, state, params)[1], None
+  locked, _ = jax.lax.scan(step, state, length=3)
+  assert locked.count == 3 and not locked.dense
+  jax.tree.map(np.testing.assert_array_equal, locked.masks, state.masks)
+
+
 def test_a_locked_block_is_alive_if_any_weight_is_even_if_they_cancel():
   w = jnp.zeros((4, 4)).at[0, 0].set(1.).at[0, 1].set(-1.)
   masks = jaxsparse.lock({'w': jaxsparse.block((2, 2))}).init({'w': w}).masks

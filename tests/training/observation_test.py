@@ -149,6 +149,19 @@ def test_densities_of_layers_are_their_own():
       'a/kernel': .25, 'b/kernel': .75}
 
 
+def test_a_layer_without_weights_has_no_density():
+  params = {'k': jnp.zeros((0, 4)), 'l': jnp.ones((4, 4))}
+  one_of_four = {'.*': jaxsparse.nm(1, 4)}
+  for method in (jaxsparse.methods.top_kast(one_of_four, 10, every=1),
+                 jaxsparse.methods.ste(one_of_four, 10)):
+    tx = jaxsparse.observe(jaxsparse.sparsify(optax.sgd(.1), method))
+    state = tx.init(params)
+    for _ in range(2):
+      _, state = jax.jit(tx.update)(params, state, params)
+    for path, row in jaxsparse.observed(state).items():
+      assert np.isfinite(row).all(), path
+
+
 def test_nothing_pruned_has_no_variance():
   history = _run(_observe(
       jaxsparse.prune({'.*kernel': jaxsparse.nm(4, 4)}), jaxsparse.ste()), 1)

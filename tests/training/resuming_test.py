@@ -55,6 +55,39 @@ def test_what_still_acts_is_not(new):
   training.check_resume(new, PARAMS, after(gradual(.5), 30, wrapped), steps=20)
 
 
+def test_a_state_beside_another_optimizer_is_resumed():
+  around = lambda tx: optax.multi_transform(
+      {'x': tx, 'y': optax.sgd(.1)}, {'a': 'x', 'b': 'y'})
+  rule = jaxsparse.prune({'a': jaxsparse.unstructured(.5)},
+                         schedule=schedules.cubic(0, 20))
+  with pytest.warns(UserWarning, match='50.0% pruned, and with 75.0%'):
+    training.check_resume(
+        jaxsparse.prune({'.*': jaxsparse.unstructured(.75)},
+                        schedule=schedules.cubic(0, 20)),
+        PARAMS, after(rule, 30, around), steps=20)
+
+
+def test_a_state_of_an_nnx_optimizer_is_resumed():
+  from flax import nnx
+  model = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
+  rule = lambda s: jaxsparse.prune({'kernel': jaxsparse.unstructured(s)},
+                                   schedule=schedules.cubic(0, 20))
+  optimizer = nnx.Optimizer(
+      model, jaxsparse.sparsify(optax.sgd(.1), rule(.5)), wrt=nnx.Param)
+  found = training.check_resume(
+      rule(.75), nnx.state(model, nnx.Param), optimizer.opt_state, steps=20)
+  assert found == {'kernel': (.75, .75)}
+
+
+def test_a_rule_of_optax_alone_is_resumed():
+  rule = gradual(.5)
+  plain = optax.GradientTransformation(
+      rule.init, lambda grads, state, params=None: rule.update(
+          grads, state, params))
+  assert training.check_resume(plain, PARAMS, after(plain, 3), steps=20) == {
+      'a': (.5, .5)}
+
+
 def test_a_state_of_something_else_is_told():
   with pytest.raises(ValueError, match='not belong to this method'):
     training.check_resume(
