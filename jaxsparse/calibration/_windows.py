@@ -64,8 +64,8 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
   through the earlier windows, which are trained already. A window is a block of
   the model, with its nonlinearities (for a single matrix, use `refit`).
   Training covers the kept weights, biases and norms that only this window
-  reads, in float32. The rule `lock()` keeps pruned weights at zero. A window
-  whose loss over all batches does not fall keeps its old weights.
+  reads, in float32. Weights that the masks prune stay at zero. A window whose
+  loss over all batches does not fall keeps its old weights.
 
   The function is cut between windows as in `one_shot`. Each layer of a scan is
   a window. Equal windows are compiled once.
@@ -128,7 +128,8 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
              if not trees.is_dense(mask)]
   chains = _stages.chains(fn, params, batches, kernels, outputs=True)
   windows = _windows(chains[0], block)
-  tx = _locked(optimizer)
+  tx, kept = _locked(optimizer), {
+      path: mask for path, _, mask in trees.align(params, masks)}
   leaves, treedef = jax.tree.flatten(params)
   if isinstance(state, dict):
     state = ReconstructState(**state)
@@ -145,7 +146,7 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
              for chain, x in zip(chains, target)]
     if number >= done:
       leaves, before, after = _trained(
-          chains, window, leaves, data, goals, tx, steps, which)
+          chains, window, leaves, data, goals, tx, kept, steps, which)
       state = ReconstructState(
           jax.tree.unflatten(treedef, leaves), (*state.before, before),
           (*state.after, after), number + 1)
@@ -160,9 +161,13 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
 @functools.lru_cache(maxsize=8)
 def _locked(optimizer: optax.GradientTransformation | None
             ) -> optax.GradientTransformation:
-  """The locked optimizer, cached so that its steps are compiled once."""
+  """The locked optimizer, cached so that its steps are compiled once.
+
+  Its masks are those of a window: zeros would say nothing of a kernel that is
+  wholly pruned, or of a bias with zeros.
+  """
   return transform.sparsify(
-      optax.adam(1e-3) if optimizer is None else optimizer, rules.lock(),
+      optax.adam(1e-3) if optimizer is None else optimizer, rules.lock({}),
       flows.hard())
 
 
@@ -236,8 +241,8 @@ def _source(chain: Chain, window: range, mine: Sequence[int]
 
 def _trained(chains: Sequence[Chain], window: range, leaves: list[Any],
              data: Sequence[dict[int, Any]], goals: Sequence[dict[int, Any]],
-             tx: optax.GradientTransformation, steps: int, which: str
-             ) -> tuple[list[Any], jax.Array, jax.Array]:
+             tx: optax.GradientTransformation, kept: dict[str, Any], steps: int,
+             which: str) -> tuple[list[Any], jax.Array, jax.Array]:
   """The leaves with a window trained, and its losses before and after."""
   chain = chains[0]
   mine = _own(chain, window, leaves, which)
@@ -252,7 +257,12 @@ def _trained(chains: Sequence[Chain], window: range, leaves: list[Any],
                   [goal[i] for i in one.segments[window[-1]].gives]))
   first = [numerics.wide(w) for w in chain.values(mine, leaves, {})]
   before = _total(given, first)
-  weights, opt_state = first, jax.jit(tx.init)(first)
+  opt_state = jax.jit(tx.init)(first)
+  opt_state = opt_state._replace(rule=opt_state.rule._replace(masks=[
+      None if trees.is_dense(kept[leaf.path]) else slices.take(
+          jnp.asarray(kept[leaf.path]), leaf.index).transpose(order)
+      for leaf, order in mine.values()]))
+  weights = first
   for step in range(steps):
     source, *arrays = given[step % len(given)]
     weights, opt_state = _step(source, tx, weights, opt_state, *arrays)

@@ -75,6 +75,30 @@ def test_it_comes_nearer_and_pruned_weights_stay_zero():
   np.testing.assert_array_equal(got['table'], LOOP['table'])
 
 
+def test_the_masks_decide_what_is_trained_and_not_the_zeros():
+  """Of a kernel without weights, of zeros in a bias, and in transposed axes."""
+  up, bias, out, last, x = (
+      np.random.default_rng(i).normal(size=shape).astype(np.float32)
+      for i, shape in enumerate([(8, 16), (16,), (4, 16), (4, 4), (64, 8)]))
+  dense = {'up': up, 'bias': np.maximum(bias, 0.), 'out': out, 'last': last}
+  fn = lambda p, x: (
+      jax.nn.gelu(x @ p['up'] + p['bias'][None]) @ p['out'].T @ p['last'])
+  given, masks = jaxsparse.one_shot(
+      fn, dense, [x], jaxsparse.unstructured(),
+      sparsity={'up': .5, 'out': .5, 'last': 1.})
+  assert not np.asarray(masks['last']).any()
+  with pytest.warns(UserWarning, match='last keeps its old weights'):
+    got = calibration.reconstruct(
+        fn, given, masks, [x], dense=dense, steps=20, optimizer=SGD,
+        block=lambda path: 'last' if path == 'last' else 'first')
+  assert not np.asarray(got['last']).any()
+  zero = dense['bias'] == 0
+  assert zero.any() and (np.asarray(got['bias'])[zero] != 0).all()
+  for path in ('up', 'out'):
+    moved, mask = (np.asarray(x) for x in (got[path] != given[path], masks[path]))
+    assert not moved[~mask].any() and moved[mask].mean() > .9
+
+
 def test_the_first_window_by_hand():
   given, masks, got, _ = trained(unrolled, LOOP, steps=3)
   w = given['layers'][0]

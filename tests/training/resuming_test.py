@@ -58,13 +58,12 @@ def test_what_still_acts_is_not(new):
 def test_a_state_beside_another_optimizer_is_resumed():
   around = lambda tx: optax.multi_transform(
       {'x': tx, 'y': optax.sgd(.1)}, {'a': 'x', 'b': 'y'})
-  rule = jaxsparse.prune({'a': jaxsparse.unstructured(.5)},
-                         schedule=schedules.cubic(0, 20))
+  rule = lambda regex, sparsity: jaxsparse.prune(
+      {regex: jaxsparse.unstructured(sparsity)},
+      schedule=schedules.cubic(0, 20), when=schedules.every(5, end=20))
   with pytest.warns(UserWarning, match='50.0% pruned, and with 75.0%'):
-    training.check_resume(
-        jaxsparse.prune({'.*': jaxsparse.unstructured(.75)},
-                        schedule=schedules.cubic(0, 20)),
-        PARAMS, after(rule, 30, around), steps=20)
+    training.check_resume(rule('.*', .75), PARAMS,
+                          after(rule('a', .5), 30, around), steps=20)
 
 
 def test_a_state_of_an_nnx_optimizer_is_resumed():
