@@ -117,18 +117,19 @@ def prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
 
 def _prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
            how: Method, sparsity: Any) -> Pruned:
-  groups, x, moment = 1, None, how.kind == 'moment'
+  x, moment = None, how.kind == 'moment'
   if statistic is not None:
     _check(name, statistic)
     x = layout.statistic(statistic.sum, moment)
-    if x.ndim > len(layout.stack) + 1 + moment:
-      groups = len(x)  # The groups of a convolution divide its outputs.
   if bool(jnp.isnan(w).any()):
     raise ValueError(
         f'{name} must have finite weights, but has NaN. Check the checkpoint '
         'it was restored from.')
-  m = layout.matrices(w, groups)
-  arrays = [m, x, sparsity if isinstance(sparsity, jax.Array) else None]
+  m = layout.matrices(w)
+  each = sparsity if isinstance(sparsity, jax.Array) else None
+  if each is not None and layout.groups > 1:
+    each = jnp.repeat(each[..., None], layout.groups, -1)
+  arrays = [m, x, each]
 
   def one(m, x, s):
     v, mask = how.prune(m, x, layout.pattern, sparsity if s is None else s)
@@ -148,8 +149,8 @@ def _prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
   # On the host: NaN made on a device would stop `jax_debug_nans`.
   errors = np.asarray(error) if moment else np.full(
       m.shape[:-2], np.nan, np.float32)
-  return Pruned(layout.kernel(v, groups), layout.kernel(mask, groups),
-                errors.mean() if groups > 1 else errors)
+  return Pruned(layout.kernel(v), layout.kernel(mask),
+                errors.mean(-1) if layout.groups > 1 else errors)
 
 
 def _check(name: str, statistic: Statistic) -> None:

@@ -25,6 +25,8 @@ class Layout(NamedTuple):
     rows: the order of the inputs as rows of a matrix, in which members of a
       group are neighbours; `None` if no reordering is needed.
     pattern: the pattern of a matrix.
+    groups: the number of groups of a convolution, each with inputs and outputs
+      of its own.
   """
   shape: tuple[int, ...]
   stack: tuple[int, ...]
@@ -32,6 +34,7 @@ class Layout(NamedTuple):
   outputs: tuple[int, ...]
   rows: np.ndarray | None
   pattern: Pattern
+  groups: int = 1
 
   @property
   def stack_sizes(self) -> tuple[int, ...]:
@@ -46,21 +49,20 @@ class Layout(NamedTuple):
         shape=tuple(self.shape[axis] for axis in left), stack=moved(self.stack),
         inputs=moved(self.inputs), outputs=moved(self.outputs))
 
-  def matrices(self, w: jax.Array, groups: int = 1) -> jax.Array:
-    """The matrices `[*stack, in, out]`, or `[groups, in, out]` of convolutions.
-    """
+  def matrices(self, w: jax.Array) -> jax.Array:
+    """The matrices `[*stack, in, out]`, or `[*stack, groups, in, out]`."""
     order = (*self.stack, *self.inputs, *self.outputs)
     m = w.transpose(order).reshape(*self.stack_sizes, self._inputs(), -1)
     if self.rows is not None:
       m = m[..., self.rows, :]
-    if groups > 1:
-      m = m.reshape(self._inputs(), groups, -1).swapaxes(0, 1)
+    if self.groups > 1:
+      m = m.reshape(*m.shape[:-1], self.groups, -1).swapaxes(-3, -2)
     return m
 
-  def kernel(self, m: jax.Array, groups: int = 1) -> jax.Array:
+  def kernel(self, m: jax.Array) -> jax.Array:
     """The inverse of `matrices`."""
-    if groups > 1:
-      m = m.swapaxes(0, 1).reshape(self._inputs(), -1)
+    if self.groups > 1:
+      m = m.swapaxes(-3, -2).reshape(*self.stack_sizes, self._inputs(), -1)
     if self.rows is not None:
       m = m[..., np.argsort(self.rows), :]
     order = (*self.stack, *self.inputs, *self.outputs)
@@ -86,12 +88,12 @@ class Layout(NamedTuple):
     """
     x = statistic.sum / jnp.maximum(statistic.count, 1)[..., None]
     sizes = [self.shape[axis] for axis in self.inputs]
-    if x.ndim > len(self.stack) + 1:
+    if self.groups > 1:
       out, = self.outputs
-      x = jnp.repeat(x.T, self.shape[out] // len(x), -1)
-      return x.reshape(*sizes, -1).transpose(
-          np.argsort((*self.inputs, out)))
-    x = x.reshape(*x.shape[:-1], *sizes, *[1] * len(self.outputs))
+      x = jnp.repeat(x.swapaxes(-2, -1), self.shape[out] // self.groups, -1)
+      x = x.reshape(*self.stack_sizes, *sizes, -1)
+    else:
+      x = x.reshape(*x.shape[:-1], *sizes, *[1] * len(self.outputs))
     return x.transpose(np.argsort((*self.stack, *self.inputs, *self.outputs)))
 
   def _inputs(self) -> int:
@@ -143,7 +145,8 @@ def layout(kernel: Kernel, pattern: Pattern) -> Layout:
       group=patterns.Tiling() if whole else patterns.Tiling(
           ((-2, members),), rest=1))
   return Layout(shape, stack, inputs,
-                tuple(axis for axis in others if axis not in stack), rows, flat)
+                tuple(axis for axis in others if axis not in stack), rows, flat,
+                kernel.groups)
 
 
 def _rows(sizes: Sequence[int], unit: Sequence[int], group: Sequence[int]

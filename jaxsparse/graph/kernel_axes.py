@@ -35,6 +35,7 @@ class Kernel(NamedTuple):
     window: the window axes of a convolution's kernel.
     others: the other primitives in which the parameter meets data.
     why: the reason why `kernel_patterns` assigns no pattern, or `None`.
+    groups: the number of groups of a convolution, which divide the outputs.
   """
   path: str
   shape: tuple[int, ...]
@@ -43,6 +44,7 @@ class Kernel(NamedTuple):
   window: tuple[int, ...] = ()
   others: tuple[str, ...] = ()
   why: str | None = None
+  groups: int = 1
 
   @property
   def is_kernel(self) -> bool:
@@ -150,7 +152,8 @@ def _kernel(path: str, read: tracing.Reading) -> Kernel:
   first = products[0]
   kernel = kernel._replace(
       contracted=tuple(sorted(first.contracted)),
-      outputs=tuple(sorted(first.outputs)), window=tuple(sorted(first.window)))
+      outputs=tuple(sorted(first.outputs)), window=tuple(sorted(first.window)),
+      groups=first.groups)
   notes = ['also contracted along ' + _text(sorted(p.contracted))
            for p in products[1:] if p.contracted != first.contracted]
   notes += [f'also {roles}'] if others else []

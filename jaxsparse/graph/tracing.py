@@ -39,10 +39,14 @@ CLOSED_OVER = '<closed over>'
 
 
 class Product(NamedTuple):
-  """A parameter met data: its axes that vanished, and those of the result."""
+  """A parameter met data: its axes that vanished, and those of the result.
+
+  `groups` is the number of groups of a convolution.
+  """
   contracted: frozenset[int]
   outputs: frozenset[int]
   window: frozenset[int] = frozenset()
+  groups: int = 1
 
 
 class Reading(NamedTuple):
@@ -355,9 +359,12 @@ class _Reader:
       # Batch axes are no outputs, the groups of a convolution are.
       free = [w for w in row if not isinstance(w, primitives.New)
               and (len(w) == 1 or wiring.window)]
+      groups = [values[i].shape[axis] for wires in free if len(wires) > 1
+                for k, axis in wires if k == i]
       product = Product(
           through(i, source, wiring.gone), through(i, source, free),
-          through(i, source, [(wire,) for wire in wiring.window]))
+          through(i, source, [(wire,) for wire in wiring.window]),
+          math.prod(groups))
       if product not in self.products[source.path]:
         self.products[source.path].append(product)
     if any(v.is_data for v in values):

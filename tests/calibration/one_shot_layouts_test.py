@@ -133,6 +133,29 @@ def test_convolutions_in_groups(groups):
         got['w'][..., mine].reshape(-1, outs), v, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize('method', ['magnitude', 'wanda', 'sparsegpt'])
+@pytest.mark.parametrize('sparsity', [.5, np.array([.25, .75])], ids=str)
+@pytest.mark.parametrize('sequential', [True, False])
+def test_groups_of_convolutions_of_a_scan_compete_each_by_itself(
+    method, sparsity, sequential):
+  rng = np.random.default_rng(1)
+  w = rng.normal(size=(2, 3, 4, 8)).astype(np.float32)
+  w[..., 4:] *= 100.
+  x = rng.normal(size=(16, 12, 8)).astype(np.float32)
+
+  def fn(p, x):
+    step = lambda x, w: (lax.conv_general_dilated(
+        x, w / 100, (1,), 'SAME', dimension_numbers=('NWC', 'WIO', 'NWC'),
+        feature_group_count=2), ())
+    return lax.scan(step, x, p['w'])[0]
+  _, masks = jaxsparse.one_shot(
+      fn, {'w': w}, [x], jaxsparse.unstructured(), method,
+      sparsity={'w': sparsity}, sequential=sequential)
+  kept = np.asarray(masks['w']).reshape(2, 12, 2, 4).mean((1, 3))
+  np.testing.assert_allclose(
+      kept, np.broadcast_to(1 - np.reshape(sparsity, (-1, 1)), (2, 2)))
+
+
 def test_experts_compete_each_by_itself():
   w, x = array(3, 8, 4), array(3, 32, 8)
   fn = lambda p, x: jnp.einsum('etd,edo->eto', x, p['w'])
