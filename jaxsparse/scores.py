@@ -325,11 +325,13 @@ def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
     return ThresholdState(jnp.zeros((), jnp.int32), numerics.varying_as(
         jnp.asarray(initial, jnp.float32), lambda: params))
 
-  def update(grads, state, params=None, *, masks=None, **extra_args):
+  def update(grads, state, params=None, *, masks=None, step=None, **extra_args):
     del grads, extra_args
     scores = jax.tree.map(
         lambda w: jnp.abs(w.astype(jnp.float32)) / state.threshold, params)
-    step = state.count + 1
+    count = state.count + 1
+    # In a later stage, the steps of a rule are not those of its scores.
+    step = count if step is None else step
 
     def adapted():
       active = scores if masks is None else masks
@@ -346,7 +348,7 @@ def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
 
     threshold = numerics.either(
         when(step), adapted, lambda: state.threshold)
-    return scores, ThresholdState(step, threshold)
+    return scores, ThresholdState(count, threshold)
 
   return Score(init, update)
 

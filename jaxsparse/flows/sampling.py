@@ -56,8 +56,8 @@ def mvue24(g: jax.Array, key: jax.Array, *, axis: int = -2) -> jax.Array:
       tokens, which the gradient of a weight sums over.
 
   Returns:
-    An array of the shape and dtype of `g`. A group with a NaN or an infinity
-    becomes NaN.
+    An array of the shape and dtype of `g`. In a group with a NaN or an infinity
+    the two entries that are drawn are NaN.
 
   Raises:
     ValueError: if `g` has no such axis, or if groups of four do not tile it.

@@ -98,9 +98,12 @@ def prune_and_grow(
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
-    Its `update` takes two more arguments. `allowed` is a function that returns
-    a tree of bool arrays; units outside of these neither stay nor grow. `act`
-    is a bool scalar that triggers an exchange at a step that `when` leaves out.
+    Its `update` takes three more arguments. `allowed` is a function that
+    returns a tree of bool arrays; units outside of these neither stay nor grow.
+    `act` is a bool scalar that triggers an exchange at a step that `when`
+    leaves out. `begins` is a bool scalar, true if the masks are those of
+    another rule, as at the first step of a stage: then all layers get the
+    number of units that the sparsity says, and nothing else is exchanged.
 
   Raises:
     ValueError: from `init`, see `rules.resolve`; or if a sparsity is missing.
@@ -159,7 +162,7 @@ def prune_and_grow(
                      _reads_dense(grow, sparse, states[1], False))
 
   def update(grads, state, params=None, *, updates=None, allowed=None,
-             act=None, **extra_args):
+             act=None, begins=None, **extra_args):
     step, shapes, scored = base.moment(
         patterns, state, grads, params, updates, **extra_args)
 
@@ -175,9 +178,9 @@ def prune_and_grow(
           masks, shapes, drops, grows,
           none if allowed is None else allowed()) if row[1].size]
 
-    def exchange():
+    def exchange(anew=False):
       budgets = {}
-      if surplus is not None or schedule is not None:
+      if anew or surplus is not None or schedule is not None:
         kept = distributions.budgets(distribution, lambda: jax.tree.map(
             # An active weight of zero counts more than a pruned one.
             lambda m, x: jnp.where(m, x, -jnp.inf),
@@ -185,17 +188,23 @@ def prune_and_grow(
             scored(drop, state.scores[0])[0]), shapes, progress(step))
         budgets = {path: k.count for path, _, k in trees.align(
             base.sparse_only(state.masks, shapes), kept)}
+      apart = anew and surplus is None  # The budgets are those of layers.
       new = _exchange(
-          layers, budgets, drop_scope, grow_scope,
+          layers, budgets, scopes.per_layer if anew else drop_scope,
+          scopes.per_layer if apart else grow_scope,
           # A requested `act` only makes room; it does not replace weights.
-          jnp.where(own, _at(fraction, step), 0.), _at(surplus or 0., step))
+          jnp.where(own & (not anew), _at(fraction, step), 0.),
+          _at(surplus or 0., step))
       return trees.map_with_path(
           lambda path, m: new.get(path, m),
           base.sparse_only(state.masks, shapes))
 
     due = own if schedule is None else base.is_due(when, schedule, step)
     due = due if act is None else due | act
-    masks = base.run_if(due, exchange, state.masks)
+    masks = base.run_if(due, exchange, state.masks) if begins is None else (
+        base.run_if(begins, lambda: exchange(anew=True), base.run_if(
+            due & ~begins, exchange, state.masks)))
+    due = due if begins is None else due | begins
     scores = tuple(scored(s, t)[1] for s, t in zip((drop, grow), state.scores))
     return masks, RuleState(step, masks, scores, _reads_dense(
         grow, base.sparse_only(params, shapes), state.scores[1], due))

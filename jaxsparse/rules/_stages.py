@@ -20,8 +20,10 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
   current rule runs, and only its scores accumulate.
 
   A rule that does not act at every step starts with the masks of the previous
-  stage and acts at the next step at which its `when` holds. Steps are counted
-  from the start of training.
+  stage and acts at the next step at which its `when` holds. `prune_and_grow`,
+  which keeps the number of weights, makes it its own at the first step of the
+  stage: the smallest weights go, or others grow. Steps are counted from the
+  start of training.
 
   Args:
     rules: maps the first step of each stage to its rule: `prune`,
@@ -66,8 +68,10 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
 
   def update(grads, state, params=None, **extra_args):
     def ask(i):
+      start = {'begins': step == begins[i]} if begins[i] else {}
       masks, new = parts[i].update(
-          grads, state._replace(scores=state.scores[i]), params, **extra_args)
+          grads, state._replace(scores=state.scores[i]), params, **start,
+          **extra_args)
       dense = new.dense
       if dense is None and state.dense is not None:
         dense = jnp.zeros_like(state.dense)

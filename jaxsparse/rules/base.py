@@ -261,7 +261,7 @@ def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
 
   def scored(score, score_state):
     return score.update(grads, score_state, weights, point=point,
-                        masks=state.masks, **extra_args)
+                        masks=state.masks, step=state.count + 1, **extra_args)
   return scored
 
 

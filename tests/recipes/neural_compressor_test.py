@@ -280,7 +280,7 @@ def test_a_coefficient_without_a_regularizer_is_told():
         'target': 8, 'normalize': True, 'stride': 64, 'transpose': False,
         'importance_inputs': ['head_mask'], 'importance_metric': 'x'}},
      r'jaxsparse\.units\.sensitivity\(loss_fn.*jaxsparse\.units\.prune_units'),
-    ({'pattern': '5:4'}, 'got 5'),
+    ({'pattern': '5:4'}, 'got 5'), ({'pattern': '4:4'}, 'got 4'),
     ({'pattern': 'tile'}, 'pattern must'),
     ({'pattern': '2:4', 'target_sparsity': .9}, 'sparsity is 0.9'),
     ({'target_sparsity': 90}, r'pruners\[0\].target_sparsity.*got 90'),

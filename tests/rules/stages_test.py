@@ -84,6 +84,52 @@ def test_masks_are_taken_over_until_the_new_rule_acts():
   assert [_kept(s.masks) for s in states] == [3, 3, 3, 3, 3, 2]
 
 
+@pytest.mark.parametrize('before', [.5, 0., .95])
+@pytest.mark.parametrize('make', [
+    lambda p: jaxsparse.methods.rigl(p, .9, 30, every=5),
+    lambda p: jaxsparse.methods.set_training(p, .9, 30, every=5),
+    lambda p: jaxsparse.methods.dsr(p, .9, 30, every=5),
+    lambda p: jaxsparse.methods.mest(p, .9, 30, every=5),
+    lambda p: jaxsparse.methods.snfs(p, .9, 30, every=5),
+    lambda p: jaxsparse.methods.srigl({
+        regex: jaxsparse.unstructured(balanced=True) for regex in p}, .9, 30,
+                                      every=5, gamma=0.)])
+def test_dynamic_training_has_its_own_number_of_weights(before, make):
+  patterns = {'.*kernel': jaxsparse.unstructured()}
+  rule = jaxsparse.stages({
+      0: jaxsparse.prune({'.*kernel': jaxsparse.unstructured(before)}),
+      10: make(patterns).rule})
+  states, _ = _states(rule, _params(), 30)
+  kept = [sum(int(m.sum()) for m in jax.tree.leaves(s.masks)) for s in states]
+  assert kept[9] == round(160 * (1 - before))
+  assert kept[-1] == pytest.approx(16, abs=4)  # Fan-ins of srigl are whole.
+
+
+def test_groups_of_another_stage_get_their_own_number():
+  """The first group says nothing of the others."""
+  params = {'kernel': jax.random.normal(jax.random.key(0), (16, 8))}
+  rule = jaxsparse.stages({
+      0: jaxsparse.prune({'kernel': jaxsparse.unstructured(.5)}),
+      3: jaxsparse.prune_and_grow(
+          {'kernel': jaxsparse.unstructured(balanced=True)}, sparsity=.75,
+          grow=jaxsparse.scores.random(1), when=schedules.every(4))})
+  states, _ = _states(rule, params, 8)
+  assert len({*np.asarray(states[2].masks['kernel'].sum(0))}) > 1
+  for state in states[3:]:
+    assert (state.masks['kernel'].sum(0) == 4).all()
+
+
+def test_thresholds_change_at_the_steps_of_the_stage():
+  threshold = jaxsparse.scores.adaptive_threshold(
+      1e6, fraction=.5, when=schedules.every(10))
+  rule = jaxsparse.stages({0: _nm(4), 5: jaxsparse.prune_and_grow(
+      {'.*kernel': jaxsparse.unstructured()}, sparsity=.5, drop=threshold,
+      grow=jaxsparse.scores.random(1), when=schedules.every(10))})
+  states, _ = _states(rule, _params(), 31)
+  found = [float(s.scores[1][0].threshold) for s in states]
+  assert [t for t in range(1, 32) if found[t] != found[t - 1]] == [10, 20, 30]
+
+
 def test_a_locked_last_stage_is_that_of_its_start():
   params = _params()
   zeroed = jax.tree.map(
