@@ -127,11 +127,12 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   """
   runs.check(config)
   charts.check(options.charts)
-  profile = profiling.of(
-      options.profile, pathlib.Path(workdir) / workdirs.PROFILE)
+  path = pathlib.Path(workdir)
+  profile = profiling.of(options.profile, path / workdirs.PROFILE)
   mesh = meshes.create(config)  # None: on one device.
   run, dataset = runs.create(config, mesh)
-  state = runs.first_state(config, run, mesh)
+  state = runs.first_state(
+      config, run, dataset=dataset, path=path, mesh=mesh)
   here = functools.partial(meshes.on_one_device, mesh=mesh)
   # Channels are looked for on one device.
   whole = here(state) if config.slim or config.permute_budget else state
@@ -139,7 +140,6 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   permuting = channels.create(config, run, whole, dataset)
   del whole
 
-  path = pathlib.Path(workdir)
   with processes.watch() as watch, contextlib.ExitStack() as stack:
     processes.first(lambda: _claim(stack, path, config, dataset))
     journal = journals.Journal(path, config, state, options.charts)

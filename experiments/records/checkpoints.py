@@ -127,6 +127,22 @@ def load(directory: pathlib.Path, *, tell: Callable[[str], None] | None = None
   return step, read(path / _STATE) if step else None
 
 
+def shapes(directory: pathlib.Path) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of the leaves that were saved, or none, by `keystr`.
+
+  Arrays are not read; `restore` tells whether they are damaged.
+
+  Args:
+    directory: the directory that was passed to `save`. It may be missing.
+  """
+  step = _agreed(lambda: _described(directory))
+  if not step:
+    return {}
+  saved = _manifest(directory.absolute() / str(step))['shapes']
+  return {leaf: tuple(json.loads(text_[text_.index('['):]))
+          for leaf, text_ in saved.items()}
+
+
 def text(directory: pathlib.Path, step: int, name: str) -> str:
   """Returns a text that was passed to `save`.
 
@@ -235,12 +251,25 @@ def _silent() -> Iterator[None]:
 
 def _last(directory, tell):
   """The last undamaged step, its path and its shapes; or 0."""
-  found = []
-  processes.first(lambda: found.append(_choose(directory, tell)))
-  # All processes use the same step, because a shared folder may lag.
-  step = processes.number_of_first(found[0] if found else 0)
+  step = _agreed(lambda: _choose(directory, tell))
   path = directory.absolute() / str(step)
   return step, path, _manifest(path)['shapes'] if step else {}
+
+
+def _agreed(choose):
+  """The step that the first process chooses, as a shared folder may lag."""
+  found = []
+  processes.first(lambda: found.append(choose()))
+  return processes.number_of_first(found[0] if found else 0)
+
+
+def _described(directory):
+  """The last step whose manifest can be read, or 0."""
+  for step in reversed(_steps(directory)):
+    with contextlib.suppress(Damaged):
+      _manifest(directory / str(step))
+      return step
+  return 0
 
 
 def _choose(directory, tell):

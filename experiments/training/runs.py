@@ -103,13 +103,19 @@ def create(config: ml_collections.ConfigDict,
   return steps.create(config, tx, dataset, mesh), dataset
 
 
-def first_state(config: ml_collections.ConfigDict, run: steps.Steps,
+def first_state(config: ml_collections.ConfigDict, run: steps.Steps, *,
+                dataset: data.Dataset, path: pathlib.Path,
                 mesh: jax.sharding.Mesh | None = None) -> steps.State:
   """Returns the state that a run starts from: new, or of `config.init_from`.
+
+  A run with a checkpoint needs only a state to restore it into. So it does not
+  read `config.init_from`, which may be gone.
 
   Args:
     config: of the run.
     run: its steps.
+    dataset: what it trains on.
+    path: its work directory, which may be missing.
     mesh: the devices that they run on.
 
   Raises:
@@ -117,7 +123,12 @@ def first_state(config: ml_collections.ConfigDict, run: steps.Steps,
   """
   if not config.init_from:
     return run.init(None)
-  return run.init(load(config.init_from, slim=config.init_slim, mesh=mesh))
+  if not (saved := checkpoints.shapes(path / workdirs.CHECKPOINTS)):
+    return run.init(load(config.init_from, slim=config.init_slim, mesh=mesh))
+  # Compiled, methods do not look at weights, which here are not those pruned.
+  init = run.init if mesh else jax.jit(run.init)
+  variables = steps.new_variables(config, dataset, seed=config.seed)
+  return init(_cut(variables, saved) if config.init_slim else variables)
 
 
 def restore(workdir: str, mesh: jax.sharding.Mesh | None = None) -> Restored:
@@ -134,7 +145,8 @@ def restore(workdir: str, mesh: jax.sharding.Mesh | None = None) -> Restored:
   config = workdirs.read_config(path)
   run, dataset = create(config, mesh)
   step, state = checkpoints.restore(
-      path / workdirs.CHECKPOINTS, first_state(config, run, mesh))
+      path / workdirs.CHECKPOINTS,
+      first_state(config, run, dataset=dataset, path=path, mesh=mesh))
   if not step:
     raise ValueError(f'{path} must hold a checkpoint, but has none. Give the '
                      '--workdir of a run that has made a step')
@@ -184,6 +196,15 @@ def keep_recipe(path: pathlib.Path, made: recipes.Recipe):
                  for key, value in ours.items() if theirs.get(key) != value]:
     raise ValueError(f'{file} is the recipe of another run: '
                      f'{"; ".join(changed)}. Give another --workdir.')
+
+
+def _cut(variables, saved):
+  """Variables of the shapes that were saved, after channels were cut out."""
+  def one(path, leaf):
+    name = jax.tree_util.keystr(path)
+    shape = saved.get(f'.params{name}', saved.get(f'.averages{name}', ()))
+    return leaf[tuple(map(slice, shape))]
+  return jax.tree.map_with_path(one, variables)
 
 
 def _short(number):

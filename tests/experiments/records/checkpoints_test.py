@@ -110,6 +110,15 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_read(
   assert checkpoints.load(path)[0] == 3
 
 
+@pytest.mark.parametrize('kind', _damages(pathlib.Path()))
+def test_shapes_are_those_of_the_last_checkpoint_that_tells_them(
+    kind, saved, tmp_path):
+  path = shutil.copytree(saved, tmp_path / 'saved')
+  _damages(path)[kind]()
+  assert checkpoints.shapes(path) == {"['w']": (4,)}
+  assert checkpoints.shapes(tmp_path / 'none') == {}
+
+
 def test_if_no_checkpoint_is_whole_the_run_is_not_begun_anew(saved, tmp_path):
   path = shutil.copytree(saved, tmp_path / 'saved')
   for step in '12':

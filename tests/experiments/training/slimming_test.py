@@ -1,5 +1,6 @@
 """Channels that die in training: counted, priced, cut out, gone on without."""
 
+import json
 import math
 import shutil
 
@@ -205,10 +206,20 @@ def test_run_goes_on_with_smaller_arrays_and_trains_them(locked, slimmed):
     assert (before != after).any()
 
 
-def test_run_that_went_on_can_be_loaded_itself(locked):
+def _orphan(path, to):
+  """A copy of a run, whose first run is not where it was."""
+  shutil.copytree(path, to)
+  config = json.loads((to / 'config.json').read_text())
+  (to / 'config.json').write_text(json.dumps({**config, 'init_from': '/gone'}))
+  return str(to)
+
+
+def test_run_that_went_on_can_be_loaded_itself(locked, tmp_path):
   _, path, result = locked
-  assert (checkpoints.digest(runs.load(str(path)))
-          == checkpoints.digest(steps.variables(steps.sparse(result.state))))
+  saved = checkpoints.digest(steps.variables(steps.sparse(result.state)))
+  assert checkpoints.digest(runs.load(str(path))) == saved
+  orphan = _orphan(path, tmp_path / 'orphan')
+  assert checkpoints.digest(runs.load(orphan)) == saved
 
 
 def test_network_without_a_checkpoint_cannot_be_gone_on_with(chased, tmp_path):
@@ -288,7 +299,7 @@ def test_smaller_residual_network_goes_on_averages_included(resnet, tmp_path):
   run, _ = runs.create(config)
   begun = steps.variables(run.init(small))
   assert checkpoints.digest(begun) == checkpoints.digest(small)
-  result = train.train(config, str(tmp_path))
+  result = train.train(config, str(tmp_path / 'run'))
   ended = steps.variables(result.state)
   assert jax.tree.map(np.shape, ended) == jax.tree.map(np.shape, small)
   for tree in (result.state.params, result.state.averages):
@@ -296,5 +307,6 @@ def test_smaller_residual_network_goes_on_averages_included(resnet, tmp_path):
     assert all((leaf[...] != small['stem_norm'][key][...]).any()
                for key, leaf in stem.items())
   assert np.isfinite([row['loss'] for row in result.rows]).all()
-  assert (checkpoints.digest(runs.load(str(tmp_path)))
-          == checkpoints.digest(ended))
+  for path in (tmp_path / 'run', _orphan(tmp_path / 'run', tmp_path / 'alone')):
+    assert (checkpoints.digest(runs.load(str(path)))
+            == checkpoints.digest(ended))
