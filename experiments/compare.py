@@ -3,7 +3,8 @@
   python -m experiments.compare runs/digits/*
 
 Runs share a row if their configs differ only in the seed and they read the same
-data, wherever the data files are. The interval is Student's t interval of the
+data, wherever the data files are, and the same weights (`init_from`) and recipe
+that their config names. The interval is Student's t interval of the
 mean over seeds; a single run has no interval.
 """
 
@@ -33,7 +34,10 @@ def table(workdirs_: Sequence[str]) -> str:
     rows = metrics.ended(path / workdirs.METRICS, config['steps'])
     del config['seed']
     config.pop('data_dir', None)
-    config['data'] = workdirs.read_fingerprint(path)
+    named = {'weights': config.get('init_from'),
+             workdirs.RECIPE: config.get('recipe')}
+    config.update({name: found for name, found in workdirs.sources(path).items()
+                   if named.get(name, True)})
     key = json.dumps(config, sort_keys=True)
     configs[key] = config
     groups[key].append(rows[-1])

@@ -298,7 +298,8 @@ def _line(run, rows, path, config):
       'm': run.config.get('m'), 'seed': run.seed,
       'config': plan.differences(run.config, config.base),
       'row': rows[-1], 'curves': results.curves(rows),
-      'data': str(workdirs.read_fingerprint(run.path)),
+      **{name: found for name, found in workdirs.sources(run.path).items()
+         if found},
       'environment': environment.brief(run.path),
       'path': str(run.path.relative_to(path))}
 

@@ -131,7 +131,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   profile = profiling.of(options.profile, path / workdirs.PROFILE)
   mesh = meshes.create(config)  # None: on one device.
   run, dataset = runs.create(config, mesh)
-  state = runs.first_state(
+  state, weights = runs.first(
       config, run, dataset=dataset, path=path, mesh=mesh)
   here = functools.partial(meshes.on_one_device, mesh=mesh)
   # Channels are looked for on one device.
@@ -141,7 +141,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   del whole
 
   with processes.watch() as watch, contextlib.ExitStack() as stack:
-    processes.first(lambda: _claim(stack, path, config, dataset))
+    processes.first(lambda: _claim(stack, path, config, dataset, weights))
     journal = journals.Journal(path, config, state, options.charts)
     state = journal.state
     batches = meshes.divide(dataset, mesh)
@@ -214,12 +214,12 @@ def main(argv: list[str]):
     print(f'\n{result.summary}\n{report.locations(_WORKDIR.value)}')
 
 
-def _claim(stack, path, config, dataset):
+def _claim(stack, path, config, dataset, weights):
   """Claims the directory for this process, until the stack ends."""
   path.mkdir(parents=True, exist_ok=True)
   stack.enter_context(owner.hold(path))
   workdirs.claim(str(path), config, dataset=config.dataset,
-                 fingerprint=dataset.fingerprint)
+                 fingerprint=dataset.fingerprint, weights=weights)
   for doubt in runs.doubts(config):
     print(f'warning: {doubt}', file=sys.stderr, flush=True)
   if recipe := methods.recipe(config):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -27,7 +28,8 @@ FREE = frozenset({'mesh'})
 
 
 def claim(path: str, config: ml_collections.ConfigDict, *, dataset: str,
-          fingerprint: str, free: frozenset[str] = FREE) -> pathlib.Path:
+          fingerprint: str, weights: str | None = None,
+          free: frozenset[str] = FREE) -> pathlib.Path:
   """Makes `path` the work directory of a run, or checks that it already is.
 
   Args:
@@ -35,6 +37,8 @@ def claim(path: str, config: ml_collections.ConfigDict, *, dataset: str,
     config: the config of the run.
     dataset: the name of the data set of the run.
     fingerprint: the fingerprint of the data set.
+    weights: the fingerprint of the weights that the run begins with, if they
+      are those of another run and it has no checkpoint yet.
     free: keys of the config that may change when the run continues.
 
   Returns:
@@ -48,7 +52,7 @@ def claim(path: str, config: ml_collections.ConfigDict, *, dataset: str,
   path.mkdir(parents=True, exist_ok=True)
   if (path / CONFIG).exists():
     _check_same(path, read_config(path), json.loads(config.to_json()), free)
-    _check_data(path, dataset, fingerprint)
+    _check_sources(path, dataset, fingerprint, weights)
     return path
   for name in (
       DATASET, RECIPE, CHECKPOINTS, METRICS, CELLS, PLOT, MASK, CHANNELS,
@@ -58,7 +62,7 @@ def claim(path: str, config: ml_collections.ConfigDict, *, dataset: str,
           f'{path} holds {name} but no {CONFIG}, so it is not known which run '
           'it is from. Give another --workdir.')
   write(path / CONFIG, config.to_json(indent=2) + '\n')
-  _check_data(path, dataset, fingerprint)
+  _check_sources(path, dataset, fingerprint, weights)
   return path
 
 
@@ -76,6 +80,29 @@ def read_fingerprint(path: pathlib.Path) -> str | None:
     raise ValueError(f'cannot read {path / DATASET}: it holds no fingerprint. '
                      'Remove it if the data are those that the run began with.')
   return content['fingerprint']
+
+
+def read_weights(path: pathlib.Path) -> str | None:
+  """Returns the fingerprint of the weights that a run began with.
+
+  It is `None` if they were new, or if the run is older than this record.
+  """
+  if not (path / DATASET).exists():
+    return None
+  return _read_json(path / DATASET).get('weights')
+
+
+def sources(path: pathlib.Path) -> dict[str, str | None]:
+  """Returns the fingerprints of all that a config only names.
+
+  They are of the data, of the weights that the run began with, and of its
+  recipe. Runs of one config compare only if these are the same.
+  """
+  recipe = path / RECIPE
+  return {
+      'data': read_fingerprint(path), 'weights': read_weights(path),
+      RECIPE: hashlib.sha256(recipe.read_bytes()).hexdigest()[:12]
+              if recipe.exists() else None}
 
 
 def write(path: pathlib.Path, text: str):
@@ -121,17 +148,25 @@ def _read_json(file):
   return content
 
 
-def _check_data(path, name, fingerprint):
-  """Records the data of a run, or checks that they have not changed."""
-  theirs = read_fingerprint(path)
-  if theirs is None:
-    write(path / DATASET, json.dumps(
-        {'dataset': name, 'fingerprint': fingerprint}, indent=2) + '\n')
-  elif theirs != fingerprint:
+def _check_sources(path, name, fingerprint, weights):
+  """Records what a run begins with, or checks that it has not changed."""
+  theirs, began = read_fingerprint(path), read_weights(path)
+  if theirs not in (None, fingerprint):
     raise ValueError(
         f'{path} holds a run on other data: {name!r} had the fingerprint '
         f'{theirs} there and has {fingerprint} here. Results compare only '
         'within one; give another --workdir.')
+  if began and weights not in (None, began):
+    raise ValueError(
+        f'{path} holds a run that began with other weights: those of '
+        f'config.init_from had the fingerprint {began} there and have '
+        f'{weights} here. Results compare only within one; give another '
+        '--workdir.')
+  if theirs is None or weights and not began:
+    known = {'weights': weights} if weights else {}
+    write(path / DATASET, json.dumps(
+        {'dataset': name, 'fingerprint': fingerprint, **known}, indent=2)
+          + '\n')
 
 
 def _check_same(path, theirs, ours, free):

@@ -1,5 +1,6 @@
 """`table.md`, all that a sweep found as text."""
 
+from experiments.records import workdir
 from experiments.reporting import cost_table
 from experiments.reporting import results as results_lib
 from experiments.reporting import tables
@@ -9,7 +10,12 @@ _TUNED_NOTE = (
     'seeds {seeds}, which judge nothing else; the best, in bold, is what the '
     'tables above use.')
 _EDGE_NOTE = 'Best at an end of the grid, so maybe better beyond it: '
-_MIXED_NOTE = ' (**the data changed between runs: they do not compare**)'
+_MIXED_NOTE = ' (**the {} changed between runs: they do not compare**)'
+# What runs began with -> what tells which lines have to have it in common.
+_SOURCES = {
+    'data': lambda line: None,
+    'weights': lambda line: line['config'].get('init_from'),
+    workdir.RECIPE: lambda line: line['method']}
 
 
 def table_md(results: results_lib.Results) -> str:
@@ -73,12 +79,24 @@ def _how(results):
   if 'base' in config:
     base = config.base
     lines.insert(0, f'- {base.model} on {base.dataset}, {base.steps:,} steps')
-  if data := sorted({line['data'] for line in results.lines if 'data' in line}):
-    lines.append(f'- data {", ".join(data)}' + _MIXED_NOTE * (len(data) > 1))
+  lines += _sources(results.lines)
   lines += [f'- `{command}`' for command in results.commands]
   if 'base' in config and not results.commands:
     lines.append('- called from Python')
   return '\n'.join(lines)
+
+
+def _sources(lines):
+  """The fingerprints of what runs began with, and which of them changed."""
+  told = []
+  for name, common in _SOURCES.items():
+    found = {(common(line), line[name]) for line in lines if name in line}
+    values = sorted({value for _, value in found})
+    if values:
+      changed = len(found) > len({one for one, _ in found})
+      told.append(f'- {name} {", ".join(values)}'
+                  + _MIXED_NOTE.format(name) * changed)
+  return told
 
 
 def _numbers(seeds):

@@ -45,6 +45,12 @@ class Restored(NamedTuple):
   state: steps.State
 
 
+class First(NamedTuple):
+  """The state that a run starts from."""
+  state: steps.State
+  weights: str | None = None  # Their fingerprint, if another run gave them.
+
+
 def check(config: ml_collections.ConfigDict):
   """Finds mistakes in the keys that every config has.
 
@@ -103,9 +109,9 @@ def create(config: ml_collections.ConfigDict,
   return steps.create(config, tx, dataset, mesh), dataset
 
 
-def first_state(config: ml_collections.ConfigDict, run: steps.Steps, *,
-                dataset: data.Dataset, path: pathlib.Path,
-                mesh: jax.sharding.Mesh | None = None) -> steps.State:
+def first(config: ml_collections.ConfigDict, run: steps.Steps, *,
+          dataset: data.Dataset, path: pathlib.Path,
+          mesh: jax.sharding.Mesh | None = None) -> First:
   """Returns the state that a run starts from: new, or of `config.init_from`.
 
   A run with a checkpoint needs only a state to restore it into. So it does not
@@ -122,13 +128,16 @@ def first_state(config: ml_collections.ConfigDict, run: steps.Steps, *,
     ValueError: if `config.init_from` holds no checkpoint.
   """
   if not config.init_from:
-    return run.init(None)
+    return First(run.init(None))
   if not (saved := checkpoints.shapes(path / workdirs.CHECKPOINTS)):
-    return run.init(load(config.init_from, slim=config.init_slim, mesh=mesh))
+    given = _on_one_device(config.init_from, mesh)
+    return First(run.init(_variables(given, slim=config.init_slim)),
+                 checkpoints.digest(_variables(given))[:12])
   # Compiled, methods do not look at weights, which here are not those pruned.
   init = run.init if mesh else jax.jit(run.init)
   variables = steps.new_variables(config, dataset, seed=config.seed)
-  return init(_cut(variables, saved) if config.init_slim else variables)
+  return First(init(
+      _cut(variables, saved) if config.init_slim else variables))
 
 
 def restore(workdir: str, mesh: jax.sharding.Mesh | None = None) -> Restored:
@@ -146,7 +155,7 @@ def restore(workdir: str, mesh: jax.sharding.Mesh | None = None) -> Restored:
   run, dataset = create(config, mesh)
   step, state = checkpoints.restore(
       path / workdirs.CHECKPOINTS,
-      first_state(config, run, dataset=dataset, path=path, mesh=mesh))
+      first(config, run, dataset=dataset, path=path, mesh=mesh).state)
   if not step:
     raise ValueError(f'{path} must hold a checkpoint, but has none. Give the '
                      '--workdir of a run that has made a step')
@@ -165,12 +174,7 @@ def load(workdir: str, *, slim: bool = False,
   Raises:
     ValueError: if `workdir` holds no checkpoint.
   """
-  config, run, dataset, state = restore(workdir, mesh)
-  state = meshes.on_one_device(state, mesh)
-  if slim:
-    return slimming.slim(
-        slimming.create(config, run, state, dataset), state).variables
-  return steps.variables(steps.sparse(state))
+  return _variables(_on_one_device(workdir, mesh), slim=slim)
 
 
 def keep_recipe(path: pathlib.Path, made: recipes.Recipe):
@@ -196,6 +200,19 @@ def keep_recipe(path: pathlib.Path, made: recipes.Recipe):
                  for key, value in ours.items() if theirs.get(key) != value]:
     raise ValueError(f'{file} is the recipe of another run: '
                      f'{"; ".join(changed)}. Give another --workdir.')
+
+
+def _on_one_device(workdir, mesh):
+  found = restore(workdir, mesh)
+  return found._replace(state=meshes.on_one_device(found.state, mesh))
+
+
+def _variables(restored, *, slim=False):
+  config, run, dataset, state = restored
+  if slim:
+    return slimming.slim(
+        slimming.create(config, run, state, dataset), state).variables
+  return steps.variables(steps.sparse(state))
 
 
 def _cut(variables, saved):

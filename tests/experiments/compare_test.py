@@ -35,6 +35,29 @@ def test_comparison_pools_seeds_and_names_what_differs(tmp_path):
     compare.table(paths)
 
 
+def test_runs_from_other_weights_or_recipes_do_not_share_a_row(tmp_path):
+  def told(**changes):
+    paths = []
+    for seed in range(2):
+      path = tmp_path / f'{len([*tmp_path.iterdir()])}'
+      path.mkdir()
+      (path / 'config.json').write_text(json.dumps({
+          'method': 'recipe', 'steps': 3, 'seed': seed, 'init_from': 'runs/1',
+          'recipe': 'mine.yaml'}))
+      metrics.append(path / 'metrics.jsonl', {
+          'step': 3, 'accuracy': .5, 'sparsity': .5})
+      sources = {'fingerprint': 'abc', 'weights': 'one', 'recipe': 'a: 1'}
+      sources.update(changes if seed else {})
+      (path / 'recipe.yaml').write_text(sources.pop('recipe'))
+      (path / 'dataset.json').write_text(json.dumps(sources))
+      paths.append(path)
+    return [line.split()[-1] for line in compare.table(paths).splitlines()[1:]]
+  assert told() == ['recipe']
+  assert told(weights='two') == ['weights=one', 'weights=two']
+  one, two = told(recipe='a: 2')
+  assert one != two and one.startswith('recipe.yaml=')
+
+
 def test_comparison_shows_each_run_by_its_own_metric(tmp_path):
   for name, values in (('lm', {'bits_per_byte': 2.5}),
                        ('vit', {'accuracy': .5})):

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
 
 from experiments import sweep
+from experiments import train
 from experiments._utils import stopping
 from experiments.records import metrics
 from experiments.reporting import document
@@ -75,6 +77,23 @@ def test_table_is_made_of_the_results_alone(swept):
   _, path, _ = swept
   assert document.table_md(results.read([path / 'results.jsonl'])) == (
       (path / 'table.md').read_text())
+
+
+def test_a_network_that_changed_between_runs_is_told(tmp_path):
+  first = commands.config('digits/dense', width=16, steps=2, log_every=2,
+                          save_every=2, batch_size=16)
+  config = sweeps.small(methods=('ste',), targets=('2:4',), only={})
+  config.base.init_from = first_path = str(tmp_path / 'dense')
+  tables_ = []
+  for seed, first.seed in enumerate((7, 7, 8)):  # The same one, another one.
+    shutil.rmtree(first_path, ignore_errors=True)
+    train.train(first, first_path)
+    config.seeds = tuple(range(seed + 1))
+    sweep.sweep(config, str(tmp_path / 'sweep'))
+    tables_.append((tmp_path / 'sweep' / 'table.md').read_text())
+  assert ['weights changed' in text for text in tables_] == [
+      False, False, True]
+  assert all('\n- weights ' in text for text in tables_)
 
 
 def test_finished_sweep_started_again_trains_nothing(swept, trained):

@@ -43,6 +43,33 @@ def test_damaged_files_are_refused_by_name(name, content, part, tmp_path):
   assert commands.hashes(tmp_path) == before
 
 
+def _claim_from(path, weights):
+  return workdir.claim(str(path), commands.config('digits/rigl_90'),
+                       dataset='digits', fingerprint='abc', weights=weights)
+
+
+def test_a_run_belongs_to_the_weights_that_it_began_with(tmp_path):
+  _claim(tmp_path)  # By a version that did not record them.
+  assert workdir.read_weights(tmp_path) is None
+  for weights in ('one', 'one', None):  # None: it goes on from a checkpoint.
+    _claim_from(tmp_path, weights)
+    assert workdir.sources(tmp_path) == {
+        'data': 'abc', 'weights': 'one', 'recipe.yaml': None}
+  before = commands.hashes(tmp_path)
+  with pytest.raises(ValueError, match='init_from had the fingerprint one '
+                     'there and have another here. .* another --workdir'):
+    _claim_from(tmp_path, 'another')
+  assert commands.hashes(tmp_path) == before
+
+
+def test_recipes_have_a_fingerprint(tmp_path):
+  found = set()
+  for text in ('{sparsity: 0.5}', '{sparsity: 0.6}', '{sparsity: 0.5}'):
+    (tmp_path / 'recipe.yaml').write_text(text)
+    found.add(workdir.sources(tmp_path)['recipe.yaml'])
+  assert len(found) == 2
+
+
 def test_errors_of_a_full_disk_name_the_file(tmp_path):
   with pytest.raises(OSError, match='No space left.*rows.jsonl') as raised:
     with workdir.naming(tmp_path / 'rows.jsonl'):

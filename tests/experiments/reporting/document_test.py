@@ -23,6 +23,27 @@ def test_data_that_changed_between_runs_is_told():
   assert '- data abc, def (**the data changed' in document.table_md(found)
 
 
+def test_weights_that_changed_between_runs_from_one_network_are_told():
+  found = _results()
+  assert '- weights' not in document.table_md(found)  # As before the record.
+  for line in found.lines[1:]:
+    line['weights'] = 'abc'
+  found.lines[-1].update(config={'init_from': 'another'}, weights='def')
+  assert '\n- weights abc, def\n' in document.table_md(found)
+  found.lines[-2]['weights'] = 'fed'
+  assert '- weights abc, def, fed (**the weights changed' in (
+      document.table_md(found))
+
+
+def test_a_recipe_that_changed_between_runs_of_a_method_is_told():
+  found = _results()
+  for line in found.lines:
+    line['recipe.yaml'] = line['method']
+  assert 'changed' not in document.table_md(found)
+  found.lines[-1]['recipe.yaml'] = 'new'
+  assert '(**the recipe.yaml changed' in document.table_md(found)
+
+
 def test_sections_are_those_of_what_was_done():
   text = document.table_md(_results())
   assert [line for line in text.splitlines() if line.startswith('#')] == [
