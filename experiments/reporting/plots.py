@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import itertools
 import math
 import pathlib
 
@@ -20,7 +21,7 @@ ROWS = 'by_row.png'
 FLOPS = 'by_flops.png'
 NAMES = TARGETS, ROWS, FLOPS, *step_plots.NAMES
 
-_MARKERS = 'os^DvPX*<>'
+_MARKERS = 'os^DvPX*<>hpd8H'
 _SPREAD = 0.7  # How far apart the points of a target lie; targets are at 1.
 
 
@@ -128,7 +129,7 @@ def plot_flops(path: pathlib.Path, runs: Sequence[tables.Run],
   """
   metric = tables.judged(runs)[1]
   drawing, axis = canvas.one_panel('What training costs and what it gives')
-  markers = dict(zip([None, *targets], _MARKERS))
+  markers = dict(zip([None, *targets], itertools.cycle(_MARKERS)))
   for method in methods:
     points = [
         (np.mean([run.rows[-1]['train_flops'] for run in group]),

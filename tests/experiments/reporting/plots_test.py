@@ -2,6 +2,7 @@
 
 import os
 
+from matplotlib import figure
 import pytest
 
 from experiments.reporting import plots
@@ -11,6 +12,26 @@ from tests._lib import sweeps
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('launched')]
 
 _PNG = b'\x89PNG'
+
+
+@pytest.mark.parametrize('count', [3, 12, 40])
+def test_any_number_of_targets_is_drawn(count, tmp_path):
+  targets = tuple(f'{50 + i}%' for i in range(count))
+  config = sweeps.small(methods=('dense', 'set'), targets=targets)
+  runs = sweeps.runs({('dense', None): (90,), **{
+      ('set', target): (80,) for target in targets}})
+  for run in runs:
+    run.rows[0]['train_flops'] = 1e9
+  drawn = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+        figure.Figure, 'savefig', lambda self, *_, **__: drawn.append(self))
+    plots.write(tmp_path, runs, config)
+  told = [handle for handle in drawn[-1].legends[0].get_lines()
+          if handle.get_label() in targets]
+  assert len(told) == count
+  if count < 15:
+    assert len({line.get_marker() for line in told}) == count
 
 
 def test_pictures_are_drawn_for_what_was_measured(tmp_path):

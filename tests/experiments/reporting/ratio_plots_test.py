@@ -38,6 +38,22 @@ def test_every_domain_has_a_panel_and_every_pattern_a_curve(
   assert tolerated.get_ydata()[0] == pytest.approx(1.)
 
 
+def test_every_pattern_looks_different_however_many_there_are(
+    tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(
+      figure.Figure, 'savefig', lambda self, *_, **__: drawn.append(self))
+  rows = {f'{name}_50': 0.4 for name in 'abcdefghi'}
+  ratio_plots.write(tmp_path, {'images': _runs({'dense': 0.5, **rows})},
+                    {row: (row,) for row in rows})
+  curves = [curve.lines[0] for curve in drawn[0].axes[0].containers]
+  told = drawn[0].legends[0]
+  assert [text.get_text() for text in told.get_texts()] == [*rows]
+  for shown in (curves, told.get_lines()):
+    looks = {(line.get_color(), line.get_marker()) for line in shown}
+    assert len(looks) == len(rows)
+
+
 def test_picture_is_written(tmp_path):
   path = tmp_path / 'ratios.png'
   ratio_plots.write(path, {'images': _runs({'dense': 0.9, 'w_80': 0.9})},
