@@ -61,8 +61,9 @@ def _draw(axis, runs, name, places, *, line):
   color = labels.color(name)
   axis.errorbar(
       [x for x, _ in found], [point.mean for _, point in found],
-      [np.nan_to_num(point.half) for _, point in found], fmt='o' + line,
-      color=color, markerfacecolor=labels.face(name, color), label=name,
+      [np.nan_to_num(point.half) for _, point in found],
+      fmt=labels.marker(name) + line, color=color, label=name,
+      markerfacecolor=labels.face(name, color),
       markersize=4.5, linewidth=1.2, elinewidth=0.8, capsize=2)
 
 

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Sequence
 import functools
+import itertools
 
 from matplotlib import colors as colors_lib
 import numpy as np
@@ -74,10 +75,12 @@ _COLORS = {
 }
 Colors = dict[str, str]  # By method.
 
-# A variant that trains longer, or goes on after pruning, has the colour of its
-# method and an open marker.
+# A variant that trains longer, or is pruned with more than its method, has the
+# colour of the method and an open marker. Its shape tells what it has more.
 LONG = '_long'
 _VARIANTS = (LONG, '_refit', '_reconstructed', '_permuted')
+_MARKERS = {'_reconstructed': '^', '_reconstructed_refit': 'v',
+            '_permuted': 's', '_permuted_refit': 'D'}
 _OTHER = '#7F7F7F'
 _PALE, _DARK = 0.4, 0.6  # How far shades go: towards white, and of the light.
 
@@ -100,18 +103,24 @@ def colors(methods: Sequence[str]) -> Colors:
 
   Rows that only a sweep knows, such as `sr_ste_2e-4` and `sr_ste_2e-3`, are
   shades of one colour if their names differ in the last word only. It is that
-  of the method, here of `sr_ste`, or one that is still free.
+  of the method, here of `sr_ste`, or one that is still free. So is the colour
+  of a method whose own an earlier one has.
 
   >>> colors(['sr_ste_1', 'sr_ste_2'])
   {'sr_ste_1': '#e69e66', 'sr_ste_2': '#803800'}
   """
-  found = {method: color(method) for method in methods}
-  families = collections.defaultdict(list)
+  found, first = {}, {}
+  families = collections.defaultdict(list)  # By name, and if it has shades.
   for method in methods:
-    if found[method] == _OTHER:
-      families[method.rpartition('_')[0] or method].append(method)
+    own, base = color(method), _base(method)
+    found[method] = own
+    if own == _OTHER:
+      families[method.rpartition('_')[0] or method, True].append(method)
+    elif first.setdefault(own, base) != base:
+      found[method] = _OTHER
+      families[base, False].append(method)
   taken = {*found.values()}
-  for family, members in families.items():
+  for (family, shaded), members in families.items():
     own = _COLORS.get(family, _OTHER)
     base = _OTHER
     if own not in (_OTHER, *taken):
@@ -119,14 +128,19 @@ def colors(methods: Sequence[str]) -> Colors:
     elif free := [one for one in _COLORS.values() if one not in taken]:
       base = max(free, key=functools.partial(_contrast, others=taken))
     taken.add(base)
-    found.update(zip(members, _shades(base, len(members))))
+    found.update(zip(members, _shades(base, len(members)) if shaded
+                     else itertools.repeat(base)))
   return found
 
 
 def color(method: str) -> str:
   """Returns the colour of a method and of its variants; grey if unknown."""
-  return _COLORS.get(
-      functools.reduce(str.removesuffix, _VARIANTS, method), _OTHER)
+  return _COLORS.get(_base(method), _OTHER)
+
+
+def _base(method):
+  """The method that a variant is one of."""
+  return functools.reduce(str.removesuffix, _VARIANTS, method)
 
 
 def _contrast(one, others):
@@ -153,3 +167,12 @@ def face(method: str, edge: str) -> str:
     edge: its colour.
   """
   return 'white' if method.endswith(_VARIANTS) else edge
+
+
+def marker(method: str) -> str:
+  """Returns the shape of the markers of a method or of a variant of one.
+
+  >>> marker('wanda'), marker('wanda_permuted')
+  ('o', 's')
+  """
+  return _MARKERS.get(method.removeprefix(_base(method)), 'o')

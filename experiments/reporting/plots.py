@@ -81,7 +81,8 @@ def plot_targets(path: pathlib.Path, runs: Sequence[tables.Run],
     axis.plot(places, means, color=colors[method], linewidth=0.9, alpha=0.4)
     handles.append(axis.errorbar(
         places, means, [np.nan_to_num(point.half) for _, point in points],
-        fmt='o', color=colors[method], label=labels.label(method),
+        fmt=labels.marker(method), color=colors[method],
+        label=labels.label(method),
         capsize=2, markersize=4.5, elinewidth=1.4,
         markerfacecolor=labels.face(method, colors[method])))
   if tables.DENSE in methods:

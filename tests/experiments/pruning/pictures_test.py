@@ -35,6 +35,21 @@ def test_a_method_is_a_line_over_the_shares_and_points_at_each_n_m(
   assert [tick.get_text() for tick in n_m.get_xticklabels()] == ['2:4']
 
 
+def test_a_method_and_its_variants_look_different(monkeypatch, tmp_path):
+  names = ['dense', 'wanda', *(f'wanda_{suffix}' for suffix in (
+      'refit', 'permuted', 'permuted_refit', 'reconstructed',
+      'reconstructed_refit'))]
+  runs = [tables.Run(name, None if name == 'dense' else '2:4', 0, [
+      {'accuracy': 0.9}]) for name in names]
+  drawn = []
+  monkeypatch.setattr(
+      figure.Figure, 'savefig', lambda self, *_, **__: drawn.append(self))
+  pictures.plot_quality(tmp_path / 'picture.png', runs, names, ['2:4'])
+  lines = [curve.lines[0] for curve in drawn[0].axes[0].containers]
+  assert len({(line.get_marker(), line.get_markerfacecolor())
+              for line in lines}) == len(lines) == 6
+
+
 @pytest.mark.parametrize('targets', [['50%'], ['2:4']])
 def test_one_kind_of_target_has_one_panel(targets, monkeypatch, tmp_path):
   assert len(_axes(monkeypatch, tmp_path, targets)) == 1

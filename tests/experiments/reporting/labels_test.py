@@ -3,6 +3,7 @@
 from matplotlib import colors
 import pytest
 
+from experiments.pruning import plan as pruning
 from experiments.reporting import labels
 from experiments.training import methods
 
@@ -41,6 +42,34 @@ def test_rows_that_only_a_sweep_knows_are_told_apart():
   # The colour of a method that is drawn is no variant's, others may have it.
   assert found['chase_40_skip'] != found['chase_40'] == '#2171B5'
   assert labels.colors(['rigl_fast']) == {'rigl_fast': labels.color('rigl')}
+
+
+@pytest.mark.parametrize('names', [
+    ('ste', 'prune_retrain', 'step', 'elsa_nm'), ('set', 'prune_retrain'),
+    ('granet', 'cast'),
+    ('rigl', 'sr_ste', 'sr_ste_1', 'sr_ste_2', 'row')])
+def test_methods_of_one_sweep_have_different_colours(names):
+  found = labels.colors(names)
+  assert len({*found.values()}) == len(names)
+  assert labels.color('unknown') not in found.values()
+  assert found[names[0]] == labels.color(names[0])
+
+
+def test_rows_of_one_word_more_or_less_have_different_shades():
+  assert len({*labels.colors(['row', 'row_1', 'row_2']).values()}) == 3
+
+
+def test_variants_keep_the_colour_of_a_method_that_gave_up_its_own():
+  found = labels.colors(['ste', 'set', 'set_long'])
+  assert found['set'] == found['set_long'] != found['ste']
+
+
+def test_variants_of_one_method_are_told_apart_by_their_markers():
+  names = [name + suffix for name in pruning.METHODS
+           if name.startswith('wanda') for suffix in ('', '_refit')]
+  looks = {(labels.marker(name), labels.face(name, labels.color(name)))
+           for name in names}
+  assert len(looks) == len(names) == 6
 
 
 def test_more_rows_than_colours_are_grey():
