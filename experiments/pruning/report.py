@@ -98,15 +98,17 @@ def _parts(rows, runs, methods, config):
     return parts
   parts += [
       '## Paired differences to dense',
-      tables.differences(runs, methods, config.targets, reference=tables.DENSE),
+      tables.differences(runs, methods, config.targets, reference=tables.DENSE,
+                         seeds=len(config.seeds)),
       tables.DIFFERENCES_NOTE.format(better=better, reference=tables.DENSE),
       '## Magnitude kept', _grid(
           'method', sparse, config.targets, lambda name, target: [
               row['kept'] for row in _of(rows, name, target) if 'kept' in row],
-          '.1%'),
+          '.1%', len(config.seeds)),
       _KEPT_NOTE, '## Seconds',
       _grid('method', sparse, config.targets, lambda name, target: [
-          row['seconds'] for row in _of(rows, name, target)], '.1f'),
+          row['seconds'] for row in _of(rows, name, target)], '.1f',
+            len(config.seeds)),
       _SECONDS_NOTE, '## Errors of outputs, kernel by kernel', _ERRORS_NOTE]
   kernels = [*next(row['errors'] for row in rows if 'errors' in row)]
   for target in config.targets:
@@ -115,7 +117,8 @@ def _parts(rows, runs, methods, config):
       return [one[kernel] if kernel in one else np.mean([*one.values()])
               for one in found]
     parts += [f'### {target}', _grid(
-        'kernel', ['all', *kernels], sparse, errors, '.4f')]
+        'kernel', ['all', *kernels], sparse, errors, '.4f',
+        len(config.seeds))]
   return parts
 
 
@@ -125,10 +128,13 @@ def _of(rows, name, target):
 
 
 def _grid(corner: str, names: Sequence[str], columns: Sequence[str],
-          values: Callable[[str, str], list[float]], digits: str) -> str:
+          values: Callable[[str, str], list[float]], digits: str, seeds: int
+          ) -> str:
   """A table of means; a cell without values has not ended."""
   def show(found):
-    return f'{np.mean(found):{digits}}' if found else tables.NOT_BUILT
+    if not found:
+      return tables.NOT_BUILT
+    return tables.sized(f'{np.mean(found):{digits}}', len(found), seeds)
   return tables.markdown([[corner, *columns], *(
       [name, *(show(values(name, column)) for column in columns)]
       for name in names)])

@@ -59,7 +59,9 @@ def cost_table(runs: Sequence[tables.Run], config: ml_collections.ConfigDict,
       shares = [_shares(run.rows[-1], config.base.steps) for run in runs
                 if run.method == method and run.target in (target, None)]
       lines[-1] += [
-          tables.show(tables.estimate([*scores.values()]), metric.digits),
+          tables.sized(
+              tables.show(tables.estimate([*scores.values()]), metric.digits),
+              len(scores), len(config.seeds)),
           *(f'{share:.2f}' for share in np.mean(shares, axis=0))]
   return tables.markdown(lines)
 
@@ -86,7 +88,7 @@ def train_share(runs: Sequence[tables.Run], method: str, target: str | None
 
 
 def budgets(runs: Sequence[tables.Run], methods: Sequence[str],
-            targets: Sequence[str], *, label: tables.Label = str,
+            targets: Sequence[str], *, seeds: int, label: tables.Label = str,
             shares: Sequence[float] = _BUDGETS) -> str:
   """Returns the table of what methods reach with equal FLOPs of training.
 
@@ -94,6 +96,7 @@ def budgets(runs: Sequence[tables.Run], methods: Sequence[str],
     runs: the measured runs of a sweep with dense runs.
     methods: the rows.
     targets: those among which a method's best is chosen.
+    seeds: the number of runs each cell should have.
     label: tells how a method's name is printed.
     shares: the columns, shares of the FLOPs of dense training. One that is too
       small for every sparse method is left out.
@@ -117,10 +120,12 @@ def budgets(runs: Sequence[tables.Run], methods: Sequence[str],
                           metric)
     lines[0].append(f'up to {share:.2f} of dense')
     for line, method in zip(lines[1:], methods):
-      text = texts.get(method, _TOO_MUCH)
-      if method in chosen and not tables.is_dense(method):
-        text += f' at {chosen[method]}'
-      line.append(text)
+      if method not in chosen:
+        line.append(_TOO_MUCH)
+        continue
+      target = chosen[method]
+      text = tables.sized(texts[method], cells[method, target].seeds, seeds)
+      line.append(text + f' at {target}' * (not tables.is_dense(method)))
   return tables.markdown(lines)
 
 

@@ -35,7 +35,8 @@ def table_md(results: results_lib.Results) -> str:
   reference = config.get('reference', 'sr_ste')
   if reference in config.methods and len(config.methods) > 1:
     parts += [f'## Paired differences to {reference}',
-              tables.differences(runs, *order, reference=reference),
+              tables.differences(runs, *order, reference=reference,
+                                 seeds=len(config.seeds)),
               tables.DIFFERENCES_NOTE.format(
                   better=better, reference=reference)]
   parts += _cost_parts(runs, config, better)
@@ -57,7 +58,8 @@ def _cost_parts(runs, config, better):
       for method in config.methods if not tables.is_dense(method)
       for target in config.targets):
     parts += ['## At equal FLOPs of training',
-              cost_table.budgets(runs, config.methods, config.targets),
+              cost_table.budgets(runs, config.methods, config.targets,
+                                 seeds=len(config.seeds)),
               cost_table.BUDGETS_NOTE.format(better=better.capitalize())]
   return parts
 

@@ -173,17 +173,18 @@ def _differences(runs, config, *, reference):
     raise ValueError(f'reference must be one of {", ".join(config.methods)}, '
                      f'got {reference!r}')
   return tables.differences(runs, config.methods, config.targets,
-                            reference=reference, label=labels.label)
+                            reference=reference, seeds=len(config.seeds),
+                            label=labels.label)
 
 
 def _variants(runs, config, *, suffix):
   return tables.variants(runs, config.methods, config.targets, suffix=suffix,
-                         label=labels.label)
+                         seeds=len(config.seeds), label=labels.label)
 
 
 def _budgets(runs, config):
   return cost_table.budgets(runs, config.methods, config.targets,
-                            label=labels.label)
+                            seeds=len(config.seeds), label=labels.label)
 
 
 def _costs(runs, config):

@@ -30,9 +30,10 @@ Label = Callable[[str], str]  # From the name of a method to that printed.
 MEANS_NOTE = (
     'Mean ± half of its 95% interval over seeds; {better} is better. **Bold**: '
     'the best sparse method of the column. †: its interval overlaps that of '
-    'the best. n=: this cell has fewer seeds than the others. n/a: nothing '
-    'that could be built and ended. Dense has no target: its one value stands '
-    'in every column.')
+    'the best; that of a single seed, which is not known, overlaps all. n=: '
+    'this cell has fewer seeds than the others. n/a: nothing that could be '
+    'built and ended. Dense has no target: its one value stands in every '
+    'column.')
 DIFFERENCES_NOTE = (
     'Mean over seeds of the method minus {reference} with the same seed ± half '
     'of its 95% interval (paired t); {better} is better. **Bold**: the '
@@ -90,6 +91,15 @@ def show(cell: Estimate, digits: int, *, sign: str = '') -> str:
   if not math.isnan(cell.half):
     text += f' ± {cell.half:.{digits}f}'
   return text
+
+
+def sized(text: str, count: int, seeds: int) -> str:
+  """Returns a cell's text, and the number of its seeds if that differs.
+
+  >>> sized('2.0', 3, 3), sized('2.0', 1, 3)
+  ('2.0', '2.0 (n=1)')
+  """
+  return text if count == seeds else f'{text} (n={count})'
 
 
 def is_dense(name: str) -> bool:
@@ -165,16 +175,14 @@ def means(runs: Sequence[Run], methods: Sequence[str], targets: Sequence[str],
              if (values := scores(runs, method, target))}
     texts = marked(cells, metric)
     for line, method in zip(lines[1:], methods):
-      text = texts.get(method, NOT_BUILT)
-      if method in cells and cells[method].seeds != seeds:
-        text += f' (n={cells[method].seeds})'
-      line.append(text)
+      line.append(sized(texts[method], cells[method].seeds, seeds)
+                  if method in cells else NOT_BUILT)
   return markdown(lines)
 
 
 def differences(runs: Sequence[Run], methods: Sequence[str],
-                targets: Sequence[str], *, reference: str, label: Label = str
-                ) -> str:
+                targets: Sequence[str], *, reference: str, seeds: int,
+                label: Label = str) -> str:
   """Returns the table of paired differences to one method.
 
   Args:
@@ -182,16 +190,18 @@ def differences(runs: Sequence[Run], methods: Sequence[str],
     methods: the rows; the reference has no row.
     targets: the columns.
     reference: the method whose metric is subtracted, seed by seed.
+    seeds: see `means`.
     label: tells how a method's name is printed.
   """
   others = [method for method in methods if method != reference]
   return markdown([[f'method - {label(reference)}', *targets], *(
-      [label(method), *(_paired(runs, method, reference, target)
+      [label(method), *(_paired(runs, method, reference, target, seeds)
                         for target in targets)] for method in others)])
 
 
 def variants(runs: Sequence[Run], methods: Sequence[str],
-             targets: Sequence[str], *, suffix: str, label: Label = str) -> str:
+             targets: Sequence[str], *, suffix: str, seeds: int,
+             label: Label = str) -> str:
   """Returns the table of methods beside their variants, and what these gain.
 
   Args:
@@ -200,6 +210,7 @@ def variants(runs: Sequence[Run], methods: Sequence[str],
     targets: the columns, three for each: the method, its variant, and the
       paired difference of the variant to the method.
     suffix: the variant of `wanda` is `wanda_` and this word.
+    seeds: see `means`.
     label: tells how a method's name is printed.
 
   Raises:
@@ -214,15 +225,15 @@ def variants(runs: Sequence[Run], methods: Sequence[str],
 
   def mean(method, target):
     values = scores(runs, method, target)
-    return (show(estimate([*values.values()]), metric.digits) if values
-            else NOT_BUILT)
+    return (sized(show(estimate([*values.values()]), metric.digits),
+                  len(values), seeds) if values else NOT_BUILT)
   head = ['method']
   for target in targets:
     head += [target, f'{target} {suffix}', 'difference']
   return markdown([head, *(
       [label(method), *itertools.chain.from_iterable(
           (mean(method, target), mean(variant, target),
-           _paired(runs, variant, method, target)) for target in targets)]
+           _paired(runs, variant, method, target, seeds)) for target in targets)]
       for method, variant in pairs)])
 
 
@@ -293,7 +304,7 @@ def markdown(lines: Sequence[Sequence[Any]]) -> str:
   return '\n'.join(texts)
 
 
-def _paired(runs, method, reference, target):
+def _paired(runs, method, reference, target, seeds):
   """The difference of two methods with the same seeds, as text."""
   theirs, ours = (scores(runs, name, target) for name in (method, reference))
   pairs = [theirs[seed] - ours[seed] for seed in ours if seed in theirs]
@@ -301,12 +312,17 @@ def _paired(runs, method, reference, target):
     return NOT_BUILT
   cell = estimate(pairs)
   text = show(cell, judged(runs)[1].digits, sign='+')
-  return f'**{text}**' if abs(cell.mean) > cell.half else text
+  return sized(f'**{text}**' if abs(cell.mean) > cell.half else text,
+               cell.seeds, seeds)
 
 
 def _rivals(method, first, cells):
-  """Whether a sparse method's interval overlaps that of the best one."""
+  """Whether a sparse method's interval overlaps that of the best one.
+
+  An interval that is not known may be any.
+  """
   if first is None or method == first or is_dense(method):
     return False
   one, other = cells[method], cells[first]
-  return abs(one.mean - other.mean) <= one.half + other.half
+  halves = np.nan_to_num([one.half, other.half], nan=math.inf)
+  return abs(one.mean - other.mean) <= halves.sum()

@@ -61,6 +61,20 @@ def test_table_of_a_part_says_what_is_missing(tmp_path):
   assert 'wanda' not in _write(tmp_path, config, rows)
 
 
+def test_every_table_tells_how_many_seeds_are_missing(tmp_path):
+  config = one_shot.get_config()
+  config.update(methods=('wanda',), targets=('50%',), seeds=(0, 1), refit='no')
+  rows = _rows(config, skip=(3,))  # wanda with the second seed.
+  for row in rows[1:2]:
+    row['kept'] = 0.7
+  table = _write(tmp_path, config, rows)
+  cells = [[cell.strip() for cell in line.strip('|').split('|')]
+           for line in table.splitlines() if line.startswith('|')]
+  assert [row[1] for row in cells if row[0] in ('wanda', 'all', 'a')] == [
+      '**80.0** (n=1)', '-10.0 (n=1)', '70.0% (n=1)', '2.0 (n=1)',
+      '0.2000 (n=1)', '0.1000 (n=1)']
+
+
 def test_results_are_data_as_those_of_a_sweep(tmp_path):
   config = one_shot.get_config()
   config.update(methods=('wanda',), targets=('50%', '2:4'), seeds=(0, 1))

@@ -34,7 +34,8 @@ def _runs(measured):
 
 def _config(*methods):
   return ml_collections.ConfigDict({
-      'methods': methods, 'targets': ('80%', '90%'), 'base': {'steps': _STEPS}})
+      'methods': methods, 'targets': ('80%', '90%'), 'seeds': (0, 1),
+      'base': {'steps': _STEPS}})
 
 
 def _cells(table):
@@ -54,13 +55,13 @@ def test_costs_are_shares_of_the_dense_networks_and_means_over_seeds():
       ['dense', *dense, *dense],
       ['rigl', '91.0 ± 12.7', '0.31', '0.26', '0.95',
        '80.0 ± 0.0', '0.20', '0.13', '0.75'],
-      ['rigl_long', *['n/a'] * 4, '81.0', '1.51', '0.13', '1.00']]
+      ['rigl_long', *['n/a'] * 4, '81.0 (n=1)', '1.51', '0.13', '1.00']]
 
 
 def test_costs_are_those_of_the_last_step_of_runs_that_ended():
   runs = _runs({('rigl', '80%'): _MEASURED['rigl', '80%'][:1]})
   *_, row = _cells(cost_table.cost_table(runs, _config('rigl')))
-  assert row == ['rigl', '90.0', '0.30', '0.25', '1.00', *['n/a'] * 4]
+  assert row == ['rigl', '90.0 (n=1)', '0.30', '0.25', '1.00', *['n/a'] * 4]
 
 
 def test_runs_without_costs_are_told_from_those_with():
@@ -80,7 +81,7 @@ def test_budgets_have_the_best_that_was_trained_within_them():
   assert cost_table.train_share(runs, 'rigl', '98%') is None
   assert cost_table.train_share(runs[2:], 'rigl', '80%') is None
   head, _, *rows = _cells(cost_table.budgets(
-      runs, ('dense', 'rigl', 'rigl_long', 'set'), ('80%', '90%'),
+      runs, ('dense', 'rigl', 'rigl_long', 'set'), ('80%', '90%'), seeds=2,
       shares=(0.05, 0.2, 0.35, 1.)))
   assert head == ['method', 'up to 0.20 of dense', 'up to 0.35 of dense',
                   'up to 1.00 of dense']  # Nothing costs 0.05.
@@ -89,6 +90,13 @@ def test_budgets_have_the_best_that_was_trained_within_them():
       ['rigl', '80.0 ± 0.0 at 90%', *['91.0 ± 12.7 † at 80%'] * 2],
       ['rigl_long', '-', '-', '-'],
       ['set', *['**94.0 ± 0.0** at 90%'] * 3]]
+
+
+def test_budgets_tell_how_many_seeds_are_missing():
+  *_, rigl = _cells(cost_table.budgets(
+      _runs(_MEASURED), ('dense', 'rigl'), ('80%', '90%'), seeds=3,
+      shares=(0.2,)))
+  assert rigl == ['rigl', '**80.0 ± 0.0** (n=2) at 90%']
 
 
 def _sweep(**settings):

@@ -1,5 +1,7 @@
 """Tables of sweeps, against numbers worked out by hand."""
 
+import math
+
 import pytest
 
 from experiments.records import metrics
@@ -49,17 +51,21 @@ def test_means_mark_the_best_and_what_overlaps_it():
 def test_variants_stand_beside_their_methods():
   runs = sweeps.runs({
       ('ste', '2:4'): (90, 91, 92), ('ste_permuted', '2:4'): (92, 94, 96),
-      ('ste', '1:8'): (80, 80, 80), ('set', '2:4'): (1, 2, 3)})
-  table = tables.variants(runs, ('ste', 'set', 'ste_permuted'), ('2:4', '1:8'),
-                          suffix='permuted', label=str.upper)
+      ('ste', '1:8'): (80, 80, 80), ('set', '2:4'): (1, 2, 3),
+      ('ste', '1:16'): (70, 72), ('ste_permuted', '1:16'): (72,)})
+  table = tables.variants(
+      runs, ('ste', 'set', 'ste_permuted'), ('2:4', '1:8', '1:16'),
+      suffix='permuted', seeds=3, label=str.upper)
   assert [[cell.strip() for cell in line.strip('|').split('|')]
           for line in table.splitlines()[::2]] == [
               ['method', '2:4', '2:4 permuted', 'difference', '1:8',
-               '1:8 permuted', 'difference'],
+               '1:8 permuted', 'difference', '1:16', '1:16 permuted',
+               'difference'],
               ['STE', '91.0 ± 2.5', '94.0 ± 5.0', '**+3.0 ± 2.5**',
-               '80.0 ± 0.0', 'n/a', 'n/a']]
+               '80.0 ± 0.0', 'n/a', 'n/a',
+               '71.0 ± 12.7 (n=2)', '72.0 (n=1)', '+2.0 (n=1)']]
   with pytest.raises(ValueError, match='variant METHOD_long, there are ste'):
-    tables.variants(runs, ('ste',), ('2:4',), suffix='long')
+    tables.variants(runs, ('ste',), ('2:4',), suffix='long', seeds=3)
 
 
 def test_runs_are_judged_by_another_measurement_if_asked():
@@ -78,14 +84,14 @@ def test_runs_are_judged_by_another_measurement_if_asked():
 def test_differences_are_paired_by_seed():
   table = tables.differences(
       sweeps.runs(sweeps.MEASURED), ('ste', 'sr_ste', 'mdgf'), ('2:4', '1:8'),
-      reference='sr_ste')
+      reference='sr_ste', seeds=3)
   # ste: -2, -3, -4, which is -3 +- 2.484; unpaired it would be 4.1.
   # mdgf: 3, 2 on the seeds both have, which is 2.5 +- 6.353.
   assert table.splitlines() == [
-      '| method - sr_ste | 2:4            | 1:8            |',
-      '|-----------------|----------------|----------------|',
-      '| ste             | **-3.0 ± 2.5** | **-2.0 ± 0.0** |',
-      '| mdgf            | +2.5 ± 6.4     | n/a            |']
+      '| method - sr_ste | 2:4              | 1:8            |',
+      '|-----------------|------------------|----------------|',
+      '| ste             | **-3.0 ± 2.5**   | **-2.0 ± 0.0** |',
+      '| mdgf            | +2.5 ± 6.4 (n=2) | n/a            |']
 
 
 def test_best_is_the_lowest_where_lower_is_better():
@@ -93,7 +99,7 @@ def test_best_is_the_lowest_where_lower_is_better():
           for method, value in (('ste', 2.5), ('sr_ste', 2.25))]
   table = tables.means(runs, ('ste', 'sr_ste'), ('1:8',), seeds=1)
   assert table.splitlines()[2:] == [
-      '| ste    | 2.500     |', '| sr_ste | **2.250** |']
+      '| ste    | 2.500 †   |', '| sr_ste | **2.250** |']
 
 
 def test_diverged_value_is_never_chosen():
@@ -120,3 +126,16 @@ def test_columns_mark_nothing_but_sparse_methods():
   assert tables.marked(cells, metrics.METRICS['accuracy']) == {
       'dense': '99.0 ± 5.0', 'ste': '90.0 ± 0.5 †', 'set': '**91.0 ± 0.5**',
       'rigl': '89.0 ± 0.5'}
+
+
+def test_a_single_seed_is_never_clearly_ahead_or_behind():
+  cells = {'ste': tables.estimate([95.]), 'set': tables.estimate([80., 80.1]),
+           'rigl': tables.estimate([81., 82.]), 'mest': tables.estimate([50.]),
+           'snfs': tables.estimate([math.nan])}
+  assert [name for name, text in tables.marked(
+      cells, metrics.METRICS['accuracy']).items() if '†' in text] == [
+          'set', 'rigl', 'mest']  # Not one that diverged.
+  del cells['ste']
+  assert [name for name, text in tables.marked(
+      cells, metrics.METRICS['accuracy']).items() if '†' in text] == [
+          'set', 'mest']
