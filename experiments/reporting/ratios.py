@@ -9,7 +9,8 @@ distance from one that has learned nothing, so 1% of it is
 * 1% of the AUC above 0.5;
 * 1% of the bits per byte that are saved of 8.
 
-The loss is paired: a run is compared with the dense run of its own seed. The
+The loss is paired: a run is compared with the dense run of its own seed, if
+that has learned anything; dense runs that diverged say nothing of a pattern. The
 ratio of a pattern is the first at which the mean loss over seeds is above the
 tolerance, on straight lines between the measured ratios. Its interval ends
 where the upper and the lower end of the mean's 95% interval are above it.
@@ -64,6 +65,7 @@ def crossing(ratios: Sequence[float], losses: Sequence[float],
   Args:
     ratios: in increasing order.
     losses: one for each ratio; NaN, of runs that diverged, is no good loss.
+      A line to NaN or infinity crosses at its start, one from -inf at its end.
     tolerance: the loss that is still well.
 
   Returns:
@@ -78,7 +80,9 @@ def crossing(ratios: Sequence[float], losses: Sequence[float],
       if before is None:
         return -math.inf
       start, good = before
-      share = (tolerance - good) / (loss - good) if math.isfinite(loss) else 0.
+      share = 0. if not math.isfinite(loss) else 1.
+      if math.isfinite(loss) and math.isfinite(good):
+        share = (tolerance - good) / (loss - good)
       return start + share * (ratio - start)
     before = ratio, loss
   return math.inf
@@ -90,11 +94,14 @@ def curve(runs: Sequence[tables.Run], rows: Sequence[str]) -> list[Point]:
   Args:
     runs: the measured runs of a sweep, dense ones among them.
     rows: the methods of the sweep that prune by this pattern. A row without
-      runs whose seed has a dense run has no point.
+      runs whose seed has a dense run that learned something has no point.
   """
   key, metric = tables.judged(runs)
-  dense = tables.scores(runs, tables.DENSE, tables.ALL)
   nothing = metric.scale * _WORTHLESS[key]
+  sign = 1 if metric.higher_is_better else -1
+  dense = {seed: score for seed, score in tables.scores(
+      runs, tables.DENSE, tables.ALL).items()
+           if 0 < sign * (score - nothing) < math.inf}  # Not NaN.
   points = []
   for row in rows:
     scores = tables.scores(runs, row, tables.ALL)
@@ -118,7 +125,7 @@ def tolerated(points: Sequence[Point]) -> Tolerated:
       (point.lost.mean, point.lost.half) for point in points])
   low, high = math.nan, math.nan
   if any(point.lost.seeds > 1 for point in points):
-    halves = np.nan_to_num(halves)  # Of a ratio with a single seed.
+    halves = np.nan_to_num(halves, nan=math.inf)  # A single seed may be any.
     low, high = (crossing(ratios, means + sign * halves) for sign in (1, -1))
   return Tolerated(crossing(ratios, means), low, high, (ratios[0], ratios[-1]))
 
@@ -150,10 +157,12 @@ def table(found: Mapping[str, Sequence[tables.Run]],
     found: the runs of each domain.
     patterns: the methods of the sweeps that prune by each pattern.
   """
-  lines = [['pattern', *found]]
-  for pattern, rows in patterns.items():
-    lines.append([pattern])
-    for runs in found.values():
-      points = curve(runs, rows)
-      lines[-1].append(show(tolerated(points)) if points else tables.NOT_BUILT)
+  lines = [['pattern', *found], *([pattern] for pattern in patterns)]
+  for runs in found.values():
+    curves = [curve(runs, rows) for rows in patterns.values()]
+    counts = [min((point.lost.seeds for point in points), default=0)
+              for points in curves]
+    for line, points, count in zip(lines[1:], curves, counts):
+      line.append(tables.sized(show(tolerated(points)), count, max(counts))
+                  if points else tables.NOT_BUILT)
   return tables.markdown(lines)

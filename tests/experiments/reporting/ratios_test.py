@@ -40,7 +40,9 @@ def test_crossing_is_the_first_point_of_the_curve_above_the_tolerance(seed):
     ((0.01, 0.03, 0.03, 0.03), 0.8),
     ((0., 0., math.nan, 0.), 0.9),  # Up to the last that was well.
     ((0., 0., math.inf, 0.), 0.9),
-    ((math.nan, 0., 0., 0.), -math.inf)])
+    ((math.nan, 0., 0., 0.), -math.inf),
+    ((0., -math.inf, 0.02, 0.), 0.95),
+    ((0., -math.inf, math.inf, 0.), 0.9)])
 def test_crossing_at_the_ends_and_where_runs_diverged(losses, expected):
   assert ratios.crossing(_AT, losses) == pytest.approx(expected, abs=1e-12)
 
@@ -105,6 +107,36 @@ def test_interval_ends_where_the_ends_of_the_means_interval_cross():
       0.9 + 0.05 * (0.01 - 0.02 + half) / (0.2 - 0.02 + half))
 
 
+@pytest.mark.parametrize('metric, worthless, dense, pruned', [
+    ('accuracy', (math.nan, 0.), 0.9, 0.81), ('auc', (math.nan, 0.4), 0.9, 0.86),
+    ('bits_per_byte', (math.nan, math.inf, 9.), 2., 2.6)])
+def test_pairs_whose_dense_run_learned_nothing_are_left_out(
+    metric, worthless, dense, pruned):
+  for value in worthless:
+    point, = ratios.curve(_runs(metric, {
+        'dense': [dense, value, dense], 'w_80': [pruned, pruned, pruned]}),
+                          ['w_80'])
+    assert point.lost.seeds == 2
+    assert point.lost.mean == pytest.approx(0.1)
+    assert not ratios.curve(_runs(metric, {
+        'dense': [value], 'w_80': [pruned]}), ['w_80'])
+
+
+def test_a_pruned_run_that_diverged_is_no_good():
+  runs = _runs('accuracy', {
+      'dense': [0.9, 0.9], 'w_80': [0.9, 0.9], 'w_90': [0.9, math.nan]})
+  found = ratios.tolerated(ratios.curve(runs, ['w_80', 'w_90']))
+  assert found.ratio == pytest.approx(0.8)
+
+
+def test_a_single_seed_among_several_leaves_the_interval_open():
+  runs = _runs('accuracy', {
+      'dense': [1., 1.], 'w_80': [1., 1.], 'w_90': [0.98], 'w_95': [0.8, 0.8]})
+  found = ratios.tolerated(ratios.curve(runs, ['w_80', 'w_90', 'w_95']))
+  assert found.ratio == pytest.approx(0.85)
+  assert (found.low, found.high) == pytest.approx((0.8, 0.95))
+
+
 def test_a_seed_alone_has_no_interval():
   runs = _runs('auc', {'dense': [0.9], 'w_80': [0.9], 'w_90': [0.7]})
   found = ratios.tolerated(ratios.curve(runs, ['w_80', 'w_90']))
@@ -124,6 +156,14 @@ _FOUND = {
         'dense': [0.9], 'w_80': [0.9], 'w_90': [0.882], 'w_95': [0.5],
         'c_50': [0.9]}),
     'lm': _runs('bits_per_byte', {'dense': [2.], 'w_80': [2.12]})}
+
+
+def test_table_tells_how_many_seeds_are_missing():
+  runs = _runs('accuracy', {
+      'dense': [0.9, 0.9], 'w_80': [0.9, 0.9], 'c_50': [0.9]})
+  rows = [line.split('|')[2].strip() for line in ratios.table(
+      {'images': runs}, _PATTERNS).splitlines()[2:]]
+  assert rows == ['> 80.0% (> 80.0 to > 80.0)', '> 50.0% (n=1)']
 
 
 def test_table_has_a_row_a_pattern_and_a_column_a_domain():
