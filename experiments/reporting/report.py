@@ -1,5 +1,6 @@
 """The report of a run: pictures and a table."""
 
+import itertools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def conclusion(rows: list[metrics.Row]) -> str:
   metric = metrics.METRICS[key]
   text = (f'{metric.label} {metric.show(last[key])} at step {last["step"]:,} '
           f'with {last["sparsity"]:.1%} of the prunable weights pruned')
-  dense = [row for row in rows[:-1] if row['sparsity'] == 0]
+  dense = [*itertools.takewhile(lambda row: row['sparsity'] == 0, rows)]
   if dense and last['sparsity'] > 0:
     text += (f'; {metric.show(dense[-1][key])} at step {dense[-1]["step"]:,}, '
              'before any were')
