@@ -100,7 +100,9 @@ def _read(path: pathlib.Path, task, context):
 def _rows(path, task):
   """Yields line numbers and columns by name; None for lines with too few."""
   try:
-    lines = path.read_text('utf-8-sig').split('\n')
+    # A carriage return alone is no end of a line, but part of a text.
+    lines = path.read_bytes().decode('utf-8-sig').replace(
+        '\r\n', '\n').split('\n')
   except (OSError, UnicodeDecodeError) as error:
     raise _damaged(path, error) from error
   header = task.header or lines.pop(0).split('\t')

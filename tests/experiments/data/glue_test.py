@@ -41,6 +41,16 @@ def test_glue_leaves_out_a_few_short_lines_but_not_many(tmp_path):
     data_files.load('glue/rte', tmp_path)
 
 
+def test_lines_end_with_line_feeds_alone(tmp_path):
+  data_files.glue(tmp_path)
+  file = tmp_path / 'SST-2/dev.tsv'
+  file.write_bytes(b'sentence\tlabel\r\na fine\rfilm\t1\r\ndull\t0\n')
+  batch, = data_files.load('glue/sst2', tmp_path, context=16).test()
+  assert [bytes(row).rstrip(b'\0') for row in batch.inputs] == [
+      b'a fine\rfilm', b'dull']
+  assert [*batch.labels] == [1, 0]
+
+
 def test_foreign_columns_and_labels_are_told(tmp_path):
   data_files.glue(tmp_path)
   file = tmp_path / 'SST-2/train.tsv'
