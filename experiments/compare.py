@@ -4,8 +4,8 @@
 
 Runs share a row if their configs differ only in the seed and they read the same
 data, wherever the data files are, and the same weights (`init_from`) and recipe
-that their config names. The interval is Student's t interval of the
-mean over seeds; a single run has no interval.
+that their config names. A seed that is there twice counts once. The interval is
+Student's t interval of the mean over seeds; a single run has no interval.
 """
 
 import collections
@@ -25,14 +25,15 @@ def table(workdirs_: Sequence[str]) -> str:
   """Returns the table of the runs in these directories.
 
   Raises:
-    ValueError: if a directory does not hold a finished run.
+    ValueError: if a directory does not hold a finished run, or two disagree
+      about the same run.
   """
-  configs, groups = {}, collections.defaultdict(list)
+  configs, groups = {}, collections.defaultdict(dict)
   for name in workdirs_:
     path = pathlib.Path(name)
     config = workdirs.read_config(path).to_dict()
     rows = metrics.ended(path / workdirs.METRICS, config['steps'])
-    del config['seed']
+    seed = config.pop('seed')
     config.pop('data_dir', None)
     named = {'weights': config.get('init_from'),
              workdirs.RECIPE: config.get('recipe')}
@@ -40,8 +41,14 @@ def table(workdirs_: Sequence[str]) -> str:
                    if named.get(name, True)})
     key = json.dumps(config, sort_keys=True)
     configs[key] = config
-    groups[key].append(rows[-1])
+    known, row = groups[key].setdefault(seed, (path, rows[-1]))
+    if json.dumps(row) != json.dumps(rows[-1]):  # NaN equals NaN.
+      raise ValueError(
+          f'{known} and {path} hold the same run, of seed {seed}, but measured '
+          'it differently. Seeds count once: give one of them')
 
+  groups = {key: [row for _, row in seeds.values()]
+            for key, seeds in groups.items()}
   judged_by = sorted({metrics.judged_by(rows[0]) for rows in groups.values()})
   lines = [('runs', 'sparsity', ', '.join(judged_by), 'config')]
   for key, rows in groups.items():

@@ -58,6 +58,25 @@ def test_runs_from_other_weights_or_recipes_do_not_share_a_row(tmp_path):
   assert one != two and one.startswith('recipe.yaml=')
 
 
+def test_a_seed_counts_once(tmp_path):
+  def run(name, seed, accuracy):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'config.json').write_text(json.dumps(
+        {'method': 'dense', 'steps': 3, 'seed': seed}))
+    metrics.append(tmp_path / name / 'metrics.jsonl', {
+        'step': 3, 'accuracy': accuracy, 'sparsity': 0.})
+    return tmp_path / name
+  one, copy, other = run('a', 0, .5), run('b', 0, .5), run('c', 0, .6)
+  for paths in ([one, one], [one, copy]):
+    assert compare.table(paths).splitlines()[1].split() == [
+        '1', '0.0%', '50.0%', 'dense']
+  with pytest.raises(ValueError, match='a and .*c hold the same run, of seed '
+                     '0, but .* give one of them'):
+    compare.table([one, other])
+  second = run('d', 1, .5)
+  assert compare.table([one, copy, second]).splitlines()[1].startswith('2 ')
+
+
 def test_comparison_shows_each_run_by_its_own_metric(tmp_path):
   for name, values in (('lm', {'bits_per_byte': 2.5}),
                        ('vit', {'accuracy': .5})):
