@@ -89,6 +89,7 @@ def _prune(config, path, network, command):
   planned = plan.cells(config)
   if {*planned} - done:
     environment.keep(path, len(rows))
+  here = environment.brief(path)
 
   def write():
     return report.write(path, metrics.read(log), config, title=network.title,
@@ -112,7 +113,7 @@ def _prune(config, path, network, command):
           failures.append(f'{cell}: {launch.one_line(error)}')
           _say(bar, f'n/a: {failures[-1]}')
           continue
-        metrics.append(log, row)
+        metrics.append(log, row | {'environment': here})
         cells.forget_progress(path / cell.folder)
         bar.update()
         key = metrics.judged_by(row)

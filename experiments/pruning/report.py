@@ -18,6 +18,7 @@ from experiments.reporting import tables
 TABLE = 'table.md'
 PICTURE = 'quality.png'
 
+_NOT_MEASURED = (*plan.Cell._fields, 'environment')  # Of the keys of a row.
 _KEPT_NOTE = (
     'The share of the magnitude of the dense kernels that masks keep, mean '
     'over seeds.')
@@ -44,8 +45,10 @@ def write(path: pathlib.Path, rows: Sequence[metrics.Row],
     command: by which people can repeat it.
   """
   planned = {*plan.cells(config)}
-  made_in = dict(zip(map(plan.cell, rows), environment.briefs(
-      path, range(1, len(rows) + 1))))
+  # Old rows do not tell it, only how many there were when it was recorded.
+  numbered = environment.briefs(path, range(1, len(rows) + 1))
+  made_in = {plan.cell(row): row.get('environment', brief)
+             for row, brief in zip(rows, numbered)}
   rows = [row for row in rows if plan.cell(row) in planned]
   runs = [tables.Run(plan.cell(row).row, row['target'], row['seed'], [row])
           for row in rows]
@@ -80,7 +83,7 @@ def _results(rows, config, made_in, *, data, command):
     lines.append({
         'method': cell.row, 'target': cell.target, 'seed': cell.seed,
         'config': {}, 'row': {key: value for key, value in row.items()
-                              if key not in plan.Cell._fields},
+                              if key not in _NOT_MEASURED},
         'data': data, 'environment': made_in[cell], 'path': str(cell.folder)})
   return results.Results(told, lines, commands=[command] if command else [])
 

@@ -1,5 +1,7 @@
 """The table of pruned networks, and their results as data."""
 
+import json
+
 import pytest
 
 from experiments.configs import one_shot
@@ -73,6 +75,26 @@ def test_every_table_tells_how_many_seeds_are_missing(tmp_path):
   assert [row[1] for row in cells if row[0] in ('wanda', 'all', 'a')] == [
       '**80.0** (n=1)', '-10.0 (n=1)', '70.0% (n=1)', '2.0 (n=1)',
       '0.2000 (n=1)', '0.1000 (n=1)']
+
+
+def test_rows_keep_their_environment_when_others_are_lost(tmp_path):
+  config = one_shot.get_config()
+  config.update(methods=('wanda',), targets=('50%', '2:4'), seeds=(0,))
+  rows = _rows(config)
+  (tmp_path / 'environment.json').write_text(json.dumps([
+      {'from_step': start, 'commit': commit, 'packages': {'jax': '1'},
+       'devices': {'kind': 'cpu'}}
+      for start, commit in ((0, 'old'), (2, 'new'))]))
+
+  def told(rows):
+    _write(tmp_path, config, rows)
+    lines = results.read([tmp_path / 'results.jsonl']).lines
+    assert not any('environment' in line['row'] for line in lines)
+    return [line['environment']['commit'] for line in lines]
+  assert told(rows) == ['old'] * 2 + ['new'] * 3  # Before rows told it.
+  for row, commit in zip(rows, ['old'] * 2 + ['new'] * 3):
+    row['environment'] = {'commit': commit, 'jax': '1', 'device': 'cpu'}
+  assert told(rows[:1] + rows[2:]) == ['old'] + ['new'] * 3
 
 
 def test_results_are_data_as_those_of_a_sweep(tmp_path):
