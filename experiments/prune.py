@@ -15,9 +15,10 @@ line for each pruned network), results.jsonl (the same as a sweep tells it, for
 `experiments.render`) and, in cells/METHOD/TARGET/SEED/pruned, params and masks
 as Orbax checkpoints. Start the command again to continue: measured
 networks are not pruned again, and an interrupted one continues after its last
-kernel. Methods, targets and seeds may be added later. If a network cannot be
-pruned, the others are still pruned; the command reports it at the end, with
-exit code 1.
+kernel. Methods, targets and seeds may be added later. table.md and
+results.jsonl tell what the last command asked for; a command that asks for less
+than the one before says so. If a network cannot be pruned, the others are still
+pruned; the command reports it at the end, with exit code 1.
 
 Lists are overridden as in `experiments.sweep`: --config.seeds=0,1,
 --config.methods=wanda,sparsegpt, --config.targets="'50%,2:4'". --quick tries
@@ -48,6 +49,7 @@ from experiments.records import environment
 from experiments.records import metrics
 from experiments.records import owner
 from experiments.records import workdir as workdirs
+from experiments.reporting import results
 
 CACHE = 'cache'
 
@@ -89,6 +91,9 @@ def _prune(config, path, network, command):
   planned = plan.cells(config)
   if {*planned} - done:
     environment.keep(path, len(rows))
+  if warning := results.left_out(path, {
+      (cell.row, cell.target, cell.seed) for cell in planned}):
+    print(f'warning: {warning}', file=sys.stderr, flush=True)
   here = environment.brief(path)
 
   def write():

@@ -9,9 +9,10 @@ the sweep and one for each run; `experiments.render` reads it), pictures,
 tuned.json if the config tunes, and the work directory of every run. Start the
 command again to continue: finished runs are not repeated, and the others
 continue from their last checkpoint. Methods, targets and seeds may be added
-later. Several processes of the same command may share the work directory, on
-one or several machines: each run has one owner, and the other processes take
-the next run.
+later. Tables and results.jsonl tell what the last command asked for; a command
+that asks for less than the one before says so. Several processes of the same
+command may share the work directory, on one or several machines: each run has
+one owner, and the other processes take the next run.
 
 Lists are overridden by --config.seeds=0,1, --config.methods=ste,sr_ste and,
 because flags need the quotes, --config.targets="'2:4,1:8'". --quick tries all
@@ -95,6 +96,10 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
   config, path = plan.checked(config), pathlib.Path(workdir)
   tuning, judged, not_built = _plan(config, path, workers)
   path.mkdir(parents=True, exist_ok=True)
+  if warning := results.left_out(path, {
+      (run.method, run.target, run.seed)
+      for run in plan.judged(config, path)}):
+    print(f'warning: {warning}', file=sys.stderr, flush=True)
   with owner.hold(path, name=LOCK, wait=True):
     workdirs.write(path / CONFIG, config.to_json(indent=2) + '\n')
 

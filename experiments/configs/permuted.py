@@ -1,6 +1,7 @@
 r"""One-shot N:M with and without another order of channels.
 
-The network is given after the name of this file:
+The network is given after the name of this file. The first command trains only
+the dense runs of a sweep; leave it out where the whole sweep was run:
 
   python -m experiments.sweep --workers=2 \
       --config=experiments/configs/mnist/sweep_dynamic.py \

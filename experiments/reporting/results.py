@@ -8,6 +8,7 @@ written before there was such a first line, or without curves, are read, too.
 Files of several machines, or of more seeds, make one.
 """
 
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
@@ -96,6 +97,33 @@ def read(paths: Sequence[pathlib.Path]) -> Results:
       {key: why for one in each for key, why in one.not_built.items()
        if key not in built},
       [*dict.fromkeys(itertools.chain(*(one.commands for one in each)))])
+
+
+def left_out(path: pathlib.Path,
+             planned: Collection[tuple[str, str | None, int]]) -> str:
+  """Returns a warning if a command will tell less than one before it did.
+
+  Args:
+    path: the directory of the results.
+    planned: method, target and seed of all that the command will tell.
+
+  Returns:
+    A line of text; '' if nothing is left out, or nothing was told before.
+  """
+  try:
+    earlier = read([path / FILE])
+  except ValueError:  # There is none, or it is damaged and will be whole again.
+    return ''
+  others = [line for line in earlier.lines if (
+      line['method'], line['target'], line['seed']) not in planned]
+  if not others:
+    return ''
+  again = f', such as: {earlier.commands[-1]}' if earlier.commands else ''
+  return (
+      f'results and tables in {path} will no more tell {len(others)} of '
+      f'{len(earlier.lines)} runs, the first {_name(others[0])} with seed '
+      f'{others[0]["seed"]}. The runs stay there: a command that asks for them '
+      f'tells them again, and repeats none{again}')
 
 
 def _rounded(value):

@@ -195,7 +195,7 @@ def test_killed_pruning_goes_on_after_its_last_kernel(
 
 
 def test_more_may_be_asked_for_and_other_settings_are_refused(
-    run, monkeypatch, tmp_path):
+    run, monkeypatch, tmp_path, capsys):
   measured = []
   measure = cells.measure
 
@@ -211,6 +211,11 @@ def test_more_may_be_asked_for_and_other_settings_are_refused(
   prune.prune(config, str(tmp_path))
   assert measured == [
       ('dense', None, 0), ('magnitude', '50%', 0), ('wanda', '50%', 0)]
+  assert 'warning' not in capsys.readouterr().err
+  config.methods = ('wanda',)
+  prune.prune(config, str(tmp_path))
+  assert 'tell 1 of 3 runs, the first magnitude at 50% with seed 0. ' in (
+      capsys.readouterr().err)
   before = commands.hashes(tmp_path)
   config.calibration = 32
   with pytest.raises(ValueError, match='calibration is 64 there and 32 here'):

@@ -261,6 +261,21 @@ def test_failing_run_is_named_and_the_others_finish(trained, tmp_path):
     sweep.sweep(sweeps.small(seeds=(13,)), str(tmp_path / 'other'))
 
 
+def test_a_part_of_a_finished_sweep_is_told_alone_and_the_rest_is_kept(
+    trained, tmp_path, capsys):
+  sweep.sweep(sweeps.small(), str(tmp_path), command='all of it')
+  whole = (tmp_path / 'results.jsonl').read_text()
+  assert 'warning' not in capsys.readouterr().err
+  part = sweeps.small(methods=('ste',))
+  sweep.sweep(part, str(tmp_path), command='a part')
+  assert 'tell 4 of 8 runs, the first sr_ste at 2:4 with seed 0. ' in (
+      told := capsys.readouterr().err) and 'such as: all of it' in told
+  assert 'sr_ste' not in (tmp_path / 'table.md').read_text()
+  sweep.sweep(sweeps.small(), str(tmp_path), command='all of it')
+  assert (tmp_path / 'results.jsonl').read_text() == whole
+  assert len(trained) == 8
+
+
 def test_seeds_can_be_added_and_other_settings_are_refused(trained, tmp_path):
   sweep.sweep(sweeps.small(), str(tmp_path))
   assert len(trained) == 8

@@ -61,6 +61,22 @@ def test_file_without_a_line_about_the_sweep_has_the_order_of_its_runs(write):
   assert not tables.has_targets(found.config)
 
 
+def test_a_command_that_tells_less_than_the_one_before_is_warned_of(
+    write, tmp_path):
+  every = {('dense', None, 0), ('ste', '2:4', 0), ('ste', '1:8', 0)}
+  assert not results.left_out(tmp_path, set())  # Nothing was told yet.
+  file = write(results.FILE, _LINES, _header())
+  assert not results.left_out(tmp_path, every | {('ste', '1:8', 1)})
+  told = results.left_out(tmp_path, {('dense', None, 0), ('ste', '2:4', 1)})
+  for part in ('no more tell 2 of 3 runs, the first ste at 2:4 with seed 0.',
+               'repeats none, such as: the command'):
+    assert part in told
+  write(results.FILE, _LINES)  # An old file without a command.
+  assert results.left_out(tmp_path, set()).endswith('repeats none')
+  file.write_text('{damaged\n')
+  assert not results.left_out(tmp_path, every)
+
+
 def test_curves_give_the_rows_before_the_last(write):
   rows = [{'step': 1, 'loss': 0.123456, 'channels': {'a': [1, 2]}},
           {'step': 2, 'loss': float('nan'), 'explored': 0.5},
