@@ -10,7 +10,7 @@ distance from one that has learned nothing, so 1% of it is
 * 1% of the bits per byte that are saved of 8.
 
 The loss is paired: a run is compared with the dense run of its own seed, if
-that has learned anything; dense runs that diverged say nothing of a pattern. The
+that one has learned anything; one that diverged says nothing of a pattern. The
 ratio of a pattern is the first at which the mean loss over seeds is above the
 tolerance, on straight lines between the measured ratios. Its interval ends
 where the upper and the lower end of the mean's 95% interval are above it.

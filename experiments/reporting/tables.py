@@ -233,7 +233,8 @@ def variants(runs: Sequence[Run], methods: Sequence[str],
   return markdown([head, *(
       [label(method), *itertools.chain.from_iterable(
           (mean(method, target), mean(variant, target),
-           _paired(runs, variant, method, target, seeds)) for target in targets)]
+           _paired(runs, variant, method, target, seeds))
+          for target in targets)]
       for method, variant in pairs)])
 
 

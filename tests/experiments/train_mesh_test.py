@@ -134,7 +134,14 @@ def test_a_run_on_a_mesh_starts_from_another(spread, tmp_path):
   for mesh in ('', 'fsdp:8'):
     config = _config(mesh)
     config.init_from = str(spread[0])
-    ends.append(train.train(config, str(tmp_path / f'then_{mesh}')).rows)
+    path = tmp_path / f'then_{mesh}'
+    ended = train.train(config, str(path))
+    ends.append(ended.rows)
+    config.init_from = '/gone'  # Its checkpoint is all that it needs.
+    (path / 'config.json').write_text(config.to_json())
+    assert checkpoints.digest(runs.restore(
+        str(path), meshes.create(config)).state) == checkpoints.digest(
+            ended.state)
   _assert_near(*ends)
 
 

@@ -108,7 +108,8 @@ def test_interval_ends_where_the_ends_of_the_means_interval_cross():
 
 
 @pytest.mark.parametrize('metric, worthless, dense, pruned', [
-    ('accuracy', (math.nan, 0.), 0.9, 0.81), ('auc', (math.nan, 0.4), 0.9, 0.86),
+    ('accuracy', (math.nan, 0.), 0.9, 0.81),
+    ('auc', (math.nan, 0.4), 0.9, 0.86),
     ('bits_per_byte', (math.nan, math.inf, 9.), 2., 2.6)])
 def test_pairs_whose_dense_run_learned_nothing_are_left_out(
     metric, worthless, dense, pruned):
