@@ -113,7 +113,7 @@ def constant(x: Any) -> Value:
   x = np.asarray(x)
   alike = [n == 1 or bool((x == x.take([0], axis)).all())
            for axis, n in enumerate(shape)]
-  number = float(x.flat[0].real) if all(alike) else None
+  number = float(x.flat[0].real) if all(alike) and not x.flat[0].imag else None
   return Value(
       shape, tuple(None if same else Axis(n, fixed='a constant of the function')
                    for same, n in zip(alike, shape)),

@@ -9,6 +9,7 @@ is long because it is a table of primitives.
 import math
 from typing import Any, Callable, NamedTuple, Sequence
 
+import jax
 import numpy as np
 
 # An axis of an operand.
@@ -281,7 +282,8 @@ _WIRINGS = {
     'conv_general_dilated': _conv_general_dilated,
     **{f'reduce_window_{name}': _windows
        for name in ('sum', 'max', 'min')},
-    'reduce_window': _windows,
+    # What it computes of zeros is unknown, and so is what it starts from.
+    'reduce_window': lambda eqn: _windows(eqn)._replace(kind='other'),
     'gather': _gather,
     **{name: _scatter for name in (
         'scatter', 'scatter-add', 'scatter-sub', 'scatter-mul', 'scatter-min',
@@ -341,7 +343,9 @@ _SCALARS: dict[str, Callable[..., Any]] = {
     'lt': lambda a, b: a < b, 'max': max, 'min': min,
     'mul': lambda a, b: a * b, 'ne': lambda a, b: a != b,
     'neg': lambda x: -x, 'one_minus_square': lambda x: 1 - x * x,
-    'pow': lambda a, b: a**b, 'round': round,
+    'pow': lambda a, b: a**b,
+    # There are two ways to round a half.
+    'round': lambda x: None if x % 1 == .5 else round(x),
     'rsqrt': lambda x: x**-.5, 'select_n': lambda i, *cases: cases[int(i)],
     'sign': lambda x: (x > 0) - (x < 0), 'sin': math.sin, 'sinh': math.sinh,
     'sqrt': math.sqrt, 'square': lambda x: x * x, 'sub': lambda a, b: a - b,
@@ -365,13 +369,16 @@ def evaluate(eqn: Any, numbers: list[float | None]) -> float | None:
   if None in numbers:
     if name in ('mul', 'and') and 0 in numbers:
       return 0.
-    if name in ('div', 'atan2') and numbers[0] == 0:
+    if name == 'div' and numbers[0] == 0:
       return 0.
     if name == 'select_n' and numbers[1:].count(numbers[1]) == len(numbers) - 1:
       return numbers[1]
     return None
   more = [eqn.params['y']] if name == 'integer_pow' else []
+  dtype = eqn.outvars[0].aval.dtype
+  kind = (bool if dtype == np.bool_ else
+          int if jax.dtypes.issubdtype(dtype, np.integer) else float)
   try:
-    return float(_SCALARS[name](*numbers, *more))
+    return float(kind(_SCALARS[name](*numbers, *more)))
   except (KeyError, ArithmeticError, ValueError, TypeError):
     return None

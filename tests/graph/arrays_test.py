@@ -93,3 +93,11 @@ def test_sources_of_one_parameter_are_one():
   b = Source('w', 4, (frozenset([1]), frozenset([1])))
   assert _arrays.united([a, b]) == (
       Source('w', 4, (frozenset([0, 1]), frozenset([1]))),)
+
+
+@pytest.mark.parametrize('x, number', [
+    (np.full(3, 2j), None), (np.full(3, 2 + 0j), 2.), (np.zeros(3, bool), 0.),
+    (jax.numpy.zeros(3, 'bfloat16'), 0.)])
+def test_an_imaginary_number_is_no_zero(x, number):
+  known = _arrays.constant(x)
+  assert known.number == number and known.zero == (number == 0,)

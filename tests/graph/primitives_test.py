@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsparse.graph import axes
 from jaxsparse.graph import primitives
+from jaxsparse.graph import tracing
 
 
 def array(*shape, dtype=np.float32):
@@ -126,3 +128,51 @@ def test_of_an_unknown_primitive_every_axis_is_fixed():
 def test_numbers_are_computed_where_they_are_known(f, numbers, value):
   eqns = jax.make_jaxpr(f)(1., 1.).eqns
   assert primitives.evaluate(eqns[-1], numbers) == value
+
+
+ELEMENTWISE = {
+    **{name: getattr(lax, name) for name in '''
+        abs add asin asinh atan atan2 atanh bessel_i1e cbrt ceil clamp cos cosh
+        digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
+        igammac is_finite le lgamma log log1p logistic lt max min mul ne
+        neg nextafter polygamma pow rem round rsqrt sign sin sinh sqrt square
+        sub tan tanh zeta'''.split()},
+    'bool': lambda x: lax.convert_element_type(x, np.bool_),
+    'even': lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN),
+    'int': lambda x: lax.convert_element_type(x, np.int32),
+    'power': lambda x: lax.integer_pow(x, -2),
+    'select': lambda a, b: lax.select_n(np.bool_(1), a, b),
+    'whole': lambda x, y: lax.div(x.astype(np.int32), y.astype(np.int32))}
+
+
+@pytest.mark.parametrize('name', ELEMENTWISE)
+def test_what_is_known_of_a_result_is_what_jax_computes(name):
+  f = ELEMENTWISE[name]
+  for count in (1, 2, 3):
+    try:
+      eqn = jax.make_jaxpr(f)(*[np.float32(1)] * count).jaxpr.eqns[-1]
+    except TypeError:
+      continue
+    types = [v.aval.dtype for v in eqn.invars]
+    for numbers in itertools.product(
+        [-2., -.5, 0., .5, 1., 2.5], repeat=len(types)):
+      numbers = [float(np.asarray(x).astype(t)) for x, t in zip(numbers, types)]
+      result = float(eqn.primitive.bind(
+          *(jnp.asarray(x, t) for x, t in zip(numbers, types)), **eqn.params))
+      # Of any number: those that have a result.
+      for known in itertools.product([True, False], repeat=len(types)):
+        got = primitives.evaluate(
+            eqn, [x if k else None for x, k in zip(numbers, known)])
+        if got is not None and np.isfinite(result) and (
+            name != 'whole' or numbers[1]):
+          assert got == pytest.approx(result, 1e-5, 1e-6), (numbers, known)
+
+
+def test_an_angle_and_windows_that_start_from_one_are_no_zeros_of_zeros():
+  x = jax.ShapeDtypeStruct((5, 6), jnp.float32)
+  p = {'in': jax.ShapeDtypeStruct((6, 8), jnp.float32)}
+  for f in (lambda h, x: jnp.arctan2(h, x[:, :1]),
+            lambda h, x: lax.reduce_window(
+                h, 1., lax.add, (2, 1), (1, 1), 'VALID')):
+    read = tracing.read(lambda p, x: f(x @ p['in'], x).sum(1), p, x)
+    assert axes.leaves(read.params['in'][1])[0].kept == 'reduce_sum over it'
