@@ -9,6 +9,7 @@ the biases of the units that read it, the unit itself is not read any more:
 `graph.operands` finds the products that read units, and the biases.
 """
 
+import math
 from typing import Any, Callable, cast, Mapping, NamedTuple, Sequence
 
 import jax
@@ -217,8 +218,7 @@ def _reasons(tie: Tie, arrays: Mapping[str, np.ndarray], readers: Readers,
     zero = (first.first == 0).reshape(tie.size, -1).all(1)
     for u in need.tolist():
       found[u] = found[u] or _why_not_unit(
-          member, reader, bool(alike[u]), bool(zero[u]),
-          arrays[member.path].shape)
+          member, reader, bool(alike[u]), bool(zero[u]), arrays)
   return found
 
 
@@ -273,7 +273,7 @@ def _why_not(member: Member, reader: Reader | str) -> str:
 
 
 def _why_not_unit(member: Member, reader: Reader, alike: bool, zero: bool,
-                  shape: tuple[int, ...]) -> str:
+                  arrays: Mapping[str, np.ndarray]) -> str:
   """Why one unit cannot be folded into a reader, or ''."""
   if not alike:
     return f'no constant where {member.path} reads it'
@@ -283,7 +283,7 @@ def _why_not_unit(member: Member, reader: Reader, alike: bool, zero: bool,
     return f'padding breaks it at the borders of {member.path}'
   if isinstance(reader.vector, str):
     return f'{member.path}: {reader.vector}'
-  if _order(reader, reader.vector, shape) is None:
+  if _order(reader, arrays[member.path], arrays[reader.vector.path]) is None:
     return f'{reader.vector.path} has no place for all that {member.path} gives'
   return ''
 
@@ -295,12 +295,15 @@ def _of_units(tie: Tie, member: Member, reader: Reader, seen: Seen) -> Seen:
   return Seen(*(np.moveaxis(np.asarray(x), axis, 0)[at] for x in seen))
 
 
-def _order(reader: Reader, vector: Vector, shape: tuple[int, ...]
-           ) -> list[int] | None:
-  """The free axes of a kernel, but those of size 1, in the vector's order."""
-  free = [axis for axis in sorted(reader.free) if shape[axis] > 1]
-  there = [vector.axes[reader.free[axis]] for axis in free]
-  if None in there:
+def _order(reader: Reader, w: np.ndarray, b: np.ndarray) -> list[int] | None:
+  """The free axes of a kernel, but those of size 1, in the vector's order.
+
+  `None` if the vector lacks one, or has others: a table of positions, say.
+  """
+  free = [axis for axis in sorted(reader.free) if w.shape[axis] > 1]
+  axes = cast(Vector, reader.vector).axes
+  there = [axes[reader.free[axis]] for axis in free]
+  if None in there or b.size != math.prod(w.shape[axis] for axis in free):
     return None
   return [k for _, k in sorted(zip(there, range(len(free))))]
 
@@ -321,6 +324,6 @@ def _fold(tie: Tie, member: Member, at: np.ndarray,
         (*reader.contracted, *reader.window)).squeeze()
     vector = cast(Vector, reader.vector)
     b = arrays[vector.path]
-    more = more.transpose(_order(reader, vector, w.shape)).reshape(b.shape)
+    more = more.transpose(_order(reader, w, b)).reshape(b.shape)
     b[...] = b + vector.sign * more
   ties_lib.view(tie, member, w)[at] = 0

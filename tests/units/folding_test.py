@@ -229,6 +229,17 @@ def test_a_reader_that_is_used_twice_is_left():
       'w2 is used 2 times': [2]}
 
 
+@pytest.mark.parametrize('shape', [(3, 3), (1, 3, 3), (1,), (3, 1)])
+def test_a_vector_of_another_size_than_what_the_reader_gives_is_left(shape):
+  def fn(p, x):
+    h = jnp.tanh(x @ p['w1'] + p['b1'][None, None])
+    return h @ p['w2'] + jnp.broadcast_to(p['pos'], (2, 3, 3))
+  params = weights({'w1': (4, 5), 'b1': (5,), 'w2': (5, 3), 'pos': shape})
+  found, live = folded_as_is(fn, params, data(2, 3, 4), dead={'w1': [2]})
+  assert not found.folded and live['b1[*]'] == 5
+  assert [*found.left['b1[*]']] == ['pos has no place for all that w2 gives']
+
+
 def test_arrays_stay_what_they_are_and_it_prints():
   params = jax.tree.map(jnp.asarray, perceptron())
   params['w1'] = np.array(params['w1'])
