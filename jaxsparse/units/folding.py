@@ -85,7 +85,9 @@ def fold_constants(fn: Callable[..., Any], params: ArrayTree,
     fn: the function from which ties were inferred, in evaluation mode.
     params: the pruned parameters, with running averages.
     ties: the ties, from `infer_ties`, which finds roles.
-    *inputs: the other arguments of `fn`; a small batch is enough.
+    *inputs: the other arguments of `fn`; a small batch is enough. Inputs like
+      them are floats near them, whole numbers between the smallest and the
+      largest (or next to the only one), and any bools.
 
   Returns:
     A `Folded`. `fn(folded.params, *inputs)` equals `fn(params, *inputs)` up to
@@ -116,17 +118,18 @@ def fold_constants(fn: Callable[..., Any], params: ArrayTree,
       fn, params, *inputs,
       paths={m.path for tie in ties for m in _members(tie, 'reads')})
   rng = np.random.default_rng(0)
-  others = [_other(x, rng) for x in jax.tree.leaves(inputs)]
-  others = jax.tree.unflatten(jax.tree.structure(inputs), others)
+  leaves, structure = jax.tree.flatten(inputs)
+  like = [inputs, *(jax.tree.unflatten(structure, some) for some in zip(
+      *(_others(x, rng) for x in leaves)))]
   makers = {m.path for tie in ties for m in _members(tie, 'makes')}
   folded = {}
   while True:  # A unit that reads only constants may be constant now.
     now = jax.tree.unflatten(jax.tree.structure(params), list(arrays.values()))
-    seen = [look(now, *given) for given in (inputs, others)]
+    seen = [look(now, *given) for given in like]
     # A unit that does not depend on the kernels that make it is constant, too.
     moved = [look(trees.map_with_path(
         lambda path, w: _random(w, rng) if path in makers else w, now), *given)
-             for given in [inputs, others] * (_DRAWS // 2)
+             for given in (like * _DRAWS)[:_DRAWS]
              if any(_scaled_away(tie, arrays) is not None for tie in ties)]
     reasons = {tie: _reasons(tie, arrays, readers, seen, moved)
                for tie in ties}
@@ -163,14 +166,25 @@ def _members(tie: Tie, role: str) -> list[Member]:
   return [member for member in tie.members if member.role == role]
 
 
-def _other(x: Any, rng: np.random.Generator) -> Any:
-  """Other inputs, so that what depends on them is no constant by accident."""
+def _others(x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+  """Two other inputs, so that what depends on them is no constant by accident.
+
+  Of whole numbers and bools that are all the same, one of both is another.
+  """
   x = jnp.asarray(x)
-  if not jnp.issubdtype(x.dtype, jnp.inexact):
-    return rng.permuted(np.asarray(x).reshape(-1)).reshape(x.shape)
-  by = rng.uniform(.5, 1.5, x.shape) * x.astype(np.float32) + rng.uniform(
-      0., .1, x.shape)
-  return by.astype(x.dtype)
+  if not x.size or jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+    return x, x
+  if jnp.issubdtype(x.dtype, jnp.inexact):
+    first, second = (
+        rng.uniform(.5, 1.5, x.shape) * x.astype(np.float32) + rng.uniform(
+            0., .1, x.shape) for _ in range(2))
+  else:
+    low, high = (0, 1) if x.dtype == bool else (int(x.min()), int(x.max()))
+    if low == high:  # A lower index is one, too.
+      low, high = (low - 1, high) if low > 0 else (low, high + 1)
+    first = rng.integers(low, high, x.shape, endpoint=True)
+    second = high - (first - low)
+  return first.astype(x.dtype), second.astype(x.dtype)
 
 
 def _random(w: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -181,6 +181,40 @@ def test_what_depends_on_inputs_is_no_constant():
       'no constant where w2 reads it': [2]}
 
 
+@pytest.mark.parametrize('given', [
+    np.ones(4, bool), np.zeros(4, bool), np.ones(1, bool),
+    np.zeros(4, np.int32), np.full(4, 9, np.uint8), np.full(1, 9)])
+def test_what_depends_on_bools_and_whole_numbers_that_are_alike_is_no_constant(
+    given):
+  """Masks and tokens: other batches have others."""
+  def fn(p, x, given):
+    h = x @ p['w1'] + p['b1'][None]
+    h = (jnp.where(given[:, None], h, 0.) if given.dtype == bool
+         else h + p['table'][given])
+    return h @ p['w2'] + p['b2'][None]
+  params = weights({'w1': (4, 5), 'b1': (5,), 'table': (10, 5), 'w2': (5, 3),
+                    'b2': (3,)})
+  found, _ = folded_as_is(
+      fn, params, data(len(given), 4), given, dead={'w1': [2, 4]})
+  assert not found.folded
+  assert [at.tolist() for reasons in found.left.values()
+          for at in reasons.values()] == [[2, 4]]
+
+
+@pytest.mark.parametrize('tokens', [
+    np.full(4, 9, np.int32), np.array([0, 9, 3, 3], np.uint8)])
+def test_whole_numbers_that_make_no_difference_are_in_bounds(tokens):
+  """Indices past the end of a table give NaN, which would be no constant."""
+  def fn(p, tokens):
+    x = jnp.take(p['table'], tokens, axis=0)
+    h = jax.nn.relu(x @ p['w1'] + p['b1'][None])
+    return h @ p['w2'] + p['b2'][None]
+  params = weights({'table': (10, 4), 'w1': (4, 5), 'b1': (5,), 'w2': (5, 3),
+                    'b2': (3,)})
+  found, live = folded_as_is(fn, params, tokens, dead={'w1': [1]})
+  assert found.folded['b1[*]'].tolist() == [1] and live['b1[*]'] == 4
+
+
 def tied(p, x):
   return jnp.tanh(x @ p['w'] + p['b'][None]) @ p['w'].T
 
