@@ -19,6 +19,7 @@ from jaxsparse._utils import numerics
 from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.graph import axes as axes_lib
 from jaxsparse.graph import tracing
 from jaxsparse.patterns import Pattern
 
@@ -156,6 +157,11 @@ def _kernel(path: str, read: tracing.Reading) -> Kernel:
       groups=first.groups)
   notes = ['also contracted along ' + _text(sorted(p.contracted))
            for p in products[1:] if p.contracted != first.contracted]
+  # Groups along a slice are those of the axis; along one axis of several into
+  # which a reshape split it, they are not.
+  split = {axis for p in products if p.part for axis in p.contracted
+           if len(axes_lib.factors(read.params[path][axis])) > 1}
+  notes += [f'contracted along a part of axis {axis}' for axis in sorted(split)]
   notes += [f'also {roles}'] if others else []
   return kernel._replace(why='; '.join(notes) or None)
 
@@ -234,7 +240,8 @@ def kernel_patterns(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   axis of each kernel. Axis -1, along which transposable groups also run,
   becomes its output axis. In stacked layers, weights compete within their
   layer. A parameter stays dense, with a reason, if it is not a kernel, if it is
-  used in two ways, such as an embedding that is also the output head, or if the
+  used in two ways, such as an embedding that is also the output head, if a
+  reshape splits an axis and the product sums over a part of it, or if the
   pattern does not fit its shape.
 
   Args:

@@ -41,12 +41,19 @@ CLOSED_OVER = '<closed over>'
 class Product(NamedTuple):
   """A parameter met data: its axes that vanished, and those of the result.
 
-  `groups` is the number of groups of a convolution.
+  Attributes:
+    contracted: the axes that vanished.
+    outputs: the axes of the result.
+    window: the window axes of a convolution.
+    groups: the number of groups of a convolution.
+    part: whether fewer indices vanished than the contracted axes have, because
+      these axes were sliced, or split into several.
   """
   contracted: frozenset[int]
   outputs: frozenset[int]
   window: frozenset[int] = frozenset()
   groups: int = 1
+  part: bool = False
 
 
 class Reading(NamedTuple):
@@ -130,6 +137,7 @@ class _Reader:
   def __init__(self, paths: list[str], opened: bool):
     self.closed_over: dict[int, tuple[Any, Value]] = {}
     self._opened = opened
+    self._shapes: dict[str, tuple[int, ...]] = {}
     self.relations = Relations()
     self.products: dict[str, list[Product]] = {path: [] for path in paths}
     self.others: dict[str, list[str]] = {path: [] for path in paths}
@@ -138,7 +146,7 @@ class _Reader:
     self._same = functools.partial(_arrays.same, self.relations)
 
   def parameter(self, path: str, aval: Any) -> Value:
-    shape = tuple(aval.shape)
+    shape = self._shapes[path] = tuple(aval.shape)
     masks = aval.dtype == np.bool_
     source = Source(path, math.prod(shape),
                     tuple(frozenset([axis]) for axis in range(len(shape))))
@@ -359,12 +367,18 @@ class _Reader:
       # Batch axes are no outputs, the groups of a convolution are.
       free = [w for w in row if not isinstance(w, primitives.New)
               and (len(w) == 1 or wiring.window)]
-      groups = [values[i].shape[axis] for wires in free if len(wires) > 1
-                for k, axis in wires if k == i]
+      gone = through(i, source, wiring.gone)
+      groups = math.prod(values[i].shape[axis] for wires in free
+                         if len(wires) > 1 for k, axis in wires if k == i)
+      summed = math.prod(
+          values[i].shape[axis] for wires in (*wiring.gone, wiring.window)
+          for j, axis in wires if j == i and source.axes[axis] & gone)
+      # Devices sum their parts up later.
+      summed *= math.prod(axis.size for axis in self.mesh.values())
       product = Product(
-          through(i, source, wiring.gone), through(i, source, free),
-          through(i, source, [(wire,) for wire in wiring.window]),
-          math.prod(groups))
+          gone, through(i, source, free),
+          through(i, source, [(wire,) for wire in wiring.window]), groups,
+          summed < math.prod(self._shapes[source.path][k] for k in gone))
       if product not in self.products[source.path]:
         self.products[source.path].append(product)
     if any(v.is_data for v in values):

@@ -112,6 +112,42 @@ def test_a_projection_of_learned_queries_contracts_what_it_shares_with_them():
     assert (kernels[name].contracted, kernels[name].outputs) == ((0,), (1,))
 
 
+@pytest.mark.parametrize('shape, fn', [
+    ((32,), lambda w, x: x @ w.reshape(8, 4)),
+    ((16, 4), lambda w, x: jnp.einsum('ni,iho->nho', x, w.reshape(8, 2, 4))),
+    ((24, 4), lambda w, x: jnp.einsum(
+        'ngi,gio->ngo', x.reshape(N, 4, 2).repeat(3, 2), w.reshape(4, 6, 4))),
+    ((24, 8), lambda w, x: jax.lax.scan(
+        lambda x, w: (x @ w, None), x, w.reshape(3, 8, 8))[0]),
+    ((16, 8), lambda w, x: x @ w[::2])],
+    ids=['flat', 'heads', 'blocks', 'layers', 'stride'])
+def test_an_axis_that_is_contracted_in_part_stays_dense_with_the_reason(
+    shape, fn):
+  """Groups of 4 along it would have outputs in them, or parts of two blocks."""
+  params = weights({'w': shape, 'out': (4, 4)})
+  rules = kernel_patterns(
+      lambda p, x: (fn(p['w'], x), x[:, :4] @ p['out']), params, data(N, 8),
+      pattern=nm(2, 4))
+  assert rules.dense == {'w': 'contracted along a part of axis 0'}
+  assert [*rules] == ['out']
+
+
+@pytest.mark.parametrize('shape, fn', [
+    ((16, 4), lambda w, x: x @ w[:8] + x @ w[8:]),
+    ((4, 4), lambda w, x: x @ jnp.concatenate([w, w])),
+    ((8, 4), lambda w, x: jnp.einsum(
+        'nhk,hkd->nd', x.reshape(N, 2, 4), w.reshape(2, 4, 4))),
+    ((36, 4), lambda w, x: jax.lax.conv_general_dilated(
+        x.reshape(1, N, 2, 4), w.reshape(3, 3, 4, 4), (1, 1), 'SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC')))],
+    ids=['slices', 'twice', 'heads', 'window'])
+def test_slices_and_axes_that_are_contracted_with_others_are_kernels(shape, fn):
+  rules = kernel_patterns(
+      lambda p, x: fn(p['w'], x), weights({'w': shape}), data(N, 8),
+      pattern=nm(2, 4))
+  assert dict(rules) == {'w': nm(2, 4)}
+
+
 def test_what_is_not_used_is_none():
   kernels = kernels_of(lambda p, x: x @ p['w'], {
       'w': (8, 4), 'unused': (8, 4)}, data(N, 8))
