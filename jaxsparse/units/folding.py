@@ -30,8 +30,8 @@ from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
-# Draws of other kernels, so that a unit that a ReLU happens to cut off in one
-# draw is not taken for a constant.
+# Draws of other parameters, so that a unit that a ReLU happens to cut off in
+# one draw is not taken for a constant.
 _DRAWS = 16
 
 
@@ -121,6 +121,8 @@ def fold_constants(fn: Callable[..., Any], params: ArrayTree,
   leaves, structure = jax.tree.flatten(inputs)
   like = [inputs, *(jax.tree.unflatten(structure, some) for some in zip(
       *(_others(x, rng) for x in leaves)))]
+  discrete = any(not jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+                 for x in leaves)
   makers = {m.path for tie in ties for m in _members(tie, 'makes')}
   folded = {}
   while True:  # A unit that reads only constants may be constant now.
@@ -131,7 +133,11 @@ def fold_constants(fn: Callable[..., Any], params: ArrayTree,
         lambda path, w: _random(w, rng) if path in makers else w, now), *given)
              for given in (like * _DRAWS)[:_DRAWS]
              if any(_scaled_away(tie, arrays) is not None for tie in ties)]
-    reasons = {tie: _reasons(tie, arrays, readers, seen, moved)
+    # Nor is one that tokens make, though it is cut off for these.
+    drawn = [[look(other, *given) for given in like[1:]] for other in (
+        jax.tree.map(lambda w: _redrawn(w, rng), now)
+        for _ in range(_DRAWS // 2 if discrete else 0))]
+    reasons = {tie: _reasons(tie, arrays, readers, seen, moved, drawn)
                for tie in ties}
     fit = {tie: np.array([u for u, why in found.items() if not why], int)
            for tie, found in reasons.items()}
@@ -196,6 +202,12 @@ def _random(w: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   return (rng.normal(size=w.shape) * (scale or 1.)).astype(w.dtype)
 
 
+def _redrawn(w: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """As `_random`, but zero where this one is, and of one sign if it is."""
+  other = _random(w, rng)
+  return np.where(w == 0, w, np.abs(other) if (w >= 0).all() else other)
+
+
 def _like(new: np.ndarray, old: Any) -> Any:
   if np.array_equal(new, np.asarray(old), equal_nan=True):
     return old
@@ -205,10 +217,17 @@ def _like(new: np.ndarray, old: Any) -> Any:
 
 def _reasons(tie: Tie, arrays: Mapping[str, np.ndarray], readers: Readers,
              seen: Sequence[Mapping[str, Seen]],
-             moved: Sequence[Mapping[str, Seen]]) -> dict[int, str]:
+             moved: Sequence[Mapping[str, Seen]],
+             drawn: Sequence[Sequence[Mapping[str, Seen]]]) -> dict[int, str]:
   """Why units that give a constant cannot be folded; '' for those that can.
 
-  `moved` is what readers see if other kernels make the units.
+  Args:
+    tie: the tie of the units.
+    arrays: the parameters.
+    readers: what reads them.
+    seen: what readers see, for several inputs.
+    moved: what they see if other kernels make the units.
+    drawn: for other parameters, what they see for several inputs.
   """
   makers, members = (_members(tie, role) for role in ('makes', 'reads'))
   if not makers or not members:
@@ -227,7 +246,8 @@ def _reasons(tie: Tie, arrays: Mapping[str, np.ndarray], readers: Readers,
   found = dict.fromkeys(need.tolist(), '')
   for member in members:
     reader = cast(Reader, readers[member.path])  # Or `why` would say it.
-    alike = _alike(tie, member, reader, seen)
+    alike = np.all([_alike(tie, member, reader, some)
+                    for some in (seen, *drawn)], axis=0)
     first = _of_units(tie, member, reader, seen[0][member.path])
     zero = (first.first == 0).reshape(tie.size, -1).all(1)
     for u in need.tolist():

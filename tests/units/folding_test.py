@@ -201,6 +201,18 @@ def test_what_depends_on_bools_and_whole_numbers_that_are_alike_is_no_constant(
           for at in reasons.values()] == [[2, 4]]
 
 
+def test_tokens_that_a_relu_cuts_off_alike_make_no_constant():
+  def fn(p, x, tokens):
+    h = jax.nn.relu(x @ p['w1'] + p['table'][tokens])
+    return h @ p['w2'] + p['b2'][None]
+  params = weights({'w1': (4, 5), 'table': (10, 5), 'w2': (5, 3), 'b2': (3,)})
+  params['table'] = params['table'].at[:3].set(-1.)
+  for tokens in (np.zeros(4, np.int32), np.array([0, 2, 1, 0])):
+    found, _ = folded_as_is(
+        fn, params, data(4, 4), tokens, dead={'w1': [0, 2, 3]})
+    assert not found.folded
+
+
 @pytest.mark.parametrize('tokens', [
     np.full(4, 9, np.int32), np.array([0, 9, 3, 3], np.uint8)])
 def test_whole_numbers_that_make_no_difference_are_in_bounds(tokens):
