@@ -89,6 +89,10 @@ class Reader(Protocol):
     """The results of a jaxpr that a control flow primitive calls."""
     ...
 
+  def goes_over(self, name: str, value: Value, axis: int) -> None:
+    """Records a primitive that does not treat each index of an axis alone."""
+    ...
+
   def note(self, source: Source, name: str) -> None:
     """Records that data met a parameter outside of a product."""
     ...

@@ -38,6 +38,7 @@ def _pad(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
   value, by = values
   for axis, (low, high, inner) in enumerate(eqn.params['padding_config']):
     if low < 0 or high < 0 or inner:
+      reader.goes_over('pad', value, axis)
       value = _arrays.blocked(reader.relations, value, axis,
                               eqn.outvars[0].aval.shape[axis], 'pad')
       continue
@@ -63,6 +64,7 @@ def _slice(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
   for axis, (start, stop, stride) in enumerate(zip(
       has['start_indices'], has['limit_indices'], strides)):
     size, taken = value.shape[axis], len(range(start, stop, stride))
+    reader.goes_over('slice', value, axis)
     if stride == 1:
       value = _arrays.cut(relations, value, axis, start, stop)
     elif size % stride or taken * stride != size:
@@ -80,6 +82,7 @@ def _slice(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
 
 def _split(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
   axis, start, results = eqn.params['axis'], 0, []
+  reader.goes_over('split', values[0], axis)
   for size in map(int, eqn.params['sizes']):
     results.append(_arrays.cut(
         reader.relations, values[0], axis, start, start + size))
@@ -90,6 +93,7 @@ def _split(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
 def _unstack(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
   relations, value, axis = reader.relations, values[0], eqn.params['axis']
   shape = value.shape[:axis] + value.shape[axis + 1:]
+  reader.goes_over('unstack', value, axis)
   return [_arrays.reshaped(
       relations, _arrays.cut(relations, value, axis, i, i + 1), shape)
           for i in range(value.shape[axis])]
@@ -100,6 +104,7 @@ def _dynamic_slice(reader: Reader, eqn: Any, values: list[Value]
   value, *starts = values
   for axis, (size, start) in enumerate(zip(
       eqn.params['slice_sizes'], starts)):
+    reader.goes_over('dynamic_slice', value, axis)
     room = value.shape[axis] - size
     if not room:
       continue

@@ -86,10 +86,12 @@ def _used(closed: Any) -> Iterator[Used]:
   for eqn in jaxpr.eqns:
     for v in eqn.invars:
       if isinstance(v, core.Literal):
-        yield Used(eqn.primitive.name, np.asarray(v.val).item())
+        number = np.asarray(v.val).item()
+        # NaN, which is not equal to itself, fills what is out of bounds.
+        yield Used(eqn.primitive.name, number if number == number else 'nan')
       elif v in consts:
         yield Used(eqn.primitive.name, _told(consts[v]))
-    yield Used(eqn.primitive.name, None)
+    yield Used(eqn.primitive.name, eqn.params.get('y'))  # Of `integer_pow`.
     for inner in _jaxprs.within(eqn.params):
       yield from _used(inner)
 

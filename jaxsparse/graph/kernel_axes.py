@@ -160,7 +160,8 @@ def _kernel(path: str, read: tracing.Reading) -> Kernel:
   # Groups along a slice are those of the axis; along one axis of several into
   # which a reshape split it, they are not.
   split = {axis for p in products if p.part for axis in p.contracted
-           if len(axes_lib.factors(read.params[path][axis])) > 1}
+           if (whole := read.params[path][axis]) is not None
+           and len(axes_lib.factors(whole)) > 1}
   notes += [f'contracted along a part of axis {axis}' for axis in sorted(split)]
   notes += [f'also {roles}'] if others else []
   return kernel._replace(why='; '.join(notes) or None)

@@ -66,12 +66,15 @@ class Reading(NamedTuple):
     products: the products of each parameter with data, by path.
     others: the names of other primitives that combine each parameter with data,
       by path.
+    over: the primitives that sum, or treat indices otherwise than each alone,
+      in order, each with an axis along which it does.
   """
   relations: Relations
   params: dict[str, tuple[Axis | None, ...]]
   shapes: dict[str, tuple[int, ...]]
   products: dict[str, list[Product]]
   others: dict[str, list[str]]
+  over: list[tuple[str, Axis]]
 
   def places(self) -> Iterator[tuple[str, axes_lib.Place]]:
     """Where in which parameters leaves are, of more than one unit."""
@@ -84,6 +87,19 @@ class Reading(NamedTuple):
     """Of all that parameters are made of: path, axis, and number of units."""
     return collections.Counter(
         (path, place.axis, place.leaf.size) for path, place in self.places())
+
+  def counts(self) -> list[tuple[str, int]]:
+    """How many indices that are no units of parameters primitives go over.
+
+    A sum of ones is such a number, and may be how many units there are.
+    """
+    axes = [axis for array in self.params.values() for axis in array if axis]
+    for instance in self.relations.instances:
+      axes += [instance.leaf, instance.there]
+    units = {leaf for axis in axes for leaf in axes_lib.leaves(axis)
+             if not leaf.fixed}
+    return [(name, math.prod(leaf.size for leaf in axes_lib.leaves(axis)
+                             if leaf not in units)) for name, axis in self.over]
 
 
 def shapes(fn: Callable[..., Any], params: ArrayTree, *inputs: Any) -> Any:
@@ -128,7 +144,7 @@ def read_jaxpr(closed: core.ClosedJaxpr, paths: list[str], *,
   return Reading(
       reader.relations, {path: v.axes for path, v in given.items()},
       {path: v.shape for path, v in given.items()},
-      reader.products, reader.others)
+      reader.products, reader.others, reader.over)
 
 
 class _Reader:
@@ -141,6 +157,7 @@ class _Reader:
     self.relations = Relations()
     self.products: dict[str, list[Product]] = {path: [] for path in paths}
     self.others: dict[str, list[str]] = {path: [] for path in paths}
+    self.over: list[tuple[str, Axis]] = []
     self.ambient: list[Axis] = []
     self.mesh: dict[str, Axis] = {}
     self._same = functools.partial(_arrays.same, self.relations)
@@ -216,6 +233,7 @@ class _Reader:
     layers = Axis(length)
     self._same([layers, *(v.axes[0] for v in values[end:])])
     axes_lib.fix(layers, 'scan')
+    self.over.append(('scan', layers))
     slices = [_arrays.without_first(value) for value in values[end:]]
     ys = []
 
@@ -234,14 +252,15 @@ class _Reader:
   def _loop(self, step: Any, carry: list[Value]) -> list[Value]:
     """Runs a step until what is known of its carry holds before and after."""
     while True:
-      before = copy.deepcopy((self.products, self.others))
+      before = copy.deepcopy((self.products, self.others)), len(self.over)
       for value in carry:
         self.relations.note((*value.axes, *self.ambient))
       new = [self._joined([a, b]) for a, b in zip(carry, step(carry))]
       if [_state(v) for v in new] == [_state(v) for v in carry]:
         return new
       # What seemed to be no data was; what was noted of it does not hold.
-      carry, (self.products, self.others) = new, before
+      carry, ((self.products, self.others), count) = new, before
+      del self.over[count:]
 
   def _joined(self, values: list[Value]) -> Value:
     """What is known of an array that is one of several."""
@@ -268,6 +287,8 @@ class _Reader:
       axes_lib.fix(axis, name)
     gone = [self._gone(name, wiring.kind, values, wires)
             for wires in wiring.gone]
+    for i, k in (*(wires[0] for wires in wiring.gone), *wiring.fixed):
+      self.goes_over(name, values[i], k)
     passed = {wire for row in wiring.outputs for wires in row
               if not isinstance(wires, primitives.New) for wire in wires}
     for i, value in enumerate(values):
@@ -308,6 +329,11 @@ class _Reader:
           v.aval.shape, tuple(axes), zero, number, sums,
           self._sources(name, wiring, values, row)))
     return results
+
+  def goes_over(self, name: str, value: Value, axis: int) -> None:
+    """Notes a primitive that does not treat each index of an axis alone."""
+    alike = 1 if name in _OF_ANY_COUNT else value.shape[axis]
+    self.over.append((name, value.axes[axis] or Axis(alike)))
 
   def _gone(self, name: str, kind: str, values: list[Value],
             wires: tuple[primitives.Wire, ...]) -> Axis | None:
@@ -412,6 +438,12 @@ _SPECIAL = {'cond': _Reader._cond, 'while': _Reader._while,
 
 # Of equal numbers they return that number.
 _OF_ONE_KIND = {'reduce_max', 'reduce_min', 'reduce_and', 'reduce_or'}
+
+# Nor do these depend on how many equal numbers there are.
+_OF_ANY_COUNT = _OF_ONE_KIND | {
+    'argmax', 'argmin', 'cummax', 'cummin', 'dynamic_slice',
+    'dynamic_update_slice', 'gather', 'reduce_window_max', 'reduce_window_min',
+    'rev', 'slice', 'sort', 'split', 'top_k', 'unstack'}
 
 
 def _state(value: Value) -> Any:

@@ -1,11 +1,12 @@
 """Trials of removal: the function is traced with smaller arrays.
 
 A jaxpr does not say whether a number such as 0.125 depends on the number of
-units. If it does, it changes with one unit less. So the function is traced
-again without one unit of every tie that may be removed. If it computes with the
-same numbers, and its axes still consist of the same units, units of all these
-ties may be removed. Otherwise the ties are bisected, and for ties that change a
-number the function is run without units that nothing reads.
+units. If it does, it changes with one unit less, or with half of them. So the
+function is traced again without one unit of every tie that may be removed, and
+then without half of them. If it computes with the same numbers, sums over as
+many indices that are no units, and its axes still consist of the same units,
+units of all these ties may be removed. Otherwise the ties are bisected, and for
+ties that change a number the function is run without units that nothing reads.
 """
 
 import collections
@@ -39,6 +40,11 @@ class _Fails(NamedTuple):
 
 # `None`: the same function. Text: what is another number.
 _Verdict = str | None | _Fails
+
+# How many of a number of units are removed.
+_Gone = Callable[[int], int]
+_one: _Gone = lambda size: 1
+_half: _Gone = lambda size: size // 2
 
 
 def tried(ties: Mapping[Tie, str | None], trial: 'Trial') -> tuple[Tie, ...]:
@@ -85,20 +91,20 @@ class Trial:
 
   def __init__(self, fn: Callable[..., Any], params: ArrayTree,
                inputs: tuple[Any, ...], ties: Ties,
-               traced: tuple[Any, list[str]],
+               traced: tuple[Any, list[str]], read: tracing.Reading,
                run: Callable[..., Any] | None):
-    """Of a function, what `tracing.trace` said of it, and it jitted, to run."""
+    """Of a function, what `tracing` said of it, and it jitted, to run."""
     self._fn, self._params, self._inputs = fn, params, inputs
     self._ties, self._run = ties, run
-    self._read = traced
-    self._before = constants.numbers(traced[0])
+    self._trace = traced
+    self._before, self._counts = constants.numbers(traced[0]), read.counts()
     self._precision = constants.precision(traced[0], params)
     self.shapes = {path: tuple(shape) for path, shape in ties.shapes.items()}
 
   @functools.cached_property
   def uncut(self) -> dict[Tie, str]:
     """Ties whose units index an axis of an array that is not a parameter."""
-    read = tracing.read_jaxpr(*self._read, opened=True)
+    read = tracing.read_jaxpr(*self._trace, opened=True)
     arrays = {place.leaf: read.shapes[path] for path, place in read.places()
               if path.startswith(tracing.CLOSED_OVER)}
     found = {(path, place.axis, place.starts[place.axis], place.stride,
@@ -117,45 +123,48 @@ class Trial:
 
   def verdicts(self, kinds: Sequence[Kind]) -> dict[Kind, _Verdict]:
     """What becomes of the function without units of each kind."""
-    found = self._halved(kinds)
-    for kind, verdict in found.items():
-      size, = {tie.size for tie in kind}
-      gone = 1
-      if isinstance(verdict, _Fails) and size > 3:
-        # Groups of channels, say, that are so many whatever there is in them.
-        other, gone = self._traced([kind], size // 2), size // 2
-        if not isinstance(other, _Fails) and self._run:
-          verdict = self._compared(self._run, kind, gone, other or (
-              'what it computes with half of them'))
-        elif isinstance(other, str):
-          verdict = other
-      elif isinstance(verdict, str) and self._run:
-        verdict = self._compared(self._run, kind, gone, verdict)
-      found[kind] = verdict
+    one = self._bisected(kinds, _one)
+    some = [kind for kind, verdict in one.items()
+            if not isinstance(verdict, str) and kind[0].size > 3]
+    fine = [kind for kind in some if one[kind] is None]
+    # 19 // 8 is 20 // 8, but 10 // 8 is not. And there may be groups of
+    # channels, say, that are so many whatever there is in them.
+    half = self._bisected(fine, _half) | {
+        kind: self._traced([kind], _half) for kind in some if one[kind]}
+    found = {kind: self._compared(kind, _one, verdict)
+             for kind, verdict in one.items() if kind not in some}
+    for kind, verdict in half.items():
+      first = one.get(kind)  # Of a part of a kind as of the kind: nothing.
+      if isinstance(verdict, _Fails) or not (verdict or self._run):
+        verdict = first
+      elif first and not verdict:
+        verdict = 'what it computes with half of them'
+      found[kind] = self._compared(kind, _half, verdict)
     return found
 
-  def _halved(self, kinds: Sequence[Kind]) -> dict[Kind, _Verdict]:
+  def _bisected(self, kinds: Sequence[Kind], gone: _Gone
+                ) -> dict[Kind, _Verdict]:
     """The verdict on each kind; together, as long as nothing is found."""
-    verdict = self._traced(kinds, 1) if kinds else None
+    verdict = self._traced(kinds, gone) if kinds else None
     if len(kinds) == 1:
       kind, = kinds
       # Of one size by accident, if the first is another case.
-      if verdict is None or len(kind) == 1 or self._traced([kind[:1]], 1):
+      if verdict is None or len(kind) == 1 or self._traced([kind[:1]], gone):
         return {kind: verdict}
       kinds = kind[:1], kind[1:]
     elif verdict is None:
       return dict.fromkeys(kinds, verdict)
     half = len(kinds) // 2
-    return self._halved(kinds[:half]) | self._halved(kinds[half:])
+    return (self._bisected(kinds[:half], gone)
+            | self._bisected(kinds[half:], gone))
 
-  def _traced(self, kinds: Sequence[Kind], gone: int) -> _Verdict:
+  def _traced(self, kinds: Sequence[Kind], gone: _Gone) -> _Verdict:
     """How the function's numbers change without the first units."""
-    ties = {tie for kind in kinds for tie in kind}
+    keep = _keep((tie for kind in kinds for tie in kind), gone)
     try:
       with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        traced = tracing.trace(
-            self._fn, self._smaller(ties, gone), *self._inputs)
+        traced = tracing.trace(self._fn, self._smaller(keep), *self._inputs)
     # What is left is not rectangular, or whatever a function says of sizes that
     # it was not made for.
     except Exception as error:
@@ -163,40 +172,46 @@ class Trial:
     if changed := constants.changed(
         self._before, constants.numbers(traced[0])):
       return changed
-    units = tracing.read_jaxpr(*traced).sizes()
+    read = tracing.read_jaxpr(*traced)
+    for (name, old), (_, new) in zip(self._counts, read.counts()):
+      if old != new:
+        return f'{name} over {old}, which becomes {new}'
+    units = read.sizes()
     expected = collections.Counter(
-        (m.path, m.axis, size) for tie in self._ties
-        for size in [tie.size - gone * (tie in ties)] for m in tie.members)
+        (m.path, m.axis, tie.size - gone(tie.size) * (tie.name in keep))
+        for tie in self._ties for m in tie.members)
     # A head of 2 that is reshaped to heads of 3 runs, with fewer heads.
     missed = (units - expected) + (expected - units)
     return 'sizes of its own' if any(n > 1 for _, _, n in missed) else None
 
-  def _smaller(self, ties: Iterable[Tie], gone: int) -> ArrayTree:
-    """The shapes of parameters without the first units of ties."""
-    plan = removal.plan(self._ties, _keep(ties, gone))
+  def _smaller(self, keep: Mapping[str, np.ndarray]) -> ArrayTree:
+    """The shapes of parameters of which only some units are kept."""
+    plan = removal.plan(self._ties, keep)
     return trees.map_with_path(lambda path, w: jax.ShapeDtypeStruct(
         plan.shape(path, self.shapes[path]), jnp.result_type(w)), self._params)
 
-  def _compared(self, run: Callable[..., Any], kind: Kind, gone: int,
-                changed: str) -> _Verdict:
-    """Whether the outputs are others, too, without units that nothing reads."""
+  def _compared(self, kind: Kind, gone: _Gone, verdict: _Verdict) -> _Verdict:
+    """A verdict, if outputs are others, too, without units not read."""
+    if self._run is None or not isinstance(verdict, str):
+      return verdict
     rng = np.random.default_rng(0)
     # Far from where all logits are alike, so that their scale matters.
     moved = jax.tree.map(
         lambda w: checking.nearby(w, rng, by=3.), self._params)
-    unread = _unread(moved, kind, gone)
+    keep = _keep(kind, gone)
+    unread = _unread(moved, kind, keep)
     try:
       with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        smaller = removal.slim(unread, self._ties, _keep(kind, gone))
-        before, after = (checking.outputs(run, p, *self._inputs)
+        smaller = removal.slim(unread, self._ties, keep)
+        before, after = (checking.outputs(self._run, p, *self._inputs)
                          for p in (unread, smaller))
     except Exception as error:  # As above.
       return _Fails(_said(error))
     same = (self._precision < 1e-5
             and all(np.isfinite(x).all() for x in before)
             and checking.distance(before, after) <= 100 * self._precision)
-    return None if same else changed
+    return None if same else verdict
 
 
 def _said(error: BaseException) -> str:
@@ -204,19 +219,19 @@ def _said(error: BaseException) -> str:
   return f'{type(error).__name__}: {tables.one_line(error, 72)}'
 
 
-def _keep(ties: Iterable[Tie], gone: int) -> dict[str, np.ndarray]:
+def _keep(ties: Iterable[Tie], gone: _Gone) -> dict[str, np.ndarray]:
   """All but the first units of some ties, as `slim` takes it."""
-  return {tie.name: np.broadcast_to(np.arange(tie.size) >= gone, tie.shape)
-          for tie in ties}
+  return {tie.name: np.broadcast_to(
+      np.arange(tie.size) >= gone(tie.size), tie.shape) for tie in ties}
 
 
-def _unread(params: ArrayTree, ties: Sequence[Tie], gone: int) -> ArrayTree:
-  """Parameters of which nothing reads the first units of some ties."""
+def _unread(params: ArrayTree, ties: Sequence[Tie],
+            keep: Mapping[str, np.ndarray]) -> ArrayTree:
+  """Parameters in which nothing reads the units of ties that are not kept."""
   arrays = {path: np.array(w) for path, w in trees.align(params)
             if any(path == m.path for tie in ties for m in tie.members)}
   for tie in ties:
     readers = [m for m in tie.members if m.role == 'reads']
     for member in tie.members if tie.read or not readers else readers:
-      there = ties_lib.view(tie, member, arrays[member.path])
-      there[(slice(None),) * len(tie.along) + (slice(gone),)] = 0
+      ties_lib.view(tie, member, arrays[member.path])[~keep[tie.name]] = 0
   return trees.map_with_path(lambda path, w: arrays.get(path, w), params)

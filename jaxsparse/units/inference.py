@@ -48,11 +48,12 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   Units under a softmax, a norm or a sum over them may be permuted, but not
   removed, because their removal changes the other units; `Tie.kept` gives the
   reason. A number such as 0.125 may come from 8 heads or from their 64
-  dimensions. To find out, `infer_ties` traces the function with one unit less.
-  `Tie.untried` says if the function does not accept smaller arrays, for example
-  because modules of Linen, Haiku and Keras store their sizes. `Member.role`
-  says which members make units and which read them. `Tie.read` names other
-  operations that read units, such as a sum over them.
+  dimensions, and a sum of ones may count units. To find out, `infer_ties`
+  traces the function with one unit less, and with half of them. `Tie.untried`
+  says if the function does not accept smaller arrays, for example because
+  modules of Linen, Haiku and Keras store their sizes. `Member.role` says which
+  members make units and which read them. `Tie.read` names other operations that
+  read units, such as a sum over them.
 
   Args:
     fn: any function that JAX can trace.
@@ -60,7 +61,7 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
     *inputs: the other arguments; a small batch is enough.
     check: whether to run `check_ties` on the result. The check is skipped if
       parameters or inputs are only shapes. Without it, units are kept if any
-      number in the function changes with one unit less, whether or not outputs
+      number in the function changes with fewer units, whether or not outputs
       change.
 
   Returns:
@@ -96,7 +97,7 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   if check and concrete:
     checking.check(run, params, Ties(tuple(found), read.shapes), *inputs)
   trial = _trials.Trial(fn, params, inputs, Ties(tuple(found), read.shapes),
-                        traced, run if check and concrete else None)
+                        traced, read, run if check and concrete else None)
   return Ties(_trials.tried(found, trial), read.shapes)
 
 

@@ -18,7 +18,14 @@ def test_the_same_function_has_the_same_numbers_at_any_size():
   assert constants.changed(_of(f, 8), _of(f, 4)) is None
 
 
+def test_a_nan_is_the_same_as_another():
+  f = lambda w: jnp.where(w > 0, w, float('nan') * w).sum()
+  assert constants.changed(_of(f, 8), _of(f, 4)) is None
+
+
 @pytest.mark.parametrize('f, told', [
+    (lambda w: jax.lax.integer_pow(w[0], w.size),
+     'integer_pow by 8, which becomes 4'),
     (lambda w: (w * (2 / w.size)).sum(), 'mul by 0.25, which becomes 0.5'),
     (lambda w: jax.jit(lambda v: v / v.size)(w)[:2] * 1.,
      'div by 8, which becomes 4'),

@@ -144,3 +144,23 @@ def test_what_is_alike_is_not_after_a_sum_along_it():
       lambda p, x: (x @ p['w'] * jnp.cumsum(jnp.ones((1, 6)), 1)) @ p['out'],
       {'out': array(6, 2), 'w': W}, X)
   assert leaves(read.params['out'][0])[0].fixed == 'cumsum'
+
+
+def test_indices_that_are_no_units_are_counted_and_the_same_of_any_units():
+  def f(p, x):
+    h = jnp.tanh(x @ p['in'])
+    ones, rows = jnp.ones_like(h), jnp.arange(1. * h.shape[1])
+    loop = lax.scan(lambda n, _: (n + 1., None), 0., rows)[0]
+    return (h @ p['out'] + ones.sum() + loop + rows.max() + jnp.cumsum(
+        ones, 1)[:, -1:] + ones.max() + h.sum())
+
+  def counts(n):
+    read = tracing.read(f, {'in': array(4, n), 'out': array(n, 3)}, X)
+    return read.counts()
+  expected = lambda n: [
+      ('dot_general', 4), ('reduce_sum', 5), ('reduce_sum', n), ('scan', n),
+      ('dot_general', 1), ('reduce_max', n), ('cumsum', n)]
+  for n in (6, 9):
+    assert {*expected(n)} <= {*counts(n)}
+    assert ('reduce_max', 1) in counts(n)
+  assert len(counts(6)) == len(counts(9))

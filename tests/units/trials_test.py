@@ -100,6 +100,75 @@ def test_a_number_that_comes_from_a_size_keeps_units(f, n, check):
   assert 'which becomes' in _hidden(f, n, check=check).kept
 
 
+def normed(h):
+  """As `nnx.RMSNorm` does with a mask."""
+  mask = jnp.broadcast_to(h[:, :1] * 0 == 0, h.shape)
+  mean = jnp.mean(h * h, -1, keepdims=True, where=mask)
+  return h * jax.lax.rsqrt(mean + 1e-6)
+
+
+@pytest.mark.parametrize('check', [True, False])
+@pytest.mark.parametrize('f', [
+    normed, lambda h: h - h.mean(-1, keepdims=True, where=jnp.ones_like(
+        h, bool)),
+    lambda h: h / jnp.ones_like(h).sum(),
+    lambda h: h / jax.jit(lambda: jnp.ones(h.shape[-1]).sum())(),
+    lambda h: h / jnp.dot(jnp.ones(h.shape[-1]), jnp.ones(h.shape[-1])),
+    lambda h: h / jnp.cumsum(jnp.ones(h.shape[-1]))[-1],
+    lambda h: h / jnp.arange(1., h.shape[-1] + 1).max(),
+    lambda h: h / jnp.arange(1., h.shape[-1] + 1)[-1:],
+    lambda h: h / jnp.trace(jnp.eye(h.shape[-1])),
+    lambda h: h / jnp.prod(jnp.full(h.shape[-1], 1.1)),
+    lambda h: h / jnp.zeros(1).at[jnp.zeros(h.shape[-1], int)].add(1.),
+    lambda h: h / jax.lax.fori_loop(0, h.shape[-1], lambda i, n: n + 1., 0.),
+    lambda h: h / jnp.concatenate([jnp.ones(h.shape[-1]), jnp.ones(2)]).sum(),
+    lambda h: h / (h[0, 0] * 0 + 2.)**h.shape[-1]])
+def test_a_count_of_units_without_any_number_keeps_them(f, check):
+  with jax.numpy_rank_promotion('allow'):
+    assert _hidden(f, 8, check=check).kept
+
+
+@pytest.mark.parametrize('check', [True, False])
+@pytest.mark.parametrize('f', [
+    lambda h: jnp.where(
+        jnp.broadcast_to(h[:, :1] * 0 == 0, h.shape).any(1)[:, None], h, 0.),
+    lambda h: h * jnp.full(h.shape, 3.).max(-1, keepdims=True),
+    lambda h: h * jnp.ones((h.shape[0], 3)).sum(-1, keepdims=True)])
+def test_what_is_the_same_of_any_count_keeps_nothing(f, check):
+  assert _hidden(f, 8, check=check).kept is None
+
+
+def test_a_mean_over_heads_of_a_mask_keeps_heads_and_not_their_dimensions():
+  p = weights({'in': (6, 4, 5), 'out': (5, 3)})
+
+  def apply(p, x):
+    h = jnp.einsum('nd,dhk->nhk', x, p['in'])
+    return jnp.mean(h, 1, where=jnp.ones((len(x), 1, 1), bool)) @ p['out']
+  x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+  for check in (True, False):
+    ties = jaxsparse.infer_ties(apply, p, x, check=check)
+    assert ties.of('in', 1)[0].kept and not ties.of('in', 2)[0].kept
+
+
+@pytest.mark.parametrize('check', [True, False])
+@pytest.mark.parametrize('f', [
+    lambda h: h / (h.shape[-1] // 8), lambda h: h / int(h.shape[-1]**.5),
+    lambda h: h if h.shape[-1] > 16 else 2 * h])
+def test_a_whole_number_that_changes_with_half_of_the_units_keeps_them(
+    f, check):
+  assert _hidden(f, 20, check=check).kept
+
+
+@pytest.mark.parametrize('check', [True, False])
+def test_what_does_not_take_half_of_the_units_is_tried_with_one_less(check):
+  def wide(h):
+    if h.shape[-1] < 12:
+      raise ValueError('too narrow')
+    return jnp.tanh(h)
+  tie = _hidden(wide, 20, check=check)
+  assert tie.kept is None and tie.untried is None
+
+
 def test_a_number_that_makes_no_difference_keeps_nothing_if_it_can_be_run():
   def normed(h):
     h = h * h.shape[-1]**-.5
@@ -158,7 +227,7 @@ def test_groups_of_a_group_norm_are_no_heads():
     assert groups.kept
 
 
-def test_a_function_that_is_fine_is_traced_once_more_and_not_compiled_again():
+def test_a_function_that_is_fine_is_traced_twice_more_and_not_compiled_again():
   p = weights({f'{i}': (8, 8) for i in range(6)})
   traced = []
 
