@@ -95,7 +95,7 @@ def test_the_masks_decide_what_is_trained_and_not_the_zeros():
   zero = dense['bias'] == 0
   assert zero.any() and (np.asarray(got['bias'])[zero] != 0).all()
   for path in ('up', 'out'):
-    moved, mask = (np.asarray(x) for x in (got[path] != given[path], masks[path]))
+    moved, mask = np.asarray(got[path] != given[path]), np.asarray(masks[path])
     assert not moved[~mask].any() and moved[mask].mean() > .9
 
 

@@ -75,7 +75,8 @@ def test_a_prior_may_be_the_masks_of_an_nnx_optimizer():
   masks = jaxsparse.get_masks(optimizer.opt_state)
   learned = methods.learned_masks(patterns, 10)
   plain = {'bias': params['bias'][...], 'kernel': params['kernel'][...]}
-  want = learned.init(_KEY, plain, {'bias': None, 'kernel': masks['kernel'][...]})
+  want = learned.init(
+      _KEY, plain, {'bias': None, 'kernel': masks['kernel'][...]})
   np.testing.assert_array_equal(
       learned.init(_KEY, params, masks)['kernel'][...], want['kernel'])
 
