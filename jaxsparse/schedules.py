@@ -25,6 +25,7 @@ from typing import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsparse._utils import arguments
 from jaxsparse._utils.typing import Numeric
@@ -45,6 +46,7 @@ arguments.register(When, arguments.function(
     'a function of the step', 'jaxsparse.schedules.every(100)'))
 # The functions themselves check relations between several numbers.
 _STEP, _FIRST = arguments.step(), arguments.step(0, '0')
+_BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 
 
 def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
@@ -57,8 +59,9 @@ def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
   def schedule(step):
     step = jnp.asarray(step)
     p = (step - begin).astype(jnp.float32) / float(end - begin)
-    # Exactly 0 and 1 outside, whatever the curve rounds to.
-    inside = jnp.clip(curve(jnp.clip(p, 0., 1.)), 0., 1.)
+    # Exactly 0 and 1 outside, and 1 not before the end, whatever the curve
+    # rounds to: what acts when a schedule arrives acts at its end.
+    inside = jnp.clip(curve(jnp.clip(p, 0., 1.)), 0., _BELOW_1)
     return jnp.where(step <= begin, 0., jnp.where(step >= end, 1., inside))
   return schedule
 

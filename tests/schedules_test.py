@@ -56,6 +56,15 @@ def test_progress_is_exactly_0_up_to_begin_and_1_from_end_on(
     assert float(schedule(step)) == float(traced(jnp.int32(step))) == 1.
 
 
+@pytest.mark.parametrize('begin, end', [(0, 1), (0, 10_000), (7, 10**6)])
+def test_a_schedule_arrives_at_its_end_alone(curve, begin, end):
+  """However flat it is there: `1 - (1 - p)^3` rounds to 1 before."""
+  schedule = curve[0](begin, end)
+  near = jnp.concatenate([jnp.arange(end - min(end, 4_000), end + 3)])
+  arrived = jax.jit(jax.vmap(lambda s: schedules.arrives(schedule, s)))(near)
+  assert near[arrived].tolist() == [end]
+
+
 def test_progress_never_falls_and_stays_in_0_and_1(curve):
   progress = np.asarray(
       jax.jit(jax.vmap(curve[0](10, 3010)))(jnp.arange(3100)))

@@ -97,11 +97,18 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   stage, = _stages.Data(fn, params, batches, weights, 'norm').at_once(tasks)
   found = {leaf.path: x for leaf, x in stage.look(params).items()}
   leaves = dict(trees.align(params))
+  whole, tasks = tasks, {
+      path: task for path, task in tasks.items() if leaves[path].size}
 
   scores: dict[Any, list[np.ndarray]] = {}
   places: dict[tuple[str, tuple[int, ...]], Any] = {}
   for path, task in tasks.items():
     for place, score in _scores(leaves[path], found[path], task.layout):
+      if not np.isfinite(score).all():
+        raise ValueError(
+            f'{path}: the weights and inputs of this kernel must be finite, '
+            'but have NaN or infinities. Check the checkpoint, and the outputs '
+            'of the dense model on these batches.')
       places[path, place] = _blocks.name(block, path, place) or path
       scores.setdefault(places[path, place], []).append(score)
   fractions = {}
@@ -119,7 +126,7 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   kept = _counts(np.array([share[places[key]] for key in places]),
                  np.array([sizes[key] for key in places]), sparsity)
   pruned = {key: float(1 - k / sizes[key]) for key, k in zip(places, kept)}
-  shares: dict[str, Any] = {}
+  shares: dict[str, Any] = dict.fromkeys(whole, sparsity)
   for path, task in tasks.items():
     stack = task.layout.stack_sizes
     values = [pruned[path, place] for place in np.ndindex(*stack)]

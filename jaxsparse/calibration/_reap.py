@@ -156,8 +156,9 @@ def _sums(layers: combining.Layers, ties: Ties, params: ArrayTree, batch: Any,
     share = jnp.where(routed, 1., 0.).astype(jnp.float32)
     if weights is not None:
       share = share * _spread(weights, share.shape)
-    return Statistic(
-        jnp.sum(norms.astype(jnp.float32) * share), jnp.sum(share))
+    # A token of weight 0 may be NaN, as padding is that attends to nothing.
+    norms = jnp.where(share > 0, norms.astype(jnp.float32), 0.)
+    return Statistic(jnp.sum(norms * share), jnp.sum(share))
   found = layers.run(params, *batch, look=look)
   made = {}
   for tie in ties:

@@ -187,8 +187,10 @@ def _weighed(product: Product, weights: jax.Array | None
           '{regex: None}.')
     count = count * weights.astype(jnp.float32).mean()
     more = (1,) * (len(shape) - weights.ndim + 1)
-    rows = rows * jnp.sqrt(weights.astype(jnp.float32)).reshape(
+    roots = jnp.sqrt(weights.astype(jnp.float32)).reshape(
         (1,) * batch + weights.shape + more).astype(rows.dtype)
+    # An input of weight 0 may be NaN, as padding is that attends to nothing.
+    rows = jnp.where(roots > 0, rows * roots, jnp.zeros_like(rows))
   return rows.reshape(*front, -1, rows.shape[-1]), count
 
 

@@ -298,11 +298,17 @@ def total(mask: jax.Array, axes: tuple[int, ...]) -> Count:
 
 
 def sum_wide(rows: jax.Array, axes: tuple[int, ...]) -> Count:
-  """Sums up to 2^24 uint32 numbers exactly, byte by byte."""
-  b0, b1, b2 = (part.sum(axes, dtype=_U32, keepdims=True) for part in (
-      rows & 0xFF, (rows >> 8) & 0xFF, rows >> 16))
-  b1 += b0 >> 8
-  return Count(b2 + (b1 >> 8), ((b1 & 0xFF) << 8) + (b0 & 0xFF))
+  """Sums uint32 numbers exactly, byte by byte and axis by axis.
+
+  Each axis may have up to 2^24 entries.
+  """
+  found = from_uint32(rows)
+  for axis in axes:
+    b0, b1, b2 = (part.sum(axis, dtype=_U32, keepdims=True) for part in (
+        found.lo & 0xFF, found.lo >> 8, found.hi))
+    b1 += b0 >> 8
+    found = Count(b2 + (b1 >> 8), ((b1 & 0xFF) << 8) + (b0 & 0xFF))
+  return found
 
 
 def total_each(masks: Sequence[jax.Array]) -> Count:

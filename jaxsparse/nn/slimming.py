@@ -124,27 +124,36 @@ def _unknown(path: tuple[Any, ...], module: nnx.Module, array: str) -> str:
       "none do, or return them: {'features': module.kernel.shape[-1]}.")
 
 
+# Layers of `nnx.vmap` are stacked along axes before those of one layer.
+
+
+def _last(array: Any, rank: int) -> tuple[int, ...]:
+  return array.shape[array.ndim - rank:]
+
+
 def _linear(layer: nnx.Linear) -> dict[str, Any]:
-  inputs, outputs = layer.kernel.shape
+  *_, inputs, outputs = layer.kernel.shape
   return {'in_features': inputs, 'out_features': outputs}
 
 
 def _linear_general(layer: nnx.LinearGeneral) -> dict[str, Any]:
   batch, inputs = len(layer.batch_axis), len(layer.in_features)
-  shape = layer.kernel.shape
+  shape = _last(layer.kernel, batch + inputs + len(layer.out_features))
   return {'batch_axis': type(layer.batch_axis)(zip(layer.batch_axis, shape)),
           'in_features': shape[batch:batch + inputs],
           'out_features': shape[batch + inputs:]}
 
 
 def _einsum(layer: nnx.Einsum) -> dict[str, Any]:
-  return {'kernel_shape': layer.kernel.shape,
-          'bias_shape': None if layer.bias is None else layer.bias.shape}
+  return {'kernel_shape': _last(layer.kernel, len(layer.kernel_shape)),
+          'bias_shape': None if layer.bias is None else _last(
+              layer.bias, len(layer.bias_shape))}
 
 
 def _conv(layer: nnx.Conv) -> dict[str, Any]:
   *_, inputs, outputs = layer.kernel.shape
-  return {'kernel_shape': layer.kernel.shape, 'out_features': outputs,
+  return {'kernel_shape': _last(layer.kernel, len(layer.kernel_shape)),
+          'out_features': outputs,
           'in_features': inputs * layer.feature_group_count}
 
 
@@ -152,18 +161,18 @@ def _conv_transpose(layer: nnx.ConvTranspose) -> dict[str, Any]:
   *_, inputs, outputs = layer.kernel.shape
   if layer.transpose_kernel:
     inputs, outputs = outputs, inputs
-  return {'kernel_shape': layer.kernel.shape, 'in_features': inputs,
-          'out_features': outputs}
+  return {'kernel_shape': _last(layer.kernel, len(layer.kernel_shape)),
+          'in_features': inputs, 'out_features': outputs}
 
 
 def _embed(layer: nnx.Embed) -> dict[str, Any]:
-  rows, features = layer.embedding.shape
+  *_, rows, features = layer.embedding.shape
   return {'num_embeddings': rows, 'features': features}
 
 
 def _norm(layer: Any) -> dict[str, Any]:
   arrays = (getattr(layer, name, None) for name in ('scale', 'bias', 'mean'))
-  features, = next(x.shape for x in arrays if x is not None)
+  *_, features = next(x.shape for x in arrays if x is not None)
   return {'num_features': features}
 
 
@@ -173,8 +182,8 @@ def _group_norm(layer: nnx.GroupNorm) -> dict[str, Any]:
 
 
 def _attention(layer: nnx.MultiHeadAttention) -> dict[str, Any]:
-  inputs, heads, dims = layer.query.kernel.shape
-  inputs_kv, heads_kv, _ = layer.key.kernel.shape
+  *_, inputs, heads, dims = layer.query.kernel.shape
+  *_, inputs_kv, heads_kv, _ = layer.key.kernel.shape
   of_values = layer.value.kernel.shape[-1]
   if of_values != dims and layer.attention_fn is nnx.dot_product_attention:
     raise ValueError(

@@ -229,6 +229,7 @@ class Hooks:
           'dense point. Write hooks.on_before_optimizer_step() before the '
           'optimizer.')
     if accumulates or skipped:
+      self._to_dense()
       return
     if count is self._count:
       self._moment = 'after the optimizer'

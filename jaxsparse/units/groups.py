@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse import rules
+from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import selection
@@ -115,7 +116,8 @@ def _of_pattern(path: str, shape: tuple[int, ...], pattern: Pattern) -> Family:
   summed, grid = dataclasses.replace(pattern, reduce='sum'), pattern.grid(shape)
   part = Part(
       path, 'all', math.prod(pattern.unit.tile(shape)),
-      lambda x: selection.unit_scores(x, summed).reshape(-1),
+      lambda x: numerics.replicated(
+          selection.unit_scores(x, summed)).reshape(-1),
       lambda values, fill: selection.spread(
           values.reshape(grid), pattern, shape))
   return Family(path, (math.prod(grid),), (part,))
@@ -155,7 +157,8 @@ def joined(numbers: Sequence[jax.Array], dtype: Any) -> jax.Array:
   the step of who keeps them in a state would compile twice.
   """
   return jnp.concatenate(
-      [jnp.zeros(0, dtype), *(x.reshape(-1).astype(dtype) for x in numbers)])
+      [jnp.zeros(0, dtype), *(numerics.replicated(x).reshape(-1).astype(dtype)
+                              for x in numbers)])
 
 
 def parted(x: jax.Array, families: Sequence[Family]) -> list[jax.Array]:

@@ -35,13 +35,6 @@ def members(tie: Tie, paths: Sequence[str]) -> Iterator[tuple[str, Member]]:
       yield path, member
 
 
-def _whole(x: jax.Array) -> jax.Array:
-  """On every device of a mesh with explicit axes: numbers of units are few."""
-  if any(jax.typeof(x).sharding.spec):
-    return jax.sharding.reshard(x, jax.sharding.PartitionSpec())
-  return x
-
-
 def _own_axes(member: Member) -> set[int]:
   """The axes of a parameter along which it matters where units are."""
   return {member.axis, *(axis for axis, _ in member.along),
@@ -68,10 +61,10 @@ def total(tie: Tie, member: Member, x: jax.Array) -> jax.Array:
   x = numerics.wide(x).sum(
       [a for a in range(x.ndim) if a not in own], keepdims=True)
   if own == {member.axis} and x.size == tie.size and member.stride == 1:
-    return _whole(x).reshape(-1)
+    return numerics.replicated(x).reshape(-1)
   places = np.arange(x.size, dtype=np.int32).reshape(x.shape)
   at = ties_lib.view(tie, member, places)
-  return _whole(x).reshape(-1)[np.ascontiguousarray(at)].sum(
+  return numerics.replicated(x).reshape(-1)[np.ascontiguousarray(at)].sum(
       range(len(tie.shape), at.ndim))
 
 
@@ -102,7 +95,7 @@ def spread(tie: Tie, member: Member, values: jax.Array, shape: Sequence[int],
       tie.shape + (1,) * (there.ndim - len(tie.shape)))
   # Looked up even where a reshape would do: through that a partitioner shards
   # whoever keeps `values` like the parameter, and their step compiles twice.
-  found = _whole(values).reshape(-1)[np.maximum(owners, 0)]
+  found = numerics.replicated(values).reshape(-1)[np.maximum(owners, 0)]
   return jnp.where(owners < 0, jnp.asarray(fill, values.dtype), found)
 
 

@@ -110,3 +110,18 @@ def test_kernels_of_equal_arrays_are_one_wherever_their_number_stands():
   assert len(set(_kernels(known, xs, table))) >= 4
   made = [k for k in _kernels(unknown, xs, table) if 'dynamic-slice' in k]
   assert len(made) == 4 and len(set(made)) == 1
+
+
+@pytest.mark.parametrize('spec', [
+    (None, 'y'), ('x', 'y'), ('x',), (), (('x', 'y'),)], ids=str)
+@pytest.mark.parametrize('tile', [(4, 4), (1, 2), (16, 8), (2, 1)], ids=str)
+def test_tiles_are_cut_out_of_any_explicit_sharding(spec, tile):
+  """Also those that lie on several devices."""
+  mesh = jax.make_mesh(
+      (2, 4), ('x', 'y'), axis_types=(AxisType.Explicit,) * 2)
+  x = jnp.arange(128.).reshape(16, 8)
+  want = numerics.split_axes(x, tile)
+  with jax.set_mesh(mesh):
+    got = jax.jit(lambda x: numerics.split_axes(x, tile))(
+        jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec))))
+  np.testing.assert_array_equal(got, want)

@@ -105,6 +105,27 @@ def test_patterns_with_a_sparsity_stand_outside():
     calibration.owl(unrolled, {'layers': LAYERS}, X, jaxsparse.nm(2, 4), .7)
 
 
+def test_kernels_without_weights_leave_the_others_as_they_are():
+  fn = lambda p, x: (x @ p['a'], x @ p['b'], x @ p['none'])
+  params = {'a': heavy(1., 16, 8), 'b': heavy(20., 16, 8)}
+  shares = calibration.owl(
+      lambda p, x: fn(p | {'none': np.zeros((16, 0), np.float32)}, x), params,
+      X, ANY, .7)
+  params['none'] = np.zeros((16, 0), np.float32)
+  got = calibration.owl(fn, params, X, {'.*': ANY}, .7)
+  assert got == shares | {'none': .7}
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_what_is_not_finite_is_told(wrong):
+  layers = {'layers': jax.tree.map(np.copy, LAYERS)}
+  layers['layers'][1]['up'][0, 0] = wrong
+  with pytest.raises(ValueError, match='layers/1/.*: .* must be finite'):
+    calibration.owl(unrolled, layers, X, ANY, .7)
+  with pytest.raises(ValueError, match='must be finite'):
+    calibration.owl(unrolled, {'layers': LAYERS}, [X[0] * wrong], ANY, .7)
+
+
 def test_mistakes_are_told():
   for more in ({'limit': 8.}, {'sparsity': 70}):
     with pytest.raises(ValueError, match='must be a fraction'):

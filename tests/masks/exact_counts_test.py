@@ -201,6 +201,12 @@ def test_sum_wide_is_exact_up_to_the_largest_count():
   assert value_of(counts.sum_wide(rows, (0,))) == [2**24 * (2**24 - 1)]
 
 
+def test_sum_wide_is_exact_over_more_rows_than_one_axis_may_have():
+  """As of stacked experts: layers, experts and rows of each."""
+  rows = jnp.full((2, 2**25 // 2), 2**20 - 1, jnp.uint32)
+  assert value_of(counts.sum_wide(rows, (0, 1))) == [2**25 * (2**20 - 1)]
+
+
 def test_remaining_holds_where_float32_fails():
   n, s = 2**30, np.float32(.1)
   want = exact_remaining(n, n, s)

@@ -242,6 +242,53 @@ def test_attributes_of_cells_and_batched_layers():
   assert _attributes(small.each, 'in_features out_features') == ((5,), (4,))
 
 
+class Block(nnx.Module):
+  """A layer of a stack: attention without biases of its own, and an MLP."""
+
+  def __init__(self, rngs):
+    self.norm = nnx.LayerNorm(8, rngs=rngs)
+    self.heads = nnx.LinearGeneral(8, (2, 4), rngs=rngs)
+    self.join = nnx.LinearGeneral((2, 4), 8, axis=(-2, -1), rngs=rngs)
+    self.up = nnx.Linear(8, 12, rngs=rngs)
+    self.mix = nnx.Einsum('bf,fg->bg', (12, 10), (10,), rngs=rngs)
+    self.down = nnx.Linear(10, 8, rngs=rngs)
+
+  def __call__(self, x):
+    x = x + self.join(nnx.relu(self.heads(self.norm(x))))
+    return x + self.down(nnx.relu(self.mix(nnx.relu(self.up(x)))))
+
+
+class Stack(nnx.Module):
+  """Layers of one `scan`."""
+
+  def __init__(self, rngs):
+    make = nnx.split_rngs(splits=3)(nnx.vmap(Block))
+    self.blocks = make(rngs)
+    self.head = nnx.Linear(8, 2, rngs=rngs)
+
+  def __call__(self, x):
+    run = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0),
+                   out_axes=nnx.Carry)
+    return self.head(run(x, self.blocks))
+
+
+def test_layers_of_a_scan_tell_the_widths_of_one_layer():
+  model, x = Stack(nnx.Rngs(0)), data(4, 8)
+  ties = _ties(model, x)
+  keep = some(ties)
+  model = _masked(model, ties, keep)
+  small = slim_model(model, ties, keep)
+  same(small(x), model(x))
+  block = small.blocks
+  assert block.up.kernel.shape == (
+      3, block.up.in_features, block.up.out_features)
+  assert block.up.out_features < 12
+  assert block.heads.kernel.shape == (
+      3, *block.heads.in_features, *block.heads.out_features)
+  assert block.mix.kernel.shape == (3, *block.mix.kernel_shape)
+  assert block.mix.bias.shape == (3, *block.mix.bias_shape)
+
+
 def test_decoding_starts_with_room_for_the_heads_that_are_left():
   model, x = Attending(nnx.Rngs(0)), _TOKENS
   ties = _ties(model, x)

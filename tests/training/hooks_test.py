@@ -289,6 +289,7 @@ def test_micro_batches_and_skipped_steps_need_no_optimizer():
   hooks.on_step_begin()
   hooks.on_step_begin()  # The gradient was not finite: once more.
   hooks.on_step_end()    # A micro-batch, whose gradient is added to others.
+  _same(hooks.params, params)  # Between steps, for a checkpoint.
   hooks.on_step_begin()
   hooks.on_before_optimizer_step()
   _same(hooks.params, params)

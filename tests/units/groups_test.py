@@ -1,10 +1,15 @@
 """Groups: units of patterns and of ties, summed and masked alike."""
 
+import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
 import jaxsparse
+from jaxsparse import units
 from jaxsparse.units import groups
 from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
@@ -71,6 +76,29 @@ def test_units_of_patterns_are_groups(pattern, sums):
   alive = jnp.arange(len(sums)) > 0
   masks = groups.masks([(family, alive)], params)
   assert masks['w'].sum() == 6 - family.size and masks['b'] is None
+
+
+@pytest.mark.parametrize('pattern', [
+    jaxsparse.block((4, 4)), jaxsparse.unstructured(), jaxsparse.channel(-1)])
+@pytest.mark.parametrize('spec', [P(None, 'model'), P('data'), P()])
+def test_groups_of_patterns_may_be_sharded_explicitly(pattern, spec):
+  mesh = jax.make_mesh(
+      (2, 4), ('data', 'model'), axis_types=(AxisType.Explicit,) * 2)
+  w = jax.random.normal(jax.random.key(0), (16, 8))
+  rule = units.prune_units({'w': pattern}, importance=units.mean_magnitude(),
+                           sparsity=.5)
+  lasso = units.prox_group_lasso(.3, {'w': pattern}, learning_rate=1.)
+
+  def both(w):
+    """With blocks that devices of the last axis cut in two."""
+    params, zeros = {'w': w}, {'w': jnp.zeros_like(w)}
+    masks, _ = rule.update(params, rule.init(params), params)
+    return masks, lasso.update(zeros, lasso.init(params), params)[0]
+  want = jax.jit(both)(w)
+  with jax.set_mesh(mesh):
+    got = jax.jit(both)(jax.device_put(w, NamedSharding(mesh, spec)))
+  np.testing.assert_array_equal(got[0]['w'], want[0]['w'])
+  np.testing.assert_allclose(got[1]['w'], want[1]['w'], rtol=1e-5, atol=1e-7)
 
 
 def test_ties_whose_units_have_to_stay_are_left_out():
