@@ -172,6 +172,11 @@ class Unreadable(dict[str, str]):
 _BIAS = 'a bias is added, not multiplied'
 
 
+def changes(kind: str) -> str:
+  """Why a parameter stays dense that another layer changes before its use."""
+  return f'{kind} computes another kernel from it'
+
+
 def no_kernel(layer: str, name: str) -> str:
   """The reason why a layer cannot read a parameter besides its kernel."""
   return _BIAS if name == 'bias' else f'it is no kernel of {layer}'

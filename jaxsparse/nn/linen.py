@@ -60,7 +60,9 @@ def accept_packed(
   accept a `Packed24` as their kernel, and compute the same as with the dense
   kernel: they respect `use_bias`, `dtype`, `promote_dtype` and their own
   `dot_general`. The result works inside and outside of `jit`, and with
-  `nn.scan` over stacked layers, `nn.vmap` and `nn.remat`.
+  `nn.scan` over stacked layers, `nn.vmap` and `nn.remat`. It does not with what
+  computes other kernels from those of the parameters, such as `nn.WeightNorm`
+  (see `unreadable`) or a `nn.map_variables` of your own.
 
   Args:
     f: `model.apply`, or any function that calls it.
@@ -106,6 +108,8 @@ def accept_packed(
 
 
 _READERS = 'Dense and DenseGeneral'
+# Layers that read another kernel than the one they hold.
+_CHANGES = (linen.WeightNorm, linen.SpectralNorm)
 # The `__call__` of a subclass arrives here by `super().__call__`.
 _CALLS = tuple(cast(Any, layer.__call__).__wrapped__
                for layer in (linen.Dense, linen.DenseGeneral))
@@ -152,7 +156,7 @@ def unreadable(f: Callable[..., Any], variables: Any, *inputs: Any,
   The function is traced. A layer can read a packed kernel if it is a `Dense` or
   `DenseGeneral`, or an instance of a subclass that calls these.
   """
-  readable, kinds = set(), {}
+  readable, changed, kinds, around = set(), {}, {}, []
 
   def interceptor(next_fun, args, kwargs, context):
     layer = context.module
@@ -160,7 +164,15 @@ def unreadable(f: Callable[..., Any], variables: Any, *inputs: Any,
     kinds.setdefault(layer.path, type(layer).__name__)
     if context.orig_method.func in _CALLS:
       readable.add((*layer.path, 'kernel'))
-    return next_fun(*args, **kwargs)
+      if around:
+        changed[*layer.path, 'kernel'] = around[-1]
+    if not isinstance(layer, _CHANGES):
+      return next_fun(*args, **kwargs)
+    around.append(type(layer).__name__)
+    try:
+      return next_fun(*args, **kwargs)
+    finally:
+      around.pop()
 
   def run(variables, *inputs):
     with linen.intercept_methods(interceptor):
@@ -170,7 +182,9 @@ def unreadable(f: Callable[..., Any], variables: Any, *inputs: Any,
 
   def leaf(path, w):
     parts = tuple(path.split('/'))
-    if len(w.shape) > 1 and parts not in readable:
+    if parts in changed:
+      why[path] = dots.changes(changed[parts])
+    elif len(w.shape) > 1 and parts not in readable:
       kind = kinds.get(parts[:-1])
       why[path] = ('no layer holds it' if kind is None else
                    dots.no_kernel(kind, parts[-1]) if (*parts[:-1], 'kernel')

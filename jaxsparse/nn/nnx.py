@@ -129,6 +129,8 @@ def unreadable(model: nnx.Module) -> dots.Unreadable:
   """
   nodes = list(nnx.iter_graph(model))
   holders: dict[int, list[tuple[Any, str]]] = {}
+  changed = {id(layer.layer_instance): type(layer).__name__
+             for _, layer in nodes if isinstance(layer, _CHANGES)}
   for _, layer in nodes:
     if isinstance(layer, nnx.Module):
       for name, variable in vars(layer).items():
@@ -138,11 +140,17 @@ def unreadable(model: nnx.Module) -> dots.Unreadable:
   for path, variable in nodes:
     if isinstance(variable, nnx.Param) and getattr(
         _value(variable), 'ndim', 0) > 1:
-      reasons = [_why_not(*holder) for holder in holders.get(
-          id(variable), [(model, str(path[-1]))])]
+      reasons = [
+          dots.changes(changed[id(layer)]) if id(layer) in changed
+          else _why_not(layer, name) for layer, name in holders.get(
+              id(variable), [(model, str(path[-1]))])]
       if any(reasons):
         why['/'.join(map(str, path))] = next(filter(None, reasons))
   return why
+
+
+# Layers that read another kernel than the one they hold.
+_CHANGES = (nnx.WeightNorm, nnx.SpectralNorm)
 
 
 def _why_not(layer: nnx.Module, name: str) -> str | None:

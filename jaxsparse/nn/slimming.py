@@ -147,7 +147,7 @@ def _linear_general(layer: nnx.LinearGeneral) -> dict[str, Any]:
 def _einsum(layer: nnx.Einsum) -> dict[str, Any]:
   return {'kernel_shape': _last(layer.kernel, len(layer.kernel_shape)),
           'bias_shape': None if layer.bias is None else _last(
-              layer.bias, len(layer.bias_shape))}
+              layer.bias, len(layer.bias_shape or ()))}
 
 
 def _conv(layer: nnx.Conv) -> dict[str, Any]:

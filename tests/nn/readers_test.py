@@ -127,6 +127,29 @@ def test_options_are_static_and_lifted_layers_are_seen_through():
       'table': 'Net is none of Dense and DenseGeneral'}
 
 
+@pytest.mark.parametrize('name', ['WeightNorm', 'SpectralNorm'])
+def test_what_is_computed_anew_from_a_kernel_leaves_it_dense(name):
+  class Net(linen.Module):
+
+    @linen.compact
+    def __call__(self, x):
+      more = {'update_stats': False} if name == 'SpectralNorm' else {}
+      x = getattr(linen, name)(linen.Dense(8, name='normed'))(x, **more)
+      return linen.Dense(8, name='plain')(x)
+  x = jnp.ones((2, 8))
+  variables = Net().init(jax.random.key(0), x)
+  reason = f'{name} computes another kernel from it'
+  assert {path: why for path, why in nn.unreadable(
+      Net().apply, variables, x).items() if 'kernel' in path} == {
+          'normed/kernel': reason}
+
+  model = nnx.Dict(
+      normed=getattr(nnx, name)(nnx.Linear(8, 8, rngs=nnx.Rngs(0)),
+                                rngs=nnx.Rngs(0)),
+      plain=nnx.Linear(8, 8, rngs=nnx.Rngs(1)))
+  assert dict(nn.unreadable(model)) == {'normed/layer_instance/kernel': reason}
+
+
 @pytest.mark.parametrize('biases', [True, False])
 def test_attention_has_nothing_to_tell_but_its_biases_stay_dense(biases):
   x = jnp.ones((1, 2, 64))
