@@ -119,6 +119,21 @@ def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
   return jax.lax.pcast(x, tuple(missing), to='varying') if missing else x
 
 
+def alike(tree: T) -> T:
+  """A tree whose arrays vary over the mesh axes that any of them varies over.
+
+  What is linear in one of the arrays has a gradient that varies as it does, and
+  is transposed without a sum over devices.
+  """
+  axes = varies(tree)
+  return jax.tree.map(lambda x: vary(x, axes), tree)
+
+
+def zeros(shape: Sequence[int], dtype: Any, like: Any) -> jax.Array:
+  """Zeros that vary over the mesh axes that any array of a tree varies over."""
+  return vary(jnp.zeros(shape, dtype), varies(like))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def places(n: int) -> list[jax.Array]:
   """The numbers from 0 to n - 1, which the compiler does not know.

@@ -68,7 +68,7 @@ class Layout:
   def on_parts(self, f: Callable[..., Any], specs: Any,
                out: Any) -> Callable[..., Any]:
     """`f` on the part that each device has."""
-    # Kernels do not say along which axes their results vary.
+    # Sums over devices are said here; with the check JAX would add its own.
     return jax.shard_map(f, mesh=self.mesh, in_specs=specs, out_specs=out,
                          check_vma=False)
 

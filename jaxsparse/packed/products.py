@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
 from jaxsparse.packed import _condensed_products
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _gpu
@@ -108,6 +109,8 @@ def matmul(x: jax.Array, w: Packed24 | Condensed, *,
   leading = x.shape[:x.ndim - rank]
   x = x.reshape(*leading, math.prod(w.contracted)).astype(
       jnp.result_type(x, w.values))
+  # In `jax.shard_map` the products of a form have operands that vary alike.
+  x, w = numerics.alike((x, w))
   names = _dispatch.names_of(implementation)
   if isinstance(w, Condensed):
     y = _dispatch.run(names, _CONDENSED, x, w, dtype)
@@ -165,7 +168,8 @@ def value_gradient(dy: jax.Array, x: jax.Array, w: Packed24, dtype: Any
 
   Those of `w` are not read, and may be `None`.
   """
-  like = jax.ShapeDtypeStruct((x.shape[-1], dy.shape[-1]), dtype)
+  like = jax.eval_shape(
+      lambda: numerics.zeros((x.shape[-1], dy.shape[-1]), dtype, (dy, x)))
   matrix = _xla.weight_gradient(dy.astype(x.dtype), x, like)
   values = _groups.gather(matrix, layout24.bits_of(w))
   return _hopper_layout.to_values(values) if w.layout == 'hopper' else values

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
 from jaxsparse.packed import _dispatch
 from jaxsparse.packed import _gpu
 from jaxsparse.packed import _operands
@@ -75,7 +76,8 @@ def training_matmul(
         'jaxsparse.sparse_params(params, opt_state), or write x @ w.')
   dtype = jnp.result_type(x, w)
   out = _operands.result_dtype(x, w, preferred_element_type)
-  x, w = x.astype(dtype), w.astype(dtype)
+  # In `jax.shard_map` the products of a form have operands that vary alike.
+  x, w = numerics.alike((x.astype(dtype), w.astype(dtype)))
   form = _Form(
       _dispatch.names_of(implementation), out, jax.typeof(x), jax.typeof(w))
   return _trilinear.derivative(form, _trilinear.DY, x, w, None)

@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from jaxsparse._utils import numerics
 from jaxsparse.packed import _gpu
 from jaxsparse.packed.kernels import hopper
 from jaxsparse.packed.layout24 import pack
@@ -87,6 +90,22 @@ def test_what_was_tuned_is_used_by_programs_that_are_traced_later(monkeypatch):
     chosen = hopper.config_of(8, w.values.shape, x.dtype)
     hopper._TUNED[key] = chosen._replace(stages=chosen.stages - 1)
   assert for_cuda(lambda x, w: matmul(x, w), x, w) != before
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason='refused there')
+def test_in_shard_map_results_of_the_kernel_vary_as_those_of_xla():
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,))
+  w = with_layout(
+      pack(two_way(512, 256, dtype=jnp.bfloat16), transposed=True), 'hopper')
+  for product, n in (_gpu.matmul, 512), (_gpu.matmul_transposed, 256):
+    def local(x, w, product=product):
+      y = product(x, w, x.dtype)
+      assert numerics.varies(y) == {'data'}
+      return y
+    program = exported(jax.shard_map(
+        local, mesh=mesh, in_specs=(P('data'), P()), out_specs=P('data')),
+        jnp.ones((32, n), jnp.bfloat16), w, platforms=['cuda'])
+    assert kernels_of(program.mlir_module()) == 1
 
 
 def test_values_of_hoppers_layout_have_gradients_of_any_dtype():

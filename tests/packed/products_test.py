@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -256,3 +258,32 @@ def test_the_flops_of_a_product_are_those_of_the_dense_one():
   w = pack(prune(normal(512, 64)))
   counted = graph.flops(lambda w, x: matmul(x, w), w, normal(4, 512))
   assert counted.total == 2 * 4 * 512 * 64
+
+
+@pytest.mark.parametrize('of_x, of_w', [
+    (P('data'), P()), (P(), P('data')), (P('data'), P('data'))], ids=str)
+def test_in_shard_map_an_operand_of_all_devices_gets_their_sum(of_x, of_w):
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,))
+  weights = [pack(two_way(12, 8, seed=i)) for i in range(4)]
+  tokens, dy = normal(4, 3, 12), normal(4, 3, 8, seed=1)
+  x = tokens if of_x else tokens[0]
+  w = jax.tree.map(lambda *a: jnp.stack(a), *weights) if of_w else weights[0]
+  on_mesh = jax.shard_map(
+      jax.vmap(matmul, (0 if of_x else None, 0 if of_w else None)),
+      mesh=mesh, in_specs=(of_x, of_w), out_specs=P('data'))
+  if not of_x:
+    tokens = np.stack([x] * 4)
+  if not of_w:
+    weights = [w] * 4
+
+  def run(x, v):
+    y, back = jax.vjp(lambda x, v: on_mesh(x, with_values(w, v)), x, v)
+    return y, *back(dy)
+  y, dx, dv = jax.jit(run)(jnp.asarray(x), w.values)
+  dense = np.stack([unpack(one) for one in weights])
+  assert_near(y, np.matmul(*wide(tokens, dense)))
+  of_one = [gradients(*each) for each in zip(tokens, weights, dy)]
+  to_x, to_w = (np.stack(each) for each in zip(*of_one))
+  assert_near(dx, to_x if of_x else to_x.sum(0))
+  assert_near(jax.vmap(unpack)(with_values(w, dv)) if of_w else
+              unpack(with_values(w, dv)), to_w if of_w else to_w.sum(0))

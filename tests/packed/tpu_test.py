@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 import pytest
 
 from jaxsparse.packed import _tpu
@@ -27,6 +29,19 @@ def test_programs_for_tpu_have_the_kernel_in_every_mode(dtype):
       x, w.values, x, w.values, platforms=['tpu']).mlir_module()
   assert 'tpu_custom_call' in tangents
   assert 'stablehlo.dot_general' not in tangents
+
+
+def test_programs_for_tpu_have_the_kernels_in_shard_map():
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,))
+  w, x = pack(prune(normal(512, 256))), jnp.ones((32, 512))
+
+  def both(x, w):
+    y, back = jax.vjp(lambda x: matmul(x, w), x)
+    return y, *back(y)
+  program = exported(jax.shard_map(
+      both, mesh=mesh, in_specs=(P('data'), P()), out_specs=P('data')),
+      x, w, platforms=['tpu'])
+  assert program.mlir_module().count('tpu_custom_call') == 2
 
 
 def test_programs_for_other_platforms_have_no_kernel_of_this_one():

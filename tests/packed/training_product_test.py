@@ -5,6 +5,8 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -91,3 +93,20 @@ def test_a_weight_that_is_24_one_way_is_told_where_it_can_be_seen():
 def test_a_packed_weight_is_told_of_matmul():
   with pytest.raises(ValueError, match=r'Write matmul\(x, w\)'):
     training_matmul(jnp.ones((1, 8)), pack(two_way(8, 4)))
+
+
+def test_in_shard_map_the_gradient_of_a_weight_is_that_of_all_tokens():
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,))
+  x, w, dy = normal(8, 12), two_way(12, 8), normal(8, 8, seed=1)
+  on_mesh = jax.shard_map(
+      training_matmul, mesh=mesh, in_specs=(P('data'), P()),
+      out_specs=P('data'))
+
+  def run(x, w):
+    y, back = jax.vjp(on_mesh, x, w)
+    return y, *back(dy)
+  y, dx, dw = jax.jit(run)(jnp.asarray(x), jnp.asarray(w))
+  x, w, dy = wide(x, w, dy)
+  assert_near(y, x @ w)
+  assert_near(dx, dy @ w.T)
+  assert_near(dw, x.T @ dy)

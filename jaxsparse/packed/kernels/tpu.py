@@ -24,6 +24,8 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsparse._utils import numerics
+
 _TILE = 64  # Groups of a tile of positions: 8 words, eight groups in each.
 _LANES = 128
 _ROW_TILE = 16  # Rows of a bfloat16 register.
@@ -82,7 +84,7 @@ def matmul(x: jax.Array, values: jax.Array, positions: jax.Array, *,
           pl.BlockSpec((2, block, columns), lambda j, i, k: (0, k, j)),
           pl.BlockSpec((block // 8, columns), lambda j, i, k: (k, j))],
       out_specs=pl.BlockSpec((rows, columns), lambda j, i, k: (i, j)),
-      out_shape=jax.ShapeDtypeStruct((t, n), out_dtype),
+      out_shape=_result((t, n), out_dtype, planes, values, positions),
       scratch_shapes=[pltpu.VMEM((rows, columns), jnp.float32)],
       **_settings(planes, values, positions, t * n * out_dtype.itemsize),
       interpret=interpret,
@@ -139,7 +141,7 @@ def matmul_transposed(
           pl.BlockSpec((2, block, columns), lambda k, i, j: (0, k, j)),
           pl.BlockSpec((block // 8, columns), lambda k, i, j: (k, j))],
       out_specs=pl.BlockSpec((4, rows, block), lambda k, i, j: (0, i, k)),
-      out_shape=jax.ShapeDtypeStruct((4, t, groups), out_dtype),
+      out_shape=_result((4, t, groups), out_dtype, dy, values, positions),
       scratch_shapes=[pltpu.VMEM((4, rows, block), jnp.float32)],
       **_settings(dy, values, positions, 4 * t * groups * out_dtype.itemsize),
       interpret=interpret,
@@ -221,6 +223,11 @@ def _blocks(t: int, values: jax.Array) -> tuple[int, int, int]:
   block = groups if parts == 1 else _round_up(pl.cdiv(groups, parts), _LANES)
   wide = 2048 // values.dtype.itemsize if n >= 8192 else 512
   return rows, block, min(_round_up(n, _LANES), wide)
+
+
+def _result(shape: tuple[int, ...], dtype: Any, *operands: jax.Array) -> Any:
+  """The type of a result; in `jax.shard_map` it says how that varies."""
+  return jax.eval_shape(lambda: numerics.zeros(shape, dtype, operands))
 
 
 def _settings(left: jax.Array, values: jax.Array, positions: jax.Array,
