@@ -148,7 +148,8 @@ def _in_parts_dx(values: jax.Array, dy: jax.Array, indices: jax.Array, *,
   def step(dx, t):
     gathered = _einsum('jfs,jsb->jfb', pick(values, t), pick(dy, t), dtype)
     return _scatter(dx, pick(indices, t), gathered), None
-  dx, _ = lax.scan(step, jnp.zeros(like.shape, dtype), jnp.arange(parts))
+  zeros = numerics.zeros(like.shape, dtype, (values, dy, indices))
+  dx, _ = lax.scan(step, zeros, jnp.arange(parts))
   return dx.astype(like.dtype)
 
 
@@ -194,7 +195,8 @@ def _by_entries(x: jax.Array, values: jax.Array, indices: jax.Array, *,
             for a in (values, indices))
     return y + sum(v[e][:, None].astype(dtype) * _gather(x, i[e]).astype(dtype)
                    for e in range(count))
-  y = jnp.zeros((values.shape[1], x.shape[1]), dtype)
+  y = numerics.zeros(
+      (values.shape[1], x.shape[1]), dtype, (x, values, indices))
   step = min(_ENTRIES, len(values))
   loops, rest = divmod(len(values), step)
   y = lax.fori_loop(0, loops, lambda c, y: add(y, step * c, step), y)
@@ -209,7 +211,8 @@ def _by_entries_dx(values: jax.Array, dy: jax.Array, indices: jax.Array, *,
   def step(dx, entry):
     value, index = entry
     return _scatter(dx, index, value[:, None].astype(dtype) * dy), None
-  dx, _ = lax.scan(step, jnp.zeros(like.shape, dtype), (values, indices))
+  zeros = numerics.zeros(like.shape, dtype, (values, dy, indices))
+  dx, _ = lax.scan(step, zeros, (values, indices))
   return dx.astype(like.dtype)
 
 
@@ -246,7 +249,8 @@ def _at_once_dx(values: jax.Array, dy: jax.Array, indices: jax.Array, *,
   # What is sent back to an input is summed in that dtype.
   return _pulled_back(
       lambda x: _at_once(x, values, indices, dtype=dtype),
-      jnp.zeros(like.shape, dtype), dy.astype(dtype)).astype(like.dtype)
+      numerics.zeros(like.shape, dtype, (values, dy, indices)),
+      dy.astype(dtype)).astype(like.dtype)
 
 
 def _at_once_dw(x: jax.Array, dy: jax.Array, indices: jax.Array, *, like: Any
@@ -254,7 +258,8 @@ def _at_once_dw(x: jax.Array, dy: jax.Array, indices: jax.Array, *, like: Any
   dtype = numerics.at_least_float32(x.dtype)
   return _pulled_back(
       lambda values: _at_once(x.astype(dtype), values, indices, dtype=dtype),
-      jnp.zeros(like.shape, like.dtype), dy.astype(dtype))
+      numerics.zeros(like.shape, like.dtype, (x, dy, indices)),
+      dy.astype(dtype))
 
 
 def _pulled_back(f: Any, at: jax.Array, dy: jax.Array) -> jax.Array:

@@ -248,3 +248,40 @@ def test_the_flops_of_a_condensed_product_are_those_of_what_is_kept():
     c = condense(w, w != 0, block=s, fan_in=2)
     counted = graph.flops(lambda w, x: matmul(x, w), c, normal(3, 16))
     assert counted.total == 2 * 3 * 2 * 64
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'others'])
+@pytest.mark.parametrize('of_x, of_w', [
+    (P('data'), P()), (P(), P('data')), (P('data'), P('data'))], ids=str)
+@pytest.mark.parametrize('s', [4, 1])
+def test_in_shard_map_an_operand_of_all_devices_gets_their_sum(
+    s, of_x, of_w, platform, monkeypatch):
+  if platform == 'others':
+    monkeypatch.setattr(
+        lax, 'platform_dependent', lambda *a, default, **_: default(*a))
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,))
+  # More than eight entries of an output, which a loop adds.
+  w, mask = weight(k=40, leading=(4,))
+  x, dy = normal(4, 3, 40), normal(4, 3, 20, seed=1)
+  if not of_x:
+    x = np.stack([x[0]] * 4)
+  if not of_w:
+    w, mask = (np.stack([a[0]] * 4) for a in (w, mask))
+  c = condense(w, mask, block=s)
+  whole = jnp.asarray(x) if of_x else jnp.asarray(x[0])
+  c = c if of_w else jax.tree.map(lambda a: a[0], c)
+  assert c.fan_in > 8
+  on_mesh = jax.shard_map(
+      jax.vmap(matmul, (0 if of_x else None, 0 if of_w else None)),
+      mesh=mesh, in_specs=(of_x, of_w), out_specs=P('data'))
+
+  def run(x, v):
+    y, back = jax.vjp(lambda x, v: on_mesh(x, with_values(c, v)), x, v)
+    return y, *back(dy)
+  y, dx, dv = jax.jit(run)(whole, c.values)
+  x, w, dy = wide(x, w, dy)
+  to_x = dy @ w.swapaxes(1, 2)
+  to_w = np.where(mask, x.swapaxes(1, 2) @ dy, 0)
+  assert_near(y, x @ w)
+  assert_near(dx, to_x if of_x else to_x.sum(0))
+  assert_near(uncondense(with_values(c, dv)), to_w if of_w else to_w.sum(0))
