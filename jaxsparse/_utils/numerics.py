@@ -175,6 +175,17 @@ def replicated(x: jax.Array) -> jax.Array:
   return x
 
 
+def whole_along(x: jax.Array, axis: int) -> jax.Array:
+  """An array whose explicit sharding does not cut an axis."""
+  sharding = jax.typeof(x).sharding
+  spec = [*sharding.spec] + [None] * (x.ndim - len(sharding.spec))
+  if spec[axis] is None:
+    return x
+  spec[axis] = None
+  return jax.sharding.reshard(x, jax.sharding.NamedSharding(
+      sharding.mesh, jax.sharding.PartitionSpec(*spec)))
+
+
 def everywhere(x: jax.Array) -> jax.Array:
   """A small array that every device of the current mesh has.
 

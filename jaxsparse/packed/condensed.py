@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
 from jaxsparse._utils.tables import brief
 from jaxsparse.packed import _groups
 from jaxsparse.packed._compressed import Compressed
@@ -177,6 +178,8 @@ def _alive(w: jax.Array) -> jax.Array:
 def _units(mask: jax.Array, block: int) -> jax.Array:
   """`[..., K, N] -> [..., K, N/S, S]`."""
   *leading, n = mask.shape
+  if n // block % numerics.shards(mask)[-1]:  # A block would be cut.
+    mask = numerics.whole_along(mask, -1)
   return mask.reshape(*leading, n // block, block)
 
 
@@ -245,6 +248,7 @@ def _largest_block(mask: jax.Array) -> int:
 @jax.jit
 def _changes(mask: jax.Array) -> jax.Array:
   """Whether a column differs from the next."""
+  mask = numerics.whole_along(mask, -1)
   return (mask[..., 1:] != mask[..., :-1]).any(range(mask.ndim - 1))
 
 
@@ -294,6 +298,11 @@ def _checked(kept: jax.Array, block: int, fan_in: int | None, even: bool
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _condense(w: jax.Array, kept: jax.Array, block: int, fan_in: int
               ) -> tuple[jax.Array, jax.Array]:
+  # Explicit axes may share out the outputs; each has all of its inputs.
+  w, kept = (numerics.whole_along(a, -2) for a in (w, kept))
+  sharding = jax.typeof(w).sharding
+  if any(sharding.spec):  # A mask may lie on every device.
+    kept = jax.sharding.reshard(kept, sharding)
   k = w.shape[-2]
   rows = lax.broadcasted_iota(jnp.int32, (k, w.shape[-1] // block), 0)
   rows = jnp.where(_units(kept, block).any(-1), rows, k)

@@ -4,6 +4,9 @@ import re
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -109,6 +112,35 @@ def test_stacked_weights_have_one_fan_in():
   stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *one_by_one)
   assert jax.tree.structure(stacked) == jax.tree.structure(c)
   jax.tree.map(same, stacked, c)
+
+
+@pytest.mark.parametrize('kinds', [
+    (AxisType.Explicit, AxisType.Explicit), (AxisType.Auto, AxisType.Explicit)],
+                         ids=str)
+@pytest.mark.parametrize('spec', [
+    P(None, None, 'model'), P(None, 'model'), P('data', 'model'),
+    P(None, 'data', 'model'), P(None, None, ('data', 'model'))], ids=str)
+def test_explicitly_sharded_weights_are_condensed_as_others(kinds, spec):
+  mesh = jax.make_mesh((2, 4), ('data', 'model'), axis_types=kinds)
+  place = lambda a: jax.device_put(a, NamedSharding(mesh, spec))
+  # Every column keeps two, and eight devices have columns of four blocks.
+  mask = np.zeros((2, 8, 16), bool)
+  mask[:, 1:3] = True
+  mask[0, :3, 4:8] = [[True], [False], [True]]
+  w = np.where(mask, normal(*mask.shape), np.float32(0))
+  on_mesh = place(w)
+  for s, calls in ((4, [lambda w, m: condense(w, m),
+                        lambda w, m: condense(w, m, block=4),
+                        lambda w, m: condense(w, block((1, 4), sparsity=.5))]),
+                   (1, [lambda w, m: condense(w, m, block=1),
+                        lambda w, m: condense(w, nm(2, 8))])):
+    expected = condense(w, mask, block=s)
+    for call in calls:
+      for each in (place(mask), mask):
+        c = call(on_mesh, each)
+        assert c.block == s
+        jax.tree.map(same, c, expected)
+        same(uncondense(c), w)
 
 
 def test_inside_of_jit_the_fan_in_is_told_and_gradients_are_those_kept():
