@@ -60,10 +60,18 @@ class Layout:
 
   def reshard(self, arrays: Any, specs: Any) -> Any:
     """Lays arrays out where axes are explicit; else the compiler does."""
-    if AxisType.Explicit not in self.mesh.axis_types:
+    explicit = {name for name, kind in zip(
+        self.mesh.axis_names, self.mesh.axis_types)
+                if kind == AxisType.Explicit}
+    if not explicit:
       return arrays
-    return jax.sharding.reshard(arrays, jax.tree.map(
-        lambda spec: NamedSharding(self.mesh, spec), specs))
+
+    def sharding(spec):
+      parts = (tuple(name for name in jax.tree.leaves(part) if name in explicit)
+               for part in spec)
+      return NamedSharding(
+          self.mesh, PartitionSpec(*(part or None for part in parts)))
+    return jax.sharding.reshard(arrays, jax.tree.map(sharding, specs))
 
   def on_parts(self, f: Callable[..., Any], specs: Any,
                out: Any) -> Callable[..., Any]:

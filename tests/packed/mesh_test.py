@@ -1,5 +1,7 @@
 """How products lie on a mesh, by name; the products have tests of their own."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
@@ -10,9 +12,10 @@ import pytest
 from jaxsparse.packed import _mesh
 
 
-@pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.fixture(params=[*itertools.product(
+    [AxisType.Auto, AxisType.Explicit], repeat=2)], ids=str)
 def mesh(request):
-  return jax.make_mesh((4, 2), ('x', 'y'), axis_types=(request.param,) * 2)
+  return jax.make_mesh((4, 2), ('x', 'y'), axis_types=request.param)
 
 
 def test_specs_name_what_is_shared_out(mesh):
@@ -27,6 +30,18 @@ def test_with_explicit_axes_the_array_tells_its_batch(mesh):
   leading = _mesh.layout(x, 2, 'y', None, None, mesh).leading
   explicit = mesh.axis_types[0] == AxisType.Explicit
   assert leading == (('x', None) if explicit else (None, None))
+
+
+def test_arrays_are_laid_out_over_explicit_axes_and_no_others(mesh):
+  layout = _mesh.layout(jnp.ones((8, 8)), 1, 'y', None, None, mesh)
+  x, v = layout.reshard(
+      (jnp.ones((8, 8)), jnp.ones(8)), (P(('x', 'y'), None), P('y')))
+  explicit = [name for name, kind in zip(mesh.axis_names, mesh.axis_types)
+              if kind == AxisType.Explicit]
+  named = lambda spec: jax.tree.leaves(tuple(spec))
+  assert named(jax.typeof(x).sharding.spec) == explicit
+  assert named(jax.typeof(v).sharding.spec) == [
+      name for name in explicit if name == 'y']
 
 
 def test_parts_are_summed_before_they_are_rounded(mesh):

@@ -1,5 +1,6 @@
 """The product of 2:4 training on a mesh of eight devices."""
 
+import itertools
 import re
 
 import jax
@@ -23,8 +24,9 @@ _HOW = pytest.mark.parametrize(
     'how', [{'columns': 'model'}, {'rows': 'model'}, {}], ids=str)
 
 
-def mesh_of(kind):
-  return jax.make_mesh((4, 2), ('data', 'model'), axis_types=(kind,) * 2)
+def mesh_of(*kinds):
+  return jax.make_mesh(
+      (4, 2), ('data', 'model'), axis_types=(kinds * 2)[:2])
 
 
 def specs_of(how):
@@ -32,16 +34,17 @@ def specs_of(how):
   return P('data', None, rows), P(rows, columns), P('data', None, columns)
 
 
-@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize('kinds', [*itertools.product(
+    [AxisType.Auto, AxisType.Explicit], repeat=2)], ids=str)
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @_HOW
 def test_the_product_and_dense_gradients_are_those_of_one_device(
-    kind, dtype, how):
-  mesh, dtype = mesh_of(kind), jnp.dtype(dtype)
+    kinds, dtype, how):
+  mesh, dtype = mesh_of(*kinds), jnp.dtype(dtype)
   operands = [normal(4, 3, 16, dtype=dtype), two_way(16, 8, dtype=dtype),
               normal(4, 3, 8, seed=1, dtype=dtype)]
   f = lambda x, w: sharded_training_matmul(
-      x, w, batch='data' if kind is AxisType.Auto else None, **how)
+      x, w, batch='data' if kinds[0] is AxisType.Auto else None, **how)
 
   def step(x, w, dy):
     y, back = jax.vjp(f, x, w)

@@ -188,6 +188,29 @@ def test_the_batch_is_sharded_over_another_axis(kind, how, batch):
   assert dx.sharding.is_equivalent_to(x.sharding, 3)
 
 
+@_BOTH
+@pytest.mark.parametrize('kinds', [
+    (AxisType.Auto, AxisType.Explicit), (AxisType.Explicit, AxisType.Auto)],
+                         ids=str)
+def test_a_mesh_may_have_auto_and_explicit_axes(how, kinds):
+  w = weight()
+  mesh = jax.make_mesh((4, 2), ('data', 'model'), axis_types=kinds)
+  with jax.set_mesh(mesh):
+    sharded = shard(w, mesh, **{how: 'model'})
+    x = tokens(mesh, P('data', None, 'model' if how == 'rows' else None))
+
+    def run(x, v):
+      y, back = jax.vjp(lambda x, v: sharded_matmul(
+          x, with_values(sharded, v), batch='data', **{how: 'model'}), x, v)
+      return y, *back(y)
+    y, dx, dv = jax.jit(run)(x, sharded.values)
+  assert_near(y, np.matmul(*wide(x, unpack(w))))
+  expected = gradients(x, w, y)
+  assert_near(dx, expected[0])
+  assert_near(unpack(with_values(w, jax.device_get(dv))), expected[1])
+  assert dx.sharding.is_equivalent_to(x.sharding, 3)
+
+
 @_KINDS
 @_BOTH
 def test_nothing_is_gathered_and_rows_are_summed_once(kind, how):
