@@ -6,13 +6,14 @@ j. Each layout decides where to store these bits, and how many groups of padding
 to add.
 """
 
-import math
 from typing import Any, Sequence
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxsparse._utils import numerics
 
 TILE = 256  # Rows of K in a tile, as kernels read them.
 
@@ -49,15 +50,9 @@ def _in_tiles(matrix: jax.Array) -> jax.Array:
 
   The compiler sees to that, but for explicitly sharded axes.
   """
-  sharding = jax.typeof(matrix).sharding
-  if not any(sharding.spec):
+  if matrix.shape[-2] % (TILE * numerics.shards(matrix)[-2]) == 0:
     return matrix
-  *leading, rows, columns = sharding.spec
-  devices = math.prod(sharding.mesh.shape[a] for a in jax.tree.leaves(rows))
-  if matrix.shape[-2] % (TILE * devices) == 0:
-    return matrix
-  return jax.sharding.reshard(
-      matrix, jax.sharding.PartitionSpec(*leading, None, columns))
+  return numerics.whole_along(matrix, -2)
 
 
 def _as_bits(x: jax.Array) -> jax.Array:

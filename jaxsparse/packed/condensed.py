@@ -225,13 +225,23 @@ def _check_pruned(kept: jax.Array, block: int, pattern: Any) -> None:
   if pattern.sparsity is None or isinstance(kept, jax.core.Tracer):
     return
   groups, units = pattern.sizes(kept.shape)
-  there, most = int(_units(kept, block).any(-1).sum()), groups * round(
+  there, most = _total(_units(kept, block).any(-1).sum(-1)), groups * round(
       (1 - pattern.sparsity) * units)
   if there > most:
     raise ValueError(
         f'condense(w, {pattern}) needs a weight pruned by this pattern, with '
         f'at most {most} nonzero blocks, got {there}. Write condense(w, mask) '
         'with mask = select(jnp.abs(w), pattern).')
+
+
+def _total(counts: jax.Array) -> int:
+  """The sum of int32 counts, which may be no int32: by their binary digits."""
+  return sum(int(n) << i for i, n in enumerate(_sums_of_digits(counts)))
+
+
+@jax.jit
+def _sums_of_digits(counts: jax.Array) -> list[jax.Array]:
+  return [((counts >> i) & 1).sum() for i in range(31)]
 
 
 def _largest_block(mask: jax.Array) -> int:

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsparse._utils import arguments
+from jaxsparse._utils import meshes
 from jaxsparse._utils.tables import brief
 from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
@@ -225,9 +226,8 @@ def _check(w: jax.Array, axis: int | tuple[int, ...], matrix: jax.Array
   if not some:
     return
   groups = _groups.split_groups(matrix)
-  *at, group, column = np.unravel_index(int(full.argmax()), full.shape)
-  at = tuple(map(int, at))
-  found = np.asarray(groups[*at, group, :, column]).tolist()
+  place, first = meshes.laid_out_by_compiler(_first, full, groups)
+  (*at, group, column), found = map(int, place), np.asarray(first).tolist()
   where = f' of weight {", ".join(map(str, at))}' if at else ''
   fits = [a for a in (-2, -1) if a != axis and is_24(w, a)]
   raise ValueError(
@@ -238,6 +238,16 @@ def _check(w: jax.Array, axis: int | tuple[int, ...], matrix: jax.Array
           'prune' if fits else 'Prune') +
       f': `mask = jaxsparse.select(jnp.abs(w), jaxsparse.nm(2, 4, '
       f'axis={axis}))` and pack(jnp.where(mask, w, 0)).')
+
+
+def _first(full: jax.Array, groups: jax.Array
+           ) -> tuple[list[jax.Array], jax.Array]:
+  """The place of the first full group, and its entries."""
+  at: list[jax.Array] = []
+  while full.ndim:  # Axis by axis: the number of a place may be no int32.
+    at.append(full.any(range(1, full.ndim)).argmax())
+    full = full[at[-1]]
+  return at, groups[*at[:-1], :, at[-1]]
 
 
 @jax.jit

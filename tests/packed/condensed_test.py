@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxsparse.masks.selection import select
+from jaxsparse.packed.condensed import _total
 from jaxsparse.packed.condensed import condense
 from jaxsparse.packed.condensed import uncondense
 from jaxsparse.patterns import block
@@ -209,6 +210,14 @@ def test_other_arguments_are_an_error(w, mask, options, told):
   with pytest.raises(ValueError, match=told):
     condense(jnp.asarray(w, bool if w.dtype == bool else jnp.float32), mask,
              **options)
+
+
+@pytest.mark.parametrize('shape, count', [
+    ((2**16,), 2**16), ((3, 2**14), 2**31 - 1), ((5,), 0), ((0, 3), 7)],
+                         ids=str)
+def test_units_are_counted_however_many_they_are(shape, count):
+  counts = np.full(shape, count, np.int32)
+  assert _total(jnp.asarray(counts)) == counts.sum(dtype=np.int64)
 
 
 def test_a_weight_that_was_never_pruned_is_told():

@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -248,6 +251,20 @@ def test_of_several_full_groups_the_first_is_named():
   w[:4] = 0.
   w[4:8, :2] = 0.
   with pytest.raises(ValueError, match='inputs 4:8, output 2'):
+    layout24.pack(w)
+
+
+@pytest.mark.parametrize('spec', [
+    P('data'), P('data', 'model'), P(None, 'model', 'data')], ids=str)
+def test_the_first_full_group_of_an_explicitly_sharded_weight_is_named(spec):
+  mesh = jax.make_mesh((2, 4), ('data', 'model'),
+                       axis_types=(AxisType.Explicit,) * 2)
+  w = np.zeros((2, 64, 16), np.float32)
+  w[1, 20:23, 9] = w[1, 24:28, 2] = 1.
+  w = jax.device_put(w, NamedSharding(mesh, spec))
+  with pytest.raises(
+      ValueError, match=r'\[1.0, 1.0, 1.0, 0.0\] at inputs 20:24, output 9 of '
+      'weight 1'):
     layout24.pack(w)
 
 
