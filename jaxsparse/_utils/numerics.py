@@ -199,17 +199,6 @@ def everywhere(x: jax.Array) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec())
 
 
-def _gathered(x: jax.Array, axis: int, parts: int) -> jax.Array:
-  """The array without an explicit sharding of an axis that cuts its parts."""
-  if parts % shards(x)[axis] == 0:
-    return x
-  sharding = jax.typeof(x).sharding
-  spec = [None if k == axis else part
-          for k, part in enumerate(sharding.spec)]
-  return jax.sharding.reshard(x, jax.sharding.NamedSharding(
-      sharding.mesh, jax.sharding.PartitionSpec(*spec)))
-
-
 def split_axes(x: jax.Array, tile: Sequence[int]) -> jax.Array:
   """`[a, b] -> [a / s, s, b / t, t]`, one axis at a time.
 
@@ -221,7 +210,8 @@ def split_axes(x: jax.Array, tile: Sequence[int]) -> jax.Array:
   """
   for axis in reversed(range(x.ndim)):
     outer = x.shape[axis] // max(tile[axis], 1)
-    x = _gathered(x, axis, outer)
+    if outer % shards(x)[axis]:
+      x = whole_along(x, axis)
     x = x.reshape(
         x.shape[:axis] + (outer, tile[axis]) + x.shape[axis + 1:])
   return x

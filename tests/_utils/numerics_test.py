@@ -125,3 +125,33 @@ def test_tiles_are_cut_out_of_any_explicit_sharding(spec, tile):
     got = jax.jit(lambda x: numerics.split_axes(x, tile))(
         jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec))))
   np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize('axis', [0, 1, -1])
+def test_an_axis_is_gathered_and_the_others_stay(axis):
+  mesh = jax.make_mesh(
+      (2, 4), ('x', 'y'), axis_types=(AxisType.Explicit,) * 2)
+  x = jnp.arange(128.).reshape(16, 8)
+  spec = ['x', 'y']
+  with jax.set_mesh(mesh):
+    got = numerics.whole_along(jax.device_put(
+        x, NamedSharding(mesh, PartitionSpec(*spec))), axis)
+  spec[axis] = None
+  assert got.sharding.spec == PartitionSpec(*spec)
+  np.testing.assert_array_equal(got, x)
+  assert numerics.whole_along(x, axis) is x
+
+
+def test_arrays_and_zeros_vary_as_others_do():
+  mesh = jax.make_mesh((2,), ('x',), axis_types=(AxisType.Auto,))
+
+  def inside(a, b):
+    one, other = numerics.alike((a, b))
+    zeros = numerics.zeros((2,), jnp.float32, (a, b))
+    return [len(numerics.varies(x)) for x in (a, b, one, other, zeros)]
+  seen = []
+  jax.make_jaxpr(jax.shard_map(
+      lambda a, b: (seen.extend(inside(a, b)), a)[1], mesh=mesh,
+      in_specs=(PartitionSpec('x'), PartitionSpec()),
+      out_specs=PartitionSpec('x')))(jnp.ones(4), jnp.ones(4))
+  assert seen == [1, 0, 1, 1, 1]
