@@ -24,8 +24,6 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsparse._utils import numerics
-
 _TILE = 64  # Groups of a tile of positions: 8 words, eight groups in each.
 _LANES = 128
 _ROW_TILE = 16  # Rows of a bfloat16 register.
@@ -226,8 +224,9 @@ def _blocks(t: int, values: jax.Array) -> tuple[int, int, int]:
 
 
 def _result(shape: tuple[int, ...], dtype: Any, *operands: jax.Array) -> Any:
-  """The type of a result; in `jax.shard_map` it says how that varies."""
-  return jax.eval_shape(lambda: numerics.zeros(shape, dtype, operands))
+  """The type of a result, which in `jax.shard_map` varies as its operands."""
+  return jax.eval_shape(lambda *xs: jnp.zeros(shape, dtype) + sum(
+      jnp.sum(x).astype(dtype) for x in xs), *operands)
 
 
 def _settings(left: jax.Array, values: jax.Array, positions: jax.Array,
