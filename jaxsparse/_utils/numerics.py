@@ -210,7 +210,7 @@ def split_axes(x: jax.Array, tile: Sequence[int]) -> jax.Array:
   """
   for axis in reversed(range(x.ndim)):
     outer = x.shape[axis] // max(tile[axis], 1)
-    if outer % shards(x)[axis]:
+    if outer > 1 and outer % shards(x)[axis]:
       x = whole_along(x, axis)
     x = x.reshape(
         x.shape[:axis] + (outer, tile[axis]) + x.shape[axis + 1:])

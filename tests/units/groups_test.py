@@ -78,9 +78,10 @@ def test_units_of_patterns_are_groups(pattern, sums):
   assert masks['w'].sum() == 6 - family.size and masks['b'] is None
 
 
-@pytest.mark.parametrize('pattern', [
-    jaxsparse.block((4, 4)), jaxsparse.unstructured(), jaxsparse.channel(-1)])
-@pytest.mark.parametrize('spec', [P(None, 'model'), P('data'), P()])
+@pytest.mark.parametrize('pattern, spec', [
+    (jaxsparse.block((4, 4)), P(None, 'model')),
+    (jaxsparse.unstructured(), P('data')),
+    (jaxsparse.channel(-1), P(None, 'model'))], ids=str)
 def test_groups_of_patterns_may_be_sharded_explicitly(pattern, spec):
   mesh = jax.make_mesh(
       (2, 4), ('data', 'model'), axis_types=(AxisType.Explicit,) * 2)
