@@ -85,7 +85,6 @@ def test_masks_are_taken_over_until_the_new_rule_acts():
 
 
 @pytest.mark.parametrize('before, make', [
-    (.5, lambda p: jaxsparse.methods.rigl(p, .9, 30, every=5)),
     (.95, lambda p: jaxsparse.methods.rigl(p, .9, 30, every=5)),
     (0., lambda p: jaxsparse.methods.dsr(p, .9, 30, every=5)),
     (.95, lambda p: jaxsparse.methods.mest(p, .9, 30, every=5)),
