@@ -202,8 +202,8 @@ def test_padding_does_not_count_and_experts_without_tokens_have_nothing():
       [numbers(p, x[0])], P['bias'], mask.reshape(-1, 1)), rtol=1e-5)
   assert found[tie.name][2] == 0
   gone = np.where(mask[..., None], x[0].reshape(3, 4, WIDTH), np.nan)
-  again, _ = measured(
-      fn, p, [gone], weights=lambda x: jnp.asarray(mask, jnp.float32))
+  again = calibration.reap(
+      fn, p, [gone], [tie], weights=lambda x: jnp.asarray(mask, jnp.float32))
   np.testing.assert_allclose(again[tie.name], found[tie.name], rtol=1e-6)
   with pytest.raises(ValueError, match='leading axes'):
     measured(fn, p, [x[0].reshape(3, 4, WIDTH)],

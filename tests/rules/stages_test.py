@@ -16,6 +16,9 @@ from tests._lib import method_table
 from tests._lib.compiled import once
 
 
+_FREE = {'.*kernel': jaxsparse.unstructured()}
+
+
 def _nm(n, m=4, **options):
   return jaxsparse.prune({'.*kernel': jaxsparse.nm(n, m)}, **options)
 
@@ -101,6 +104,17 @@ def test_dynamic_training_has_its_own_number_of_weights(before, make):
   kept = [sum(int(m.sum()) for m in jax.tree.leaves(s.masks)) for s in states]
   assert kept[9] == round(160 * (1 - before))
   assert kept[-1] == pytest.approx(16, abs=4)  # Fan-ins of srigl are whole.
+
+
+def test_stages_may_stand_within_stages():
+  inner = jaxsparse.stages({
+      0: jaxsparse.methods.rigl(_FREE, .75, 30, every=5).rule,
+      20: jaxsparse.methods.rigl(_FREE, .9, 30, every=5).rule})
+  rule = jaxsparse.stages({
+      0: jaxsparse.prune({'.*kernel': jaxsparse.unstructured(.5)}), 10: inner})
+  states, _ = _states(rule, _params(), 30)
+  kept = [sum(int(m.sum()) for m in jax.tree.leaves(s.masks)) for s in states]
+  assert [kept[t] for t in (9, 10, 19, 20, 30)] == [80, 40, 40, 16, 16]
 
 
 def test_groups_of_another_stage_get_their_own_number():
