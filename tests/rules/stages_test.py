@@ -15,7 +15,6 @@ from jaxsparse import schedules
 from tests._lib import method_table
 from tests._lib.compiled import once
 
-
 _FREE = {'.*kernel': jaxsparse.unstructured()}
 
 
