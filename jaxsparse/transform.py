@@ -222,10 +222,11 @@ def _forget(inner: optax.GradientTransformation, inner_state: ArrayTree,
     return jnp.where(mask, moment, initial)
 
   def look(tree, initial):
-    if not is_like_params(tree):
+    ws = trees.beside(params, tree)
+    if ws is None:
       return tree
     moments, structure = trees.flatten_dense(tree)
-    ws, ms, first = map(structure.flatten_up_to, (params, masks, initial))
+    ms, first = map(structure.flatten_up_to, (masks, initial))
     return structure.unflatten(map(forget, ws, ms, moments, first))
   return jax.tree.map(look, inner_state, inner.init(params),
                       is_leaf=is_like_params)

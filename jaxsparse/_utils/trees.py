@@ -147,7 +147,7 @@ def nested_like(params: PyTree, masks: PyTree) -> PyTree:
   and optax has one placeholder for a whole branch that is another optimizer's.
   """
   structure = jax.tree.structure(params)
-  leaves, other = jax.tree.flatten(masks, is_leaf=is_dense)
+  leaves, other = flatten_dense(masks)
   found = dict(zip(paths(other.unflatten([0] * len(leaves))), leaves))
   if other == structure or len(found) != len(leaves):
     return masks

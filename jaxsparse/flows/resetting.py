@@ -20,10 +20,10 @@ def reset_state(inner: optax.GradientTransformation,
 
   Before each step `t`, counted from 1, for which `when(t)` holds, the moments
   become those of `inner.init(params)`. Every tree like the params counts as a
-  moment, which holds for any optax optimizer. A number
-  beside moments, such as the count by which Adam corrects their bias, is reset
-  together with them. Counts of schedules are not reset, so the learning rate
-  continues. Gradients that `optax.MultiSteps` accumulates are not reset either.
+  moment, which holds for any optax optimizer. A number beside moments, such as
+  the count by which Adam corrects their bias, is reset together with them.
+  Counts of schedules are not reset, so the learning rate continues. Gradients
+  that `optax.MultiSteps` accumulates are not reset either.
 
   The transform computes both states and selects one leaf by leaf, so there is
   no branch and every array keeps its sharding.

@@ -26,7 +26,7 @@ def end_of(total_steps: int, share: float, end: int | None, every: int, *,
 def check_shares(**shares: float) -> None:
   """Raises if a number is no share."""
   for name, share in shares.items():
-    if not (arguments.may_hold(share >= 0) and arguments.may_hold(share <= 1)):
+    if not arguments.may_hold((share >= 0) & (share <= 1)):
       raise ValueError(f'{name} must be a share in [0, 1], got {share}. '
                        f'For 30%, write {name}=0.3.')
 

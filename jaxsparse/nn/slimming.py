@@ -124,10 +124,8 @@ def _unknown(path: tuple[Any, ...], module: nnx.Module, array: str) -> str:
       "none do, or return them: {'features': module.kernel.shape[-1]}.")
 
 
-# Layers of `nnx.vmap` are stacked along axes before those of one layer.
-
-
 def _last(array: Any, rank: int) -> tuple[int, ...]:
+  """The shape of one layer, of which `nnx.vmap` stacks several in front."""
   return array.shape[array.ndim - rank:]
 
 

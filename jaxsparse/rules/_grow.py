@@ -162,7 +162,7 @@ def prune_and_grow(
                      _reads_dense(grow, sparse, states[1], False))
 
   def update(grads, state, params=None, *, updates=None, allowed=None,
-             act=None, begins=None, **extra_args):
+             act=None, begins=False, **extra_args):
     step, shapes, scored = base.moment(
         patterns, state, grads, params, updates, **extra_args)
 
@@ -201,10 +201,10 @@ def prune_and_grow(
 
     due = own if schedule is None else base.is_due(when, schedule, step)
     due = due if act is None else due | act
-    masks = base.run_if(due, exchange, state.masks) if begins is None else (
-        base.run_if(begins, lambda: exchange(anew=True), base.run_if(
-            due & ~begins, exchange, state.masks)))
-    due = due if begins is None else due | begins
+    masks = base.run_if(
+        begins, lambda: exchange(anew=True),
+        base.run_if(due, exchange, state.masks))
+    due = due | begins
     scores = tuple(scored(s, t)[1] for s, t in zip((drop, grow), state.scores))
     return masks, RuleState(step, masks, scores, _reads_dense(
         grow, base.sparse_only(params, shapes), state.scores[1], due))

@@ -1,6 +1,5 @@
 """Stages: one rule after another, chosen by the step alone."""
 
-import functools
 from typing import Any, Mapping
 
 import jax
@@ -68,15 +67,12 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
                               dense=dense[0] if dense else None)
 
   def update(grads, state, params=None, **extra_args):
-    outer = extra_args.pop('begins', None)  # Of stages around these.
+    outer = extra_args.pop('begins', False)  # Of stages around these.
 
     def ask(i):
-      starts = [step == begins[i]] if begins[i] else []
-      starts += [] if outer is None else [outer]
-      more = {'begins': functools.reduce(jnp.logical_or, starts)} if (
-          starts) else {}
+      start = outer | (step == begins[i]) if begins[i] else outer
       masks, new = parts[i].update(
-          grads, state._replace(scores=state.scores[i]), params, **more,
+          grads, state._replace(scores=state.scores[i]), params, begins=start,
           **extra_args)
       dense = new.dense
       if dense is None and state.dense is not None:
