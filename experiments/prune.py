@@ -93,7 +93,7 @@ def _prune(config, path, network, command):
     environment.keep(path, len(rows))
   if warning := results.left_out(path, {
       (cell.row, cell.target, cell.seed) for cell in planned}):
-    print(f'warning: {warning}', file=sys.stderr, flush=True)
+    launch.warn(warning)
   here = environment.brief(path)
 
   def write():
@@ -152,8 +152,8 @@ def _measured(log):
       rows[plan.cell(row)] = row
   if problems or len(rows) < len(found):
     why = problems[0] if problems else 'a row is wrong, or there twice'
-    print(f'warning: {log} is damaged: {why}. Networks without a row are '
-          'pruned again.', file=sys.stderr, flush=True)
+    launch.warn(f'{log} is damaged: {why}. Networks without a row are pruned '
+                'again.')
   metrics.rewrite(log, [*rows.values()])  # Without half a row.
   return [*rows.values()]
 

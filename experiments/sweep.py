@@ -99,7 +99,7 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
   if warning := results.left_out(path, {
       (run.method, run.target, run.seed)
       for run in plan.judged(config, path)}):
-    print(f'warning: {warning}', file=sys.stderr, flush=True)
+    launch.warn(warning)
   with owner.hold(path, name=LOCK, wait=True):
     workdirs.write(path / CONFIG, config.to_json(indent=2) + '\n')
 

@@ -28,7 +28,6 @@ from collections.abc import Sequence
 import contextlib
 import functools
 import pathlib
-import sys
 from typing import NamedTuple
 
 from absl import app
@@ -221,7 +220,7 @@ def _claim(stack, path, config, dataset, weights):
   workdirs.claim(str(path), config, dataset=config.dataset,
                  fingerprint=dataset.fingerprint, weights=weights)
   for doubt in runs.doubts(config):
-    print(f'warning: {doubt}', file=sys.stderr, flush=True)
+    launch.warn(doubt)
   if recipe := methods.recipe(config):
     runs.keep_recipe(path, recipe)
     for message in recipe.messages:

@@ -116,6 +116,11 @@ def keep_programs(folder: str):
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
+def warn(message: str):
+  """Says what the user should know, beside the output of the command."""
+  print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
 def one_line(error: Exception) -> str:
   """Returns the message of an error in one line.
 

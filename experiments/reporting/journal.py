@@ -6,11 +6,11 @@ rows and charts.
 
 from collections.abc import Sequence
 import pathlib
-import sys
 from typing import Any
 
 import ml_collections
 
+from experiments._utils import launch
 from experiments._utils import processes
 from experiments.records import checkpoints
 from experiments.records import environment
@@ -47,7 +47,7 @@ class Journal:
     self._log = path / workdir.METRICS
     self._saved = path / workdir.CHECKPOINTS
     self.start, self.state = checkpoints.restore(
-        self._saved, state, tell=_tell)
+        self._saved, state, tell=launch.warn)
     self.rows = metrics.parse(checkpoints.text(
         self._saved, self.start, workdir.METRICS)) if self.start else []
     processes.first(lambda: self._mend(path, config))
@@ -77,10 +77,6 @@ class Journal:
     if not self.start and any(
         row.get('step', 0) > config.save_every
         for row in metrics.examine(self._log).rows):
-      _tell(f'{path} holds no checkpoint: the run starts again.')
-    metrics.restore(self._log, self.rows, step=self.start, tell=_tell)
+      launch.warn(f'{path} holds no checkpoint: the run starts again.')
+    metrics.restore(self._log, self.rows, step=self.start, tell=launch.warn)
     environment.keep(path, self.start)
-
-
-def _tell(message):
-  print(f'warning: {message}', file=sys.stderr, flush=True)
