@@ -77,6 +77,8 @@ class Walk:
     found: the results of the tap so far.
     lost: paths of parameters with products that are not shown, of which sums
       would not be those of all data.
+    trace: tells the products of one trace from those of others. The body of a
+      loop is traced several times, and each time anew it reads what is outside.
     mesh, checked, open: of a `shard_map` around, as `_sharded` has it.
   """
 
@@ -84,6 +86,7 @@ class Walk:
     self.tap, self.join = tap, join
     self.found: dict[Sum, Any] = {}
     self.lost: set[Any] = set()
+    self.trace = object()
     self.mesh: tuple[str, ...] = ()
     self.checked: frozenset[str] = frozenset()
     self.open: list[Met] = []
@@ -97,7 +100,7 @@ class Walk:
   def inner(self) -> 'Walk':
     """A walk like this one that has found nothing yet."""
     walk = copy.copy(self)
-    walk.found = {}
+    walk.found, walk.trace = {}, object()
     return walk
 
   def add(self, found: Mapping[Sum, Any]) -> None:
@@ -153,9 +156,12 @@ class Walk:
 
   def show(self, met: Met) -> None:
     """Shows a product to the tap."""
-    found = self.tap(_products.product(
+    product = _products.product(
         met.eqn, met.i, met.tag, [known.value for known in met.given],
-        met.roles, met.shares.gathered))
+        met.roles, met.shares.gathered)
+    if product.key is not None:
+      product = product._replace(key=(product.key, self.trace))
+    found = self.tap(product)
     if found is not None:
       # Axes of devices that have one of several kernels each.
       self.add({met.shares.sum: jax.tree.map(

@@ -131,6 +131,24 @@ def test_layers_of_a_scan_have_one_each_and_what_they_share_has_the_sum(kind):
   assert stats['in'].count.tolist() == [5, 5, 5] and stats['shared'].count == 15
 
 
+@pytest.mark.parametrize('transform', [lambda f: f, jax.jit])
+def test_layers_of_a_scan_may_all_read_what_is_outside(transform):
+  """As a decoder reads its memory; and so may the turns of other loops."""
+  p, memory = {'k': array(3, 4, 6), 'v': array(4, 6)}, array(7, 4)
+
+  def fn(p, x, memory):
+    def layer(x, k):
+      return jnp.tanh(x) + (memory @ k).sum() + (memory @ p['v']).sum(), None
+    x, _ = lax.scan(layer, x, p['k'])
+    return lax.fori_loop(0, 2, lambda _, x: x + (memory @ p['v']).sum(), x)
+  stats = transform(functools.partial(input_statistics, fn))(
+      p, array(5, 2), memory)
+  once = np.square(memory).sum(0)
+  assert_near(stats['k'].sum, np.stack([once] * 3))
+  assert_near(stats['v'].sum, 5 * once)
+  assert stats['k'].count.tolist() == [7] * 3 and stats['v'].count == 35
+
+
 def test_a_while_adds_up_its_turns_and_a_cond_what_it_runs():
   p, x = {'w': array(4, 4), 'v': array(4, 4)}, array(3, 4)
   stats = jax.jit(functools.partial(input_statistics, three_turns))(p, x)

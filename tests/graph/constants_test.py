@@ -23,6 +23,24 @@ def test_a_nan_is_the_same_as_another():
   assert constants.changed(_of(f, 8), _of(f, 4)) is None
 
 
+@pytest.mark.parametrize('made', [
+    lambda: np.tril(np.ones((300, 300), np.float32)),
+    lambda: np.arange(6, dtype=np.float32), lambda: np.float32('nan')])
+def test_arrays_that_are_made_anew_in_each_trace_are_the_same(made):
+  f = lambda w: jnp.tanh(w).sum() + jnp.sin(made()).sum()
+  assert constants.changed(_of(f, 8), _of(f, 4)) is None
+  another = lambda w: jnp.tanh(w).sum() + jnp.sin(made() + 1).sum()
+  if np.size(made()) > 1:
+    assert constants.changed(_of(f), _of(another)) == 'sin with another constant'
+
+
+def test_keys_that_are_closed_over_are_the_same_if_they_are_one():
+  key, other = jax.random.key(0), jax.random.key(1)
+  f = lambda key: lambda w: w * jax.random.uniform(key, (1,))
+  assert constants.changed(_of(f(key)), _of(f(key))) is None
+  assert constants.changed(_of(f(key)), _of(f(other)))
+
+
 @pytest.mark.parametrize('f, told', [
     (lambda w: jax.lax.integer_pow(w[0], w.size),
      'integer_pow by 8, which becomes 4'),
