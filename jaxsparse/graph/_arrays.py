@@ -250,6 +250,11 @@ def moved(value: Value, axis: int, to: int) -> Value:
   """An array with one axis moved to another position."""
   order = [i for i in range(len(value.shape)) if i != axis]
   order.insert(to, axis)
+  return transposed(value, order)
+
+
+def transposed(value: Value, order: Sequence[int]) -> Value:
+  """An array with its axes in another order."""
   pick = lambda row: tuple(row[i] for i in order)
   return value._replace(
       shape=pick(value.shape), axes=pick(value.axes), zero=pick(value.zero),

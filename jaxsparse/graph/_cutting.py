@@ -11,10 +11,11 @@ from jaxsparse.graph._arrays import Value
 
 
 def _reshape(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:
-  if eqn.params.get('dimensions') is not None:
-    return reader.wired(eqn, values, primitives.unknown(eqn))
+  value, order = values[0], eqn.params.get('dimensions')
+  if order is not None:
+    value = _arrays.transposed(value, order)
   return [_arrays.reshaped(
-      reader.relations, values[0], eqn.outvars[0].aval.shape)]
+      reader.relations, value, eqn.outvars[0].aval.shape)]
 
 
 def _concatenate(reader: Reader, eqn: Any, values: list[Value]) -> list[Value]:

@@ -193,6 +193,8 @@ def made_of_constants(eqn: Any, tags: Sequence[Any]) -> Constant | None:
   differs = [tag.differs if tag else () for tag in tags]
   new = eqn.outvars[0].aval.shape
   if eqn.primitive.name == 'reshape':
+    if eqn.params.get('dimensions') is not None:
+      return None
     return Constant(tuple(
         new[k] > 1 and any(differs[0][i] for i in olds)
         for k, olds in sorted((k, olds) for olds, news in _arrays.alike(
@@ -224,8 +226,11 @@ def _scaled(tag: Tag, other: Tag | Constant, shape: tuple[int, ...]
 
 def _reshaped(eqn: Any, tag: Tag, old: tuple[int, ...], new: tuple[int, ...]
               ) -> Tag | None:
-  if eqn.params.get('dimensions') is not None or 0 in new:
+  if 0 in new:
     return None
+  if (order := eqn.params.get('dimensions')) is not None:
+    old = tuple(old[k] for k in order)
+    tag = tag._replace(keys=tuple(tag.keys[k] for k in order))
   keys: list[tuple[Key, ...]] = [()] * len(new)
   for olds, news in _arrays.alike(old, new):
     news = [k for k in news if new[k] > 1]

@@ -163,6 +163,8 @@ def _kernel(path: str, read: tracing.Reading) -> Kernel:
            if (whole := read.params[path][axis]) is not None
            and len(axes_lib.factors(whole)) > 1}
   notes += [f'contracted along a part of axis {axis}' for axis in sorted(split)]
+  if any(product.lost for product in products):
+    notes.append('contracted along an axis that is not followed')
   notes += [f'also {roles}'] if others else []
   return kernel._replace(why='; '.join(notes) or None)
 

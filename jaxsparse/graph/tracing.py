@@ -48,12 +48,15 @@ class Product(NamedTuple):
     groups: the number of groups of a convolution.
     part: whether fewer indices vanished than the contracted axes have, because
       these axes were sliced, or split into several.
+    lost: whether an axis vanished that is known to be none of the parameter's,
+      and yet is no axis of others, as after a gather.
   """
   contracted: frozenset[int]
   outputs: frozenset[int]
   window: frozenset[int] = frozenset()
   groups: int = 1
   part: bool = False
+  lost: bool = False
 
 
 class Reading(NamedTuple):
@@ -401,10 +404,14 @@ class _Reader:
           for j, axis in wires if j == i and source.axes[axis] & gone)
       # Devices sum their parts up later.
       summed *= math.prod(axis.size for axis in self.mesh.values())
+      lost = any(
+          values[i].axes[axis] is not None and not any(
+              s.axes[axis] for s in values[i].sources)
+          for wires in wiring.gone for j, axis in wires if j == i)
       product = Product(
           gone, through(i, source, free),
           through(i, source, [(wire,) for wire in wiring.window]), groups,
-          summed < math.prod(self._shapes[source.path][k] for k in gone))
+          summed < math.prod(self._shapes[source.path][k] for k in gone), lost)
       if product not in self.products[source.path]:
         self.products[source.path].append(product)
     if any(v.is_data for v in values):

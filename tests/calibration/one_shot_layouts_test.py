@@ -156,6 +156,20 @@ def test_groups_of_convolutions_of_a_scan_compete_each_by_itself(
       kept, np.broadcast_to(1 - np.reshape(sparsity, (-1, 1)), (2, 2)))
 
 
+def test_convolutions_of_members_are_pruned_as_each_alone():
+  w, x = array(2, 3, 8, 4), array(2, 5, 9, 8)
+  conv = lambda x, w: lax.conv_general_dilated(
+      x, w, (1,), 'SAME', dimension_numbers=('NWC', 'WIO', 'NWC'))
+  got, masks = jaxsparse.one_shot(
+      lambda p, x: jax.vmap(conv)(x, p['w']), {'w': w}, [x], jaxsparse.nm(2, 4))
+  for member in range(2):
+    v, mask = jaxsparse.one_shot(
+        lambda p, x: conv(x, p['w']), {'w': w[member]}, [x[member]],
+        jaxsparse.nm(2, 4))
+    np.testing.assert_array_equal(masks['w'][member], mask['w'])
+    np.testing.assert_allclose(got['w'][member], v['w'], rtol=1e-5, atol=1e-6)
+
+
 def test_experts_compete_each_by_itself():
   w, x = array(3, 8, 4), array(3, 32, 8)
   fn = lambda p, x: jnp.einsum('etd,edo->eto', x, p['w'])

@@ -57,10 +57,15 @@ def test_parts_of_units_are_told(between, read, members):
 
 @pytest.mark.parametrize('between', [
     lambda h: lax.pad(h, 0., [(0, 0, 0), (0, 0, 1)])[:, :6],
-    lambda h: lax.dynamic_slice(h, (0, jnp.argmax(h[0])), (3, 6)),
-    lambda h: lax.reshape(h, (3, 6), (1, 0))])
+    lambda h: lax.dynamic_slice(h, (0, jnp.argmax(h[0])), (3, 6))])
 def test_what_it_does_not_leave_alike_is_fixed(between):
   assert not _members(between)
+
+
+def test_a_reshape_with_an_order_is_one_of_the_transposed_array():
+  found = _members(lambda h: lax.reshape(h, (3, 6), (1, 0)))
+  assert found == _members(lambda h: h.T.reshape(3, 6)) == [
+      ['in[:, (3 *)]', 'out[(* 3)]']]
 
 
 def test_what_is_said_to_be_followed_is():

@@ -132,6 +132,14 @@ def test_an_axis_that_is_contracted_in_part_stays_dense_with_the_reason(
   assert [*rules] == ['out']
 
 
+def test_an_axis_that_is_not_followed_stays_dense_with_the_reason():
+  rules = kernel_patterns(
+      lambda p, x: (x @ p['w'][:, jnp.arange(8)[::-1]].T, x @ p['out']),
+      weights({'w': (4, 8), 'out': (8, 4)}), data(N, 8), pattern=nm(2, 4))
+  assert rules.dense == {'w': 'contracted along an axis that is not followed'}
+  assert [*rules] == ['out']
+
+
 @pytest.mark.parametrize('shape, fn', [
     ((16, 4), lambda w, x: x @ w[:8] + x @ w[8:]),
     ((4, 4), lambda w, x: x @ jnp.concatenate([w, w])),
