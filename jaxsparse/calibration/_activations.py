@@ -41,7 +41,8 @@ def activations(fn: Callable[..., Any], params: ArrayTree,
   Args:
     fn: the function `fn(params, *inputs)` of the model in evaluation mode.
     params: the parameters.
-    batches: an iterable of batches of inputs; a tuple holds several arguments.
+    batches: an iterable of batches of inputs; a tuple, but no NamedTuple, holds
+      several arguments.
     weights: a function of the inputs that returns a weight for each position,
       such as 0 for padding.
 
@@ -115,9 +116,10 @@ def mean_activation(found: Activations) -> Importance:
 
     sqrt(sum over the unit's entries of the mean of x^2)
 
-  The activations are the inputs of the kernels that read the unit. A neuron or
-  channel has one entry; a head has one for each of its dimensions. If several
-  kernels read a unit, the importance is the mean over these kernels.
+  The activations are the inputs of the kernels that read the unit. A neuron has
+  one entry, a head one for each of its dimensions, and a channel one for each
+  place of the window of the convolution that reads it. If several kernels read
+  a unit, the mean over them is taken before the root.
 
   Args:
     found: the result of `activations`.

@@ -8,9 +8,11 @@ from typing import Any, Callable
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsparse import patterns
 from jaxsparse._utils import arguments
+from jaxsparse._utils import tables
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.selection import Kept
@@ -123,6 +125,15 @@ def within_outputs(pattern: Pattern) -> Pattern:
       pattern, group=patterns.Tiling(((-2, None),), rest=1))
 
 
+def check_fraction(sparsity: Any) -> None:
+  """Raises if one of the fractions is none; traced ones are not known."""
+  if not isinstance(sparsity, jax.core.Tracer) and not np.all(
+      (np.asarray(sparsity) >= 0) & (np.asarray(sparsity) <= 1)):
+    raise ValueError(
+        'sparsity must be the fraction pruned, in [0, 1], got '
+        f'{tables.brief(sparsity)}. To prune 50%, write sparsity=0.5.')
+
+
 def kept(pattern: Pattern, shape: tuple[int, ...],
          sparsity: float | jax.Array | None) -> Kept:
   """The number of units that each group keeps."""
@@ -131,10 +142,7 @@ def kept(pattern: Pattern, shape: tuple[int, ...],
     raise ValueError(
         f'A sparsity is needed, because {pattern} has no sparsity of its own. '
         'To prune half, write sparsity=0.5 or unstructured(0.5).')
-  if isinstance(sparsity, (int, float)) and not 0 <= sparsity <= 1:
-    raise ValueError(
-        'sparsity must be the fraction pruned, in [0, 1], got '
-        f'{sparsity}. To prune 50%, write sparsity=0.5.')
+  check_fraction(sparsity)
   return Kept(selection.kept_count(pattern.sizes(shape)[1], sparsity))
 
 

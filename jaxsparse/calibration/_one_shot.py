@@ -11,6 +11,7 @@ from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
 from jaxsparse._utils import warning
 from jaxsparse._utils.typing import ArrayTree
+from jaxsparse.calibration import _common
 from jaxsparse.calibration import _kernels
 from jaxsparse.calibration import _layouts
 from jaxsparse.calibration._layouts import Layout
@@ -79,10 +80,10 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
       statistics of the batch: running averages are those of the dense weights.
     params: the trained parameters. They are not changed.
     batches: an iterable of batches of inputs, such as `[x, y]` for
-      `fn(params, x)`; a tuple holds several arguments. The sizes of batches may
-      differ. Batches and parameters may be on a mesh with Auto or Explicit
-      axes. Kernels and masks keep the sharding of the kernels; statistics are
-      replicated.
+      `fn(params, x)`; a tuple, but no NamedTuple, holds several arguments. The
+      sizes of batches may differ. Batches and parameters may be on a mesh with
+      Auto or Explicit axes. Kernels and masks keep the sharding of the kernels;
+      statistics are replicated.
     patterns: one pattern for all kernels, placed on the axes of each kernel by
       `kernel_patterns`. Or a mapping as for `prune`, from regular expressions
       for paths to patterns written for the axes of parameters, or `None` for
@@ -255,6 +256,7 @@ def _each(path: str, sparsity: Any, layout: Layout) -> Any:
         f'{path}: sparsity must be one number, or an array of the shape '
         f'{stack} of the stacked matrices, got the shape {shape}. Write e.g. '
         'sparsity=0.5.')
+  _common.check_fraction(sparsity)
   return jnp.broadcast_to(jnp.asarray(sparsity, jnp.float32), stack)
 
 

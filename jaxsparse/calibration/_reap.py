@@ -50,7 +50,7 @@ def reap(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     fn: the function `fn(params, *inputs)` of the model in evaluation mode.
     params: the parameters.
     batches: an iterable of batches of inputs, such as `[x, y]` for
-      `fn(params, x)`; a tuple holds several arguments.
+      `fn(params, x)`; a tuple, but no NamedTuple, holds several arguments.
     ties: the ties of experts, `units.experts(ties)`. A tie names the axes of
       arrays that index the same experts.
     weights: a function of the inputs that returns a weight for each token, such

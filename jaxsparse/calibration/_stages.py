@@ -26,7 +26,8 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 def batched(batches: Iterable[Any]) -> list[Batch]:
   """Batches as tuples of arguments; raises if there are none."""
-  made = [b if isinstance(b, tuple) else (b,) for b in batches]
+  # A NamedTuple, or another class of one, is a batch with names: one argument.
+  made = [b if type(b) is tuple else (b,) for b in batches]
   if not made:
     raise ValueError(
         'batches must have at least one batch, got none. Write e.g. [x] for '

@@ -70,7 +70,8 @@ def input_statistics(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
       kernels whose inputs can be found; a warning names the others.
     kind: the kind of statistic, 'norm' or 'moment'.
     weights: a weight for each input, such as 0 for padding, in the shape of the
-      leading axes of the data, such as `[batch, time]`.
+      leading axes of the data, such as `[batch, time]`. Not for convolutions
+      and ragged products.
 
   Returns:
     A dict from paths to `Statistic`s.
@@ -153,14 +154,17 @@ def _statistic(product: Product, kind: str, weights: jax.Array | None
 
 def _summed_up(product: Product, kind: str, weights: jax.Array | None
                ) -> Statistic:
+  # Rows of a ragged product were sorted by expert, and weights were not.
+  if weights is not None and (
+      product.conv is not None or product.groups is not None):
+    what = 'convolutions' if product.conv is not None else 'ragged products'
+    raise ValueError(
+        f'weights are not supported for {what}, got {_named(product)}. '
+        "Leave it out, e.g. which='.*dense.*kernel'.")
   if product.conv is not None:
-    if weights is not None:
-      raise ValueError(
-          f'weights are not supported for convolutions, got {_named(product)}. '
-          "Leave it out, e.g. which='.*dense.*kernel'.")
     return _of_convolution(product, kind)
   if product.groups is not None:
-    return _of_groups(product, product.groups, kind, weights)
+    return _of_groups(product.rows, product.groups, kind)
   rows, count = _weighed(product, weights)
   return Statistic(_summed(rows, kind), count)
 
@@ -202,10 +206,8 @@ def _summed(rows: jax.Array, kind: str) -> jax.Array:
                     preferred_element_type=jnp.float32)
 
 
-def _of_groups(product: Product, sizes: jax.Array, kind: str,
-               weights: jax.Array | None) -> Statistic:
+def _of_groups(rows: jax.Array, sizes: jax.Array, kind: str) -> Statistic:
   """The statistic of rows in consecutive groups, each with its own kernel."""
-  rows, _ = _weighed(product, weights)
   ends = jnp.cumsum(sizes)
   group = jnp.searchsorted(ends, jnp.arange(len(rows)), side='right')
 

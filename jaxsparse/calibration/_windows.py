@@ -74,7 +74,8 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
     fn: the function `fn(params, *inputs)` of the model in evaluation mode.
     params: the pruned parameters, from `one_shot`.
     masks: the masks of the parameters, from `one_shot`.
-    batches: an iterable of batches of inputs; a tuple holds several arguments.
+    batches: an iterable of batches of inputs; a tuple, but no NamedTuple, holds
+      several arguments.
       Each step takes one batch.
     dense: the parameters before pruning.
     steps: the number of training steps of each window; steps cycle through the

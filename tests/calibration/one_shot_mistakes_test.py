@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -119,6 +120,25 @@ def test_what_is_not_seen_is_an_error():
   params = {'a': array(8, 8), 'b': array(8, 8), 'c': array(8, 8)}
   with pytest.raises(ValueError, match='not contracted|cannot be found'):
     jaxsparse.one_shot(fn, params, X, {'a': HALF, 'c': HALF})
+
+
+@pytest.mark.parametrize('sparsity', [
+    50, jnp.float32(50), np.array(-1.), {'a': jnp.float32(1.5)}])
+def test_a_sparsity_that_is_no_fraction_is_an_error_also_as_an_array(sparsity):
+  with pytest.raises(ValueError, match=r'the fraction pruned, in \[0, 1\]'):
+    jaxsparse.one_shot(lambda p, x: x @ p['a'], {'a': array(8, 8)}, X,
+                       jaxsparse.unstructured(), 'wanda', sparsity)
+
+
+def test_a_named_tuple_is_one_argument():
+  class Batch(NamedTuple):
+    image: jax.Array
+    label: int
+  x, params = array(9, 8), {'a': array(8, 8)}
+  prune = lambda fn, batch: jaxsparse.one_shot(fn, params, [batch], HALF)[0]
+  np.testing.assert_array_equal(
+      prune(lambda p, batch: batch.image @ p['a'], Batch(x, 1))['a'],
+      prune(lambda p, image, label: image @ p['a'], (x, 1))['a'])
 
 
 def test_experts_that_met_nothing_are_told():

@@ -176,6 +176,10 @@ def test_experts_have_one_each(kind):
   assert_near(stats['w'].sum, np.stack([of_rows(part, kind) for part in (
       rows[:2], rows[:0], rows[2:])]))
   assert stats['w'].count.tolist() == [2, 0, 3]
+  # Nobody knows how rows were sorted by expert.
+  with pytest.raises(ValueError, match='not supported for ragged products'):
+    input_statistics(lambda p, x: lax.ragged_dot(x, p['w'], sizes), p, rows,
+                     weights=jnp.ones(5), kind=kind)
 
 
 @pytest.mark.parametrize('fn, shape', [
