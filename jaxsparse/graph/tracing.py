@@ -59,6 +59,20 @@ class Product(NamedTuple):
   lost: bool = False
 
 
+class Units(NamedTuple):
+  """Where in a parameter units are: the path, the axis, and their indices."""
+  path: str
+  axis: int
+  start: int
+  stride: int
+  size: int
+
+  @classmethod
+  def of(cls, path: str, place: axes_lib.Place) -> 'Units':
+    return cls(path, place.axis, place.starts[place.axis], place.stride,
+               place.leaf.size)
+
+
 class Reading(NamedTuple):
   """The result of `read`.
 
@@ -86,10 +100,10 @@ class Reading(NamedTuple):
         if place.leaf.size > 1:
           yield path, place
 
-  def sizes(self) -> collections.Counter[tuple[str, int, int]]:
-    """Of all that parameters are made of: path, axis, and number of units."""
+  def units(self) -> collections.Counter[Units]:
+    """Of all that parameters are made of, where it is."""
     return collections.Counter(
-        (path, place.axis, place.leaf.size) for path, place in self.places())
+        Units.of(path, place) for path, place in self.places())
 
   def counts(self) -> list[tuple[str, int]]:
     """How many indices that are no units of parameters primitives go over.

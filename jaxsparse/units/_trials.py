@@ -27,6 +27,7 @@ from jaxsparse.graph import tracing
 from jaxsparse.units import checking
 from jaxsparse.units import removal
 from jaxsparse.units import ties as ties_lib
+from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
 from jaxsparse.units.ties import Ties
 
@@ -70,6 +71,8 @@ def tried(ties: Mapping[Tie, str | None], trial: 'Trial') -> tuple[Tie, ...]:
                *([key] for key in kinds if key[1] is not None)):
     verdicts = trial.verdicts([tuple(kinds[key]) for key in some])
     found |= {tie: v for kind, v in verdicts.items() for tie in kind}
+  found |= trial.crowds([tie for tie, verdict in found.items()
+                         if verdict is None])
 
   def told(tie, number):
     if tie.fixed or tie.kept:
@@ -107,13 +110,13 @@ class Trial:
     read = tracing.read_jaxpr(*self._trace, opened=True)
     arrays = {place.leaf: read.shapes[path] for path, place in read.places()
               if path.startswith(tracing.CLOSED_OVER)}
-    found = {(path, place.axis, place.starts[place.axis], place.stride,
-              place.leaf.size): arrays[place.leaf]
+    found = {tracing.Units.of(path, place): arrays[place.leaf]
              for path, place in read.places() if place.leaf in arrays}
     whys = {}
     for tie in self._ties:
       for m in tie.members:
-        shape = found.get((m.path, m.axis, m.start, m.stride, tie.size))
+        shape = found.get(tracing.Units(
+            m.path, m.axis, m.start, m.stride, tie.size))
         if shape is not None:
           whys[tie] = (
               f'an array of shape {tuple(shape)} that is closed over has an '
@@ -142,6 +145,26 @@ class Trial:
       found[kind] = self._compared(kind, _half, verdict)
     return found
 
+  def crowds(self, ties: Iterable[Tie]) -> dict[Tie, str]:
+    """Why some ties keep their units: they share an axis, and must be alike.
+
+    So it is if a function splits an axis into halves, however long it is.
+    """
+    there = collections.defaultdict(dict)
+    for tie in ties:
+      for m in tie.members:
+        there[m.path, m.axis, tie.shape][tie] = None
+    crowds = dict.fromkeys(
+        tuple(crowd) for crowd in there.values() if len(crowd) > 1)
+
+    def differ(some):
+      return self._traced([crowd[:1] for crowd in some], _one) is not None
+    if not crowds or not differ(crowds):
+      return {}
+    return {tie: 'must lose as many units as ' + trees.few(
+        [other.name for other in crowd if other != tie])
+            for crowd in crowds if differ([crowd]) for tie in crowd}
+
   def _bisected(self, kinds: Sequence[Kind], gone: _Gone
                 ) -> dict[Kind, _Verdict]:
     """The verdict on each kind; together, as long as nothing is found."""
@@ -164,7 +187,8 @@ class Trial:
     try:
       with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        traced = tracing.trace(self._fn, self._smaller(keep), *self._inputs)
+        plan = removal.plan(self._ties, keep)
+        traced = tracing.trace(self._fn, self._smaller(plan), *self._inputs)
     # What is left is not rectangular, or whatever a function says of sizes that
     # it was not made for.
     except Exception as error:
@@ -176,17 +200,35 @@ class Trial:
     for (name, old), (_, new) in zip(self._counts, read.counts()):
       if old != new:
         return f'{name} over {old}, which becomes {new}'
-    units = read.sizes()
+    units = read.units()
     expected = collections.Counter(
-        (m.path, m.axis, tie.size - gone(tie.size) * (tie.name in keep))
+        self._left(plan, tie, m, gone(tie.size) * (tie.name in keep))
         for tie in self._ties for m in tie.members)
-    # A head of 2 that is reshaped to heads of 3 runs, with fewer heads.
+    # A head of 2 that is reshaped to heads of 3 runs, with fewer heads; and a
+    # slice of the first 4 with one of them that was the fifth.
     missed = (units - expected) + (expected - units)
-    return 'sizes of its own' if any(n > 1 for _, _, n in missed) else None
+    return 'sizes of its own' if any(u.size > 1 for u in missed) else None
 
-  def _smaller(self, keep: Mapping[str, np.ndarray]) -> ArrayTree:
+  def _left(self, plan: removal.Plan, tie: Tie, m: Member, gone: int
+            ) -> tracing.Units:
+    """Where units of a tie are in a member after the first ones are gone."""
+    # The indices of two units in each of their groups, in order.
+    pairs = m.start + m.stride * np.array([[gone, gone + 1]])
+    groups = [(n, by) for n, (axis, by) in zip(tie.along, m.along)
+              if axis == m.axis]
+    for n, by in (*m.repeats, *groups):
+      pairs = (pairs + by * np.arange(n)[:, None, None]).reshape(-1, 2)
+    pairs = pairs[pairs[:, 0].argsort(kind='stable')]
+    for axis, at in plan.left(m.path, self.shapes[m.path]):
+      if axis == m.axis:  # Whole groups may be gone.
+        left = pairs[np.isin(pairs, at).all(1)]
+        pairs = np.searchsorted(at.ravel(), left if len(left) else pairs)
+    start, following = pairs[0].tolist()
+    return tracing.Units(
+        m.path, m.axis, start, following - start, tie.size - gone)
+
+  def _smaller(self, plan: removal.Plan) -> ArrayTree:
     """The shapes of parameters of which only some units are kept."""
-    plan = removal.plan(self._ties, keep)
     return trees.map_with_path(lambda path, w: jax.ShapeDtypeStruct(
         plan.shape(path, self.shapes[path]), jnp.result_type(w)), self._params)
 

@@ -192,6 +192,50 @@ def test_sizes_in_the_code_are_told_though_the_function_runs():
     assert dims.kept == 'sizes of its own'
 
 
+@pytest.mark.parametrize('check', [True, False])
+def test_halves_of_a_size_in_the_code_are_told_though_the_function_runs(check):
+  def apply(p, x):
+    h = x @ p['in']
+    return jnp.concatenate([jnp.tanh(h[:, :4]), h[:, 4:]], -1) @ p['out']
+  params = weights({'in': (5, 8), 'out': (8, 3)})
+  ties = jaxsparse.infer_ties(
+      apply, params, np.ones((2, 5), np.float32), check=check)
+  assert [t.kept for t in ties.free] == ['sizes of its own'] * 2
+
+
+@pytest.mark.parametrize('check', [True, False])
+@pytest.mark.parametrize('out, apply', [
+    ({'out': (8, 3)}, lambda p, a, b: jnp.concatenate([a, b], -1) @ p['out']),
+    ({'a': (4, 3), 'b': (4, 3)}, lambda p, a, b: a @ p['a'] + b @ p['b'])])
+def test_halves_of_any_size_must_be_as_long_as_each_other(out, apply, check):
+  def fn(p, x):
+    a, b = jnp.split(x @ p['in'], 2, -1)
+    return apply(p, jnp.tanh(a), jax.nn.relu(b))
+  x = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
+  first, second = jaxsparse.infer_ties(
+      fn, weights({'in': (5, 8), **out}), x, check=check).free
+  assert first.kept == f'must lose as many units as {second.name}'
+  assert second.kept == f'must lose as many units as {first.name}'
+
+
+def test_parts_of_an_axis_that_end_where_another_array_says_are_no_halves():
+  def fn(p, x):
+    h, n = x @ p['in'], p['bias'].shape[0]
+    a, b = jnp.tanh(h[:, :n] + p['bias'][None]), jax.nn.relu(h[:, n:])
+    return jnp.concatenate([a, b], -1) @ p['out']
+  params = weights({'in': (5, 8), 'bias': (4,), 'out': (8, 3)})
+  x = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
+  ties = jaxsparse.infer_ties(fn, params, x)
+  first, second = ties.free
+  assert (first.kept, second.kept) == (None, None)
+  keep = {first.name: np.arange(4) < 3, second.name: np.arange(4) % 2 < 1}
+  whole = np.concatenate([keep[tie.name] for tie in sorted(
+      ties.free, key=lambda tie: tie.members[-1].start)])
+  params['out'] = jnp.where(whole[:, None], params['out'], 0.)
+  np.testing.assert_allclose(
+      fn(jaxsparse.slim(params, ties, keep), x), fn(params, x), rtol=1e-5)
+
+
 def test_what_does_not_take_smaller_arrays_is_not_tried():
   class MLP(nn.Module):
 
