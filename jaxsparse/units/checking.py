@@ -198,3 +198,24 @@ def nearby(w: Any, rng: np.random.Generator, *, by: float = 1.,
     more = by * .1 * noise * np.sqrt(np.square(x).mean())
   # Of NumPy, which permutes without a program for each shape.
   return (x * scale + more).astype(jnp.result_type(w))
+
+
+def others(x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+  """Two other inputs, so that what depends on them is no constant by accident.
+
+  Of whole numbers and bools that are all the same, one of both is another.
+  """
+  x = jnp.asarray(x)
+  if not x.size or jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+    return x, x
+  if jnp.issubdtype(x.dtype, jnp.inexact):
+    first, second = (
+        rng.uniform(.5, 1.5, x.shape) * x.astype(np.float32) + rng.uniform(
+            0., .1, x.shape) for _ in range(2))
+  else:
+    low, high = (0, 1) if x.dtype == bool else (int(x.min()), int(x.max()))
+    if low == high:  # A lower index is one, too.
+      low, high = (low - 1, high) if low > 0 else (low, high + 1)
+    first = rng.integers(low, high, x.shape, endpoint=True)
+    second = high - (first - low)
+  return first.astype(x.dtype), second.astype(x.dtype)

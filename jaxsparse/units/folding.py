@@ -25,6 +25,7 @@ from jaxsparse.graph.operands import Reader
 from jaxsparse.graph.operands import Readers
 from jaxsparse.graph.operands import Seen
 from jaxsparse.graph.operands import Vector
+from jaxsparse.units import checking
 from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.ties import Member
 from jaxsparse.units.ties import Tie
@@ -120,7 +121,7 @@ def fold_constants(fn: Callable[..., Any], params: ArrayTree,
   rng = np.random.default_rng(0)
   leaves, structure = jax.tree.flatten(inputs)
   like = [inputs, *(jax.tree.unflatten(structure, some) for some in zip(
-      *(_others(x, rng) for x in leaves)))]
+      *(checking.others(x, rng) for x in leaves)))]
   discrete = any(not jnp.issubdtype(jnp.result_type(x), jnp.inexact)
                  for x in leaves)
   makers = {m.path for tie in ties for m in _members(tie, 'makes')}
@@ -170,27 +171,6 @@ def _check(ties: Sequence[Tie], arrays: Mapping[str, np.ndarray]) -> None:
 
 def _members(tie: Tie, role: str) -> list[Member]:
   return [member for member in tie.members if member.role == role]
-
-
-def _others(x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
-  """Two other inputs, so that what depends on them is no constant by accident.
-
-  Of whole numbers and bools that are all the same, one of both is another.
-  """
-  x = jnp.asarray(x)
-  if not x.size or jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
-    return x, x
-  if jnp.issubdtype(x.dtype, jnp.inexact):
-    first, second = (
-        rng.uniform(.5, 1.5, x.shape) * x.astype(np.float32) + rng.uniform(
-            0., .1, x.shape) for _ in range(2))
-  else:
-    low, high = (0, 1) if x.dtype == bool else (int(x.min()), int(x.max()))
-    if low == high:  # A lower index is one, too.
-      low, high = (low - 1, high) if low > 0 else (low, high + 1)
-    first = rng.integers(low, high, x.shape, endpoint=True)
-    second = high - (first - low)
-  return first.astype(x.dtype), second.astype(x.dtype)
 
 
 def _random(w: np.ndarray, rng: np.random.Generator) -> np.ndarray:

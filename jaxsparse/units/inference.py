@@ -58,7 +58,8 @@ def infer_ties(fn: Callable[..., Any], params: ArrayTree, *inputs: Any,
   Args:
     fn: any function that JAX can trace.
     params: the first argument: weights, and running averages.
-    *inputs: the other arguments; a small batch is enough.
+    *inputs: the other arguments; a small batch is enough. Sequences should have
+      several tokens, since the scale of the logits of one does not show.
     check: whether to run `check_ties` on the result. The check is skipped if
       parameters or inputs are only shapes. Without it, units are kept if any
       number in the function changes with fewer units, whether or not outputs

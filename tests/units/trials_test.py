@@ -169,9 +169,28 @@ def test_what_does_not_take_half_of_the_units_is_tried_with_one_less(check):
   assert tie.kept is None and tie.untried is None
 
 
+@pytest.mark.parametrize('x, scale', [
+    (np.ones((5, 16), np.float32), lambda d: d**-.5),
+    (np.ones((5, 16), np.float32), lambda d: 3 / d),
+    (np.zeros(5, int), lambda d: 3 / d),
+    # Of one token no logits matter; but that number is known.
+    (np.ones((1, 16), np.float32), lambda d: d**-.5)])
+def test_inputs_that_hide_a_scale_prove_nothing(x, scale):
+  rng = np.random.default_rng(0)
+  p = {name: rng.normal(size=(16, 8)).astype(np.float32) for name in 'qkvo'}
+  p |= {'o': p['o'].T, 'table': rng.normal(size=(16, 16)).astype(np.float32)}
+
+  def apply(p, x):
+    x = p['table'][x] if x.ndim == 1 else x
+    q, k, v = (x @ p[name] for name in 'qkv')
+    return jax.nn.softmax(q @ k.T * scale(q.shape[-1])) @ v @ p['o']
+  dims, = jaxsparse.infer_ties(apply, p, x).of('q', 1)
+  assert 'which becomes' in dims.kept
+
+
 def test_a_number_that_makes_no_difference_keeps_nothing_if_it_can_be_run():
   def normed(h):
-    h = h * h.shape[-1]**-.5
+    h = h * (32 / h.shape[-1])
     return h / jnp.sqrt(jnp.square(h).sum(-1, keepdims=True))
   assert _hidden(normed, 8).kept is None
   assert _hidden(normed, 8, check=False).kept
