@@ -265,8 +265,8 @@ class Trial:
         lambda w: checking.nearby(w, rng, by=by), self._params)
     # A bool may say what the function does.
     inputs = jax.tree.map(
-        lambda x: x if jnp.result_type(x) == bool else checking.others(
-            x, rng)[0], self._inputs)
+        lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.bool_)
+        else checking.others(x, rng)[0], self._inputs)
     keep = _keep(kind, gone)
     unread = _unread(moved, kind, keep)
     smaller = removal.slim(unread, self._ties, keep)
