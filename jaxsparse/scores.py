@@ -20,7 +20,6 @@ drops the unused result of each call. So an accumulator costs one multiply-add a
 step, and other scores cost nothing at steps that make no mask.
 """
 
-import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -158,18 +157,6 @@ def _accumulator(dtype: DTypeLike | None) -> Callable[[Any], Any]:
   return lambda _: jnp.dtype(dtype)
 
 
-def _if_finite(grads: ArrayTree, new: ArrayTree, old: ArrayTree) -> ArrayTree:
-  """The new sums, or the old ones if a gradient is not finite.
-
-  Optimizers skip such a step (`optax.apply_if_finite`), and one NaN would stay
-  in a sum forever.
-  """
-  good = functools.reduce(jnp.logical_and, (
-      jnp.isfinite(g).all() for g in jax.tree.leaves(grads)),
-                          jnp.ones((), bool))
-  return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
-
-
 def _sum(a: float, old: jax.Array, b: float, new: jax.Array) -> jax.Array:
   """`a * old + b * new` in float32 or wider, rounded once to the dtype of old.
   """
@@ -230,7 +217,7 @@ def snip_momentum(decay: float = 1.0, scale: float = 0.9, *,
     accumulated = jax.tree.map(
         lambda s, p: _sum(decay, s, scale, p), state.accumulated,
         _products(grads, params if point is None else point))
-    accumulated = _if_finite(grads, accumulated, state.accumulated)
+    accumulated = numerics.if_finite(grads, accumulated, state.accumulated)
     return accumulated, SnipMomentumState(accumulated)
 
   return Score(init, update)
@@ -283,7 +270,7 @@ def momentum(decay: float = 0.9, *, dtype: DTypeLike | None = None) -> Score:
       return None, state
     mean = jax.tree.map(
         lambda m, g: _sum(decay, m, 1. - decay, g), state.mean, grads)
-    mean = _if_finite(grads, mean, state.mean)
+    mean = numerics.if_finite(grads, mean, state.mean)
     return jax.tree.map(jnp.abs, mean), MomentumState(mean)
 
   return Score(init, update)

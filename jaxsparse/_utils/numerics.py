@@ -24,6 +24,23 @@ def wide(x: jax.Array) -> jax.Array:
   return x.astype(at_least_float32(x.dtype))
 
 
+def all_finite(tree: Any) -> jax.Array:
+  """Whether no number in a tree of arrays is infinite or NaN."""
+  return functools.reduce(jnp.logical_and, (
+      jnp.isfinite(x).all() for x in jax.tree.leaves(tree)),
+                          jnp.ones((), bool))
+
+
+def if_finite(grads: Any, new: T, old: T) -> T:
+  """The new sums, or the old ones if a gradient is not finite.
+
+  Optimizers skip such a step (`optax.apply_if_finite`), and one NaN would stay
+  in a sum forever.
+  """
+  good = all_finite(grads)
+  return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
+
+
 @jax.jit  # Traced once for all arrays of one shape.
 def uniform_like(x: jax.Array, words: jax.Array) -> jax.Array:
   """Random float32 numbers in [0, 1) in the shape and the layout of `x`.

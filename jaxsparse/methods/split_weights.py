@@ -78,7 +78,8 @@ def elsa(patterns: rules.Patterns,
       by distance. A number is the decay of running means `v` of squared
       gradients, Adam's b2; the copy then keeps the largest
       `sqrt(v) * |x + u|`, the nearest point by weighted distance. It costs one
-      more float32 copy of all sparse parameters.
+      more float32 copy of all sparse parameters. The means leave out steps with
+      gradients that are not finite.
 
   Returns:
     A `Method`: a rule and a flow. The state of the rule is an `ElsaState`.
@@ -160,9 +161,10 @@ def _projections(patterns: rules.Patterns, distribution: Any,
     weights, step = base.sparse_only(params, shapes), state.count + 1
     second = state.second
     if fisher is not None:
-      second = jax.tree.map(
+      sparse = base.sparse_only(grads, shapes)
+      second = numerics.if_finite(sparse, jax.tree.map(
           lambda v, g: fisher * v + (1. - fisher) * jnp.square(
-              g.astype(v.dtype)), second, base.sparse_only(grads, shapes))
+              g.astype(v.dtype)), second, sparse), second)
 
     def new():
       near = jax.tree.map(

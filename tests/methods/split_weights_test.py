@@ -111,6 +111,17 @@ def test_combine_gives_each_pull_to_its_own_parameters():
   assert not np.asarray(updates['b']['kernel']).any()
 
 
+def test_a_gradient_that_is_not_finite_leaves_the_means_alone():
+  rule = methods.elsa(
+      {'.*': jaxsparse.unstructured()}, .5, 10, every=5, fisher=.5).rule
+  w, means = jnp.arange(1., 5.), []
+  state, update = rule.init(w), jax.jit(rule.update)
+  for g in (2., jnp.inf, 4.):
+    _, state = update(w.at[0].set(g), state, w)
+    means.append(float(state.second[0]))
+  assert means == [2., 2., 9.]
+
+
 def test_an_eager_state_may_be_donated():
   tx = jaxsparse.sparsify(optax.sgd(.1), methods.elsa(
       {'.*': jaxsparse.unstructured()}, .5, 10, every=5, fisher=.9))
