@@ -136,13 +136,21 @@ def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
   Let `p` be the share of positive units among the active ones; a zero counts as
   positive. Of `n` dropped units, `floor(n * p)` are the smallest positive ones,
   and the others are the negative ones nearest to zero. This scope needs the
-  score `signed_magnitude`.
+  score `signed_magnitude`, and patterns whose units are single weights: the
+  signed weights of a block would cancel.
 
   References:
     Mocanu et al., `Scalable Training of Artificial Neural Networks with
     Adaptive Sparse Connectivity <https://arxiv.org/abs/1707.04780>`_, 2018
   """
   _check_whole('per_sign', layers)
+  for layer in layers:
+    if layer.pattern.grid(layer.shape) != layer.shape:
+      raise ValueError(
+          f'{layer.path}: the scope per_sign needs patterns whose units are '
+          f'single weights, got {layer.pattern}: the signed weights of a unit '
+          'would cancel. Write unstructured(), or for SET with such units '
+          'by_sign=False (scopes.per_layer and the score magnitude()).')
   have = counts.total_each([layer.open for layer in layers])
   above = counts.total_each([
       layer.open & (layer.scores >= 0) for layer in layers])

@@ -146,6 +146,17 @@ def test_per_sign_rounds_the_exact_share():
   assert (~mask[:14]).sum() == 7
 
 
+@pytest.mark.parametrize('pattern', [
+    jaxsparse.block((1, 2)), jaxsparse.channel(-1)], ids=str)
+def test_per_sign_refuses_units_whose_weights_would_cancel(pattern):
+  shape = (4, 2)
+  units = jnp.ones(pattern.grid(shape), bool)
+  layer = scopes.Layer('a/kernel', pattern, shape, units.astype(jnp.float32),
+                       units, ~units, units)
+  with pytest.raises(ValueError, match='a/kernel.*per_sign.*single.*Write'):
+    scopes.per_sign([layer], [counts.exactly(1)])
+
+
 def test_above_one_keeps_what_reaches_one():
   layers = [x._replace(scores=x.scores.at[:2].set(jnp.array([1., .99999994])),
                        open=x.open.at[:2].set(True)) for x in _layers()]

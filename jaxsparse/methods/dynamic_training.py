@@ -69,8 +69,9 @@ def set_training(patterns: rules.Patterns, sparsity: Sparsity,
     end: the last step at which connections move; by default the last step of
       training.
     by_sign: whether to drop the smallest positive and the largest negative
-      weights in proportion to their numbers, as the paper does. By default the
-      smallest magnitudes are dropped, as in most later work.
+      weights in proportion to their numbers, as the paper does. It needs
+      `unstructured()` patterns. By default the smallest magnitudes are dropped,
+      as in most later work.
     seed: the seed of the first masks and of random growth.
 
   Returns:
