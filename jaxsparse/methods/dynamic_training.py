@@ -20,7 +20,9 @@ says how layers compete.
 | `mest` | magnitudes and gradients | random numbers | keep their counts |
 | `chase` | magnitudes, and whole channels | gradients | compete for all |
 
-`sparsity` is the fraction pruned, or a distribution over layers.
+`sparsity` is the fraction pruned, or a distribution over layers. Each group of
+a pattern rounds the share that it exchanges down, so patterns of small groups
+need larger shares: 30% of the 2 active weights of a 2:4 group are none.
 
 In all methods, a weight that one exchange drops and grows again keeps its value
 and its moments (as in the released code of RigL and GraNet; the code of MEST

@@ -4,6 +4,7 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsparse import distributions
@@ -12,6 +13,7 @@ from jaxsparse import scopes
 from jaxsparse import scores as scores_lib
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils import warning
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.exact_counts import Count
@@ -21,6 +23,7 @@ from jaxsparse.rules.base import RuleState
 
 Share = float | Callable[[jax.Array], jax.typing.ArrayLike]
 _SHARE = arguments.or_function(arguments.number(0, 1, write='0.3'))
+_LOOK_AHEAD = 10_000  # Steps in which an exchange should move a connection.
 
 
 @arguments.checked(
@@ -77,7 +80,10 @@ def prune_and_grow(
     when: a function from step to bool, true at the steps with an exchange;
       every 100 steps by default.
     fraction: the share of active units that an exchange replaces: a number in
-      [0, 1], or an optax schedule, whose values are clipped to [0, 1].
+      [0, 1], or an optax schedule, whose values are clipped to [0, 1]. Each
+      group rounds its share down: 30% of the 2 units of a 2:4 group are none.
+      It takes 50% there, and more than that if a schedule begins to fall before
+      the first exchange.
     drop: the score by which active units stay; `magnitude()` by default.
     init: the score of the first masks; `random(0)` by default, as in the
       papers. Write `random(seed)` for other topologies.
@@ -107,6 +113,10 @@ def prune_and_grow(
 
   Raises:
     ValueError: from `init`, see `rules.resolve`; or if a sparsity is missing.
+
+  Warns:
+    UserWarning: from `init`, if all groups are so small that no exchange of the
+      first 10,000 steps would move a connection.
 
   References:
     Evci et al., `Rigging the Lottery: Making All Tickets Winners
@@ -147,6 +157,8 @@ def prune_and_grow(
   def init_fn(params):
     shapes = base.resolve(patterns, params)
     sparse = base.sparse_only(params, shapes)
+    if drop_scope is scopes.per_layer and schedule is None:
+      _warn_of_small_groups(sparse, shapes, when, fraction, surplus or 0.)
     make = lambda: base.initial_scores(first, sparse)
     if jax.eval_shape(make) is None:
       raise ValueError(
@@ -210,6 +222,39 @@ def prune_and_grow(
         grow, base.sparse_only(params, shapes), state.scores[1], due))
 
   return base.Rule(init_fn, update)
+
+
+def _warn_of_small_groups(sparse: Any, shapes: Any, when: schedules.When,
+                          fraction: Share, surplus: Share) -> None:
+  """Warns if the shares to move are less than a unit in every group."""
+  rows = [(path, pattern, *pattern.sizes(jnp.shape(w)))
+          for path, w, pattern in trees.align(sparse, shapes) if jnp.size(w)]
+  if not rows or any(groups == 1 for _, _, groups, _ in rows):
+    return  # The shares of whole layers are not worth a compilation.
+
+  def highest():
+    return [jnp.where(jax.vmap(when)(steps), jax.vmap(
+        lambda step, share=share: _at(share, step))(steps), 0.).max()
+            for share in (fraction, surplus)]
+  steps = np.arange(1, _LOOK_AHEAD + 1)
+  with jax.ensure_compile_time_eval():
+    shares = jax.jit(highest)()
+  if any(isinstance(share, jax.core.Tracer) for share in shares):
+    return  # A hyperparameter that is traced.
+  fewer, more = map(float, shares)
+  # Bounds of patterns say how many units are active at most.
+  active = [selection.final_count(size, p.min_sparsity if p.sparsity is None
+                                  else p.sparsity) for _, p, _, size in rows]
+  if fewer + more > 0 and not any(
+      # With the tolerance of `share_of`.
+      fewer * n + 1e-3 >= 1 or more * size + 1e-3 >= 1
+      for n, (*_, size) in zip(active, rows)):
+    warning.warn(
+        f'No connection would move in the first {_LOOK_AHEAD:,} steps: each '
+        'group moves its share of units, rounded down, and the largest share, '
+        f'{max(fewer, more):.3g}, is less than one unit in the groups of '
+        f'{trees.few([path for path, *_ in rows])} ({rows[0][1]}). Write a '
+        'larger share, or patterns with larger groups, such as nm(8, 16).')
 
 
 def _reads_dense(grow: scores_lib.Score, sparse: Any, state: Any,

@@ -1,5 +1,7 @@
 """`prune_and_grow`: exact exchanges, whatever the scores and the units."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,25 @@ def test_a_fraction_is_clipped(fraction, changes):
   assert (changes == 0) == (
       fresh == np.asarray(masks[0]['a']['kernel'])).all()
   assert (changes == 64) == (fresh.ravel() == expected).all()
+
+
+@pytest.mark.parametrize('fraction, moves', [
+    (.3, False), (lambda step: .5 * schedules.fade_cosine(0, 100)(step), False),
+    (.5, True), (schedules.linear(0, 1000), True),
+    (0., True)])  # The last is what one asked for.
+def test_shares_of_less_than_a_unit_are_told(fraction, moves):
+  """A warning is an error in all tests."""
+  rule = _rule({'.*kernel': jaxsparse.nm(2, 4)}, fraction=fraction,
+               when=schedules.every(10))
+  expected = contextlib.nullcontext() if moves else pytest.warns(
+      UserWarning, match='a/kernel.*larger')
+  with expected:
+    jax.eval_shape(rule.init, _params())
+
+
+def test_a_fraction_that_is_traced_is_not_looked_at():
+  jax.eval_shape(lambda fraction: _rule(
+      {'.*kernel': jaxsparse.nm(2, 4)}, fraction=fraction).init(_params()), .3)
 
 
 def test_a_fraction_is_the_number_one_wrote():
