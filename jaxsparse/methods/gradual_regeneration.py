@@ -45,7 +45,8 @@ def granet(patterns: rules.Patterns, sparsity: float, total_steps: int, *,
     sparsity: the fraction of all sparse parameters that is pruned at the end.
     total_steps: the length of training, in steps.
     initial_sparsity: the sparsity at the start, shared by `erk`. With 0
-      training starts dense, which the paper calls dense-to-sparse.
+      training starts dense, which the paper calls dense-to-sparse. The sparsity
+      of a pattern with its own rises in the same proportion.
     fraction: the share of a layer's active weights that the first exchange
       replaces.
     last_fraction: the share of a layer's active weights that is replaced at the

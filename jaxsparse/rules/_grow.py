@@ -100,7 +100,8 @@ def prune_and_grow(
       sparsity from the start by default. With a schedule that starts above 0,
       such as `schedules.from_initial`, training starts sparse.
     init_sparsity: the sparsity of the first masks, or a distribution; by
-      default `schedule(0)` times the final sparsity.
+      default `schedule(0)` times the final sparsity. A pattern with its own
+      sparsity starts at `schedule(0)` times that in any case.
 
   Returns:
     A rule, an `optax.GradientTransformationExtraArgs` with masks as updates.
@@ -164,9 +165,16 @@ def prune_and_grow(
       raise ValueError(
           'prune_and_grow(init=...) needs a score without gradients, got one '
           'that reads them. Write e.g. init=scores.random(0), or magnitude().')
-    masks = selection.select_each(
-        make, shapes, distributions.budgets(at_first, make, shapes, (
-            progress(0) if init_sparsity is None else 1.)))
+    kept = distributions.budgets(at_first, make, shapes, (
+        progress(0) if init_sparsity is None else 1.))
+    if init_sparsity is not None and schedule is not None:
+      # Of patterns with their own sparsity, which only the schedule raises.
+      own = distributions.budgets(
+          distributions.uniform(0.), make, shapes, progress(0))
+      kept = jax.tree.map(
+          lambda pattern, k, o: k if pattern.sparsity is None else o, shapes,
+          kept, own)
+    masks = selection.select_each(make, shapes, kept)
     if surplus is not None:
       masks = to_the_bound(masks, shapes, make)
     states = drop.init(sparse), grow.init(sparse)

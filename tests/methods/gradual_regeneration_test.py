@@ -2,6 +2,8 @@
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -99,3 +101,16 @@ def test_dense_to_sparse_begins_dense():
 def test_what_cannot_be_is_a_taught_error(options, message):
   with pytest.raises(ValueError, match=message):
     methods.granet(exchanges.FREE, .8, 100, **{'every': 4, **options})
+
+
+def test_a_pattern_with_its_own_sparsity_never_gets_denser():
+  params = {'a': jnp.arange(1., 101.), 'b': jnp.arange(1., 101.)}
+  rule = methods.granet({
+      'a': jaxsparse.unstructured(), 'b': jaxsparse.unstructured(sparsity=.8)},
+                        .9, 30, every=3).rule
+  state, active, update = rule.init(params), [], jax.jit(rule.update)
+  for _ in range(10):
+    active.append(int(state.masks['b'].sum()))
+    _, state = update(params, state, params)
+  # 5/9 of its sparsity at first, as of the other's; all of it by step 9.
+  assert active == [56, 56, 56, 31, 31, 31, 21, 21, 21, 20]
