@@ -12,6 +12,7 @@ from jaxsparse import schedules
 from jaxsparse import scopes
 from jaxsparse import scores as scores_lib
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils import warning
 from jaxsparse.masks import exact_counts as counts
@@ -68,6 +69,8 @@ def prune_and_grow(
   Under the flow `hard`, pruned weights that grow start at zero with the
   optimizer's initial moments, and take part in the step that grows them.
   Weights that one exchange drops and grows again keep their values and moments.
+  If a score reads gradients and one of these is not finite, an exchange
+  replaces no weight; it still sets the budget, and a surplus.
   `jaxsparse.methods` has SET, DSR, SNFS, RigL, ITOP, MEST, Chase and GraNet,
   each a few lines over this rule.
 
@@ -187,6 +190,7 @@ def prune_and_grow(
         patterns, state, grads, params, updates, **extra_args)
 
     own = when(step)
+    sparse = base.sparse_only(params, shapes)
 
     def layers():
       """Made again wherever they are read: no step holds scores."""
@@ -209,11 +213,15 @@ def prune_and_grow(
         budgets = {path: k.count for path, _, k in trees.align(
             base.sparse_only(state.masks, shapes), kept)}
       apart = anew and surplus is None  # The budgets are those of layers.
+      replaces = own & (not anew)
+      if any(_reads_gradients(score, sparse) for score in (drop, grow)):
+        # A NaN would be the lowest score of trained weights.
+        replaces &= numerics.all_finite(base.sparse_only(grads, shapes))
       new = _exchange(
           layers, budgets, scopes.per_layer if anew else drop_scope,
           scopes.per_layer if apart else grow_scope,
           # A requested `act` only makes room; it does not replace weights.
-          jnp.where(own & (not anew), _at(fraction, step), 0.),
+          jnp.where(replaces, _at(fraction, step), 0.),
           _at(surplus or 0., step))
       return trees.map_with_path(
           lambda path, m: new.get(path, m),
@@ -227,7 +235,7 @@ def prune_and_grow(
     due = due | begins
     scores = tuple(scored(s, t)[1] for s, t in zip((drop, grow), state.scores))
     return masks, RuleState(step, masks, scores, _reads_dense(
-        grow, base.sparse_only(params, shapes), state.scores[1], due))
+        grow, sparse, state.scores[1], due))
 
   return base.Rule(init_fn, update)
 
@@ -271,11 +279,15 @@ def _reads_dense(grow: scores_lib.Score, sparse: Any, state: Any,
 
   A score with a state accumulates them at every step.
   """
-  # By shapes: a step makes no scores only to know that it could.
-  if jax.eval_shape(
-      lambda w: base.initial_scores(grow, w), sparse) is not None:
+  if not _reads_gradients(grow, sparse):
     return None
   return jnp.asarray(due) | bool(jax.tree.leaves(state))
+
+
+def _reads_gradients(score: scores_lib.Score, sparse: Any) -> bool:
+  # By shapes: a step makes no scores only to know that it could.
+  return jax.eval_shape(
+      lambda w: base.initial_scores(score, w), sparse) is None
 
 
 class _Layer(NamedTuple):

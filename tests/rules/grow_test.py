@@ -51,12 +51,21 @@ def _flat(tree):
 
 @pytest.fixture(scope='module', params=['float32', 'bfloat16'], name='exchange')
 def _exchange(request):
-  """Params, masks and an exchange of 30%, compiled once per dtype."""
-  rule = _rule(sparsity=.7, fraction=.3)
+  """Params, masks and an exchange of 30%, compiled once per dtype.
+
+  The scores to grow by are given, because a rule replaces nothing where
+  gradients are not finite.
+  """
+  def update(grads, state, params=None, *, given=None, **extra_args):
+    del grads, extra_args
+    return params if given is None else given, state
+  rule = _rule(sparsity=.7, fraction=.3, grow=jaxsparse.scores.Score(
+      lambda params: (), update))
   params = jax.tree.map(lambda x: x.astype(request.param), _params(0))
   state = rule.init(params)
   return params, state, jax.jit(
-      lambda g, w: rule.update(g, state, w)[0])
+      lambda g, w: rule.update(w, state, w, given={
+          'a': {'kernel': jnp.abs(g['a']['kernel']), 'bias': None}})[0])
 
 
 _KINDS = {
@@ -90,6 +99,21 @@ def test_an_exchange_is_exact_whatever_the_scores(exchange, kind):
       goes=int(.3 * old.sum()))
   np.testing.assert_array_equal(_flat(masks).astype(bool), expected)
   assert old.sum() == expected.sum() == round((1 - .7) * 128)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_where_gradients_are_not_finite_only_the_budget_changes(bad):
+  params, grads = _params(), _grads(0)
+  grads['a']['kernel'] = grads['a']['kernel'].at[0].set(bad)
+  rule = _rule(schedule=schedules.staircase({0: .5, 2: 1.}))
+  update, masks = jax.jit(rule.update), []
+  state = rule.init(params)
+  for _ in range(2):
+    masks.append(_flat(state.masks).astype(bool))
+    _, state = update(grads, state, params)
+  np.testing.assert_array_equal(masks[1], masks[0])
+  np.testing.assert_array_equal(_flat(state.masks), exchanges.top(
+      np.abs(_flat(params)), masks[0], 64))
 
 
 @pytest.mark.parametrize('pattern, axes', [
