@@ -29,6 +29,7 @@ and its moments (as in the released code of RigL and GraNet; the code of MEST
 sets it to zero). A weight that was pruned before the exchange starts at zero.
 """
 
+import math
 from typing import Any, Sequence
 
 import jax.numpy as jnp
@@ -308,7 +309,8 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     patterns: maps regular expressions for paths to patterns; `None` is dense.
     sparsity: `s`, the same in all layers, or a distribution.
     total_steps: the length of training, in steps.
-    soft_bound: whether to use EM&S instead of EM.
+    soft_bound: whether to use EM&S instead of EM. EM needs a number as sparsity,
+      and patterns without another one of their own.
     shares: the values of `p`, as shares of all weights of a layer, in phases of
       equal length until `end`; from `end` on `p` is 0.
     scale: the factor of gradients in the drop score `|w| + scale * |g|`.
@@ -344,6 +346,7 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
           'mest(soft_bound=False) prunes to sparsity + p, so its sparsity must '
           f'be a number, got the distribution {brief(sparsity)}. Write e.g. '
           'sparsity=0.9.')
+    _check_sparsities(patterns, sparsity)
     kept -= sparsity
     if max(shares) > kept:
       raise ValueError(
@@ -367,6 +370,22 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
       drop=scores.magnitude_and_gradient(scale), grow=scores.random(seed + 1),
       when=schedules.every(every, begin=every, end=end),
       init=scores.random(seed), **moves), flows.hard())
+
+
+def _check_sparsities(patterns: rules.Patterns, sparsity: float) -> None:
+  """Raises if a layer would get another sparsity than this one."""
+  for regex, pattern in patterns.items():
+    if pattern is None:
+      continue
+    own = pattern.sparsity
+    if own is None:
+      own = min(max(sparsity, pattern.min_sparsity), pattern.max_sparsity)
+    if not math.isclose(own, sparsity):
+      raise ValueError(
+          'mest(soft_bound=False) exchanges shares of layers that all have the '
+          f'sparsity {sparsity}, got {pattern} for {regex!r}, which has {own}. '
+          f'Write sparsity={own}, a pattern without a sparsity or bounds, or '
+          'soft_bound=True.')
 
 
 @arguments.checked(**_STEPS)

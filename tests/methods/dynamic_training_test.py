@@ -519,6 +519,18 @@ def test_mest_cannot_drop_more_than_there_is():
     methods.mest(exchanges.FREE, .97, 100, every=4, soft_bound=False)
 
 
+@pytest.mark.parametrize('options', [
+    dict(sparsity=.5), dict(min_sparsity=.95), dict(max_sparsity=.8)], ids=str)
+def test_mest_without_a_bound_refuses_patterns_of_another_sparsity(options):
+  patterns = {'.*kernel': jaxsparse.unstructured(**options)}
+  make = functools.partial(methods.mest, patterns, .9, 100, every=4)
+  with pytest.raises(ValueError, match='kernel.*Write sparsity=0.'):
+    make(soft_bound=False)
+  make()
+  methods.mest({'.*': jaxsparse.nm(2, 4), 'a': None}, .5, 100, every=4,
+               shares=(.25,), soft_bound=False)
+
+
 @pytest.mark.parametrize('make', [
     methods.set_training, methods.snfs, methods.rigl, methods.dsr])
 def test_a_fraction_beyond_one_is_a_taught_error(make):
