@@ -158,9 +158,9 @@ def sparsify(inner: optax.GradientTransformation,
         gated, inner_state, point, **extra_args)
     updates, after_state = after.update(updates, state.after, params, **seen)
     if ahead:
+      own = dict(updates=updates, optimizer=inner_state)
       masks, rule_state = rule.update(
-          grads, state.rule, params, updates=updates, optimizer=inner_state,
-          **extra_args)
+          grads, state.rule, params, **{**extra_args, **own})
       if flow.gain is None:
         updates, _ = project.update(updates, project.init(params), params,
                                     masks=masks)

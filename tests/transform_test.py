@@ -1,5 +1,6 @@
 """`sparsify`: how a rule, a flow and an optimizer work together."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import optax
 import pytest
 
 import jaxsparse
+from jaxsparse import flows
 from jaxsparse import schedules
 from jaxsparse._utils import trees
 from tests._lib import method_table
@@ -95,6 +97,40 @@ def test_extra_arguments_reach_the_inner_optimizer():
   tx, params = jaxsparse.sparsify(inner, _NM), _params()
   tx.update(_ones(params), tx.init(params), params, value=7)
   assert seen == [7]
+
+
+@pytest.mark.parametrize('rule', [_NM, jaxsparse.prune_and_grow(
+    _FREE, sparsity=.5, grow=jaxsparse.gradient())], ids=['ahead', 'before'])
+def test_extra_arguments_may_have_any_names(rule):
+  """The optimizer gets them as they are; rules and scores get their own."""
+  names = ('step', 'point', 'masks', 'optimizer', 'rule', 'like', 'patterns')
+  given, seen = dict.fromkeys(names, 7), []
+
+  def update(updates, state, params=None, **extra_args):
+    seen.append(extra_args)
+    return updates, state
+  inner = optax.GradientTransformationExtraArgs(
+      lambda params: optax.EmptyState(), update)
+  tx, params = jaxsparse.sparsify(inner, rule), _params()
+  state = tx.init(params)
+  chex.assert_trees_all_equal(
+      tx.update(params, state, params), tx.update(
+          params, state, params, **given))
+  assert seen == [{}, given]
+
+
+def test_an_optimizer_with_decay_of_pruned_weights_is_given_masks():
+  """As the error of `add_pruned_decay` without masks says."""
+  tx = jaxsparse.sparsify(optax.chain(
+      flows.add_pruned_decay(.5), optax.sgd(1.)), _NM, jaxsparse.ste())
+  params = _params()
+  state, grads = tx.init(params), jax.tree.map(jnp.zeros_like, params)
+  with pytest.raises(ValueError, match='masks=masks'):
+    tx.update(grads, state, params)
+  updates, _ = tx.update(
+      grads, state, params, masks=jaxsparse.get_masks(state))
+  np.testing.assert_array_equal(updates['kernel'], jnp.where(
+      state.masks['kernel'], 0., -.5 * params['kernel']))
 
 
 def test_grown_moments_are_forgotten_and_kept_ones_are_not():

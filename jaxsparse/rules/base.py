@@ -237,7 +237,7 @@ Scored = Callable[[scores_lib.Score, Any], tuple[Any, Any]]
 
 
 def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
-                 updates: ArrayTree, like: Any, **extra_args: Any) -> Scored:
+                 updates: ArrayTree, like: Any, /, **extra_args: Any) -> Scored:
   """The function that evaluates scores during an update of a rule.
 
   Args:
@@ -260,8 +260,9 @@ def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
   weights = after(point, updates)
 
   def scored(score, score_state):
-    return score.update(grads, score_state, weights, point=point,
-                        masks=state.masks, step=state.count + 1, **extra_args)
+    own = dict(point=point, masks=state.masks, step=state.count + 1)
+    # Arguments for the optimizer may have the same names.
+    return score.update(grads, score_state, weights, **{**extra_args, **own})
   return scored
 
 
@@ -280,7 +281,8 @@ class Moment(NamedTuple):
 
 
 def moment(patterns: Patterns, state: RuleState, grads: ArrayTree,
-           params: ArrayTree, updates: ArrayTree, **extra_args: Any) -> Moment:
+           params: ArrayTree, updates: ArrayTree, /, **extra_args: Any
+           ) -> Moment:
   """Collects the inputs of one update of a rule."""
   shapes = resolve(patterns, params)
   return Moment(state.count + 1, shapes, scored_after(

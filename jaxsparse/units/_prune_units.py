@@ -174,8 +174,9 @@ def prune_units(groups: Groups, *, importance: Importance,
       due &= step > begin
 
     def scored():
+      own = dict(point=params, masks=old)
       return score.update(grads, state.importance, base.after(params, updates),
-                          point=params, masks=old, **extra_args)
+                          **{**extra_args, **own})
 
     def living():
       if (scores := scored()[0]) is None:
@@ -207,9 +208,9 @@ def prune_units(groups: Groups, *, importance: Importance,
     if within is None:
       inner = base.RuleState(step, masks, ())
     else:
+      own = dict(updates=updates, act=due, allowed=lambda: inside(alive))
       masks, inner = base.with_extra_args(within).update(
-          grads, state.inner, params, updates=updates, act=due,
-          allowed=lambda: inside(alive), **extra_args)
+          grads, state.inner, params, **{**extra_args, **own})
     memory = scored()[1]
     if begin:
       memory = jax.tree.map(lambda new, before: jnp.where(
