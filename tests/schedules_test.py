@@ -196,6 +196,18 @@ def test_a_schedule_with_an_initial_share_arrives_at_its_end_alone():
   assert [t for t in range(12) if schedules.arrives(schedule, t)] == [9]
 
 
+@pytest.mark.parametrize('share', [5 / 9, 1 - 1e-7])
+def test_a_schedule_with_an_initial_share_does_not_round_to_1(share):
+  schedule = schedules.from_initial(schedules.cubic(0, 3000), share)
+  got = jax.jit(jax.vmap(schedule))(jnp.arange(3002))
+  np.testing.assert_array_equal(np.flatnonzero(got >= 1), [3000, 3001])
+
+
+def test_an_initial_share_of_1_is_there_from_the_start():
+  schedule = schedules.from_initial(schedules.cubic(2, 9), 1., begin=2)
+  assert [float(schedule(t)) for t in (1, 2, 3, 9)] == [0., 1., 1., 1.]
+
+
 @pytest.mark.parametrize('share, begin', [
     (-.1, 0), (1.1, 0), (.5, -1)])
 def test_a_share_outside_0_and_1_is_an_error(share, begin):
