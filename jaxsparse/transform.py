@@ -151,7 +151,8 @@ def sparsify(inner: optax.GradientTransformation,
       masks, rule_state = rule.update(grads, state.rule, params, **extra_args)
       if flow.gain is None and masks is not state.masks:  # `lock` keeps.
         point = flows.apply_masks(params, masks)  # Where the step begins.
-        inner_state = _forget(inner, inner_state, point, masks)
+        inner_state = _forget(
+            inner, inner_state, point, masks, state.masks)
     seen = dict(masks=masks, rule=rule_state)  # Some have more than masks.
     gated, before_state = before.update(grads, state.before, params, **seen)
     updates, inner_state = inner.update(
@@ -165,7 +166,8 @@ def sparsify(inner: optax.GradientTransformation,
         updates, _ = project.update(updates, project.init(params), params,
                                     masks=masks)
         inner_state = _forget(
-            inner, inner_state, flows.apply_masks(params, masks), masks)
+            inner, inner_state, flows.apply_masks(params, masks), masks,
+            state.masks)
     return updates, SparseState(
         rule_state, gain_at(rule_state.count), before_state, inner_state,
         after_state, state.forward)
@@ -198,11 +200,13 @@ def _rule_and_flow(rule: Any, flow: Any
 
 
 def _forget(inner: optax.GradientTransformation, inner_state: ArrayTree,
-            params: ArrayTree, masks: ArrayTree) -> ArrayTree:
+            params: ArrayTree, masks: ArrayTree, old: ArrayTree) -> ArrayTree:
   """Gives pruned weights, which are zero in `params`, the initial state.
 
-  So a weight that grows back starts without a history. The initial state is not
-  always zero: rprop begins with a step size, cocob with the weights themselves.
+  So a weight that grows back starts without a history. Weights that were pruned
+  in the `old` masks get it once more as they grow, because the optimizer has
+  made steps of their zero gradients. The initial state is not always zero:
+  rprop begins with a step size, cocob with the weights themselves.
   Every tree like the params is looked at, which holds for any optax optimizer,
   masked and partitioned ones included. Leaves of another shape than their
   weight, such as adafactor's factored moments, mix weights and are left alone.
@@ -211,6 +215,8 @@ def _forget(inner: optax.GradientTransformation, inner_state: ArrayTree,
   fuses with the optimizer's arithmetic. Done to what the optimizer has written,
   it would make XLA copy the state first: updates come from the same moments.
   """
+  masks = jax.tree.map(jnp.logical_and, masks, old)
+
   def is_like_params(tree):
     return trees.beside(params, tree) is not None
 

@@ -356,11 +356,13 @@ def test_a_linen_model_trains_with_regexes_on_its_paths():
   assert jaxsparse.get_masks(state)['out']['kernel'] is None
 
 
-@pytest.mark.parametrize('name', ['rprop', 'cocob', 'yogi', 'adagrad'])
+@pytest.mark.parametrize(
+    'name', ['rprop', 'cocob', 'yogi', 'adagrad', 'rmsprop'])
 def test_weights_that_grow_back_have_the_optimizer_s_initial_state(name):
   """As a weight of the same gradients that was zero from the start."""
   inner = {'rprop': optax.rprop(1e-2), 'cocob': optax.contrib.cocob(),
-           'yogi': optax.yogi(1e-2), 'adagrad': optax.adagrad(1e-2)}[name]
+           'yogi': optax.yogi(1e-2), 'adagrad': optax.adagrad(1e-2),
+           'rmsprop': optax.rmsprop(1e-2, initial_scale=1.)}[name]
   params = _params()
   tx = method_table.wrap(inner, jaxsparse.prune_and_grow(
       {'kernel': jaxsparse.unstructured()}, sparsity=0.5, fraction=0.5,
