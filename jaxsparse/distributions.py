@@ -100,7 +100,8 @@ def uniform(sparsity: float | None = None) -> Distribution:
         continue
       if sparsity is None:
         raise ValueError(
-            f'{path}: uniform() needs a sparsity, because {pattern} has none '
+            f'{trees.named(path)}: '
+            f'uniform() needs a sparsity, because {pattern} has none '
             'of its own. Write prune(..., distribution=jaxsparse.uniform(0.9)) '
             'or unstructured(sparsity=0.9).')
       _, units = pattern.sizes(score.shape)
@@ -273,7 +274,8 @@ class _GlobalThreshold:
         continue
       if pattern.sizes(score.shape)[0] > 1:
         raise ValueError(
-            f'{path}: global_threshold needs patterns whose units compete in '
+            f'{trees.named(path)}: '
+            'global_threshold needs patterns whose units compete in '
             f'the whole weight, got {pattern}, which has groups. Give the '
             'pattern a sparsity of its own, or use uniform, e.g. '
             'distribution=jaxsparse.uniform(0.9).')

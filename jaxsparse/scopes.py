@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxsparse import distributions
 from jaxsparse._utils import arguments
+from jaxsparse._utils import trees
 from jaxsparse.masks import exact_counts as counts
 from jaxsparse.masks import selection
 from jaxsparse.masks.exact_counts import Count
@@ -147,7 +148,8 @@ def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
   for layer in layers:
     if layer.pattern.grid(layer.shape) != layer.shape:
       raise ValueError(
-          f'{layer.path}: the scope per_sign needs patterns whose units are '
+          f'{trees.named(layer.path)}: '
+          'the scope per_sign needs patterns whose units are '
           f'single weights, got {layer.pattern}: the signed weights of a unit '
           'would cancel. Write unstructured(), or for SET with such units '
           'by_sign=False (scopes.per_layer and the score magnitude()).')
@@ -274,7 +276,8 @@ def _check_whole(name: str, layers: Sequence[Layer]) -> None:
   for layer in layers:
     if layer.pattern.sizes(layer.shape)[0] > 1:
       raise ValueError(
-          f'{layer.path}: the scope {name} needs patterns whose units compete '
+          f'{trees.named(layer.path)}: '
+          f'the scope {name} needs patterns whose units compete '
           f'in the whole layer, got {layer.pattern}, whose groups each keep '
           'their own count. Write scopes.per_layer, or a pattern such as '
           'unstructured(), block((1, 16)) or channel(-1).')

@@ -217,3 +217,12 @@ def test_finite_puts_nan_last_and_keeps_the_order_of_the_rest():
   y = np.asarray(scopes.finite(x))
   assert np.isfinite(y).all()
   assert (np.diff(y[1:]) > 0).all() and y[0] <= y[1]
+
+
+def test_a_message_about_a_model_of_one_array_names_it():
+  rule = jaxsparse.prune_and_grow(
+      {'.*': jaxsparse.nm(2, 4)}, sparsity=.5, fraction=.5,
+      grow=jaxsparse.gradient(), grow_scope=scopes.by_survivors)
+  w = jnp.ones((8, 2))
+  with pytest.raises(ValueError, match='^the parameter: the scope by_surv'):
+    jax.eval_shape(lambda w: rule.update(w, rule.init(w), w), w)

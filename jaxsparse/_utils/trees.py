@@ -108,7 +108,8 @@ def same_structure(params: PyTree, masks: PyTree, name: str = 'masks') -> None:
     kind = getattr(m, 'dtype', type(m))
     if kind not in (bool, np.bool_) or np.shape(m) != np.shape(w):
       raise ValueError(
-          f'{path}: a mask must be a bool array of the shape of its parameter, '
+          f'{named(path)}: '
+          'a mask must be a bool array of the shape of its parameter, '
           f'{np.shape(w)}, got {kind} of shape {np.shape(m)}. Write e.g. '
           '`masks = jaxsparse.get_masks(opt_state)`.')
 
@@ -189,6 +190,11 @@ def beside(params: PyTree, tree: PyTree) -> list[Any] | None:
 def flatten_dense(tree: PyTree) -> tuple[list[Any], Any]:
   """Leaves and structure, where `None` and optax's placeholder are leaves."""
   return jax.tree.flatten(tree, is_leaf=is_dense)
+
+
+def named(path: str) -> str:
+  """A path for a message; that of a tree which is one array is empty."""
+  return path or 'the parameter'
 
 
 def few(names: Sequence[str]) -> str:

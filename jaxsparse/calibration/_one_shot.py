@@ -239,7 +239,7 @@ def tasks_of(fn: Callable[..., Any], params: ArrayTree, batch: Batch,
   # kernels applies to the kernels that it fits.
   if left and (not tasks or not isinstance(patterns, Pattern)):
     path, error = [*left.items()][-1]
-    raise ValueError(f'{path}: {error}') from error
+    raise ValueError(f'{trees.named(path)}: {error}') from error
   for path, error in left.items():
     warning.warn(f'{path} stays dense: {error}')
   return tasks
@@ -253,7 +253,8 @@ def _each(path: str, sparsity: Any, layout: Layout) -> Any:
   if len(shape) > len(stack) or not all(
       a in (1, b) for a, b in zip(shape[::-1], stack[::-1])):
     raise ValueError(
-        f'{path}: sparsity must be one number, or an array of the shape '
+        f'{trees.named(path)}: '
+        'sparsity must be one number, or an array of the shape '
         f'{stack} of the stacked matrices, got the shape {shape}. Write e.g. '
         'sparsity=0.5.')
   _common.check_fraction(sparsity)

@@ -106,7 +106,8 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     for place, score in _scores(leaves[path], found[path], task.layout):
       if not np.isfinite(score).all():
         raise ValueError(
-            f'{path}: the weights and inputs of this kernel must be finite, '
+            f'{trees.named(path)}: '
+            'the weights and inputs of this kernel must be finite, '
             'but have NaN or infinities. Check the checkpoint, and the outputs '
             'of the dense model on these batches.')
       places[path, place] = _blocks.name(block, path, place) or path

@@ -90,7 +90,8 @@ def _tile(path: str, shape: tuple[int, ...],
   if (pattern is None or not patterns_lib.is_nm(pattern)
       or patterns_lib.is_transposable(pattern)):
     raise ValueError(
-        f'{path}: soft_threshold needs the N:M patterns of the rule, without '
+        f'{trees.named(path)}: '
+        'soft_threshold needs the N:M patterns of the rule, without '
         f'transposable=True, got {pattern}. Write e.g. '
         "soft_threshold({'.*kernel': jaxsparse.nm(2, 4)}).")
   return pattern.group_tile(shape)

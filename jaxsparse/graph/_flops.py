@@ -111,7 +111,8 @@ def _density(path: str, leaf: Any) -> float:
     return float(x)
   got = f'an array {x.dtype}{list(x.shape)}' if x.shape else leaf
   raise ValueError(
-      f'{path}: a density must be the fraction kept, in [0, 1], or a bool '
+      f'{trees.named(path)}: '
+      'a density must be the fraction kept, in [0, 1], or a bool '
       f'mask, got {got}. For 90% pruned, write 0.1.')
 
 

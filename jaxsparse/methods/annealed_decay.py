@@ -140,7 +140,8 @@ def _scales(patterns: rules.Patterns, params: Any, masks: Any) -> GroupScales:
       return None
     if pattern is None:
       raise ValueError(
-          f'{path}: cast has scales for its own patterns, and another rule '
+          f'{trees.named(path)}: '
+          'cast has scales for its own patterns, and another rule '
           'prunes this parameter. Write cast(..., rescale=False).')
     tile = pattern.group_tile(w.shape)
     kept, all_of_it = (_squares(x, tile) for x in (

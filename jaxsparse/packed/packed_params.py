@@ -93,7 +93,7 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
       made = layout24.pack(w, axis=axis, transposed=transposed)
     except ValueError as error:
       raise NotPruned(
-          f'{path}: {error} To prune a whole tree, write '
+          f'{trees.named(path)}: {error} To prune a whole tree, write '
           'jaxsparse.sparse_params(params, opt_state) after training, or '
           'jaxsparse.apply_masks(params, jaxsparse.prune(rules).init(params)'
           '.masks) without training.') from error

@@ -269,8 +269,9 @@ def _warn_of_small_groups(sparse: Any, shapes: Any, when: schedules.When,
         f'No connection would move in the first {_LOOK_AHEAD:,} steps: each '
         'group moves its share of units, rounded down, and the largest share, '
         f'{max(fewer, more):.3g}, is less than one unit in the groups of '
-        f'{trees.few([path for path, *_ in rows])} ({rows[0][1]}). Write a '
-        'larger share, or patterns with larger groups, such as nm(8, 16).')
+        f'{trees.few([trees.named(path) for path, *_ in rows])} '
+        f'({rows[0][1]}). Write a larger share, or patterns with larger groups, '
+        'such as nm(8, 16).')
 
 
 def _reads_dense(grow: scores_lib.Score, sparse: Any, state: Any,

@@ -196,7 +196,7 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
         pattern.sizes(shapes[path])
       except ValueError as error:
         hint = f' {_heads.remedy(pattern)}' if path in across else ''
-        raise ValueError(f'{path}: {error}{hint}') from error
+        raise ValueError(f'{trees.named(path)}: {error}{hint}') from error
   if across:
     path, pattern = next(iter(across.items()))
     warning.warn(
