@@ -220,7 +220,7 @@ def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Curve:
         'To go from 30% to 90%, write from_initial(cubic(0, 100), 0.3 / 0.9).')
 
   def progress(step):
-    rest = (1. - share) * (1. - schedule(step))
+    rest = (1. - share) * (1. - jnp.asarray(schedule(step)))
     # Rounded to 1 only where it is 1: rules act where a schedule arrives.
     inside = jnp.where(rest > 0, jnp.minimum(1. - rest, _BELOW_1), 1.)
     return jnp.where(jnp.asarray(step) >= begin, inside, 0.)

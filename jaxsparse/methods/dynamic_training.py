@@ -309,8 +309,8 @@ def mest(patterns: rules.Patterns, sparsity: Sparsity, total_steps: int, *,
     patterns: maps regular expressions for paths to patterns; `None` is dense.
     sparsity: `s`, the same in all layers, or a distribution.
     total_steps: the length of training, in steps.
-    soft_bound: whether to use EM&S instead of EM. EM needs a number as sparsity,
-      and patterns without another one of their own.
+    soft_bound: whether to use EM&S instead of EM. EM needs a number as
+      sparsity, and patterns without another one of their own.
     shares: the values of `p`, as shares of all weights of a layer, in phases of
       equal length until `end`; from `end` on `p` is 0.
     scale: the factor of gradients in the drop score `|w| + scale * |g|`.

@@ -270,8 +270,8 @@ def _warn_of_small_groups(sparse: Any, shapes: Any, when: schedules.When,
         'group moves its share of units, rounded down, and the largest share, '
         f'{max(fewer, more):.3g}, is less than one unit in the groups of '
         f'{trees.few([trees.named(path) for path, *_ in rows])} '
-        f'({rows[0][1]}). Write a larger share, or patterns with larger groups, '
-        'such as nm(8, 16).')
+        f'({rows[0][1]}). Write a larger share, or patterns with larger '
+        'groups, such as nm(8, 16).')
 
 
 def _reads_dense(grow: scores_lib.Score, sparse: Any, state: Any,
