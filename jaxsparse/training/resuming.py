@@ -1,5 +1,8 @@
 """`check_resume`: whether a restored state still reaches its target."""
 
+import itertools
+from typing import Any
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -27,8 +30,13 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
   A rule continues at the step that its restored state counted to. If the new
   rule has a higher target, but its schedule or `when` has ended before that
   step, the rule never acts again, without an error. This function runs the rule
-  twice on the restored params, which stay constant: once from the restored
-  state, and once from the start of a training that ends at the same step.
+  on the restored params, which stay constant and are their own gradients: from
+  the restored state, and from the start of a training that ends at the same
+  step.
+
+  Layers compete if the sparsity of one depends on the weights of others, as
+  under `global_threshold`. Further training decides which of them lose more
+  weights, so they are compared by their sparsity as a whole.
 
   Call the function once after restoring, outside of `jit`.
 
@@ -47,7 +55,8 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
       rule with other masks.
 
   Warns:
-    UserWarning: if the two sparsities of a layer differ by more than 0.005.
+    UserWarning: if the two sparsities differ by more than 0.005 in a layer, or
+      over all layers that compete.
 
   >>> import jaxsparse
   >>> rule = lambda s: jaxsparse.prune(
@@ -68,35 +77,43 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
   params, state = _like_init(rule, params, restored.rule)
 
   @jax.jit
-  def both(params, state):
+  def ends(params, state):
     zeros = jax.tree.map(jnp.zeros_like, params)
-    step = lambda _, state: rule.update(
-        zeros, state, params, updates=zeros)[1]
-    rest = lax.fori_loop(0, steps, step, state)
-    whole = lax.fori_loop(0, state.count + steps, step, rule.init(params))
-    return jax.tree.map(_sparsity, (rest.masks, whole.masks))
+
+    def end(params, state, steps):
+      # Zeros as gradients would be ties, in which the first layers win all.
+      step = lambda _, state: rule.update(
+          params, state, params, updates=zeros)[1]
+      masks = lax.fori_loop(0, steps, step, state).masks
+      return jax.tree.map(_sparsity, masks)
+    whole, other = (end(p, rule.init(p), state.count + steps)
+                    for p in (params, _unlike(params, state.masks)))
+    compete = jax.tree.map(lambda a, b: a != b, whole, other)
+    return end(params, state, steps), whole, compete
   try:
-    rest, whole = both(params, state)
+    rest, whole, compete = ends(params, state)
   except (TypeError, ValueError, AttributeError) as error:
     raise ValueError(
         'The state does not belong to this method and these params: '
         f'{str(error).splitlines()[0]}. Give the method or rule itself, not '
         'the tx that sparsify made of it, and restore the state into the '
         'structure of jax.eval_shape(tx.init, params).') from error
-  found = {path: (float(a), float(b))
-           for path, a, b in trees.align(rest, whole)}
-  off = {path: pair for path, pair in found.items()
-         if abs(pair[0] - pair[1]) > _MOST_OFF}
+  rows = trees.align(rest, whole, compete, state.masks)
+  found = {path: (float(a), float(b)) for path, a, b, *_ in rows}
+  together = [row for row in rows if row[3]]
+  off = [group for group in ([row] for row in rows if not row[3])
+         if _differ(group)] + [together] * _differ(together)
   if off:
-    path, (a, b) = next(iter(off.items()))
+    path = trees.few([path for path, *_ in off[0]])
+    a, b = _totals(off[0])
     done = int(np.asarray(restored.rule.count))
     warning.warn(
         f'The restored state continues at step {done:,}, where the schedule or '
         f'`when` of this method no longer reaches its target: {path} will end '
         f'with {a:.1%} pruned, and with {b:.1%} in a training from the start '
-        f'({len(off)} of {len(found)} layers differ). Begin the schedule at '
-        f'that step, e.g. schedule=jaxsparse.schedules.cubic({done}, '
-        f'{done + steps}), or write opt_state = tx.init(params).')
+        f'({sum(map(len, off))} of {len(found)} layers differ). Begin the '
+        'schedule at that step, e.g. schedule=jaxsparse.schedules.cubic('
+        f'{done}, {done + steps}), or write opt_state = tx.init(params).')
   return found
 
 
@@ -120,5 +137,24 @@ def _like_init(rule: optax.GradientTransformation, params: ArrayTree,
   return params, structure.unflatten(leaves) if fits else state
 
 
+def _unlike(params: ArrayTree, masks: ArrayTree) -> ArrayTree:
+  """Params of other magnitudes in each sparse layer, to see which compete."""
+  factors = itertools.count(1)
+  return jax.tree.map(lambda w, mask: w if trees.is_dense(mask) else (
+      w * next(factors)), params, masks, is_leaf=trees.is_masked)
+
+
 def _sparsity(mask: jax.Array) -> jax.Array:
-  return 1 - mask.astype(jnp.float32).mean()
+  return 1 - mask.sum(dtype=jnp.float32) / max(mask.size, 1)
+
+
+def _totals(rows: list[tuple[Any, ...]]) -> tuple[float, float]:
+  """The two sparsities of several layers as a whole."""
+  sizes = [mask.size for *_, mask in rows]
+  a, b = (sum(float(row[i]) * n for row, n in zip(rows, sizes)) for i in (1, 2))
+  return a / max(sum(sizes), 1), b / max(sum(sizes), 1)
+
+
+def _differ(rows: list[tuple[Any, ...]]) -> bool:
+  a, b = _totals(rows)
+  return abs(a - b) > _MOST_OFF

@@ -3,7 +3,6 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -25,13 +24,15 @@ def gradual(sparsity, start=0, end=20):
       when=schedules.every(5, begin=start, end=end))
 
 
-def after(rule, steps, around=lambda tx: tx):
+def after(rule, steps, around=lambda tx: tx, params=PARAMS, scale=0.):
+  """The state after steps whose gradients are noise of a scale."""
   tx = around(jaxsparse.sparsify(optax.sgd(0.1), rule))
-  state = tx.init(PARAMS)
+  state, rng = tx.init(params), np.random.default_rng(0)
   step = jax.jit(tx.update)
-  zeros = jax.tree.map(jnp.zeros_like, PARAMS)
   for _ in range(steps):
-    _, state = step(zeros, state, PARAMS)
+    grads = jax.tree.map(lambda w: scale * rng.standard_normal(
+        np.shape(w), np.float32), params)
+    _, state = step(grads, state, params)
   return state
 
 
@@ -53,6 +54,36 @@ def test_a_higher_target_after_the_schedule_is_warned_of(new):
 def test_what_still_acts_is_not(new):
   wrapped = lambda tx: optax.chain(optax.clip(1.), tx)
   training.check_resume(new, PARAMS, after(gradual(.5), 30, wrapped), steps=20)
+
+
+def competing(sparsity, end):
+  return jaxsparse.prune(
+      {'.*': jaxsparse.unstructured()}, score=jaxsparse.snip_momentum(),
+      distribution=jaxsparse.global_threshold(sparsity),
+      schedule=schedules.cubic(0, end), when=schedules.every(5, end=end))
+
+
+def test_layers_that_compete_are_judged_by_their_total():
+  rng = np.random.default_rng(1)
+  params = {name: rng.standard_normal((8, 8), np.float32) for name in 'ab'}
+  state = after(competing(.5, 20), 22, params=params, scale=1.)
+  found = training.check_resume(competing(.5, 20), params, state, steps=5)
+  assert sum(pair[1] for pair in found.values()) == 1.
+  training.check_resume(competing(.5, 30), params, state, steps=20)
+  with pytest.warns(UserWarning, match=re.escape(
+      'a, b will end with 50.0% pruned, and with 75.0%')):
+    training.check_resume(competing(.75, 20), params, state, steps=5)
+
+
+def test_layers_that_share_by_their_shapes_are_judged_alone():
+  shared = lambda by: jaxsparse.prune(
+      {'.*': jaxsparse.unstructured()}, distribution=by(.5),
+      when=schedules.every(1, begin=1, end=1))
+  params = {'a': np.ones((8, 4), np.float32), 'b': np.ones(64, np.float32)}
+  with pytest.warns(UserWarning, match='a will end with 50.0% pruned'):
+    training.check_resume(
+        shared(jaxsparse.erk), params, after(shared(jaxsparse.uniform), 2,
+                                             params=params), steps=1)
 
 
 def test_a_state_beside_another_optimizer_is_resumed():
