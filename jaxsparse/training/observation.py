@@ -159,7 +159,7 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
     running = jnp.maximum(1. - decay, 1. / t)
     now = Statistics._make(
         [*seen, flips, flips, *densities, _density(visited)])
-    one = jnp.ones(())
+    one = jnp.ones((), jnp.float32)
     rate = Statistics._make(
         [*[running] * 4, one, running, 1. / t, 1. / t, one])
     statistics = jax.tree.map(

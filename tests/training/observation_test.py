@@ -283,3 +283,12 @@ def test_what_the_first_masks_keep_is_explored_before_the_first_update():
   state = _ste()[0][1]
   for seen in jaxsparse.observed(state).values():
     assert seen.explored == .5
+
+
+def test_statistics_are_float32_with_float64_enabled():
+  params = {'a': jnp.ones((4, 2), jnp.float32), 'b': jnp.ones(4, jnp.float32)}
+  rule = jaxsparse.prune({'a': jaxsparse.nm(2, 4)})
+  with jax.enable_x64(True):
+    seen = jaxsparse.training.rehearse(rule, params, steps=2)
+  assert {x.dtype for x in seen['a']} == {np.dtype(np.float32)}
+  assert seen['a'].forward == .5
