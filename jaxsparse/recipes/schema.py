@@ -159,6 +159,14 @@ class Section(Shared):
             f'{where}: progressive masks need steps * every = {steps} * {every}'
             f' updates, but the next masks come after frequency={frequency}. '
             f'Write e.g. frequency: {steps * every}')
+    if self.progressive and self.decay == 'one_shot':
+      steps, every = self.progressive.values()
+      if start + (steps - 1) * every > total_steps:
+        raise ValueError(
+            f'{where}: the last portion of progressive masks comes at start + '
+            f'(steps - 1) * every = {start} + {steps - 1} * {every}, after '
+            f'total_steps={total_steps}, so sparsity would not be reached. '
+            'Write an earlier start, or fewer steps of progressive.')
     if not start <= end <= total_steps:
       raise ValueError(
           f'{where}: pruning needs start <= end <= total_steps, in steps, got '

@@ -159,10 +159,23 @@ def test_exclude_comes_first_and_once():
         'alpha': .1, 'learning_rate': .1}}}, 'gradient form takes none'),
     ({'sparsity': .9, 'flow': {'mdgf': {'start': 800}}}, 'flow.mdgf needs'),
     ({'sparsity': .9, 'progressive': True, 'frequency': 3},
-     r'(?s)steps \* every = 4 \* 1.*frequency: 4')], ids=str)
+     r'(?s)steps \* every = 4 \* 1.*frequency: 4'),
+    ({'sparsity': .9, 'decay': 'one_shot', 'start': 975,
+      'progressive': {'steps': 4, 'every': 10}},
+     r'start \+ \(steps - 1\) \* every = 975 \+ 3 \* 10.*earlier start'),
+    ({'sparsity': .9, 'decay': 'one_shot', 'start': 960, 'end': 1000,
+      'frequency': 100, 'progressive': {'steps': 2, 'every': 50}},
+     r'960 \+ 1 \* 50, after total_steps=1000')], ids=str)
 def test_what_contradicts_itself_is_an_error(recipe, told):
   with pytest.raises(ValueError, match=f'(?s){told}'):
     _complete(**recipe)
+
+
+@pytest.mark.parametrize('recipe', [
+    {'sparsity': .9, 'decay': 'one_shot', 'start': 970,
+     'progressive': {'steps': 4, 'every': 10}}], ids=str)
+def test_what_just_fits_is_not(recipe):
+  _complete(**recipe)
 
 
 def test_total_steps_may_be_of_numpy():
