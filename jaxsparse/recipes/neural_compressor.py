@@ -242,10 +242,12 @@ def _section(where: str, shared: Mapping[str, Any], mine: Mapping[str, Any],
                     'because N:M has its own sparsity', messages)
   recipe |= _steps(where, pruner, by_steps, steps_per_epoch, messages)
   base = kind.removesuffix('_progressive')
-  if recipe['end'] == 0 and _CRITERIA[base] != 'magnitude':
+  at_0 = recipe['end'] == 0 or recipe['start'] == 0 and (
+      recipe['frequency'] > 1 and pruner.get('initial_sparsity'))
+  if at_0 and _CRITERIA[base] != 'magnitude':
     messages.append(f'{where}: {base} needs gradients, so it prunes at step 1, '
                     'not at step 0.')
-    recipe |= {'start': 1, 'end': 1}
+    recipe |= {'start': 1, 'end': max(recipe['end'], 1)}
   recipe |= dict(
       criterion=_CRITERIA[base], progressive=base != kind,
       scope=_DOMAINS[pruner.get('prune_domain', 'global')],

@@ -176,8 +176,10 @@ class Section(Shared):
       raise ValueError(
           f'{where}: {self.decay} decay needs steps between start and end, got '
           f'start={start} and end={end}. Write a later end, or decay: one_shot')
-    if row.by_gradient and self.decay == 'one_shot' and (
-        start == 0 and frequency > end):
+    # Without gradients at step 0, `frequency` is the first step that prunes.
+    late = (self.decay == 'one_shot' and frequency > end
+            or self.initial_sparsity and frequency > 1)
+    if row.by_gradient and start == 0 and late:
       raise ValueError(
           f'{where}: {word} needs gradients, so it can prune only after the '
           'first update, got start=0. Write e.g. start: 1')

@@ -165,7 +165,9 @@ def test_exclude_comes_first_and_once():
      r'start \+ \(steps - 1\) \* every = 975 \+ 3 \* 10.*earlier start'),
     ({'sparsity': .9, 'decay': 'one_shot', 'start': 960, 'end': 1000,
       'frequency': 100, 'progressive': {'steps': 2, 'every': 50}},
-     r'960 \+ 1 \* 50, after total_steps=1000')], ids=str)
+     r'960 \+ 1 \* 50, after total_steps=1000'),
+    ({'sparsity': .9, 'criterion': 'snip', 'initial_sparsity': .1, 'start': 0,
+      'frequency': 100}, 'snip needs gradients.*start: 1')], ids=str)
 def test_what_contradicts_itself_is_an_error(recipe, told):
   with pytest.raises(ValueError, match=f'(?s){told}'):
     _complete(**recipe)
@@ -173,7 +175,9 @@ def test_what_contradicts_itself_is_an_error(recipe, told):
 
 @pytest.mark.parametrize('recipe', [
     {'sparsity': .9, 'decay': 'one_shot', 'start': 970,
-     'progressive': {'steps': 4, 'every': 10}}], ids=str)
+     'progressive': {'steps': 4, 'every': 10}},
+    {'sparsity': .9, 'criterion': 'snip', 'initial_sparsity': .1, 'start': 0,
+     'frequency': 1}], ids=str)
 def test_what_just_fits_is_not(recipe):
   _complete(**recipe)
 

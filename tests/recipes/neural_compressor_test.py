@@ -335,3 +335,6 @@ def test_once_by_gradients_is_at_the_first_that_there_are():
   recipe, messages = _one(end_step=0)
   assert (recipe['start'], recipe['end'], recipe['decay']) == (1, 1, 'one_shot')
   assert 'prunes at step 1, not at step 0' in messages
+  recipe, messages = _one(initial_sparsity=.1, update_frequency_on_step=10)
+  assert (recipe['start'], recipe['end']) == (1, 50)
+  assert 'prunes at step 1, not at step 0' in messages
