@@ -56,7 +56,21 @@ def complete(recipe: Values, total_steps: int, exclude: Sequence[str] = ()
     given['sparsity'] = main['sparsity']
   layers = [_layer(f'layers[{i}]', layer, given, top, total_steps)
             for i, layer in enumerate(top['layers'])]
+  if any('lock' not in layer for layer in layers):
+    _check_curve(main)
   return {**main, **top, 'layers': layers}
+
+
+def _check_curve(main: Values) -> None:
+  """Raises if layers without a rule of their own follow no known curve."""
+  curve = main['decay'] == 'exponential' or main['initial_sparsity']
+  if main['sparsity'] is None and curve:
+    raise ValueError(
+        'the recipe: layers without a rule of their own follow its curve, '
+        'which for exponential decay and for initial_sparsity depends on its '
+        f'sparsity, got none, with decay={main["decay"]} and '
+        f'initial_sparsity={main["initial_sparsity"]}. Write e.g. sparsity: '
+        '0.9 in the recipe, or decay: cubic and initial_sparsity: 0')
 
 
 def _top(given: Values, exclude: Sequence[str]) -> dict[str, Any]:

@@ -167,7 +167,10 @@ def test_exclude_comes_first_and_once():
       'frequency': 100, 'progressive': {'steps': 2, 'every': 50}},
      r'960 \+ 1 \* 50, after total_steps=1000'),
     ({'sparsity': .9, 'criterion': 'snip', 'initial_sparsity': .1, 'start': 0,
-      'frequency': 100}, 'snip needs gradients.*start: 1')], ids=str)
+      'frequency': 100}, 'snip needs gradients.*start: 1'),
+    *(({'names': [], **curve, 'layers': [{'names': 'a', 'sparsity': .5}]},
+       r'depends on its sparsity, got none.*sparsity: 0\.9') for curve in (
+           {'decay': 'exponential'}, {'initial_sparsity': .1}))], ids=str)
 def test_what_contradicts_itself_is_an_error(recipe, told):
   with pytest.raises(ValueError, match=f'(?s){told}'):
     _complete(**recipe)
@@ -177,7 +180,9 @@ def test_what_contradicts_itself_is_an_error(recipe, told):
     {'sparsity': .9, 'decay': 'one_shot', 'start': 970,
      'progressive': {'steps': 4, 'every': 10}},
     {'sparsity': .9, 'criterion': 'snip', 'initial_sparsity': .1, 'start': 0,
-     'frequency': 1}], ids=str)
+     'frequency': 1},
+    {'names': [], 'decay': 'exponential', 'layers': [
+        {'names': 'a', 'sparsity': .5, 'start': 10}]}], ids=str)
 def test_what_just_fits_is_not(recipe):
   _complete(**recipe)
 
