@@ -123,6 +123,13 @@ def erk(sparsity: float, power: float = 1.0) -> Distribution:
   that would be denser than 1 (or than their bounds) stay at that limit, and
   epsilon is computed again for the others.
 
+  Every axis of a parameter counts in `shape_l`. So kernels that are stacked
+  along an axis of layers, such as `[layers, in, out]` of `nn.scan`, are one
+  layer, with another density than the same kernels have apart. So has a kernel
+  `[in, heads, head_dim]` of attention, with another density than `[in, out]`.
+  To choose their density, give their pattern a sparsity of its own, e.g.
+  `unstructured(sparsity=0.9)`, or use `uniform` for all layers.
+
   Args:
     sparsity: the fraction pruned of all weights in layers that share.
     power: the exponent; 1 is the paper's, 0 gives all layers the same density.
@@ -147,7 +154,11 @@ def erk(sparsity: float, power: float = 1.0) -> Distribution:
 def er(sparsity: float) -> Distribution:
   """Erdos-Renyi: like `erk` with `(in + out) / (in * out)`, without windows.
 
-  The window axes of convolutions do not count.
+  The last two axes of a parameter count as `in` and `out`. All axes before
+  them, such as the window of a convolution or an axis of layers, do not count.
+  So a kernel `[in, heads, head_dim]` of attention has the density of `[heads,
+  head_dim]`. To choose another one, give its pattern a sparsity of its own,
+  e.g. `unstructured(sparsity=0.9)`, or use `uniform` for all layers.
 
   Args:
     sparsity: the fraction pruned of all weights in layers that share.
