@@ -332,12 +332,40 @@ def _names(where: str, raw: list[str] | str, leaf: str, messages: list[str],
   return found
 
 
+# An escape, a class of characters or one character.
+_TOKEN = re.compile(r'\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.', re.DOTALL)
+
+
 def _regex(raw: str, leaf: str) -> str:
-  """One module name as a regular expression, for parameters named `leaf`.
+  """Module names as a regular expression for parameters named `leaf`.
 
   >>> _regex('layer1.0.conv1.weight', 'kernel'), _regex('layer1.*', 'kernel')
   ('.*layer1.0.conv1/kernel', '.*layer1.*kernel')
   """
+  if flags := re.match(r'\(\?([a-zA-Z]+)\)', raw):
+    return f'(?{flags[1]}:{_regex(raw[flags.end():], leaf)})'
+  found = [_alternative(text, leaf) for text in _alternatives(raw)]
+  return found[0] if len(found) == 1 else f'(?:{"|".join(found)})'
+
+
+def _alternatives(raw: str) -> list[str]:
+  """The parts of an expression between those `|` that are in no group.
+
+  >>> _alternatives(r'a|(b|c)[|]')
+  ['a', '(b|c)[|]']
+  """
+  parts, depth = [''], 0
+  for token in _TOKEN.findall(raw):
+    depth += (token == '(') - (token == ')')
+    if token == '|' and not depth:
+      parts.append('')
+    else:
+      parts[-1] += token
+  return parts
+
+
+def _alternative(raw: str, leaf: str) -> str:
+  """One module name, without alternatives outside of groups."""
   text = raw.replace('\\.', '/')
   begin = '(?:params/)?' if text.startswith('^') else '.*'
   body = re.sub(r'[./]weight\$?$', '', text.removeprefix('^'))
@@ -345,13 +373,20 @@ def _regex(raw: str, leaf: str) -> str:
   end = '/kernel' if whole else f'.*{leaf}'
   if body.endswith('$'):  # The end of a module's name.
     body, end = body[:-1], f'/{leaf or ".*"}'
+  plain = _TOKEN.sub(
+      lambda token: token[0] if len(token[0]) == 1 else '_', body)
+  if re.search(r'[\^$]|[./]weight[)|]', plain):
+    raise ValueError(
+        f'{raw!r} has ^, $ or .weight inside of an expression, which cannot be '
+        'translated for whole paths. Write alternatives without a group, e.g. '
+        "'^conv1|classifier$'.")
   if begin == '.*':
     body = body.removeprefix('.*')
   if end.startswith('.*'):
     body = body.removesuffix('.*')
   if not body:
     return end if end.startswith('.*') else begin + end
-  return begin + (f'(?:{body})' if '|' in body else body) + end
+  return begin + body + end
 
 
 def _regularizer(where: str, pruner: Mapping[str, Any], kind: str,

@@ -221,7 +221,7 @@ def test_every_key_stands_in_the_table():
         '(?:params/)?bert.encoder.*kernel')),
     ('layer1.0.conv1.weight', '.*layer1.0.conv1/kernel'),
     (r'layer\.1\.', '.*layer/1/.*kernel'), ('fc$', '.*fc/kernel'),
-    ('key|query', '.*(?:key|query).*kernel')])
+    ('key|query', '(?:.*key.*kernel|.*query.*kernel)')])
 def test_names_are_searched_there_and_match_whole_paths_here(raw, want):
   recipe, messages = _one(names=[raw])
   assert recipe['names'] == [want]
@@ -235,7 +235,15 @@ def test_names_are_searched_there_and_match_whole_paths_here(raw, want):
     ('layer1.0.conv1.weight', 'params/layer1/0/conv1/kernel', True),
     ('layer1.0.conv1.weight', 'layer1/0/conv11/kernel', False),
     ('fc$', 'mlp/fc/kernel', True), ('fc$', 'mlp/fc1/kernel', False),
-    ('^fc', 'params/fc1/kernel', True), ('^fc', 'mlp/fc/kernel', False)])
+    ('^fc', 'params/fc1/kernel', True), ('^fc', 'mlp/fc/kernel', False),
+    ('^fc|conv', 'encoder/conv1/kernel', True),
+    ('head|^fc', 'params/fc/kernel', True), ('head|^fc', 'a/fc/kernel', False),
+    ('fc$|conv', 'fc/kernel', True), ('fc$|conv', 'fc1/kernel', False),
+    ('conv1.weight|fc.weight', 'conv1/kernel', True),
+    ('conv1.weight|fc.weight', 'conv11/kernel', False),
+    ('(key|query).weight', 'a/query/kernel', True),
+    ('[|]|fc', 'a/fc/kernel', True), ('[^|]fc', 'a/fc/kernel', True),
+    ('(?i)HEAD', 'head/kernel', True), ('(?i)HEAD|^FC', 'a/fc/kernel', False)])
 def test_translated_names_match_the_same_layers(raw, path, hit):
   regex, = _one(names=[raw])[0]['names']
   assert bool(re.fullmatch(regex, path)) == hit
@@ -246,6 +254,18 @@ def test_excluded_names_stay_dense():
   for path, hit in (('a/kernel', True), ('a/query/kernel', False),
                     ('a/fc/kernel', False), ('a/fc/1/kernel', True)):
     assert bool(re.fullmatch(regex, path)) == hit
+  regex, = _one(extra_excluded_names=['classifier$|^conv1', '(?i)HEAD'])[
+      0]['names']
+  for path, hit in (('classifier/kernel', False), ('conv1/kernel', False),
+                    ('mid/conv1/kernel', True), ('a/head/kernel', False)):
+    assert bool(re.fullmatch(regex, path)) == hit
+
+
+@pytest.mark.parametrize('raw', ['(^a|b)', 'a(b$|c)', '(a.weight|b)'])
+def test_names_that_cannot_be_translated_are_an_error(raw):
+  for key in 'names', 'excluded_names':
+    with pytest.raises(ValueError, match='alternatives without a group'):
+      _one(**{key: [raw]})
 
 
 @pytest.mark.parametrize('parameters', [
