@@ -59,7 +59,8 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
   parts = [base.with_extra_args(rule) for rule in rules.values()]
 
   def init(params):
-    states = [rule.init(params) for rule in parts]
+    states = [parts[0].init(params),
+              *(_begun_later(rule, params) for rule in parts[1:])]
     for begin, state in zip(begins, states):
       _check(begin, state, states[0])
     dense = [s.dense for s in states if s.dense is not None]
@@ -90,6 +91,17 @@ def stages(rules: Mapping[int, base.Rule]) -> base.Rule:
     return masks, base.RuleState(step, masks, scores, dense)
 
   return base.made_of(init, update, *parts)
+
+
+def _begun_later(rule: base.Rule, params: Any) -> Any:
+  """The state at `init` of a rule whose first masks are another rule's.
+
+  Where the masks are all that it has, their shapes are enough. So `lock` makes
+  none from params that are not pruned yet, and does not warn of them.
+  """
+  state = jax.eval_shape(rule.init, params)
+  more = getattr(state, 'dense', None), getattr(state, 'scores', None)
+  return rule.init(params) if jax.tree.leaves(more) else state
 
 
 def _check(begin: int, state: Any, first: Any) -> None:

@@ -152,6 +152,16 @@ def test_a_locked_last_stage_is_that_of_its_start():
   chex.assert_trees_all_equal(states[1].masks, states[0].masks)
 
 
+def test_a_lock_that_begins_later_is_not_warned_of():
+  """Warnings are errors in tests."""
+  lock = jaxsparse.lock(_FREE)
+  rule = jaxsparse.stages({0: _nm(2), 1: jaxsparse.stages({0: lock})})
+  states, _ = _states(rule, _params(), 2)
+  assert [_kept(s.masks) for s in states] == [2, 2, 2]
+  with pytest.warns(UserWarning, match='locks nothing'):
+    jaxsparse.stages({0: lock, 1: _nm(2)}).init(_params())
+
+
 def test_only_the_scores_of_the_stage_in_force_accumulate():
   rules = [_nm(n, score=jaxsparse.snip_momentum()) for n in (4, 2)]
   rule = jaxsparse.stages({0: rules[0], 3: rules[1]})
