@@ -181,11 +181,13 @@ class Pattern:
           'without transposable=True for more.')
 
 
-# The check of a sparsity, for arguments and for recipes.
-SPARSITY = arguments.number(
+# The check of a sparsity that may be traced, and of one from which numbers of
+# weights follow, for arguments and for recipes.
+DYNAMIC_SPARSITY = arguments.number(
     0, 1, 'the fraction pruned, a number in [0, 1]',
     lambda value: str(value / 100 if arguments.is_number(value)
                       and 1 < value <= 100 else .9))
+SPARSITY = arguments.static(DYNAMIC_SPARSITY)
 _SPARSITIES = dict.fromkeys(
     ('sparsity', 'min_sparsity', 'max_sparsity'), SPARSITY)
 arguments.register(Pattern, arguments.instance(

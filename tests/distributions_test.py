@@ -57,6 +57,14 @@ def test_nothing_and_everything_may_be_pruned(make, sparsity, shapes):
   assert shares(make(sparsity), shapes) == want
 
 
+def test_a_sparsity_may_be_an_array_of_one_number(make):
+  assert shares(make(jnp.float32(.5)), [(10,), (6,)]) == shares(
+      make(.5), [(10,), (6,)])
+  with pytest.raises(ValueError, match=r'sparsity must be.*got float32\[\] of '
+                     'a traced function.*sparsity=0.9'):
+    jax.jit(lambda s: shares(make(s), [(10,), (6,)]))(.5)
+
+
 @pytest.mark.parametrize('sparsity', [.1, .5, .9, .95])
 def test_one_layer_gets_all_of_it(make, sparsity):
   assert shares(make(sparsity), [(6, 11)]) == [round((1 - sparsity) * 66)]

@@ -121,6 +121,13 @@ def test_balanced_blocks_need_an_axis_of_inputs():
     jaxsparse.select(jnp.ones(8), block((4,), balanced=True), .5)
 
 
+def test_a_sparsity_is_a_number_of_python():
+  assert unstructured(jnp.float32(.5)) == unstructured(.5)
+  for wrong in (jnp.float32(5.), jnp.ones(2), jnp.bool_(True)):
+    with pytest.raises(ValueError, match='sparsity must be'):
+      unstructured(wrong)
+
+
 def test_crossed_bounds_are_an_error():
   with pytest.raises(ValueError, match=r'(?s)min_sparsity=0.5.*max_sparsity'):
     unstructured(min_sparsity=.5, max_sparsity=.2)

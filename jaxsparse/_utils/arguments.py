@@ -7,7 +7,8 @@ raises an error at the call. Packages `register` checks for their own types:
   register(When, function('a function of the step', 'schedules.every(100)'))
 
 Checks read types, numbers and the shapes of arrays, but never the values of an
-array on a device. So tracers pass, and no check waits for a device.
+array on a device. So tracers pass, and no check waits for a device. Only a
+`static` check reads an array, because its number must be known while tracing.
 """
 
 import collections.abc
@@ -56,8 +57,9 @@ class Check:
       return self.make(value)
     write = self.write(value) if callable(self.write) else self.write
     example = f'{re.split("[.:] *", where)[-1]}{self.joint}{write}'
+    traced = ' of a traced function' * isinstance(value, jax.core.Tracer)
     raise ValueError(
-        f'{where} must be {self.expected}, got {brief(value)}.'
+        f'{where} must be {self.expected}, got {brief(value)}{traced}.'
         f'{f" Write e.g. {example}" if write else ""}')
 
 
@@ -142,6 +144,20 @@ def number(least: float = -math.inf, most: float = math.inf,
       or not isinstance(value, np.generic) and _is_scalar(value, np.number)
       and not jax.dtypes.issubdtype(value.dtype, np.complexfloating),
       expected or f'a number {bounds}'.strip(), write, _real)
+
+
+def _read(value: Any) -> Any:
+  """The number in an array of one, if it is known."""
+  known = is_array(value) and not isinstance(value, jax.core.Tracer)
+  return value.item() if known and value.shape == () else value
+
+
+def static(check: Check) -> Check:
+  """What a check takes, as a number of Python; traced arrays are none."""
+  return dataclasses.replace(
+      check, takes=lambda value: not isinstance(
+          value, jax.core.Tracer) and check.takes(_read(value)),
+      make=lambda value: check.make(_read(value)))
 
 
 def nearest(value: Any, words: Collection[str], cutoff: float = .6

@@ -26,8 +26,8 @@ from jaxsparse.masks import topk
 from jaxsparse.masks import whole
 from jaxsparse.masks.remade import jitted_outside
 from jaxsparse.masks.remade import Remade
+from jaxsparse.patterns import DYNAMIC_SPARSITY
 from jaxsparse.patterns import Pattern
-from jaxsparse.patterns import SPARSITY
 
 
 class Kept(NamedTuple):
@@ -42,7 +42,7 @@ class Kept(NamedTuple):
   found: topk.Bracket | None = None
 
 
-_SPARSITY = arguments.any_of(SPARSITY, arguments.Check(
+_SPARSITY = arguments.any_of(DYNAMIC_SPARSITY, arguments.Check(
     lambda value: isinstance(value, Kept)
     and isinstance(value.count, counts.Count), 'the Kept of a distribution'))
 
