@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from jaxsparse import patterns as patterns_lib
 from jaxsparse._utils import arguments
+from jaxsparse._utils import trees
 from jaxsparse._utils import warning
+from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import selection
 from jaxsparse.rules import base
 
@@ -40,15 +42,13 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
   [False  True]
   """
   def capture(w, pattern):
-    if not jnp.issubdtype(w.dtype, jnp.inexact):
-      return None  # A key, or a table of whole numbers: not a weight.
-    alive = selection.unit_scores((w != 0).astype(jnp.float32), pattern) > 0
-    return selection.spread(alive | ~alive.any(), pattern, w.shape)
+    alive = selection.unit_scores(
+        jnp.not_equal(w, 0).astype(jnp.float32), pattern) > 0
+    return selection.spread(alive | ~alive.any(), pattern, jnp.shape(w))
 
   def init(params):
-    shapes = base.resolve(
-        {'.*': patterns_lib.unstructured()} if patterns is None else patterns,
-        params)
+    shapes = _every_zero(params) if patterns is None else base.resolve(
+        patterns, params)
     masks = jax.tree.map(capture, base.sparse_only(params, shapes), shapes)
     if _locks_nothing(masks):
       warning.warn(
@@ -67,6 +67,13 @@ def lock(patterns: base.Patterns | None = None) -> base.Rule:
     return state.masks, kept._replace(count=state.count + 1, dense=dense)
 
   return base.Rule(init, update)
+
+
+def _every_zero(params: ArrayTree) -> Any:
+  """The pattern of every parameter that is a weight."""
+  free = patterns_lib.unstructured()
+  return trees.map_with_path(
+      lambda _, w: free if base.is_weight(w) else None, params)
 
 
 def _locks_nothing(masks: Any) -> bool:

@@ -165,6 +165,15 @@ def with_extra_args(rule: optax.GradientTransformation) -> Rule:
   return Rule(rule.init, update)
 
 
+def is_weight(leaf: Any) -> bool:
+  """Whether a leaf is no key and no table of whole numbers.
+
+  >>> is_weight(jnp.ones(2)), is_weight(jnp.arange(2))
+  (True, False)
+  """
+  return jax.dtypes.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
 @arguments.checked()
 def resolve(patterns: Patterns, params: ArrayTree) -> Any:
   """The pattern of every parameter, checked against the parameter's shape.
@@ -179,7 +188,8 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
 
   Raises:
     ValueError: if a regular expression matches no parameter, or a pattern does
-      not fit a parameter; the message names the expression or the parameter.
+      not fit a parameter, as if that has whole numbers; the message names the
+      expression or the parameter.
 
   Warns:
     UserWarning: if N:M groups run across the heads of Flax's queries, keys or
@@ -190,8 +200,13 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
   shapes = {path: jnp.shape(w) for path, w, _ in rows}
   across = {path: pattern for path, _, pattern in rows
             if _heads.across_heads(path, pattern, shapes)}
-  for path, _, pattern in rows:
+  for path, w, pattern in rows:
     if pattern is not None:
+      if not is_weight(w):
+        raise ValueError(
+            f'{path}: only floating and complex parameters can be pruned, got '
+            f'{jnp.result_type(w)}. Make it dense, in front of other patterns: '
+            f'{{{path!r}: None, ...}}.')
       try:
         pattern.sizes(shapes[path])
       except ValueError as error:

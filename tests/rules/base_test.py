@@ -28,6 +28,18 @@ def test_patterns_that_do_not_fit_are_taught_errors(patterns, message):
     jaxsparse.prune(patterns).init(_params())
 
 
+@pytest.mark.parametrize('make, dtype', [
+    (lambda: jnp.arange(4), 'int32'), (lambda: jnp.ones(4, bool), 'bool'),
+    (lambda: jax.random.key(0), 'key')])
+def test_a_parameter_that_is_no_weight_is_named(make, dtype):
+  params = {'a': jnp.arange(4.), 'b': {'w': make()}}
+  for rule in (jaxsparse.lock, lambda p: jaxsparse.prune(p, sparsity=.5)):
+    with pytest.raises(ValueError, match=f'b/w: only floating.*got {dtype}'):
+      rule({'.*': jaxsparse.unstructured()}).init(params)
+  masks = jaxsparse.lock().init(params).masks
+  assert masks['b']['w'] is None and not masks['a'][0]
+
+
 def test_a_missing_sparsity_is_told_before_the_first_pruning_step():
   rule = jaxsparse.prune(_FREE, when=schedules.every(5, begin=5))
   with pytest.raises(ValueError, match='uniform'):

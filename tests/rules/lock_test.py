@@ -25,6 +25,12 @@ def test_lock_keeps_zeros_and_leaves_untouched_biases_free():
   assert masks['a']['bias'].all()
 
 
+def test_complex_weights_and_numbers_of_python_are_locked():
+  masks = jaxsparse.lock().init(
+      {'a': jnp.array([0, 1j, 2], jnp.complex64), 'b': 1.5}).masks
+  assert masks['a'].tolist() == [False, True, True] and bool(masks['b'])
+
+
 def test_it_goes_on_with_the_state_of_the_rule_that_made_the_masks():
   params = _params()
   rule = jaxsparse.methods.rigl(
