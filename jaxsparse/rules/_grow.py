@@ -237,7 +237,9 @@ def prune_and_grow(
     return masks, RuleState(step, masks, scores, _reads_dense(
         grow, sparse, state.scores[1], due))
 
-  return base.Rule(init_fn, update)
+  rule = base.Rule(init_fn, update)
+  rule.progress = schedule
+  return rule
 
 
 def _warn_of_small_groups(sparse: Any, shapes: Any, when: schedules.When,

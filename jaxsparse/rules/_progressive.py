@@ -65,8 +65,12 @@ def progressive(rule: base.Rule, *, steps: int = 4, every: int = 100,
   current one prunes come back at once. If the rule's masks change while
   portions are left, the portions start anew from the current masks; so they
   never catch up with a rule whose masks change more often than every `steps *
-  every` updates. At the step at which a gradual schedule of a `prune` ends, all
-  remaining portions are pruned, because training may end at that step.
+  every` updates. At the step at which a gradual schedule of a `prune` or
+  `prune_and_grow` ends, all remaining portions are pruned, because training may
+  end at that step. `combine` and `stages` follow several schedules, so around
+  them every portion waits for its step. Write `combine(progressive(...), ...)`,
+  or let the last schedule in `stages` end `(steps - 1) * every` updates before
+  training does.
 
   Args:
     rule: `prune(...)` with patterns of blocks, channels or N:M groups, and a

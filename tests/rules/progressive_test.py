@@ -130,6 +130,19 @@ def test_masks_end_as_those_of_the_rule_and_shrink_on_the_way():
   chex.assert_trees_all_equal(got[-1], targets[-1])
 
 
+def test_nothing_is_left_where_a_schedule_of_growth_ends():
+  params = _params(0)
+  rule = progressive(jaxsparse.prune_and_grow(
+      _BLOCKS, sparsity=.5, grow=jaxsparse.scores.gradient(),
+      schedule=schedules.cubic(0, 6), when=schedules.every(4)), steps=4,
+      every=2)
+  update, state = jax.jit(rule.update), rule.init(params)
+  for _ in range(6):
+    masks, state = update(params, state, params)
+  chex.assert_trees_all_equal(masks, state.inner.masks)
+  assert [m.mean() for m in _sparse(masks)] == [.5, .5]
+
+
 def test_a_score_of_gradients_accumulates_and_the_first_portion_waits_for_it():
   rule = progressive(
       jaxsparse.prune({'.*kernel': jaxsparse.channel(-1, sparsity=0.5)}),
