@@ -243,10 +243,13 @@ def _all_used(rule: rules.Rule, recipe: Section) -> rules.Rule:
         found = [path for path in paths if re.fullmatch(regex, path)]
         late = bool(found) and all(path in taken for path in found)
         if late and where != 'excluded':
+          first = taken[found[0]]
+          # The order of excluded, layers and names is fixed.
+          write = ('Narrow it, or remove this layer' if first.startswith(
+              'excluded') else f'Move {regex!r} in front of it')
           raise ValueError(
-              f'{where}: {regex!r} has no effect, because '
-              f'{taken[found[0]]} matches {trees.few(found)} first. Move '
-              f'{regex!r} in front of it.')
+              f'{where}: {regex!r} has no effect, because {first} matches '
+              f'{trees.few(found)} first. {write}.')
         taken |= {p: f'{where} ({regex!r})' for p in found if p not in taken}
     return state
   checked = rule._replace(init=init)

@@ -195,6 +195,17 @@ def test_an_expression_that_matches_nothing_is_an_error(recipe):
     _masks(sparsity=.5, **recipe)
 
 
+@pytest.mark.parametrize('taker, told', [
+    ({'excluded': 'a/.*'}, r'excluded .*Narrow it'),
+    ({'layers': [{'names': '.*kernel', 'end': 9}]},
+     r"layers\[0\].names .*Move 'a/kernel' in front of it")], ids=str)
+def test_a_layer_whose_parameters_are_all_taken_is_an_error(taker, told):
+  layers = [*taker.get('layers', []), {'names': 'a/kernel', 'sparsity': .1}]
+  recipe = {'sparsity': .5, 'names': '.*', **taker, 'layers': layers}
+  with pytest.raises(ValueError, match=f"'a/kernel' has no effect.*{told}"):
+    _masks(**recipe)
+
+
 # When, and by what: what reaches `prune`.
 
 
