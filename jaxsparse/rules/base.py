@@ -204,7 +204,8 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
     if pattern is not None:
       if not is_weight(w):
         raise ValueError(
-            f'{path}: only floating and complex parameters can be pruned, got '
+            f'{trees.named(path)}: '
+            'only floating and complex parameters can be pruned, got '
             f'{jnp.result_type(w)}. Make it dense, in front of other patterns: '
             f'{{{path!r}: None, ...}}.')
       try:
