@@ -11,6 +11,8 @@ import sys
 import threading
 from typing import Any, Callable, NamedTuple
 
+import jax
+
 from experiments._utils import launch
 from experiments._utils import stopping
 
@@ -132,6 +134,8 @@ def _attempt(function, job):
     function(job)
   except Exception as error:  # pylint: disable=broad-exception-caught
     return launch.one_line(error)
+  finally:
+    jax.clear_caches()  # Or programs of all jobs would fill the memory.
   return ''
 
 

@@ -1,5 +1,6 @@
 """Processes that share jobs."""
 
+import jax
 import pytest
 
 from experiments.sweeping import workers
@@ -14,3 +15,9 @@ def test_worker_that_dies_costs_its_job_alone():
       '1 + 1': '', '2': '', '3': '',
       '1 / 0': 'ZeroDivisionError: division by zero',
       '__import__("os")._exit(3)': 'its process died (exit code 3)'}
+
+
+def test_programs_of_a_job_are_given_back():
+  double = jax.jit(lambda x: 2 * x)
+  outcome, = workers.each(double, [1.], workers=1)
+  assert not outcome.error and not double._cache_size()
