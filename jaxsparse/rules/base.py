@@ -166,12 +166,13 @@ def with_extra_args(rule: optax.GradientTransformation) -> Rule:
 
 
 def is_weight(leaf: Any) -> bool:
-  """Whether a leaf is no key and no table of whole numbers.
+  """Whether a leaf is no key, no table of whole numbers and no text.
 
-  >>> is_weight(jnp.ones(2)), is_weight(jnp.arange(2))
-  (True, False)
+  >>> is_weight(jnp.ones(2)), is_weight(.5), is_weight(jnp.arange(2))
+  (True, True, False)
   """
-  return jax.dtypes.issubdtype(jnp.result_type(leaf), jnp.inexact)
+  return isinstance(leaf, (float, complex)) or jax.dtypes.issubdtype(
+      getattr(leaf, 'dtype', int), jnp.inexact)
 
 
 @arguments.checked()
@@ -203,10 +204,10 @@ def resolve(patterns: Patterns, params: ArrayTree) -> Any:
   for path, w, pattern in rows:
     if pattern is not None:
       if not is_weight(w):
+        got = getattr(w, 'dtype', type(w).__name__)
         raise ValueError(
-            f'{trees.named(path)}: '
-            'only floating and complex parameters can be pruned, got '
-            f'{jnp.result_type(w)}. Make it dense, in front of other patterns: '
+            f'{trees.named(path)}: only floating and complex parameters can be '
+            f'pruned, got {got}. Make it dense, in front of other patterns: '
             f'{{{path!r}: None, ...}}.')
       try:
         pattern.sizes(shapes[path])
