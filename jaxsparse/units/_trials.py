@@ -243,7 +243,8 @@ class Trial:
   def _compared(self, number: str | None, kind: Kind, gone: _Gone,
                 verdict: _Verdict) -> _Verdict:
     """A verdict, if outputs are others, too, without units not read."""
-    if self._run is None or not isinstance(verdict, str):
+    run = self._run
+    if run is None or not isinstance(verdict, str):
       return verdict
     # That it is of these units is known. Inputs may hide that it matters, as
     # the scale of logits does not where all are alike, or there is but one.
@@ -253,12 +254,13 @@ class Trial:
       with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         same = self._precision < 1e-5 and all(
-            self._same(kind, gone, by) for by in (3., 1., .3))
+            self._same(run, kind, gone, by) for by in (3., 1., .3))
     except Exception as error:  # As above.
       return _Fails(_said(error))
     return None if same else verdict
 
-  def _same(self, kind: Kind, gone: _Gone, by: float) -> bool:
+  def _same(self, run: Callable[..., Any], kind: Kind, gone: _Gone, by: float
+            ) -> bool:
     """Whether units that nothing reads change no outputs, at other points."""
     rng = np.random.default_rng(0)
     moved = jax.tree.map(
@@ -270,7 +272,7 @@ class Trial:
     keep = _keep(kind, gone)
     unread = _unread(moved, kind, keep)
     smaller = removal.slim(unread, self._ties, keep)
-    before, after = (checking.outputs(self._run, p, *inputs)
+    before, after = (checking.outputs(run, p, *inputs)
                      for p in (unread, smaller))
     return (all(np.isfinite(x).all() for x in before)
             and checking.distance(before, after) <= 100 * self._precision)
