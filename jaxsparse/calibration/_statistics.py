@@ -237,14 +237,16 @@ def _of_convolution(product: Product, kind: str) -> Statistic:
     squares = jnp.square(data.astype(jnp.float32))
     total = lambda w: lax.conv_general_dilated(
         squares, w, dimension_numbers=spec, feature_group_count=groups,
-        **settings).sum()
+        precision=lax.Precision.HIGHEST, **settings).sum()
     # In `shard_map` the gradient of a replicated array is a sum over devices.
     found = jax.grad(total)(numerics.vary(
         jnp.zeros(shape, jnp.float32), numerics.varies(data)))
     found = found.transpose(out, *order).reshape(groups, -1)
     return Statistic(found if groups > 1 else found[0], count)
+  # A convolution with ones and zeros, which must not round the data.
   patches = lax.conv_general_dilated_patches(
-      data, [kernel[k] for k in window], dimension_numbers=spec, **settings)
+      data, [kernel[k] for k in window], dimension_numbers=spec,
+      precision=lax.Precision.HIGHEST, **settings)
   patches = jnp.moveaxis(patches, spec.out_spec[1], -1)
   # Features are [groups, inputs, *window]; kernels may have another order.
   there = [inputs, *window]

@@ -149,6 +149,20 @@ def test_layers_of_a_scan_may_all_read_what_is_outside(transform):
   assert stats['k'].count.tolist() == [7] * 3 and stats['v'].count == 35
 
 
+@pytest.mark.parametrize('kind', ['norm', 'moment'])
+def test_no_accelerator_rounds_the_products(kind):
+  """By default products of float32 have 8 to 11 bits there."""
+  def fn(p, x):
+    x = lax.conv(x, p['conv'], (1, 1), 'SAME', precision='highest')
+    return jnp.dot(x.reshape(5, -1), p['out'], precision='highest')
+  p = {'conv': array(2, 3, 3, 3), 'out': array(32, 2)}
+  text = jax.jit(functools.partial(input_statistics, fn, kind=kind)).lower(
+      p, array(5, 3, 4, 4)).as_text()
+  products = re.findall(r'stablehlo.(?:convolution|dot_general).*', text)
+  # Of patches, one operand has ones and zeros, which nothing rounds.
+  assert len(products) >= 2 and all('HIGHEST' in line for line in products)
+
+
 def test_a_while_adds_up_its_turns_and_a_cond_what_it_runs():
   p, x = {'w': array(4, 4), 'v': array(4, 4)}, array(3, 4)
   stats = jax.jit(functools.partial(input_statistics, three_turns))(p, x)
