@@ -162,16 +162,13 @@ class Trial:
     for tie in ties:
       for m in tie.members:
         there[m.path, m.axis, tie.shape][tie] = None
-    crowds = dict.fromkeys(
-        tuple(crowd) for crowd in there.values() if len(crowd) > 1)
-
-    def differ(some):
-      return self._traced([crowd[:1] for crowd in some], _one) is not None
-    if not crowds or not differ(crowds):
-      return {}
+    crowds = [tuple(crowd) for crowd in there.values() if len(crowd) > 1]
+    # The first of each is tried without the others.
+    alone = self._bisected([*{crowd[:1]: None for crowd in crowds}], _one)
     return {tie: 'must lose as many units as ' + trees.few(
         [other.name for other in crowd if other != tie])
-            for crowd in crowds if differ([crowd]) for tie in crowd}
+            for crowd in crowds if alone[crowd[:1]] is not None
+            for tie in crowd}
 
   def _bisected(self, kinds: Sequence[Kind], gone: _Gone
                 ) -> dict[Kind, _Verdict]:
