@@ -237,6 +237,8 @@ def test_variants_of_a_sweep_differ_in_what_their_names_say():
     made = plan.checked(config(variant))
     assert {method.removeprefix('sr_ste_') for method in made.methods} >= {
         'dense', 'ste', '2e-4', '2e-3', '2e-2', 'mdgf_linear'}
+  assert {*config('longer').methods} - {*config('wider').methods} == {
+      'mdgf_exponential', 'sdgf_stepwise', 'sdgf_geometric'}
   with pytest.raises(ValueError, match=":longer or :wider, got 'large'"):
     config('large')
   assert sweep_dynamic.get_config('long').base.steps == 450

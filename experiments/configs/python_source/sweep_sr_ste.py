@@ -7,9 +7,9 @@ r"""The decay of SR-STE with Adam and with SGD, in the small language model.
 All rows are the model of `sweep_nm.py` at 1:8. Only the decay of pruned weights
 differs, and whether it goes through Adam or bypasses it. `ste` has none. After
 the name of this file may stand `:sgd`, the optimizer of SR-STE's paper,
-`:longer` for four times the steps (and 1:32, too), or `:wider` for twice the
-width; give each its own work directory. Their tables are in
-docs/results/nm_from_scratch.md.
+`:longer` for four times the steps (also at 1:32, and with every method that
+decays), or `:wider` for twice the width; give each its own work directory.
+Their tables are in docs/results/nm_from_scratch.md.
 """
 
 from experiments.configs.python_source import sweep_nm
@@ -43,6 +43,9 @@ def get_config(variant='adamw'):
              for decay in _DECOUPLED}
   config.only = rows
   config.methods = ('dense', 'ste', *rows, 'mdgf_linear')
-  config.targets = ('1:8', '1:32') if variant == 'longer' else ('1:8',)
+  config.targets = ('1:8',)
+  if variant == 'longer':
+    config.methods += ('mdgf_exponential', 'sdgf_stepwise', 'sdgf_geometric')
+    config.targets += ('1:32',)
   config.reference = 'ste'
   return config
