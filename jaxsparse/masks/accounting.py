@@ -169,7 +169,8 @@ def mask_flips(before: ArrayTree, after: ArrayTree) -> ArrayTree:
     after: a tree like `before`, the masks of a later step.
 
   Returns:
-    A tree like `before` with a uint32 scalar for every mask.
+    A tree like `before` with a scalar for every mask: uint32, or float32 for
+    masks of 2^32 entries or more, whose flips uint32 may not hold.
 
   Raises:
     ValueError: if the structures of the trees differ.
@@ -191,4 +192,5 @@ def mask_flips(before: ArrayTree, after: ArrayTree) -> ArrayTree:
         'mask_flips(get_masks(old_state), get_masks(new_state)).')
   trees.same_structure(before, after, 'after')
   return jax.tree.map(
-      lambda a, b: (a != b).sum(dtype=jnp.uint32), before, after)
+      lambda a, b: (a != b).sum(dtype=jnp.uint32 if a.size < 2**32
+                                else jnp.float32), before, after)

@@ -177,6 +177,13 @@ def test_mask_flips_are_counted_layer_by_layer_both_ways():
   assert not any(map(int, jax.tree.leaves(nothing)))
 
 
+@pytest.mark.parametrize('shape, dtype', [
+    ((2**16, 2**16 - 1), jnp.uint32), ((80, 8_192, 28_672), jnp.float32)])
+def test_mask_flips_do_not_wrap_in_stacked_layers(shape, dtype):
+  mask = jax.ShapeDtypeStruct(shape, bool)
+  assert jax.eval_shape(accounting.mask_flips, mask, mask).dtype == dtype
+
+
 def test_mask_flips_of_other_trees_are_an_error():
   mask = jnp.ones((2, 2), bool)
   for after in ({'a': mask}, {'a': mask, 'c': None}, [mask, None]):
