@@ -39,7 +39,8 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
       axis. Or masks, `get_masks(opt_state)`: weights are multiplied by their
       masks, and matrices are packed along axis -2 if the mask is 2:4 there,
       else along -1. A mask does not tell the contraction axes of attention,
-      convolutions or stacked layers, so pass patterns for these.
+      convolutions or stacked layers, so pass patterns for these. Masks must not
+      be traced, because the structure of the result depends on their values.
     layout: 'planar'; 'tiled' for TPUs; or 'hopper' for H100 and H200, for
       weights in bfloat16 and float16 (other weights stay planar). `None` is the
       layout of this machine's kernel. Use 'planar' for checkpoints that any
@@ -56,8 +57,8 @@ def pack_params(params: ArrayTree, masks_or_rules: Any, *,
 
   Raises:
     ValueError: if no weight was packed, with the reasons; if layout='hopper'
-      and no weight has a dtype for it; or if a weight whose pattern is 2:4 is
-      not 2:4, with its path.
+      and no weight has a dtype for it; if a weight whose pattern is 2:4 is not
+      2:4, with its path; or if masks are traced.
 
   >>> import jaxsparse
   >>> params = {'mlp': {'kernel': jnp.ones((512, 8)), 'bias': jnp.ones(8)}}
@@ -156,7 +157,15 @@ def _axis_of(pattern: Pattern | None) -> int | tuple[int, ...] | None:
 
 def _axis_of_mask(mask: jax.Array) -> int | None:
   """The same of a mask."""
+  if isinstance(mask, jax.core.Tracer):
+    raise ValueError(
+        'pack_params needs patterns, or masks of known values, got a traced '
+        f'mask of shape {mask.shape}. Write pack_params(params, rules) with '
+        'the patterns of the masks, or leave the masks out of the arguments of '
+        'the traced function.')
   if mask.ndim != 2:
     return None
-  mask = mask.astype(jnp.int8)
-  return next((axis for axis in (-2, -1) if layout24.is_24(mask, axis)), None)
+  # Under `jit` the values of a mask that is no argument are known, too.
+  with jax.ensure_compile_time_eval():
+    mask = mask.astype(jnp.int8)
+    return next((axis for axis in (-2, -1) if layout24.is_24(mask, axis)), None)

@@ -307,6 +307,19 @@ def test_masks_without_24_are_nothing_to_pack():
       pack_params(params, jax.tree.map(make, params))
 
 
+def test_masks_are_read_inside_of_jit_and_traced_ones_are_told():
+  params = {'w': jnp.ones((8, 4)), 'b': jnp.ones(4)}
+  masks = {'w': pruned(8, 4) != 0, 'b': None}
+  want = pack_params(params, masks)
+  for held in (masks, jax.device_get(masks)):
+    f = lambda params, held=held: pack_params(params, held)
+    assert_same_trees(jax.jit(f)(params), want)
+    assert jax.tree.structure(jax.eval_shape(f, params)) == (
+        jax.tree.structure(want))
+  with pytest.raises(ValueError, match='got a traced mask.*Write pack_params'):
+    jax.eval_shape(pack_params, params, masks)
+
+
 def test_packed_params_are_not_packed_again():
   params = mlp()
   packed = pack_params(params, _RULES)
