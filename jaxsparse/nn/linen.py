@@ -1,7 +1,7 @@
 """Packed kernels in Linen."""
 
 import functools
-from typing import Any, Callable, cast
+from typing import Any, Callable, cast, Iterable
 
 from flax import errors
 from flax import linen
@@ -122,7 +122,8 @@ def _variable(layer: linen.Module, name: str) -> Any:
 
 def _dense(layer: linen.Module, inputs: jax.Array, kernel: Packed24,
            implementation: Implementation) -> jax.Array:
-  tuple_of = lambda x: (x,) if isinstance(x, int) else tuple(x)
+  # Numbers of numpy are numbers, too: a model may compute its widths.
+  tuple_of = lambda x: tuple(x) if isinstance(x, Iterable) else (x,)
   axis = tuple_of(getattr(layer, 'axis', -1))
   batch = tuple_of(getattr(layer, 'batch_dims', ()))
   features = tuple_of(layer.features)

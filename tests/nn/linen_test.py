@@ -130,6 +130,15 @@ def test_lifted_linen_layers_run_packed_and_compile_once():
   jax.tree.map(assert_close, got, want)
 
 
+def test_widths_may_be_numbers_of_numpy():
+  x, kernel = tokens(2), jnp.eye(INPUTS, 8)
+  width, params = np.prod((2, 4)), {'kernel': pack(kernel)}
+  for model in (linen.Dense(width, use_bias=False),
+                linen.DenseGeneral(width, axis=np.int64(-1), use_bias=False)):
+    y = nn.accept_packed(model.apply)({'params': params}, x)
+    assert_close(y, model.apply({'params': {'kernel': kernel}}, x))
+
+
 class _Twice(linen.Dense):
 
   @linen.compact
