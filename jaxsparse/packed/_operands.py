@@ -36,8 +36,9 @@ def result_dtype(x: jax.Array, w: jax.Array,
                  preferred: jax.typing.DTypeLike | None) -> jnp.dtype:
   """The dtype of a product."""
   dtype = jnp.result_type(x, w)
-  if preferred is None:
-    preferred = jnp.int32 if dtype == jnp.int8 else dtype
+  if preferred is None:  # Products of narrow integers are wider than these.
+    is_narrow = jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize < 4
+    preferred = jnp.int32 if is_narrow else dtype
   return jnp.dtype(preferred)
 
 
@@ -48,7 +49,7 @@ def sum_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
   (dtype('float32'), dtype('int32'))
   """
   if jnp.issubdtype(dtype, jnp.integer):
-    return jnp.dtype(jnp.int32)
+    return jnp.dtype(jnp.int32 if jnp.dtype(dtype).itemsize < 8 else jnp.int64)
   return jnp.dtype(numerics.at_least_float32(dtype))
 
 

@@ -77,7 +77,7 @@ def matmul(x: jax.Array, w: Packed24 | Condensed, *,
       lowered for, or XLA. 'gpu' (Hopper), 'tpu' or 'xla' uses this
       implementation only. A sequence uses the first one that can serve.
     preferred_element_type: the dtype of the result; by default the promoted
-      dtype of `x` and `w`, and int32 for int8.
+      dtype of `x` and `w`, and int32 for integers of fewer bits.
 
   Returns:
     The product, `[..., *features]`; the features are (N,) for a weight

@@ -87,6 +87,29 @@ def test_sums_are_of_32_bits(dtype, sums):
   assert (precision is None) == (dtype != 'float32')
 
 
+@pytest.mark.parametrize('of_x', ['uint8', 'int16'])
+def test_products_of_narrow_integers_do_not_wrap(of_x):
+  w = np.zeros((512, 3), np.int8)
+  w[::4], w[2::4] = 127, 126
+  x = np.full((2, 512), 255, of_x)
+  with jax.numpy_dtype_promotion('standard'):
+    for kept in (pack(w), condense(w, w != 0)):
+      y = matmul(x, kept)
+      assert y.dtype == jnp.int32
+      np.testing.assert_array_equal(y, x.astype(int) @ w.astype(int))
+
+
+def test_sums_of_64_bits_do_not_wrap_at_32():
+  w = np.zeros((2**19, 1), np.int8)
+  w[::2] = 127
+  with jax.enable_x64(True):
+    for x in (np.int8(w.T), np.int64(w.T)):
+      for kept in (pack(w), condense(w, w != 0)):
+        with jax.numpy_dtype_promotion('standard'):
+          y = matmul(x, kept, preferred_element_type='int64')
+        assert y.tolist() == [[127 ** 2 * 2**18]]
+
+
 def test_a_kernel_for_one_axis_of_tokens_takes_any_and_is_traced_once():
   traces = []
 
