@@ -168,8 +168,10 @@ def value_gradient(dy: jax.Array, x: jax.Array, w: Packed24, dtype: Any
 
   Those of `w` are not read, and may be `None`.
   """
+  # Values may be narrower than `x`, which may be beyond their range.
+  wide = max(x.dtype, jnp.dtype(dtype), key=lambda kind: kind.itemsize)
   like = jax.eval_shape(
-      lambda: numerics.zeros((x.shape[-1], dy.shape[-1]), dtype, (dy, x)))
-  matrix = _xla.weight_gradient(dy.astype(x.dtype), x, like)
+      lambda: numerics.zeros((x.shape[-1], dy.shape[-1]), wide, (dy, x)))
+  matrix = _xla.weight_gradient(dy.astype(x.dtype), x, like).astype(dtype)
   values = _groups.gather(matrix, layout24.bits_of(w))
   return _hopper_layout.to_values(values) if w.layout == 'hopper' else values

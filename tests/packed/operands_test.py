@@ -110,6 +110,15 @@ def test_sums_of_64_bits_do_not_wrap_at_32():
         assert y.tolist() == [[127 ** 2 * 2**18]]
 
 
+def test_gradients_of_narrow_values_take_inputs_beyond_their_range():
+  packed = pack(jnp.eye(4, dtype=jnp.float16))
+  x = jnp.array([[1e6, 0., 0., 0.]])  # A float16 ends at 65504.
+  with jax.numpy_dtype_promotion('standard'):
+    dv = jax.grad(lambda v: 1e-3 * matmul(
+        x, with_values(packed, v))[0, 0])(packed.values)
+  assert dv.dtype == jnp.float16 and dv[0, 0, 0] == 1000
+
+
 def test_a_kernel_for_one_axis_of_tokens_takes_any_and_is_traced_once():
   traces = []
 
