@@ -156,10 +156,12 @@ def input_gradient(dy: jax.Array, x: Any, w: Packed24,
 
   Of `x` the type is read alone.
   """
-  by_xla = {'xla': _xla.transposed(_xla.matmul, x)}
+  # No kernel shards its result.
+  choices = {} if any(x.sharding.spec) else {**_TRANSPOSED}
+  choices['xla'] = _xla.transposed(_xla.matmul, x)
   # What has a kernel forward may have none backward.
-  return _dispatch.run(names and (*names, 'xla'), _TRANSPOSED | by_xla,
-                       dy.astype(x.dtype), w, dtype)
+  return _dispatch.run(names and (*names, 'xla'), choices, dy.astype(x.dtype),
+                       w, dtype)
 
 
 def value_gradient(dy: jax.Array, x: jax.Array, w: Packed24, dtype: Any
@@ -170,8 +172,12 @@ def value_gradient(dy: jax.Array, x: jax.Array, w: Packed24, dtype: Any
   """
   # Values may be narrower than `x`, which may be beyond their range.
   wide = max(x.dtype, jnp.dtype(dtype), key=lambda kind: kind.itemsize)
-  like = jax.eval_shape(
-      lambda: numerics.zeros((x.shape[-1], dy.shape[-1]), wide, (dy, x)))
+  bits = layout24.bits_of(w)
+
+  def zeros():  # Laid out as the weight is, which explicit axes may share out.
+    one = numerics.vary(jnp.zeros_like(bits, wide), numerics.varies((dy, x)))
+    return _groups.spread(jnp.stack([one, one]), bits)[:x.shape[-1]]
+  like = jax.eval_shape(zeros)
   matrix = _xla.weight_gradient(dy.astype(x.dtype), x, like).astype(dtype)
-  values = _groups.gather(matrix, layout24.bits_of(w))
+  values = _groups.gather(matrix, bits)
   return _hopper_layout.to_values(values) if w.layout == 'hopper' else values

@@ -138,8 +138,12 @@ def product(x: jax.Array, w: jax.Array, names: tuple[str, ...] | None,
 
 def input_gradient(dy: jax.Array, x: Any, w: jax.Array,
                    names: tuple[str, ...] | None, dtype: Any) -> jax.Array:
-  """`dy @ w.T`, in the shape of `x`, of which the type is read alone."""
-  by_xla = {'xla': _xla.transposed(
-      lambda x, wt, dtype: _xla.dense(x, wt.mT, dtype), x)}
-  return _dispatch.run(names, _PRODUCTS | by_xla, dy, w.mT, dtype)
+  """`dy @ w.T`, in the shape of `x`, of which the type is read alone.
+
+  No kernel shards its result.
+  """
+  choices = {} if any(x.sharding.spec) else {**_PRODUCTS}
+  choices['xla'] = _xla.transposed(
+      lambda x, wt, dtype: _xla.dense(x, wt.mT, dtype), x)
+  return _dispatch.run(names, choices, dy, w.mT, dtype)
 

@@ -11,6 +11,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import AxisType
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
@@ -258,6 +259,27 @@ def test_the_flops_of_a_product_are_those_of_the_dense_one():
   w = pack(prune(normal(512, 64)))
   counted = graph.flops(lambda w, x: matmul(x, w), w, normal(4, 512))
   assert counted.total == 2 * 4 * 512 * 64
+
+
+@pytest.mark.parametrize('of_x, of_w', [
+    (P('data'), P(None, 'model')), (P(None, None, 'model'), P()),
+    (P('data'), P('model'))], ids=str)
+def test_explicit_axes_of_operands_are_those_of_their_gradients(of_x, of_w):
+  mesh = jax.make_mesh((2, 4), ('data', 'model'),
+                       axis_types=(AxisType.Explicit,) * 2)
+  dense, dy = prune(normal(1024, 8)), normal(2, 3, 8, seed=2)
+  one = pack(dense)
+  x = jax.device_put(normal(2, 3, 1024, seed=1), NamedSharding(mesh, of_x))
+  w = pack(jax.device_put(dense, NamedSharding(mesh, of_w)))
+  with jax.set_mesh(mesh):
+    dx, dv = jax.jit(jax.grad(
+        lambda x, v: (matmul(x, with_values(w, v)) * dy).sum(), (0, 1)))(
+            x, w.values)
+  assert jax.typeof(dx) == jax.typeof(x)
+  assert jax.typeof(dv) == jax.typeof(w.values)
+  to_x, to_w = gradients(x, one, dy)
+  assert_near(dx, to_x)
+  assert_near(unpack(with_values(one, jax.device_get(dv))), to_w)
 
 
 @pytest.mark.parametrize('of_x, of_w', [
