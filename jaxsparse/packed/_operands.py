@@ -9,6 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxsparse._utils import numerics
+from jaxsparse.packed import condensed
 from jaxsparse.packed import layout24
 from jaxsparse.packed.condensed import Condensed
 from jaxsparse.packed.layout24 import Packed24
@@ -16,7 +17,9 @@ from jaxsparse.packed.layout24 import Packed24
 
 def check_operands(x: jax.Array, w: Packed24 | Condensed) -> None:
   """Raises if `matmul(x, w)` does not fit."""
-  if not isinstance(w, Condensed):
+  if isinstance(w, Condensed):
+    condensed.check_condensed(w)
+  else:
     layout24.check_packed(w)
   if len(w.shape) != len(w.contracted) + len(w.features):
     leading = w.shape[:len(w.shape) - len(w.contracted) - len(w.features)]

@@ -342,6 +342,7 @@ def uncondense(w: Condensed) -> jax.Array:
   Array([[0., 0.],
          [5., 6.]], dtype=float32)
   """
+  check_condensed(w)
   values, indices = w.values, w.indices
   if w.block == 1:
     values, indices = values.mT[..., None], indices.mT
@@ -349,3 +350,12 @@ def uncondense(w: Condensed) -> jax.Array:
       v, mode='drop')
   dense = jnp.vectorize(put, signature='(f),(f,s)->(k,s)')(indices, values)
   return jnp.moveaxis(dense, -3, -2).reshape(w.shape)
+
+
+def check_condensed(w: Condensed) -> None:
+  """Raises if it is not what `condense` returned."""
+  if w.indices.dtype != jnp.int32:
+    raise ValueError(
+        'The indices of a condensed weight must be int32, got '
+        f'{w.indices.dtype}. To change the dtype of its values, write '
+        'w.astype(dtype).')

@@ -7,6 +7,7 @@ import pytest
 
 from jaxsparse.packed import _operands
 from jaxsparse.packed.condensed import condense
+from jaxsparse.packed.condensed import uncondense
 from jaxsparse.packed.layout24 import pack
 from jaxsparse.packed.products import matmul
 from tests._lib.packed import assert_near
@@ -38,6 +39,19 @@ def test_condensed_shapes_that_do_not_fit_are_shown(x, shape, told):
     matmul(jnp.zeros(x), c)
   for expected in told:
     error.match(expected)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
+def test_a_cast_of_all_arrays_is_told_how_to_cast_values(dtype):
+  w = jnp.eye(8, 4)
+  for kept in (pack(w), condense(w, w != 0)):
+    cast = jax.tree.map(lambda a: a.astype(dtype), kept)
+    with pytest.raises(ValueError, match=rf'int32, got {dtype}.*w.astype'):
+      matmul(jnp.ones((2, 8), dtype), cast)
+    y = matmul(jnp.ones((2, 8), dtype), kept.astype(dtype))
+    np.testing.assert_array_equal(np.float32(y), 1)
+  with pytest.raises(ValueError, match=rf'int32, got {dtype}.*w.astype'):
+    uncondense(cast)
 
 
 def test_a_dense_weight_is_told_how_to_be_packed():
