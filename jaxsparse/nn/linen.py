@@ -116,8 +116,11 @@ _CALLS = tuple(cast(Any, layer.__call__).__wrapped__
 
 
 def _variable(layer: linen.Module, name: str) -> Any:
-  """A parameter without its box, or `None`."""
-  return linen.meta.unbox(layer.get_variable('params', name))
+  """A packed parameter without its box; else any, or `None`."""
+  value = layer.get_variable('params', name)
+  # Flax would apply the names in the box, of the axes of the dense kernel, to
+  # the arrays of the packed one.
+  return next(iter(trees.nodes(value, Packed24)), value)
 
 
 def _dense(layer: linen.Module, inputs: jax.Array, kernel: Packed24,
@@ -190,7 +193,7 @@ def unreadable(f: Callable[..., Any], variables: Any, *inputs: Any,
       why[path] = ('no layer holds it' if kind is None else
                    dots.no_kernel(kind, parts[-1]) if (*parts[:-1], 'kernel')
                    in readable else dots.cannot(kind, _READERS))
-  trees.map_with_path(leaf, linen.meta.unbox(variables['params']))
+  trees.map_with_path(leaf, variables['params'])  # Paths have no boxes.
   return why
 
 

@@ -139,6 +139,22 @@ def test_widths_may_be_numbers_of_numpy():
     assert_close(y, model.apply({'params': {'kernel': kernel}}, x))
 
 
+def test_the_names_in_a_box_are_not_those_of_packed_arrays():
+  init = linen.with_partitioning(linen.initializers.zeros, (None, 'model'))
+  model, x = linen.Dense(8, kernel_init=init), tokens(2)
+  variables = model.init(jax.random.key(0), x)
+  with jax.set_mesh(jax.make_mesh((2,), ('model',), axis_types=(
+      jax.sharding.AxisType.Auto,))):
+    shapes = jax.eval_shape(lambda: variables)
+    for known in (variables, shapes):  # Neither lies on the mesh.
+      assert not nn.unreadable(model.apply, known, x)
+    packed = pack_params(variables['params'], {'kernel': nm(2, 4)})
+    for layer in (nn.accept_packed(model.apply), nn.Dense(8).apply):
+      program = jax.make_jaxpr(layer)({'params': packed}, x)
+      assert 'sharding_constraint' not in str(program)
+      assert_close(layer({'params': packed}, x), jnp.zeros((2, 8)))
+
+
 class _Twice(linen.Dense):
 
   @linen.compact
