@@ -89,7 +89,7 @@ def _others(of: int) -> tuple[int, int]:
 def _tangent(y: jax.Array, form: Form, of: int, operands: Sequence[Any],
              changes: Sequence[Any], tree: Any) -> Any:
   """The tangent of `y`; in `changes`, `None` is a tangent of zero."""
-  if not jnp.issubdtype(y.dtype, jnp.floating):
+  if not jnp.issubdtype(y.dtype, jnp.inexact):
     return np.zeros(y.shape, jax.dtypes.float0)
   terms = []
   for i, (linear, change) in enumerate(zip(_others(of), changes)):

@@ -175,9 +175,13 @@ def value_gradient(dy: jax.Array, x: jax.Array, w: Packed24, dtype: Any
   bits = layout24.bits_of(w)
 
   def zeros():  # Laid out as the weight is, which explicit axes may share out.
-    one = numerics.vary(jnp.zeros_like(bits, wide), numerics.varies((dy, x)))
-    return _groups.spread(jnp.stack([one, one]), bits)[:x.shape[-1]]
+    one = numerics.vary(
+        jnp.zeros_like(bits, jnp.float32), numerics.varies((dy, x)))
+    both = _groups.spread(jnp.stack([one, one]), bits)
+    return both[:x.shape[-1]].astype(wide)
   like = jax.eval_shape(zeros)
-  matrix = _xla.weight_gradient(dy.astype(x.dtype), x, like).astype(dtype)
-  values = _groups.gather(matrix, bits)
+  matrix = _xla.weight_gradient(dy.astype(x.dtype), x, like)
+  if jnp.iscomplexobj(matrix):  # Values are real.
+    matrix = matrix.real
+  values = _groups.gather(matrix.astype(dtype), bits)
   return _hopper_layout.to_values(values) if w.layout == 'hopper' else values

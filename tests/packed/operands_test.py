@@ -133,6 +133,25 @@ def test_gradients_of_narrow_values_take_inputs_beyond_their_range():
   assert dv.dtype == jnp.float16 and dv[0, 0, 0] == 1000
 
 
+@pytest.mark.parametrize('make', [
+    pack, lambda w: condense(w, w != 0, block=1)], ids=['packed', 'condensed'])
+def test_inputs_may_be_complex(make):
+  w = jnp.tile(jnp.array([[1.], [0.], [-2.], [0.]]), (2, 4))
+  x = jax.lax.complex(*map(jnp.asarray, normal(2, 3, 8)))
+  f = lambda y: (y + 1) ** 2
+  total = lambda y: (f(y.real) + f(y.imag)).sum()
+  kept = make(w)
+  with jax.numpy_dtype_promotion('standard'):
+    y, back = jax.vjp(lambda x, v: matmul(x, with_values(kept, v)), x,
+                      kept.values)
+    dx, dv = back(jax.grad(total)(y))
+    to_x, to_w = jax.grad(lambda x, w: total(x @ w), (0, 1))(x, w)
+  for got, want in ((y, x @ w.astype(x.dtype)), (dx, to_x)):
+    assert_near(got.real, want.real)
+    assert_near(got.imag, want.imag)
+  assert_near(jnp.sort(dv.ravel()), jnp.sort(to_w[w != 0]))
+
+
 def test_a_kernel_for_one_axis_of_tokens_takes_any_and_is_traced_once():
   traces = []
 
