@@ -324,7 +324,10 @@ def is_nm(pattern: Pattern | None) -> bool:
   """
   return is_transposable(pattern) or (
       isinstance(pattern, Pattern) and len(pattern.group.sizes) == 1
-      and pattern.unit == Tiling(rest=1) and pattern.group.rest == 1)
+      and pattern.unit == Tiling(rest=1) and pattern.group.rest == 1
+      # One's own pattern may have groups of whole axes, or no sparsity.
+      and pattern.group.sizes[0][1] is not None
+      and pattern.sparsity is not None)
 
 
 @arguments.checked()

@@ -19,6 +19,8 @@ from jaxsparse.patterns import is_nm
 from jaxsparse.patterns import is_transposable
 from jaxsparse.patterns import n_m_axis
 from jaxsparse.patterns import nm
+from jaxsparse.patterns import Pattern
+from jaxsparse.patterns import Tiling
 from jaxsparse.patterns import unstructured
 from jaxsparse.patterns import with_sparsity
 
@@ -170,6 +172,16 @@ def test_other_transposable_patterns_are_an_error(n, m, axis):
 def test_n_m_axis_of_another_pattern_is_an_error(pattern):
   with pytest.raises(ValueError, match=r'N:M pattern, got.*Write e\.g\. nm'):
     n_m_axis(pattern)
+
+
+@pytest.mark.parametrize('size, sparsity', [(None, .5), (4, None)])
+def test_patterns_of_ones_own_may_be_no_nm(size, sparsity):
+  pattern = Pattern('mine', Tiling(rest=1), Tiling(((-2, size),), rest=1),
+                    sparsity=sparsity)
+  assert not is_nm(pattern)
+  params = {'a': jnp.zeros((8, 4)), 'b': jnp.ones((8, 4))}
+  packed = jaxsparse.pack_params(params, {'a': nm(2, 4), 'b': pattern})
+  assert packed['b'] is params['b']
 
 
 def test_with_sparsity_changes_how_many_and_not_who_competes():
