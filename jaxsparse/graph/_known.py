@@ -34,11 +34,14 @@ class Tag(NamedTuple):
     scaled: the axes of the parameter along which it is scaled by another
       parameter, or a constant, with fewer axes: `w * s[:, None]` is scaled
       along axis 0.
+    layers: the axes of the parameter that loops around have sliced, as rows of
+      `keys`, that of the outermost loop first.
   """
   path: Any
   keys: tuple[tuple[Key, ...], ...]
   split: tuple[tuple[int, tuple[str, ...]], ...] = ()
   scaled: frozenset[int] = frozenset()
+  layers: tuple[tuple[Key, ...], ...] = ()
 
   @classmethod
   def of(cls, path: Any, rank: int) -> 'Tag':
@@ -257,6 +260,19 @@ def _gathered(eqn: Any, tag: Tag) -> Tag | None:
     return None
   split[axis] = split[axis][:-len(names)]
   return tag._replace(split=tuple(row for row in split.items() if row[1]))
+
+
+def is_stack(tag: Tag, axes: Sequence[int]) -> bool:
+  """Whether the layers, with some axes of an array, index whole matrices.
+
+  They do unless they are joined axes of the parameter, or parts of an axis
+  whose other parts are in the matrices.
+  """
+  rows = [*tag.layers, *(tag.keys[k] for k in axes)]
+  others = {key[0] for k, row in enumerate(tag.keys) if k not in axes
+            for key in row}
+  return all(len(row) <= 1 for row in rows) and not (
+      {key[0] for row in rows for key in row} & others)
 
 
 def ordered(tag: Tag, axes: Sequence[int]) -> list[int] | None:

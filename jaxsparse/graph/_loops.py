@@ -97,7 +97,10 @@ def _scan(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
   start, end = sizes.constants, sizes.constants + sizes.carries
   values = [known.value for known in given]
   slices = [_slice(known) for known in given[end:]]
-  apart = {known.tag.path for known in slices if isinstance(known.tag, Tag)}
+  # Results of taps for slices have one loop more around than other results.
+  loops = {known.tag.path: len(known.tag.layers) for known in slices
+           if isinstance(known.tag, Tag)}
+  apart = lambda key: key.path in loops and len(key.layers) >= loops[key.path]
   settings = {name: has[name] for name in ('length', 'reverse', 'unroll')}
 
   def turns(inner):
@@ -110,12 +113,12 @@ def _scan(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
   def step(carry, xs):
     carry, sums = carry
     results, found = inner([*values[:start], *carry, *xs])
-    each = {key: found.pop(key) for key in [*found] if key.path in apart}
+    each = {key: found.pop(key) for key in [*found] if apart(key)}
     sums = jax.tree.map(walk.join, sums, found)
     return (results[:sizes.carries], sums), (results[sizes.carries:], each)
   none = _zeros(walk, jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
-      {key: x for key, x in shapes.items() if key.path not in apart}))
+      {key: x for key, x in shapes.items() if not apart(key)}))
   (carry, sums), (ys, each) = lax.scan(
       step, (values[start:end], none), values[end:], **settings)
   walk.add({**sums, **{key.stacked(): x for key, x in each.items()}})
@@ -133,7 +136,8 @@ def _slice(known: Known) -> Known:
   turns = {key[0] for key in tag.keys[0]}
   if turns & {axis for axis, _ in tag.split}:
     return known._replace(tag=None, of=_known.untold([known]))
-  return known._replace(tag=tag._replace(keys=tag.keys[1:]))
+  return known._replace(tag=tag._replace(
+      keys=tag.keys[1:], layers=(*tag.layers, tag.keys[0])))
 
 
 def _while(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:

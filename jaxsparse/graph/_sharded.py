@@ -34,6 +34,7 @@ from jaxsparse.graph import _shards
 from jaxsparse.graph import _walk
 from jaxsparse.graph._known import Constant
 from jaxsparse.graph._known import DATA
+from jaxsparse.graph._known import Key
 from jaxsparse.graph._known import Known
 from jaxsparse.graph._known import Over
 from jaxsparse.graph._known import Tag
@@ -58,10 +59,15 @@ class Sum(NamedTuple):
     added: the mesh axes along which devices' results are added up.
     parts: the axes along which devices' results are concatenated, each with the
       mesh axes.
+    layers: the parameter's axes along which loops stack results, as rows of
+      `Tag.keys`, that of the outermost loop first.
+    batch: the parameter's axes of the next axes of results.
   """
   path: Any
   added: tuple[str, ...] = ()
   parts: tuple[tuple[int, tuple[str, ...]], ...] = ()
+  layers: tuple[tuple[Key, ...], ...] = ()
+  batch: tuple[tuple[Key, ...], ...] = ()
 
   def stacked(self) -> 'Sum':
     """The key for results that a loop has stacked."""
@@ -129,8 +135,10 @@ def shares(walk: Walk, i: int, given: Sequence[Known], roles: Roles
     return None
   added = tuple(name for name in walk.mesh if name in whole & data.varies)
   stack = (*roles.experts, *roles.batch)
-  front: list[Any] = [
-      (tag.keys[k][0][0] if tag.keys[k] else math.inf, ()) for k in stack]
+  if not _known.is_stack(tag, stack):
+    return None
+  front: list[Any] = [(tag.keys[k][0][0] if tag.keys[k] else math.inf, (),
+                       tag.keys[k]) for k in stack]
   there, new = {key[0] for row in tag.keys for key in row}, []
   for axis, names in tag.split:
     at = tag.major(axis)
@@ -138,18 +146,19 @@ def shares(walk: Walk, i: int, given: Sequence[Known], roles: Roles
         roles.experts and given[2].over.any & {*names}):
       gathered.append((roles.contracted[at], names))
     elif at in stack:
-      front[stack.index(at)] = axis, names
+      front[stack.index(at)] = axis, names, tag.keys[at]
     elif axis not in there and data.varies >= {*names} and not (
         data.unsure & {*names}):
-      front.append((axis, names))
+      front.append((axis, names, ((axis,),)))
       new.append(axis)
     elif data.any & {*names} or (axis in there and at not in roles.free):
       return None
   front.sort()
   return Shares(
       Sum(tag.path, added, tuple(
-          (k, names) for k, (_, names) in enumerate(front) if names)),
-      tuple(k for k, (axis, _) in enumerate(front) if axis in new),
+          (k, names) for k, (_, names, _) in enumerate(front) if names),
+          tag.layers, tuple(row for _, _, row in front)),
+      tuple(k for k, (axis, _, _) in enumerate(front) if axis in new),
       tuple(gathered))
 
 
@@ -262,7 +271,7 @@ def shard_map(walk: Walk, eqn: Any, given: list[Known]) -> list[Known]:
       axis_names={*names}, check_vma=has['check_vma']))(
           *(k.value for k in given))
   for key, tree in found.items():
-    walk.add({Sum(key.path): jax.tree.map(
+    walk.add({key._replace(added=(), parts=()): jax.tree.map(
         lambda x, key=key: _of_all(walk, x, key, names), tree)})
   return [Known(x, DATA) for x in results]
 

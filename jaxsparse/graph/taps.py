@@ -5,10 +5,11 @@ parameter with data, it calls a tap with the data. The results of taps are
 summed for each parameter: over all places that use it, over the iterations of
 loops, and over the devices of a `shard_map`. Parameters that a `scan` slices
 keep the axis of its iterations, and kernels that devices share keep their
-parts.
+parts. These axes and those of experts are in the order of the parameter's.
 """
 
 import copy
+import math
 from typing import Any, Callable, Mapping, Sequence
 
 import jax
@@ -30,7 +31,8 @@ from jaxsparse.graph._products import Product
 from jaxsparse.graph._sharded import Met
 from jaxsparse.graph._sharded import Sum
 
-# What it returns of experts that devices share out has their axis in front.
+# What it returns of experts has their axes in front, the batch axes of the
+# product.
 Tap = Callable[[Product], Any]
 Sums = dict[Any, Any]
 
@@ -94,8 +96,34 @@ class Walk:
   @property
   def sums(self) -> Sums:
     """What the tap returned, by path; if it has not seen all, nothing."""
-    return {key.path: x for key, x in self.found.items()
-            if key.path not in self.lost}
+    sums: Sums = {}
+    for key, tree in self.found.items():
+      if key.path not in self.lost:
+        new = jax.tree.map(
+            lambda x, key=key: self._in_order(x, (*key.layers, *key.batch)),
+            tree)
+        sums[key.path] = new if key.path not in sums else jax.tree.map(
+            self.join, sums[key.path], new)
+    return sums
+
+  def _in_order(self, x: Any, rows: Sequence[Any]) -> Any:
+    """An array with its first axes, `rows` of `Tag.keys`, as the parameter's.
+
+    Axes that the parameter does not have, along which it is repeated, are
+    summed over, and parts of one of its axes are joined.
+    """
+    for k in reversed(range(len(rows))):
+      x = x if rows[k] else self.join.reduce(x, axis=k)
+    keys = [row[0] for row in rows if row]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    if order != [*range(len(keys))]:
+      x = x.transpose(*order, *range(len(keys), x.ndim))
+    axes = [keys[k][0] for k in order]
+    if len({*axes}) < len(axes):
+      x = x.reshape(*(math.prod(x.shape[k] for k, a in enumerate(axes)
+                                if a == axis) for axis in sorted({*axes})),
+                    *x.shape[len(axes):])
+    return x
 
   def inner(self) -> 'Walk':
     """A walk like this one that has found nothing yet."""

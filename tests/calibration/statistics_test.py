@@ -196,6 +196,49 @@ def test_experts_have_one_each(kind):
                      weights=jnp.ones(5), kind=kind)
 
 
+def _every_turn(one, x, *layers):
+  return lax.scan(lambda x, w: (one(x, *w), None), x, layers)[0]
+
+
+@pytest.mark.parametrize('kind', ['norm', 'moment'])
+def test_layers_and_experts_are_in_the_order_of_the_kernels_axes(kind):
+  """As where layers are stacked along the second axis, after experts."""
+  w, x = array(2, 3, 4, 4), array(2, 7, 4)
+  experts = lambda x, w: jnp.tanh(jnp.einsum('etd,edf->etf', x, w))
+  fn = lambda p, x: _every_turn(experts, x, p['w'].swapaxes(0, 1))
+  found = input_statistics(fn, {'w': w}, x, kind=kind)['w']
+  assert found.count.shape == (2, 3)
+  for layer in range(3):
+    assert_near(found.sum[:, layer], of_rows(x, kind))
+    x = np.asarray(experts(x, w[:, layer]))
+
+
+@pytest.mark.parametrize('kind', ['norm', 'moment'])
+def test_layers_that_loops_within_loops_read_are_those_of_the_kernel(kind):
+  w, x = array(4, 4, 4), array(7, 4)
+  one = lambda x, w: jnp.tanh(x @ w)
+  some = lambda x, w: _every_turn(one, x, w)
+  fn = lambda p, x: _every_turn(some, x, p['w'].reshape(2, 2, 4, 4))
+  found = input_statistics(fn, {'w': w}, x, kind=kind)['w']
+  for layer in range(4):
+    assert_near(found.sum[layer], of_rows(x, kind))
+    x = np.tanh(x @ w[layer])
+
+
+def test_a_kernel_that_is_repeated_has_the_sum_and_parts_of_outputs_none():
+  w, x = array(4, 6), array(3, 7, 4)
+  repeated = lambda p, x: lax.batch_matmul(
+      x, jnp.broadcast_to(p['w'], (3, 4, 6)))
+  found = input_statistics(repeated, {'w': w}, x)['w']
+  assert_near(found.sum, of_rows(x.reshape(-1, 4), 'norm'))
+  assert found.count == 21
+  # Its first axis is layers in part, and outputs in part.
+  fn = lambda p, x: _every_turn(
+      lambda x, w: x + (x @ w.T).sum(), x, p['w'].reshape(2, 3, 4))
+  with pytest.raises(ValueError, match='cannot be found'):
+    input_statistics(fn, {'w': w.T}, x[0])
+
+
 @pytest.mark.parametrize('fn, shape', [
     (lambda p, x: x @ p['w'], (8, 3)), (lambda p, x: x @ p['w'].T, (3, 8)),
     (lambda p, x: (p['w'].T @ x.T).T, (8, 3)),
