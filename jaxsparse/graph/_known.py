@@ -142,7 +142,8 @@ class Known(NamedTuple):
     value: the array.
     tag: a `Tag`, a `Constant`, `DATA` or `None`.
     of: the paths of the parameters from which alone the array was computed, if
-      it was by steps that a `Tag` does not follow.
+      it was by steps that a `Tag` does not follow, and of those that were added
+      to the parameter of the `Tag`, or multiplied with it.
     over: the mesh axes along which the array differs among devices.
     partial: the products of which the array is one device's part, each with the
       mesh axes over which the parts must be summed.
@@ -157,7 +158,7 @@ class Known(NamedTuple):
 def untold(known: Iterable[Known]) -> frozenset[Any]:
   """The parameters in arrays, for a result that has no tag."""
   return frozenset().union(*(
-      {x.tag.path} if isinstance(x.tag, Tag) else x.of for x in known))
+      x.of | {x.tag.path} if isinstance(x.tag, Tag) else x.of for x in known))
 
 
 def passed(eqn: Any, tags: Sequence[Any]) -> Tag | None:

@@ -155,8 +155,10 @@ class Walk:
     arrays = _jaxprs.run_alone(jaxpr, eqn, [known.value for known in values])
     tag = DATA if DATA in tags else _known.passed(
         eqn, tags) if params else _known.made_of_constants(eqn, tags)
-    results = [Known(x, tag, _known.untold(values) if tag is None
-                     else frozenset()) for x in arrays]
+    of = _known.untold(values) if tag is not DATA else frozenset()
+    if isinstance(tag, Tag):
+      of -= {tag.path}
+    results = [Known(x, tag, of) for x in arrays]
     parts = self._look(eqn, values) if name in _products.NAMES else []
     return _sharded.made(
         self, eqn, values, results, parts) if self.mesh else results
@@ -166,8 +168,8 @@ class Walk:
     for i, known in enumerate(values[:2]):
       if values[1 - i].tag is not DATA:
         continue
+      self.lost |= known.of
       if not isinstance(known.tag, Tag):
-        self.lost |= known.of
         continue
       roles = _products.roles(eqn, i, known.tag)
       shares = None if roles is None else _sharded.shares(

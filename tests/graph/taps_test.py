@@ -62,6 +62,18 @@ def test_a_sum_that_would_not_be_of_all_data_is_none(other):
   assert set(sums) == {'w'}
 
 
+def test_parameters_added_to_another_one_are_not_passed_over():
+  """Else the sum of `w` would be that of its other product alone."""
+  p = {'v': np.ones((4, 4), np.float32), 'w': np.ones((4, 4), np.float32)}
+  fn = lambda p, x: x @ (p['v'] + p['w']) + jnp.tanh(x) @ p['w']
+  sums, _ = _seen(fn, p, X)
+  assert set(sums) == {'v'}
+  # A weight that its own norm scales is still one parameter.
+  fn = lambda p, x: x @ (p['v'] / jnp.sqrt((p['v']**2).sum(0, keepdims=True)))
+  sums, _ = _seen(fn, {'v': p['v']}, X)
+  assert set(sums) == {'v'}
+
+
 def test_a_product_in_a_loop_of_what_is_made_of_a_parameter_is_not_shown():
   """Else the sum of the other product would pass for that of all data."""
   def fn(p, x):
