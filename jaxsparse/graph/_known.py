@@ -4,7 +4,8 @@ An array that is computed from a parameter alone, by casts, transposes,
 reshapes, masks and the like, has a `Tag`, which maps its axes to those of the
 parameter.
 An array that depends on inputs has the tag `DATA`. A `Constant` lists the axes
-along which an array of constants differs. Other arrays have no tag.
+along which an array of constants differs, or one that is computed from
+parameters without their axes, such as a norm. Other arrays have no tag.
 """
 
 import math
@@ -65,10 +66,10 @@ class Tag(NamedTuple):
 
 
 class Constant(NamedTuple):
-  """The tag of an array that is computed from constants alone.
+  """The tag of an array that is computed from constants or parameters alone.
 
   Attributes:
-    differs: by axis, whether the slices along it differ.
+    differs: by axis, whether the slices along it differ, or may.
   """
   differs: tuple[bool, ...]
 
@@ -189,7 +190,11 @@ def passed(eqn: Any, tags: Sequence[Any]) -> Tag | None:
 
 
 def made_of_constants(eqn: Any, tags: Sequence[Any]) -> Constant | None:
-  """The tag of a result of constants alone; `None` if they are sliced."""
+  """The tag of a result of constants or parameters; `None` if it is unknown.
+  """
+  # A parameter may differ along the axes that it has.
+  tags = [Constant(tuple(map(bool, tag.keys))) if isinstance(tag, Tag) else tag
+          for tag in tags]
   if len(eqn.outvars) != 1 or not all(
       isinstance(tag, Constant) or tag is None and not v.aval.shape
       for v, tag in zip(eqn.invars, tags)):

@@ -153,8 +153,8 @@ class Walk:
     elif name in _CONTROL and (params or self.mesh and DATA in tags):
       return _CONTROL[name](self, eqn, values)
     arrays = _jaxprs.run_alone(jaxpr, eqn, [known.value for known in values])
-    tag = DATA if DATA in tags else _known.passed(
-        eqn, tags) if params else _known.made_of_constants(eqn, tags)
+    tag = DATA if DATA in tags else (
+        _known.passed(eqn, tags) or _known.made_of_constants(eqn, tags))
     of = _known.untold(values) if tag is not DATA else frozenset()
     if isinstance(tag, Tag):
       of -= {tag.path}

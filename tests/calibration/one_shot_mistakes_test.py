@@ -77,6 +77,22 @@ def test_scales_along_inputs_are_not_passed_over():
       masks['w'], calibration.wanda(params['w'], (x**2).sum(0), HALF))
 
 
+@pytest.mark.parametrize('sequential', [True, False])
+def test_norms_of_weights_that_scale_along_inputs_are_not_passed_over(
+    sequential):
+  """`w / |w|` of each row reads `x / |w|`; of each column it reads `x`."""
+  def prune(axis):
+    fn = lambda p, x: x @ (p['w'] / jnp.sqrt(
+        (p['w']**2).sum(axis, keepdims=True)))
+    return jaxsparse.one_shot(fn, {'w': w}, X, {'w': HALF}, 'wanda',
+                              sequential=sequential)[1]['w']
+  w, x = array(8, 4), np.concatenate(X)
+  with pytest.raises(ValueError, match='cannot be found.*scaled along'):
+    prune(axis=1)
+  np.testing.assert_array_equal(
+      prune(axis=0), calibration.wanda(w, (x**2).sum(0), HALF))
+
+
 def test_a_pattern_for_all_says_what_it_leaves_dense():
   def fn(p, x):
     return p['table'][x] @ p['w'] @ p['odd'] @ p['table'].T
