@@ -11,6 +11,11 @@ from jaxsparse.calibration import _common
 from jaxsparse.masks.selection import Kept
 from jaxsparse.patterns import Pattern
 
+# Added to the diagonal of `h`, relative to its mean, before inputs are scaled.
+# Otherwise an input that is nearly zero in all data, as where a SiLU saturates,
+# gets weights as large as it is small, in a group that has to keep them.
+_FLOOR = 1e-6
+
 
 @arguments.checked(
     sparsity=_common.SPARSITY, damping=_common.DAMPING,
@@ -34,7 +39,8 @@ def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
   scores of Wanda, but all weights of the matrix, or of a group, compete, not
   those of each output. Counts are exact, and of equal scores the lower index is
   kept. Inputs that are zero in all data score zero, and their kept weights do
-  not change. All computations are in float32.
+  not change; those of inputs that are nearly zero hardly do, because `h` gets a
+  millionth of its mean diagonal first. All computations are in float32.
 
   Args:
     w: the weights, `[in, out]`. Use `jax.vmap` for stacked layers and experts.
@@ -89,7 +95,7 @@ def admm(w: jax.Array, h: jax.Array, pattern: Pattern,
 def _admm(w: jax.Array, h: jax.Array, kept: Kept, damping: float | jax.Array,
           steps: int | jax.Array, ramp: int | jax.Array, *, pattern: Pattern
           ) -> tuple[jax.Array, jax.Array]:
-  h, norms = _common.to_unit_diagonal(h)
+  h, norms = _common.to_unit_diagonal(_common.damped(h, _FLOOR))
   inverse = _inverse(h + (damping + 1.) * jnp.eye(len(h), dtype=h.dtype))
   first = w.astype(jnp.float32) * norms[:, None]
   ones = jnp.ones_like(norms)

@@ -77,3 +77,15 @@ def test_dead_inputs_are_pruned_first_and_keep_what_they_have_to():
   assert mask[3].all()
   np.testing.assert_array_equal(v[:3], jnp.where(mask, w, 0)[:3])
   same(admm(w, 1e6 * h, jaxsparse.nm(2, 4))[0], v)
+
+
+def test_weights_of_inputs_that_are_nearly_zero_do_not_grow():
+  rng = np.random.default_rng(1)
+  w, data, up = (rng.normal(size=n).astype(np.float32)
+                 for n in ((32, 4), (512, 8), (8, 32)))
+  x = data @ up - np.where(np.arange(32) < 6, 45, 0).astype(np.float32)
+  x /= 1 + np.exp(-x)  # A SiLU: the first inputs are about 1e-16.
+  v, mask = admm(w, x.T @ x, jaxsparse.nm(2, 4))
+  assert mask[:4].sum() == 8
+  same(v[:4], np.where(mask, w, 0)[:4], 1e-2)
+  assert jnp.abs(v).max() < 2 * np.abs(w).max()
