@@ -19,6 +19,7 @@ from jaxsparse.calibration._stages import Batch
 from jaxsparse.calibration._stages import batched
 from jaxsparse.calibration._stages import Data
 from jaxsparse.calibration._stages import Progress
+from jaxsparse.calibration._stages import restored
 from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.graph import slices
 from jaxsparse.graph.segments import Leaf
@@ -159,7 +160,9 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   tasks = {path: task for path, task in tasks.items() if path in seen}
   if isinstance(state, Mapping):
     state = OneShotState(**state)
-  state = _first(params, tasks) if state is None else state
+  state = _first(params, tasks) if state is None else state._replace(
+      params=restored(params, state.params, 'params'),
+      masks=restored(params, state.masks, 'masks'))
   done = int(state.done)
   for number, stage in enumerate((progress or iter)(stages)):
     if number >= done:

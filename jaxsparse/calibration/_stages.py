@@ -36,6 +36,30 @@ def batched(batches: Iterable[Any]) -> list[Batch]:
   return made
 
 
+def restored(params: ArrayTree, tree: ArrayTree, name: str) -> ArrayTree:
+  """A tree of a state, in the structure of the parameters.
+
+  Orbax restores dicts in place of other classes without a target, and keys of
+  dicts are sorted, which fields of classes are not.
+
+  Raises:
+    ValueError: if the tree is not that of these parameters.
+  """
+  tree = trees.nested_like(params, tree)
+  try:
+    same = all(w is None or jnp.shape(w) == jnp.shape(p)
+               for _, p, w in trees.align(params, tree))
+  except ValueError:
+    same = False
+  if not same:
+    raise ValueError(
+        f'{name} of the state must have the structure and shapes of the '
+        f'parameters, {trees.few(trees.paths(params))}, got '
+        f'{trees.few(trees.paths(tree))}. Give the parameters and the other '
+        'arguments of the run that saved the state.')
+  return tree
+
+
 def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
            kernels: Collection[str], outputs: bool = False,
            leave: bool = False) -> list[segments.Chain]:

@@ -134,7 +134,9 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
   leaves, treedef = jax.tree.flatten(params)
   if isinstance(state, dict):
     state = ReconstructState(**state)
-  state = ReconstructState(params, (), (), 0) if state is None else state
+  state = ReconstructState(
+      params, (), (), 0) if state is None else state._replace(
+          params=_stages.restored(params, state.params, 'params'))
   leaves = jax.tree.leaves(state.params)
   trees.check_arrays('dense', dense)
   trees.check_beside(params, dense)

@@ -1,8 +1,12 @@
 """Whole models against loops by hand: methods, data, stages."""
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxsparse
@@ -161,3 +165,30 @@ def test_a_state_is_a_dict_where_orbax_has_no_target():
   whole = jaxsparse.one_shot(mlp, MLP, X, RULES, save=states.append)
   got = jaxsparse.one_shot(mlp, MLP, X, RULES, state=states[1]._asdict())
   assert_trees(got, whole, exactly=True)
+
+
+class Twice(NamedTuple):
+  up: jax.Array
+  down: jax.Array
+
+
+def test_a_state_of_dicts_goes_where_fields_of_classes_are():
+  """The fields have another order than the sorted keys of a dict."""
+  params, states = Twice(array(8, 8), array(8, 8)), []
+  fn = lambda p, x: jnp.tanh(x @ p.up) @ p.down
+  whole = jaxsparse.one_shot(fn, params, X, HALF, save=states.append)
+  held = states[0]._replace(params=states[0].params._asdict(),
+                            masks=states[0].masks._asdict())
+  got = jaxsparse.one_shot(fn, params, X, HALF, state=held._asdict())
+  assert_trees(got, whole, exactly=True)
+  pruned, masks = whole
+  saved = []
+  train = functools.partial(
+      calibration.reconstruct, fn, pruned, masks, X, dense=params, steps=5,
+      block='(.*)', optimizer=optax.sgd(.1))
+  trained = train(save=saved.append)
+  held = saved[0]._replace(params=saved[0].params._asdict())
+  assert_trees(train(state=held._asdict()), trained, exactly=True)
+  with pytest.raises(ValueError, match='params of the state must have.*got up'):
+    jaxsparse.one_shot(fn, params, X, HALF, state=states[0]._replace(
+        params={'up': params.up}))
