@@ -95,12 +95,11 @@ def reap(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   steps: dict[str, Any] = {}
   total: dict[str, Statistic] = {}
   for batch in batches:
-    shapes = str(jax.tree.map(jax.typeof, batch))
-    if shapes not in steps:
-      steps[shapes] = jax.jit(functools.partial(
+    if (key := _stages.shapes(batch)) not in steps:
+      steps[key] = jax.jit(functools.partial(
           _sums, _found(fn, params, batch, ties), ties))
     given = None if weights is None else _weights(weights(*batch))
-    new = steps[shapes](params, batch, given)
+    new = steps[key](params, batch, given)
     total = jax.tree.map(jnp.add, total, new) if total else new
   return {name: np.asarray(x / jnp.maximum(count, 1e-30))
           for name, (x, count) in total.items()}

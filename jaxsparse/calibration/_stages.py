@@ -36,6 +36,12 @@ def batched(batches: Iterable[Any]) -> list[Batch]:
   return made
 
 
+def shapes(batch: Batch) -> Any:
+  """A key, equal for batches for which a function is traced alike."""
+  leaves, structure = jax.tree.flatten(batch)
+  return structure, tuple(map(jax.typeof, leaves))
+
+
 def restored(params: ArrayTree, tree: ArrayTree, name: str) -> ArrayTree:
   """A tree of a state, in the structure of the parameters.
 
@@ -81,11 +87,10 @@ def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
   known: dict[Any, segments.Chain] = {}
   found = []
   for batch in batches:
-    shapes = str(jax.tree.map(jax.typeof, batch))
-    if shapes not in known:
-      known[shapes] = segments.chain(
+    if (key := shapes(batch)) not in known:
+      known[key] = segments.chain(
           fn, params, *batch, kernels=kernels, outputs=outputs)
-    found.append(known[shapes])
+    found.append(known[key])
   order = [segment.kernels for segment in found[0].segments]
   seen = {leaf.path for some in order for leaf in some}
   if unseen := [path for path in kernels if path not in seen]:

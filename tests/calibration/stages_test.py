@@ -47,6 +47,33 @@ def test_batches_that_take_another_way_are_told():
     _stages.Data(either, PARAMS, X, None, 'norm').in_turn(['a', 'b'])
 
 
+@jax.tree_util.register_pytree_node_class
+class _Batch:
+  """A class that says nothing of its arrays, as `object` does."""
+
+  def __init__(self, x):
+    self.x = x
+
+  def __repr__(self):
+    return 'a batch'
+
+  def tree_flatten(self):
+    return (self.x,), None
+
+  @classmethod
+  def tree_unflatten(cls, _, children):
+    return cls(*children)
+
+
+def test_batches_of_other_shapes_have_chains_of_their_own():
+  """Here the code has the number of inputs in it."""
+  mean = lambda p, batch: fn(p, batch.x) / len(batch.x)
+  one, other, same = _stages.chains(
+      mean, PARAMS, [(_Batch(x),) for x, in [*X, X[0]]], ['a', 'b'],
+      outputs=True)
+  assert one is same is not other
+
+
 def test_equal_blocks_are_compiled_once():
   def net(p, x):
     for layer in p:
