@@ -48,11 +48,10 @@ def activations(fn: Callable[..., Any], params: ArrayTree,
 
   Returns:
     A dict from paths to arrays, for all kernels that a product contracts with
-    data.
+    data. A warning names kernels whose inputs cannot be found.
 
   Raises:
-    ValueError: if there are no batches, or the inputs of a kernel cannot be
-      found.
+    ValueError: if there are no batches, or no inputs of kernels can be found.
 
   >>> params = {'w': jnp.ones((3, 2))}
   >>> x = jnp.array([[1., 2., 0.], [3., 0., 0.]])
@@ -60,7 +59,8 @@ def activations(fn: Callable[..., Any], params: ArrayTree,
   (3, 1)
   """
   batches = _stages.batched(batches)
-  data = _stages.Data(fn, params, batches, weights, 'norm')
+  data = _stages.Data(fn, params, batches, weights, 'norm',
+                      leave='They are left out.')
   kernels = {
       path: kernel for path, kernel in graph.infer_kernels(
           fn, params, *batches[0]).items()

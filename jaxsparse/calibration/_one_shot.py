@@ -153,7 +153,7 @@ def one_shot(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
   how = _kernels.method(method, refit)
   tasks = tasks_of(fn, params, batches[0], patterns, sparsity)
   data = Data(fn, params, batches, weights, how.kind or 'norm',
-              leave=isinstance(patterns, Pattern))
+              leave='They stay dense.' if isinstance(patterns, Pattern) else '')
   stages = (data.alone(tasks) if how.kind is None else
             data.in_turn(tasks) if sequential else data.at_once(tasks))
   seen = {leaf.path for stage in stages for leaf in stage.kernels}

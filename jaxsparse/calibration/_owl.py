@@ -94,8 +94,11 @@ def owl(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     raise ValueError(
         'owl needs a pattern without a sparsity of its own, got none. Write '
         'unstructured() without a number.')
-  stage, = _stages.Data(fn, params, batches, weights, 'norm').at_once(tasks)
+  stage, = _stages.Data(
+      fn, params, batches, weights, 'norm', leave='They take no part.'
+      if isinstance(patterns, Pattern) else '').at_once(tasks)
   found = {leaf.path: x for leaf, x in stage.look(params).items()}
+  tasks = {path: task for path, task in tasks.items() if path in found}
   leaves = dict(trees.align(params))
   whole, tasks = tasks, {
       path: task for path, task in tasks.items() if leaves[path].size}

@@ -13,6 +13,7 @@ from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _statistics
 from jaxsparse.calibration._statistics import Statistic
 from jaxsparse.graph import segments
+from jaxsparse.graph import taps
 from jaxsparse.graph.segments import Leaf
 
 # All arguments of a function but the parameters.
@@ -68,7 +69,7 @@ def restored(params: ArrayTree, tree: ArrayTree, name: str) -> ArrayTree:
 
 def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
            kernels: Collection[str], outputs: bool = False,
-           leave: bool = False) -> list[segments.Chain]:
+           leave: str = '') -> list[segments.Chain]:
   """The chain of each batch; batches of equal shape share one chain.
 
   Args:
@@ -77,8 +78,7 @@ def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
     batches: its other arguments.
     kernels: the paths of kernels between which to cut.
     outputs: see `segments.chain`.
-    leave: whether kernels whose inputs cannot be found may stay dense, with a
-      warning, as long as other kernels remain.
+    leave: see `check_seen`.
 
   Raises:
     ValueError: if the inputs of a kernel cannot be found, or the order of
@@ -92,7 +92,25 @@ def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
           fn, params, *batch, kernels=kernels, outputs=outputs)
     found.append(known[key])
   order = [segment.kernels for segment in found[0].segments]
-  seen = {leaf.path for some in order for leaf in some}
+  check_seen(kernels, {leaf.path for some in order for leaf in some}, leave)
+  if any([segment.kernels for segment in chain.segments] != order
+         for chain in known.values()):
+    raise ValueError(
+        'The function must read its kernels in the same order for all batches, '
+        'but the order depends on their shapes. Give batches of one shape.')
+  return found
+
+
+def check_seen(kernels: Collection[str], seen: Collection[str], leave: str
+               ) -> None:
+  """Raises or warns if the inputs of some kernels cannot be found.
+
+  Args:
+    kernels: the paths of the kernels.
+    seen: the paths of those whose inputs are found.
+    leave: what happens to other kernels, for a warning; empty if all inputs
+      must be found. Some must in any case.
+  """
   if unseen := [path for path in kernels if path not in seen]:
     why = (
         f'The inputs of {trees.few(unseen)} cannot be found: the product is '
@@ -101,13 +119,7 @@ def chains(fn: Callable[..., Any], params: ArrayTree, batches: Sequence[Batch],
         'scaled along its inputs before the product.')
     if not leave or not seen:
       raise ValueError(f'{why} Leave them dense: {{regex: None}}.')
-    warning.warn(f'{why} They stay dense.')
-  if any([segment.kernels for segment in chain.segments] != order
-         for chain in known.values()):
-    raise ValueError(
-        'The function must read its kernels in the same order for all batches, '
-        'but the order depends on their shapes. Give batches of one shape.')
-  return found
+    warning.warn(f'{why} {leave}')
 
 
 class Stage(NamedTuple):
@@ -130,12 +142,12 @@ class Data:
   def __init__(self, fn: Callable[..., Any], params: ArrayTree,
                batches: Sequence[Batch],
                weights: Callable[..., jax.Array] | None, kind: str,
-               leave: bool = False):
+               leave: str = ''):
     self._fn, self._params, self._batches = fn, params, batches
     self._weights = [None if weights is None else jnp.asarray(weights(*batch))
                      for batch in batches]
     self._kind = kind
-    self._leave = leave  # Whether kernels with unknown inputs may stay dense.
+    self._leave = leave  # What happens to kernels with unknown inputs.
 
   def alone(self, tasks: Collection[str]) -> list[Stage]:
     """A stage for each kernel, without statistics."""
@@ -145,9 +157,8 @@ class Data:
     """One stage with statistics of the dense model."""
     @jax.jit
     def one(params, batch, weights):
-      return _statistics.input_statistics(
-          self._fn, params, *batch, kind=self._kind, weights=weights,
-          which=None if self._leave else '|'.join(map(re.escape, tasks)))
+      return taps.run(self._fn, params, *batch, tap=_statistics.tap(
+          self._kind, weights, tasks))
 
     def look(params):
       found = _sum(one(params, *each) for each in zip(
@@ -155,6 +166,7 @@ class Data:
       return {Leaf(path): x for path, x in found.items()}
     seen = jax.eval_shape(
         one, self._params, self._batches[0], self._weights[0])
+    check_seen(tasks, seen, self._leave)
     return [Stage(tuple(Leaf(path) for path in tasks if path in seen), look)]
 
   def in_turn(self, tasks: Collection[str]) -> list[Stage]:

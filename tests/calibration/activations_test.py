@@ -115,3 +115,12 @@ def test_units_that_no_kernel_reads_are_told():
   ties = units.neurons(units.infer_ties(attention, PARAMS, X[0]))
   with pytest.raises(ValueError, match='need a kernel that reads'):
     calibration.unit_activations({'up': FOUND['up']}, PARAMS, ties)
+
+
+def test_kernels_whose_inputs_are_not_seen_are_named_and_left_out():
+  fn = lambda p, x: x @ p['v'] + x @ (p['w'] * p['s'][:, None])
+  params = {'v': array(8, 4), 'w': array(8, 4), 's': array(8)}
+  with pytest.warns(UserWarning, match='inputs of w cannot be .* left out'):
+    found = calibration.activations(fn, params, X)
+  x = np.concatenate(X)
+  np.testing.assert_allclose(found['v'][:, 0], (x**2).mean(0), rtol=1e-5)

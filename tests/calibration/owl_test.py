@@ -1,5 +1,7 @@
 """OWL: the formula by hand, the exact total, blocks and layers."""
 
+import functools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -114,6 +116,21 @@ def test_kernels_without_weights_leave_the_others_as_they_are():
   params['none'] = np.zeros((16, 0), np.float32)
   got = calibration.owl(fn, params, X, {'.*': ANY}, .7)
   assert got == shares | {'none': .7}
+
+
+def test_kernels_whose_inputs_are_not_seen_take_no_part_as_in_one_shot():
+  fn = lambda p, x: (x @ p['a'], x @ p['b'], x @ (p['c'] * p['s'][:, None]))
+  params = {'a': heavy(1., 16, 8), 'b': heavy(20., 16, 8),
+            'c': heavy(5., 16, 8), 's': np.ones(16, np.float32)}
+  with pytest.warns(UserWarning, match='The inputs of c cannot be found.*part'):
+    got = calibration.owl(fn, params, X, ANY, .7)
+  assert got == calibration.owl(lambda p, x: fn(p | {
+      'c': params['c'], 's': params['s']}, x), {
+          'a': params['a'], 'b': params['b']}, X, ANY, .7)
+  for function in (calibration.owl, functools.partial(
+      jaxsparse.one_shot, method='wanda', sequential=False)):
+    with pytest.raises(ValueError, match=r'inputs of c .*Leave them dense: {'):
+      function(fn, params, X, {'c': ANY}, sparsity=.7)
 
 
 @pytest.mark.parametrize('wrong', [np.nan, np.inf])
