@@ -98,7 +98,8 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
     The trained parameters.
 
   Raises:
-    ValueError: if there are no batches, or masks do not fit the parameters.
+    ValueError: if there are no batches, masks do not fit the parameters, or
+      weights are not zero where masks prune them.
 
   Warns:
     UserWarning: if a window keeps its old weights, or a kernel is not trained.
@@ -125,6 +126,7 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
   batches = _stages.batched(batches)
   masks = trees.nested_like(params, masks)
   trees.same_structure(params, masks)
+  _check_pruned(params, masks)
   kernels = [path for path, _, mask in trees.align(params, masks)
              if not trees.is_dense(mask)]
   chains = _stages.chains(fn, params, batches, kernels, outputs=True)
@@ -159,6 +161,21 @@ def reconstruct(fn: Callable[..., Any], params: ArrayTree, masks: ArrayTree,
             for chain, x in zip(chains, data)]
     target = goals
   return state.params
+
+
+def _check_pruned(params: ArrayTree, masks: ArrayTree) -> None:
+  """Raises if weights are not zero where masks prune them.
+
+  The dense weights have a loss of zero, and would come back as they are.
+  """
+  for path, w, mask in trees.align(params, masks):
+    if not trees.is_dense(mask) and bool(jnp.any(
+        (jnp.asarray(w) != 0) & ~jnp.asarray(mask))):
+      raise ValueError(
+          f'{trees.named(path)}: params must be zero where masks prune, as '
+          'those from one_shot, got others, such as the dense parameters. '
+          'Write reconstruct(fn, apply_masks(params, masks), masks, batches, '
+          'dense=params).')
 
 
 @functools.lru_cache(maxsize=8)

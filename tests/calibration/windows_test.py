@@ -242,3 +242,5 @@ def test_mistakes_are_told():
     calibration.reconstruct(unrolled, given, masks, [], dense=LOOP)
   with pytest.raises(ValueError, match='masks'):
     calibration.reconstruct(unrolled, given, masks['layers'], X, dense=LOOP)
+  with pytest.raises(ValueError, match='down: params must be zero where'):
+    calibration.reconstruct(unrolled, LOOP, masks, X, dense=LOOP)
