@@ -195,7 +195,7 @@ def _weighed(product: Product, weights: jax.Array | None
         (1,) * batch + weights.shape + more).astype(rows.dtype)
     # An input of weight 0 may be NaN, as padding is that attends to nothing.
     rows = jnp.where(roots > 0, rows * roots, jnp.zeros_like(rows))
-  return rows.reshape(*front, -1, rows.shape[-1]), count
+  return rows.reshape(*front, math.prod(shape), rows.shape[-1]), count
 
 
 def _summed(rows: jax.Array, kind: str) -> jax.Array:
@@ -250,9 +250,10 @@ def _of_convolution(product: Product, kind: str) -> Statistic:
   patches = jnp.moveaxis(patches, spec.out_spec[1], -1)
   # Features are [groups, inputs, *window]; kernels may have another order.
   there = [inputs, *window]
-  patches = patches.reshape(-1, groups, *(kernel[k] for k in there))
+  patches = patches.reshape(
+      math.prod(sizes), groups, *(kernel[k] for k in there))
   patches = patches.transpose(
       1, 0, *(2 + there.index(k) for k in order)).reshape(
-          groups, patches.shape[0], -1)
+          groups, math.prod(sizes), math.prod(kernel[k] for k in there))
   found = _summed(patches, kind)
   return Statistic(found if groups > 1 else found[0], count)

@@ -1,5 +1,6 @@
 """Products of a parameter with data, in the form in which taps get them."""
 
+import math
 from typing import Any, NamedTuple, Sequence
 
 import jax
@@ -95,7 +96,8 @@ def product(eqn: Any, i: int, tag: Tag, values: Sequence[Any], roles: Roles,
   inputs, shared = [*roles.contracted.values()], [*roles.batch.values()]
   rest = [k for k in range(whole.ndim) if k not in {*inputs, *shared}]
   rows = whole.transpose(*shared, *rest, *inputs)
-  rows = rows.reshape(*rows.shape[:len(shared) + len(rest)], -1)
+  at = len(shared) + len(rest)  # Data may be empty: -1 would fit any size.
+  rows = rows.reshape(*rows.shape[:at], math.prod(rows.shape[at:]))
   if roles.experts:
     return Product(tag.path, rows, groups=values[2])
   return Product(tag.path, rows, len(shared), (

@@ -89,6 +89,16 @@ def test_batches_of_other_sizes_add_up():
   assert_trees(jaxsparse.one_shot(mlp, MLP, iter(X), RULES), whole)
 
 
+@pytest.mark.parametrize('method', ['wanda', 'sparsegpt'])
+def test_a_batch_may_be_empty(method):
+  conv = lambda p, x: jax.lax.conv_general_dilated(
+      x, p['conv'], (1,), 'SAME', dimension_numbers=('NWC', 'WIO', 'NWC'))
+  fn = lambda p, x: jax.nn.relu(conv(p, x)) @ p['dense']
+  params, x = {'conv': array(3, 4, 8), 'dense': array(8, 4)}, array(40, 5, 4)
+  prune = lambda *batches: jaxsparse.one_shot(fn, params, batches, HALF, method)
+  assert_trees(prune(x, x[:0]), prune(x), exactly=True)
+
+
 def test_padding_does_not_count():
   def fn(p, x, y):
     return (x + y[..., None]) @ p['w']
