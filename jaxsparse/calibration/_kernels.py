@@ -121,10 +121,10 @@ def _prune(name: str, w: jax.Array, statistic: Statistic | None, layout: Layout,
   if statistic is not None:
     _check(name, statistic)
     x = layout.statistic(statistic.sum, moment)
-  if bool(jnp.isnan(w).any()):
+  if not bool(jnp.isfinite(w).all()):
     raise ValueError(
-        f'{name} must have finite weights, but has NaN. Check the checkpoint '
-        'it was restored from.')
+        f'{name} must have finite weights, but has NaN or infinities. Check '
+        'the checkpoint it was restored from.')
   m = layout.matrices(w)
   each = sparsity if isinstance(sparsity, jax.Array) else None
   if each is not None and layout.groups > 1:

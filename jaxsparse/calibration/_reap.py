@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
-from jaxsparse._utils import tables
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _stages
 from jaxsparse.calibration._statistics import Statistic
@@ -98,19 +97,11 @@ def reap(fn: Callable[..., Any], params: ArrayTree, batches: Iterable[Any],
     if (key := _stages.shapes(batch)) not in steps:
       steps[key] = jax.jit(functools.partial(
           _sums, _found(fn, params, batch, ties), ties))
-    given = None if weights is None else _weights(weights(*batch))
+    given = None if weights is None else _stages.weights_of(weights, batch)
     new = steps[key](params, batch, given)
     total = jax.tree.map(jnp.add, total, new) if total else new
   return {name: np.asarray(x / jnp.maximum(count, 1e-30))
           for name, (x, count) in total.items()}
-
-
-def _weights(given: Any) -> jax.Array:
-  if not arguments.is_array(given):
-    raise ValueError(
-        'weights must return an array with a weight for each token, got '
-        f'{tables.brief(given)}. Write e.g. weights=lambda x: x[..., 0] != 0.')
-  return jnp.asarray(given)
 
 
 def _found(fn: Callable[..., Any], params: ArrayTree, batch: Any, ties: Ties

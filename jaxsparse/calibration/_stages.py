@@ -7,6 +7,8 @@ from typing import Any, Callable, Collection, Iterable, NamedTuple, Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxsparse._utils import arguments
+from jaxsparse._utils import tables
 from jaxsparse._utils import trees
 from jaxsparse._utils import warning
 from jaxsparse._utils.typing import ArrayTree
@@ -41,6 +43,16 @@ def shapes(batch: Batch) -> Any:
   """A key, equal for batches for which a function is traced alike."""
   leaves, structure = jax.tree.flatten(batch)
   return structure, tuple(map(jax.typeof, leaves))
+
+
+def weights_of(weights: Callable[..., jax.Array], batch: Batch) -> jax.Array:
+  """The weights of the positions of a batch; raises if they are no array."""
+  given = weights(*batch)
+  if not arguments.is_array(given):
+    raise ValueError(
+        'weights must return an array with a weight for each token, got '
+        f'{tables.brief(given)}. Write e.g. weights=lambda x: x[..., 0] != 0.')
+  return jnp.asarray(given)
 
 
 def restored(params: ArrayTree, tree: ArrayTree, name: str) -> ArrayTree:
@@ -144,7 +156,7 @@ class Data:
                weights: Callable[..., jax.Array] | None, kind: str,
                leave: str = ''):
     self._fn, self._params, self._batches = fn, params, batches
-    self._weights = [None if weights is None else jnp.asarray(weights(*batch))
+    self._weights = [None if weights is None else weights_of(weights, batch)
                      for batch in batches]
     self._kind = kind
     self._leave = leave  # What happens to kernels with unknown inputs.

@@ -44,7 +44,10 @@ RULES = {'bias': None, '.*': HALF}
     ('the inputs of this kernel', {'batches': [np.full_like(X[0], np.nan)]}),
     ('up must have finite weights', {'params': {
         **MLP, 'up': np.full_like(MLP['up'], np.nan)}, 'method': 'magnitude'}),
+    ('up must have finite weights', {'params': {
+        **MLP, 'up': np.full_like(MLP['up'], np.inf)}, 'method': 'magnitude'}),
     ('patterns must be a pattern.*0.5', {'patterns': 0.5}),
+    ('weights must return an array.*None', {'weights': lambda x: None}),
     ('weights must be a function of inputs', {'weights': np.ones(3)}),
     ('progress must be a function.*True', {'progress': True}),
     ('at least one parameter', {'patterns': {'.*': None}}),
