@@ -43,6 +43,16 @@ def like(x: jax.Array, other: jax.Array) -> jax.Array:
   return jax.device_put(x, other.sharding) if _is_explicit(other) else x
 
 
+def beside(x: Any, other: Any) -> Any:
+  """An array that lies nowhere, on every device of the mesh of another one.
+
+  Any other array is as it was, and so it is if the mesh is not explicit.
+  """
+  if _is_explicit(x) or not _is_explicit(other):
+    return x
+  return jax.device_put(x, NamedSharding(other.sharding.mesh, PartitionSpec()))
+
+
 def _is_explicit(x: Any) -> bool:
   sharding = getattr(x, 'sharding', None)
   return (isinstance(sharding, NamedSharding)

@@ -7,6 +7,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxsparse._utils import meshes
+
 # Axes that are taken apart, and where on each.
 Index = Sequence[tuple[int, int]]
 
@@ -41,7 +43,9 @@ def put(x: jax.Array, new: jax.Array, index: Index) -> jax.Array:
          [1., 1.]], dtype=float32)
   """
   axes, places = _apart(index)
-  return _put(x, new, places, axes=axes) if axes else new.astype(x.dtype)
+  # A layer may lie on the mesh of data, and the whole array nowhere.
+  return _put(meshes.beside(x, new), new, places,
+              axes=axes) if axes else new.astype(x.dtype)
 
 
 def _apart(index: Index) -> tuple[tuple[int, ...], list[Any]]:

@@ -92,6 +92,12 @@ def test_parameters_may_lie_nowhere(kind):
   _, found = jaxsparse.one_shot(fn, MLP, [data], HALF, 'wanda')
   for name, mask in masks.items():
     np.testing.assert_array_equal(found[name], mask)
+  fn = lambda p, x: jax.lax.scan(
+      lambda x, w: (jnp.tanh(x @ w), None), x, p['w'])[0]
+  params = {'w': array(2, 8, 8)}
+  _, masks = jaxsparse.one_shot(fn, params, [x], HALF, 'wanda')
+  _, found = jaxsparse.one_shot(fn, params, [data], HALF, 'wanda')
+  np.testing.assert_array_equal(found['w'], masks['w'])
 
 
 def test_statistics_are_those_of_all_data():
