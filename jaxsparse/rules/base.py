@@ -29,6 +29,7 @@ from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils import warning
+from jaxsparse._utils.tables import brief
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.patterns import Pattern
 from jaxsparse.rules import _heads
@@ -235,7 +236,7 @@ def sparse_only(tree: Any, like: Any) -> Any:
 def initial_scores(score: Any, params: ArrayTree) -> Any:
   """Scores without gradients, or `None` if the score needs them."""
   try:
-    return score.update(None, score.init(params), params)[0]
+    scores = score.update(None, score.init(params), params)[0]
   except Exception as error:
     raise ValueError(
         'A rule scores the initial params with grads=None, and the score '
@@ -243,6 +244,27 @@ def initial_scores(score: Any, params: ArrayTree) -> Any:
         'update must return (None, state) for grads=None; then the rule prunes '
         'nothing before the first update.'
     ) from error
+  return None if scores is None else _like_params(scores, params)
+
+
+def _like_params(scores: Any, params: ArrayTree) -> Any:
+  """The scores of a score; an error unless they have the params' shapes."""
+  try:
+    rows = trees.align(params, scores)
+  except ValueError:
+    got = brief(scores)
+  else:
+    wrong = [(path, x) for path, w, x in rows
+             if getattr(x, 'shape', None) != w.shape]
+    if not wrong:
+      return scores
+    path, x = wrong[0]
+    kind = f'shape {x.shape}' if hasattr(x, 'shape') else brief(x)
+    got = f'{kind} at {trees.named(path)}'
+  raise ValueError(
+      'The scores that the update of a score returns must be a tree like the '
+      f'params, of arrays in the shapes of the params, got {got}. Write e.g. '
+      'return jax.tree.map(jnp.abs, params), state')
 
 
 def after(params: ArrayTree, updates: ArrayTree) -> ArrayTree:
@@ -279,7 +301,9 @@ def scored_after(state: Any, grads: ArrayTree, params: ArrayTree,
   def scored(score, score_state):
     own = dict(point=point, masks=state.masks, step=state.count + 1)
     # Arguments for the optimizer may have the same names.
-    return score.update(grads, score_state, weights, **{**extra_args, **own})
+    scores, new_state = score.update(
+        grads, score_state, weights, **{**extra_args, **own})
+    return _like_params(scores, weights), new_state
   return scored
 
 

@@ -117,6 +117,28 @@ def test_a_score_of_ones_own_sees_the_new_params():
   assert seen[-1]['a']['bias'] is None  # Dense parameters are not scored.
 
 
+@pytest.mark.parametrize('at_init', [True, False])
+@pytest.mark.parametrize('wrong', [
+    lambda w: w['a']['kernel'], lambda w: {'a': w['a']['kernel']}, lambda w: {},
+    lambda w: jax.tree.map(jnp.sum, w),
+    lambda w: jax.tree.map(lambda w: w.sum(0, keepdims=True), w),
+    lambda w: jax.tree.map(lambda w: [w], w)])
+@pytest.mark.parametrize('rule', [
+    lambda score: jaxsparse.prune(_FREE, sparsity=0.5, score=score),
+    lambda score: jaxsparse.prune(
+        _FREE, distribution=jaxsparse.global_threshold(0.5), score=score,
+        when=schedules.every(2)),
+    lambda score: jaxsparse.prune_and_grow(
+        _FREE, sparsity=0.5, drop=jaxsparse.magnitude(), grow=score,
+        fraction=0.3, when=schedules.every(2))])
+def test_scores_have_the_shapes_of_the_params(rule, wrong, at_init):
+  made = jaxsparse.scores.Score(
+      lambda params: optax.EmptyState(), lambda grads, state, params, **_: (
+          None if grads is None and not at_init else wrong(params), state))
+  with pytest.raises(ValueError, match=r'shapes of the params, got .*Write'):
+    _advance(rule(made), 1)
+
+
 def test_a_score_that_fails_without_gradients_is_a_taught_error():
   bad = optax.GradientTransformation(
       lambda params: optax.EmptyState(),
