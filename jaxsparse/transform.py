@@ -262,6 +262,9 @@ def get_masks(opt_state: ArrayTree) -> ArrayTree:
 
   Returns:
     A tree like the params: bool arrays, True where kept, `None` where dense.
+    Inside of `optax.partition` or `optax.masked`, `optax.MaskedNode()` stands
+    for parameters, or whole branches, that are another optimizer's. They are
+    dense, too: `summary` and `apply_masks` take such masks as they are.
 
   Raises:
     ValueError: unless there is exactly one `SparseState`.
