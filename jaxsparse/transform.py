@@ -85,9 +85,9 @@ def sparsify(inner: optax.GradientTransformation,
 
   Args:
     inner: any optax optimizer; extra arguments of `update` reach it. Give
-      `optax.chain(clip, sparsify(...))` what should see the gradient first. What
-      changes updates, such as a learning rate, has to be inside: scaled after
-      `sparsify`, the updates of pruned weights would not end at zero.
+      `optax.chain(clip, sparsify(...))` what should see the gradient first.
+      What changes updates, such as a learning rate, has to be inside: scaled
+      after `sparsify`, the updates of pruned weights would not end at zero.
     rule: `prune(...)`, `prune_and_grow(...)`, `lock()` or a rule of your own
       (`rules.EveryStep(init, update)` if it acts at every step); or a whole
       `Method`, such as `methods.rigl(...)`.
