@@ -366,9 +366,10 @@ def _alternatives(raw: str) -> list[str]:
 
 def _alternative(raw: str, leaf: str) -> str:
   """One module name, without alternatives outside of groups."""
-  text = raw.replace('\\.', '/')
+  # Names may be written as paths of this library, too.
+  text = raw.replace('\\.', '/').removesuffix(f'.*{leaf}')
   begin = '(?:params/)?' if text.startswith('^') else '.*'
-  body = re.sub(r'[./]weight\$?$', '', text.removeprefix('^'))
+  body = re.sub(r'[./](?:weight|kernel)\$?$', '', text.removeprefix('^'))
   whole = body != text.removeprefix('^')
   end = '/kernel' if whole else f'.*{leaf}'
   if body.endswith('$'):  # The end of a module's name.

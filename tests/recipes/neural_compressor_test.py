@@ -221,7 +221,9 @@ def test_every_key_stands_in_the_table():
         '(?:params/)?bert.encoder.*kernel')),
     ('layer1.0.conv1.weight', '.*layer1.0.conv1/kernel'),
     (r'layer\.1\.', '.*layer/1/.*kernel'), ('fc$', '.*fc/kernel'),
-    ('key|query', '(?:.*key.*kernel|.*query.*kernel)')])
+    ('key|query', '(?:.*key.*kernel|.*query.*kernel)'),
+    ('fc/kernel', '.*fc/kernel'), ('.*fc/kernel', '.*fc/kernel'),
+    ('.*fc.*kernel', '.*fc.*kernel'), ('.*kernel', '.*kernel')])
 def test_names_are_searched_there_and_match_whole_paths_here(raw, want):
   recipe, messages = _one(names=[raw])
   assert recipe['names'] == [want]
