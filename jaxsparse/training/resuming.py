@@ -1,4 +1,4 @@
-"""`check_resume`: whether a restored state still reaches its target."""
+"""`check_resume`: whether a restored state still goes to its target."""
 
 import itertools
 from typing import Any
@@ -25,14 +25,15 @@ _MOST_OFF = 0.005
 def check_resume(method: transform.Method | optax.GradientTransformation,
                  params: ArrayTree, opt_state: ArrayTree, *, steps: int
                  ) -> dict[str, tuple[float, float]]:
-  """Warns if a restored state will not reach the target of its method.
+  """Warns if a restored state will not go to the target of its method.
 
   A rule continues at the step that its restored state counted to. If the new
   rule has a higher target, but its schedule or `when` has ended before that
-  step, the rule never acts again, without an error. This function runs the rule
-  on the restored params, which stay constant and are their own gradients: from
-  the restored state, and from the start of a training that ends at the same
-  step.
+  step, the rule never acts again, without an error. If its schedule ends later
+  than the old one, it is behind at that step, and opens masks again. This
+  function runs the rule on the restored params, which stay constant and are
+  their own gradients: from the restored state, and from the start of a training
+  that ends at the same step.
 
   Layers compete if the sparsity of one depends on the weights of others, as
   under `global_threshold`. Further training decides which of them lose more
@@ -56,7 +57,8 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
 
   Warns:
     UserWarning: if the two sparsities differ by more than 0.005 in a layer, or
-      over all layers that compete.
+      over all layers that compete; or if the sparsity first falls, where it
+      does not in a training from the start.
 
   >>> import jaxsparse
   >>> rule = lambda s: jaxsparse.prune(
@@ -80,18 +82,31 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
   def ends(params, state):
     zeros = jax.tree.map(jnp.zeros_like, params)
 
-    def end(params, state, steps):
+    def step(params, state):
       # Zeros as gradients would be ties, in which the first layers win all.
-      step = lambda _, state: rule.update(
-          params, state, params, updates=zeros)[1]
-      masks = lax.fori_loop(0, steps, step, state).masks
-      return jax.tree.map(_sparsity, masks)
-    whole, other = (end(p, rule.init(p), state.count + steps)
-                    for p in (params, _unlike(params, state.masks)))
-    compete = jax.tree.map(lambda a, b: a != b, whole, other)
-    return end(params, state, steps), whole, compete
+      return rule.update(params, state, params, updates=zeros)[1]
+
+    def at(params, state, steps):
+      return lax.fori_loop(
+          0, steps, lambda _, state: step(params, state), state)
+
+    def end(params, state):
+      now = _total(state.masks)
+
+      def one(_, carry):
+        state, lowest = carry
+        state = step(params, state)
+        return state, jnp.minimum(lowest, _total(state.masks))
+      state, lowest = lax.fori_loop(0, steps, one, (state, now))
+      return jax.tree.map(_sparsity, state.masks), jnp.stack([now, lowest])
+    rest, falls = end(params, state)
+    whole, usual = end(params, at(params, rule.init(params), state.count))
+    unlike = _unlike(params, state.masks)
+    other = at(unlike, rule.init(unlike), state.count + steps).masks
+    compete = jax.tree.map(lambda a, b: a != _sparsity(b), whole, other)
+    return rest, whole, compete, falls, usual
   try:
-    rest, whole, compete = ends(params, state)
+    rest, whole, compete, falls, usual = jax.device_get(ends(params, state))
   except (TypeError, ValueError, AttributeError) as error:
     raise ValueError(
         'The state does not belong to this method and these params: '
@@ -103,10 +118,11 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
   together = [row for row in rows if row[3]]
   off = [group for group in ([row] for row in rows if not row[3])
          if _differ(group)] + [together] * _differ(together)
+  done = int(np.asarray(restored.rule.count))
+  now, lowest = map(float, falls)
   if off:
     path = trees.few([path for path, *_ in off[0]])
     a, b = _totals(off[0])
-    done = int(np.asarray(restored.rule.count))
     warning.warn(
         f'The restored state continues at step {done:,}, where the schedule or '
         f'`when` of this method no longer reaches its target: {path} will end '
@@ -114,6 +130,15 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
         f'({sum(map(len, off))} of {len(found)} layers differ). Begin the '
         'schedule at that step, e.g. schedule=jaxsparse.schedules.cubic('
         f'{done}, {done + steps}), or write opt_state = tx.init(params).')
+  elif now - lowest > _MOST_OFF >= usual[0] - usual[1]:
+    last, _ = _totals(rows)
+    warning.warn(
+        f'The restored state prunes {now:.1%} at step {done:,}, but the '
+        f'schedule of this method is behind: it goes on with {lowest:.1%}, and '
+        'pruned weights come back until it has caught up. Begin at the share '
+        'that was reached, e.g. schedule=jaxsparse.schedules.from_initial('
+        f'jaxsparse.schedules.cubic({done}, {done + steps}), '
+        f'{now / max(last, now):.3f}).')
   return found
 
 
@@ -146,6 +171,14 @@ def _unlike(params: ArrayTree, masks: ArrayTree) -> ArrayTree:
 
 def _sparsity(mask: jax.Array) -> jax.Array:
   return 1 - mask.sum(dtype=jnp.float32) / max(mask.size, 1)
+
+
+def _total(masks: ArrayTree) -> jax.Array:
+  """The sparsity of all layers as a whole."""
+  leaves = jax.tree.leaves(masks)
+  kept = sum((mask.sum(dtype=jnp.float32) for mask in leaves),
+             jnp.zeros((), jnp.float32))
+  return 1 - kept / max(sum(mask.size for mask in leaves), 1)
 
 
 def _totals(rows: list[tuple[Any, ...]]) -> tuple[float, float]:

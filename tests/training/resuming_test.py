@@ -56,6 +56,22 @@ def test_what_still_acts_is_not(new):
   training.check_resume(new, PARAMS, after(gradual(.5), 30, wrapped), steps=20)
 
 
+def test_a_schedule_that_is_behind_the_masks_is_warned_of():
+  state = after(gradual(.75, 0, 40), 20)
+  held = 1 - jaxsparse.get_masks(state)['a'].mean()
+  with pytest.warns(UserWarning, match=(
+      f'prunes {held:.1%} at step 20, .*goes on with .*initial.*cubic.20, ')):
+    found = training.check_resume(gradual(.75, 0, 80), PARAMS, state, steps=60)
+  assert found == {'a': (.75, .75)}
+  goes_on = schedules.from_initial(schedules.cubic(20, 80), float(held) / .75)
+  training.check_resume(jaxsparse.prune(
+      {'a': jaxsparse.unstructured(.75)}, schedule=goes_on,
+      when=schedules.every(5)), PARAMS, state, steps=60)
+  # Where dense phases are part of the method, all masks open.
+  method = methods.ac_dc(KERNELS, .5, 40, warm_up=5, period=5)
+  training.check_resume(method, PARAMS, after(method.rule, 12), steps=28)
+
+
 def competing(sparsity, end):
   return jaxsparse.prune(
       {'.*': jaxsparse.unstructured()}, score=jaxsparse.snip_momentum(),
