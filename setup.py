@@ -43,6 +43,7 @@ _TESTS = _EXPERIMENTS + _CHARTS + [
     'chex>=0.1.91',
     'dm-haiku>=0.0.16',
     'equinox>=0.13',
+    'flatbuffers>=24',  # `jax.export` saves programs by it.
     'hypothesis>=6.100',
     'ipykernel>=6.29',  # Runs notebooks, as nbclient tells it.
     'jupytext>=1.16',

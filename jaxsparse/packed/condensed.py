@@ -30,12 +30,12 @@ import numpy as np
 from jaxsparse._utils import arguments
 from jaxsparse._utils import numerics
 from jaxsparse._utils.tables import brief
+from jaxsparse.packed import _compressed
 from jaxsparse.packed import _groups
-from jaxsparse.packed._compressed import Compressed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Condensed(Compressed):
+class Condensed(_compressed.Compressed):
   """A weight of 1 x S blocks, or of constant fan-in; a pytree.
 
   For `jit`, `vmap` over leading axes, `scan`, `device_put` and checkpoints, the
@@ -87,9 +87,8 @@ class Condensed(Compressed):
             f'blocks of 1x{self.block}, fan-in {self.fan_in})')
 
 
-jax.tree_util.register_dataclass(
-    Condensed, data_fields=['values', 'indices'],
-    meta_fields=['inputs', 'block'])
+_compressed.register(
+    Condensed, arrays=['values', 'indices'], static=['inputs', 'block'])
 
 
 @arguments.checked()

@@ -34,10 +34,10 @@ import numpy as np
 from jaxsparse._utils import arguments
 from jaxsparse._utils import meshes
 from jaxsparse._utils.tables import brief
+from jaxsparse.packed import _compressed
 from jaxsparse.packed import _groups
 from jaxsparse.packed import _hopper_layout
 from jaxsparse.packed import _planar_layout
-from jaxsparse.packed._compressed import Compressed
 
 _LAYOUTS = ('planar', 'tiled', 'hopper')
 # The 8-bit types whose two zeros have the same bits as those of other floats.
@@ -46,12 +46,12 @@ _FIRST_TWO = 0b0011  # The bits of a group of zeros.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Packed24(Compressed):
+class Packed24(_compressed.Compressed):
   """A 2:4 weight in 0.5625 of the memory (bfloat16); a pytree.
 
-  For `jit`, `vmap` over leading axes, `scan`, `device_put` and checkpoints, the
-  weight consists of two arrays; all other fields are static. `matmul` and
-  `unpack` read it.
+  For `jit`, `vmap` over leading axes, `scan`, `device_put`, `jax.export` and
+  checkpoints, the weight consists of two arrays; all other fields are static.
+  `matmul` and `unpack` read it.
 
   Attributes:
     values: the kept entries.
@@ -96,9 +96,9 @@ arguments.register(Packed24, arguments.instance(
     Packed24, 'a Packed24', 'jaxsparse.pack(w)'))
 
 
-jax.tree_util.register_dataclass(
-    Packed24, data_fields=['values', 'positions', 'transposed'],
-    meta_fields=['contracted', 'features', 'contracted_last', 'layout'])
+_compressed.register(
+    Packed24, arrays=['values', 'positions', 'transposed'],
+    static=['contracted', 'features', 'contracted_last', 'layout'])
 
 
 @arguments.checked()

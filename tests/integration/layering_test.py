@@ -19,14 +19,14 @@ import jaxsparse
 _ROOT = pathlib.Path(__file__).parents[2]
 _LIBRARY = _ROOT / 'jaxsparse'
 _STANDARD = {'collections', 'copy', 'dataclasses', 'difflib', 'functools',
-             'inspect', 'itertools', 'math', 'operator', 're', 'types',
-             'typing', 'warnings'}
+             'inspect', 'itertools', 'json', 'math', 'operator', 're',
+             'types', 'typing', 'warnings'}
 # Words after `jaxsparse.` that are no names: suffixes of files, a bad import.
 _ELSEWHERE = {'egg'}
 # Imported inside of the functions that need it.
 _MORE = {'_utils.tables': {'pathlib'},
-         'recipes._files': {'json', 'pathlib', 'stat', 'yaml'},
-         'recipes.building': {'json', 'pathlib'},
+         'recipes._files': {'pathlib', 'stat', 'yaml'},
+         'recipes.building': {'pathlib'},
          'training.hooks': {'flax'}}
 
 

@@ -9,6 +9,7 @@ from jaxsparse.packed._compressed import Compressed
 from jaxsparse.packed.condensed import condense
 from jaxsparse.packed.layout24 import pack
 from jaxsparse.packed.layout24 import with_layout
+from jaxsparse.packed.products import matmul
 from tests._lib.packed import two_way
 
 _MAKE = {
@@ -30,3 +31,13 @@ def test_rank_dtype_and_bytes_are_told(kind, shape):
   assert w.astype(jnp.float32).dtype == jnp.float32
   leading = shape[:-2]
   assert (*leading, *w.contracted, *w.features) == shape
+
+
+@pytest.mark.parametrize('kind', _MAKE)
+def test_programs_that_take_one_are_saved_and_read_again(kind):
+  w = _MAKE[kind](two_way(8, 4, dtype=jnp.bfloat16))
+  x = jnp.arange(16, dtype=jnp.bfloat16).reshape(2, 8)
+  program = jax.export.export(jax.jit(matmul))(x, w)
+  again = jax.export.deserialize(program.serialize())
+  assert again.in_tree == program.in_tree
+  np.testing.assert_array_equal(again.call(x, w), matmul(x, w))
