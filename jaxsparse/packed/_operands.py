@@ -38,7 +38,12 @@ def check_operands(x: jax.Array, w: Packed24 | Condensed) -> None:
 def result_dtype(x: jax.Array, w: jax.Array,
                  preferred: jax.typing.DTypeLike | None) -> jnp.dtype:
   """The dtype of a product."""
-  dtype = jnp.result_type(x, w)
+  try:
+    dtype = jnp.result_type(x, w)
+  except ValueError as error:  # Floats of 8 bits, or promotion is strict.
+    raise ValueError(
+        'A product needs x and w of dtypes that JAX promotes to one, got '
+        f'{x.dtype} and {w.dtype}. Write w.astype(x.dtype).') from error
   if preferred is None:  # Products of narrow integers are wider than these.
     is_narrow = jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize < 4
     preferred = jnp.int32 if is_narrow else dtype

@@ -38,9 +38,9 @@ from jaxsparse.packed import _groups
 class Condensed(_compressed.Compressed):
   """A weight of 1 x S blocks, or of constant fan-in; a pytree.
 
-  For `jit`, `vmap` over leading axes, `scan`, `device_put` and checkpoints, the
-  weight consists of two arrays; all other fields are static. `matmul` and
-  `uncondense` read it.
+  For `jit`, `vmap` over leading axes, `scan`, `device_put`, `jax.export` and
+  checkpoints, the weight consists of two arrays; all other fields are static.
+  `matmul` and `uncondense` read it.
 
   Attributes:
     values: the kept entries, `[..., N/S, F, S]`, or `[..., F, N]` for S = 1.

@@ -54,6 +54,15 @@ def test_a_cast_of_all_arrays_is_told_how_to_cast_values(dtype):
     uncondense(cast)
 
 
+@pytest.mark.parametrize('dtype', [jnp.float8_e4m3fn, jnp.bfloat16])
+def test_dtypes_that_do_not_promote_are_told_what_to_write(dtype):
+  """Promotion is strict in tests; 8-bit floats have none anywhere."""
+  x, w = jnp.ones((2, 8)), pack(jnp.eye(8, 4, dtype=dtype))
+  with pytest.raises(ValueError, match=r'float32 and .*w\.astype\(x\.dtype'):
+    matmul(x, w)
+  np.testing.assert_array_equal(matmul(x, w.astype(x.dtype)), 1)
+
+
 def test_a_dense_weight_is_told_how_to_be_packed():
   with pytest.raises(ValueError, match=r'jaxsparse\.pack\(w\)'):
     matmul(jnp.zeros((2, 4)), jnp.zeros((4, 4)))
