@@ -165,8 +165,10 @@ def _like_init(rule: optax.GradientTransformation, params: ArrayTree,
 def _unlike(params: ArrayTree, masks: ArrayTree) -> ArrayTree:
   """Params of other magnitudes in each sparse layer, to see which compete."""
   factors = itertools.count(1)
+  # Trained weights may have as many zeros as the target: others than these
+  # could not win.
   return jax.tree.map(lambda w, mask: w if trees.is_dense(mask) else (
-      w * next(factors)), params, masks, is_leaf=trees.is_masked)
+      (jnp.abs(w) + 1) * next(factors)), params, masks, is_leaf=trees.is_masked)
 
 
 def _sparsity(mask: jax.Array) -> jax.Array:

@@ -91,6 +91,22 @@ def test_layers_that_compete_are_judged_by_their_total():
     training.check_resume(competing(.75, 20), params, state, steps=5)
 
 
+def test_layers_with_as_many_zeros_as_the_target_compete():
+  rng = np.random.default_rng(0)
+  params = {name: rng.standard_normal((8, 8), np.float32) for name in 'ab'}
+  method = methods.granet({'.*': jaxsparse.unstructured()}, .5, 40, every=5,
+                          initial_sparsity=.2)
+  tx = jaxsparse.sparsify(optax.sgd(0.1), method)
+  state = tx.init(params)
+  step = jax.jit(tx.update)
+  for _ in range(22):
+    grads = jax.tree.map(lambda w: rng.standard_normal(
+        w.shape, np.float32), params)
+    updates, state = step(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  training.check_resume(method, params, state, steps=18)
+
+
 def test_layers_that_share_by_their_shapes_are_judged_alone():
   shared = lambda by: jaxsparse.prune(
       {'.*': jaxsparse.unstructured()}, distribution=by(.5),
