@@ -91,12 +91,12 @@ def check_resume(method: transform.Method | optax.GradientTransformation,
           0, steps, lambda _, state: step(params, state), state)
 
     def end(params, state):
-      now = _total(state.masks)
+      now = _sparsity(state.masks)
 
       def one(_, carry):
         state, lowest = carry
         state = step(params, state)
-        return state, jnp.minimum(lowest, _total(state.masks))
+        return state, jnp.minimum(lowest, _sparsity(state.masks))
       state, lowest = lax.fori_loop(0, steps, one, (state, now))
       return jax.tree.map(_sparsity, state.masks), jnp.stack([now, lowest])
     rest, falls = end(params, state)
@@ -171,12 +171,8 @@ def _unlike(params: ArrayTree, masks: ArrayTree) -> ArrayTree:
       (jnp.abs(w) + 1) * next(factors)), params, masks, is_leaf=trees.is_masked)
 
 
-def _sparsity(mask: jax.Array) -> jax.Array:
-  return 1 - mask.sum(dtype=jnp.float32) / max(mask.size, 1)
-
-
-def _total(masks: ArrayTree) -> jax.Array:
-  """The sparsity of all layers as a whole."""
+def _sparsity(masks: ArrayTree) -> jax.Array:
+  """The sparsity of one mask, or of all layers as a whole."""
   leaves = jax.tree.leaves(masks)
   kept = sum((mask.sum(dtype=jnp.float32) for mask in leaves),
              jnp.zeros((), jnp.float32))
