@@ -12,6 +12,7 @@ from experiments.pruning import plan
 from experiments.records import environment
 from experiments.records import metrics
 from experiments.records import workdir as workdirs
+from experiments.reporting import paired
 from experiments.reporting import results
 from experiments.reporting import tables
 
@@ -101,9 +102,9 @@ def _parts(rows, runs, methods, config):
     return parts
   parts += [
       '## Paired differences to dense',
-      tables.differences(runs, methods, config.targets, reference=tables.DENSE,
+      paired.differences(runs, methods, config.targets, reference=tables.DENSE,
                          seeds=len(config.seeds)),
-      tables.DIFFERENCES_NOTE.format(better=better, reference=tables.DENSE),
+      paired.DIFFERENCES_NOTE.format(better=better, reference=tables.DENSE),
       '## Magnitude kept', _grid(
           'method', sparse, config.targets, lambda name, target: [
               row['kept'] for row in _of(rows, name, target) if 'kept' in row],

@@ -2,6 +2,7 @@
 
 from experiments.records import workdir
 from experiments.reporting import cost_table
+from experiments.reporting import paired
 from experiments.reporting import results as results_lib
 from experiments.reporting import tables
 
@@ -35,9 +36,9 @@ def table_md(results: results_lib.Results) -> str:
   reference = config.get('reference', 'sr_ste')
   if reference in config.methods and len(config.methods) > 1:
     parts += [f'## Paired differences to {reference}',
-              tables.differences(runs, *order, reference=reference,
+              paired.differences(runs, *order, reference=reference,
                                  seeds=len(config.seeds)),
-              tables.DIFFERENCES_NOTE.format(
+              paired.DIFFERENCES_NOTE.format(
                   better=better, reference=reference)]
   parts += _cost_parts(runs, config, better)
   parts += _tuning_parts(results.tuned, metric) if results.tuned else []

@@ -12,6 +12,8 @@ benchmark wrote to its --data. `of` is one of
 * `differences`, paired, to the method that `reference` names;
 * `variants`: methods beside their variants of the name METHOD_SUFFIX, and the
   paired difference; `suffix=permuted`;
+* `changes`: paired differences to the same methods, targets and seeds of
+  another sweep, `before=data/shorter.jsonl`;
 * `budgets`: what methods reach with equal FLOPs of training;
 * `costs`: the metric, and FLOPs of training, of a sparse forward pass and of a
   dense one without dead channels, of a sweep with `config.base.slim`;
@@ -46,6 +48,7 @@ from experiments.records import workdir
 from experiments.reporting import benchmarked
 from experiments.reporting import cost_table
 from experiments.reporting import labels
+from experiments.reporting import paired
 from experiments.reporting import plots
 from experiments.reporting import ratios
 from experiments.reporting import results as results_lib
@@ -172,13 +175,13 @@ def _differences(runs, config, *, reference):
   if reference not in config.methods:
     raise ValueError(f'reference must be one of {", ".join(config.methods)}, '
                      f'got {reference!r}')
-  return tables.differences(runs, config.methods, config.targets,
+  return paired.differences(runs, config.methods, config.targets,
                             reference=reference, seeds=len(config.seeds),
                             label=labels.label)
 
 
 def _variants(runs, config, *, suffix):
-  return tables.variants(runs, config.methods, config.targets, suffix=suffix,
+  return paired.variants(runs, config.methods, config.targets, suffix=suffix,
                          seeds=len(config.seeds), label=labels.label)
 
 
@@ -205,6 +208,20 @@ def _of_sweep(make):
   return made
 
 
+def _changes(path, *, before):
+  found, other = (results_lib.read([file])
+                  for file in (path, path.parents[1] / before))
+  config = found.config
+  targets = [target for target in config.targets
+             if target in other.config.targets]
+  if not targets:
+    raise ValueError(f'{before} has none of the targets '
+                     f'{", ".join(config.targets)}')
+  return paired.changes(
+      results_lib.runs(found), results_lib.runs(other), config.methods, targets,
+      seeds=len(config.seeds), label=labels.label)
+
+
 def _ratios(path, **others):
   """The first column is called as the path's last word, the others by keys."""
   files = {path.stem.rpartition('_')[2]: path, **{
@@ -226,8 +243,8 @@ def _rows(path):
 
 
 _KINDS = {'means': _of_sweep(_means), 'differences': _of_sweep(_differences),
-          'variants': _of_sweep(_variants), 'budgets': _of_sweep(_budgets),
-          'costs': _of_sweep(_costs),
+          'variants': _of_sweep(_variants), 'changes': _changes,
+          'budgets': _of_sweep(_budgets), 'costs': _of_sweep(_costs),
           'ratios': _ratios, 'rows': _rows}
 
 

@@ -1,14 +1,11 @@
-"""The results of a sweep as Markdown: means, their intervals and differences.
+"""The results of a sweep as Markdown: means and their intervals.
 
-Every interval is Student's, at 95%, over seeds. Differences are paired: runs
-with the same seed share their first weights and their batches, so the effect
-of these cancels.
+Every interval is Student's, at 95%, over seeds.
 """
 
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import itertools
 import math
 import types
 from typing import Any, NamedTuple
@@ -34,10 +31,6 @@ MEANS_NOTE = (
     'this cell has fewer seeds than the others. n/a: nothing that could be '
     'built and ended. Dense has no target: its one value stands in every '
     'column.')
-DIFFERENCES_NOTE = (
-    'Mean over seeds of the method minus {reference} with the same seed ± half '
-    'of its 95% interval (paired t); {better} is better. **Bold**: the '
-    'interval excludes zero, which one in twenty does by chance.')
 
 
 class Run(NamedTuple):
@@ -180,64 +173,6 @@ def means(runs: Sequence[Run], methods: Sequence[str], targets: Sequence[str],
   return markdown(lines)
 
 
-def differences(runs: Sequence[Run], methods: Sequence[str],
-                targets: Sequence[str], *, reference: str, seeds: int,
-                label: Label = str) -> str:
-  """Returns the table of paired differences to one method.
-
-  Args:
-    runs: the measured runs of a sweep.
-    methods: the rows; the reference has no row.
-    targets: the columns.
-    reference: the method whose metric is subtracted, seed by seed.
-    seeds: see `means`.
-    label: tells how a method's name is printed.
-  """
-  others = [method for method in methods if method != reference]
-  return markdown([[f'method - {label(reference)}', *targets], *(
-      [label(method), *(_paired(runs, method, reference, target, seeds)
-                        for target in targets)] for method in others)])
-
-
-def variants(runs: Sequence[Run], methods: Sequence[str],
-             targets: Sequence[str], *, suffix: str, seeds: int,
-             label: Label = str) -> str:
-  """Returns the table of methods beside their variants, and what these gain.
-
-  Args:
-    runs: the measured runs of a sweep.
-    methods: the methods and their variants.
-    targets: the columns, three for each: the method, its variant, and the
-      paired difference of the variant to the method.
-    suffix: the variant of `wanda` is `wanda_` and this word.
-    seeds: see `means`.
-    label: tells how a method's name is printed.
-
-  Raises:
-    ValueError: if no method has such a variant.
-  """
-  _, metric = judged(runs)
-  pairs = [(method, variant) for method in methods
-           if (variant := f'{method}_{suffix}') in methods]
-  if not pairs:
-    raise ValueError(f'no method has a variant METHOD_{suffix}, there are '
-                     f'{", ".join(methods)}')
-
-  def mean(method, target):
-    values = scores(runs, method, target)
-    return (sized(show(estimate([*values.values()]), metric.digits),
-                  len(values), seeds) if values else NOT_BUILT)
-  head = ['method']
-  for target in targets:
-    head += [target, f'{target} {suffix}', 'difference']
-  return markdown([head, *(
-      [label(method), *itertools.chain.from_iterable(
-          (mean(method, target), mean(variant, target),
-           _paired(runs, variant, method, target, seeds))
-          for target in targets)]
-      for method, variant in pairs)])
-
-
 def choose(tried: Tried, metric: metrics.Metric) -> dict[str, Any]:
   """Returns the best value of each method whose runs did not all diverge.
 
@@ -303,18 +238,6 @@ def markdown(lines: Sequence[Sequence[Any]]) -> str:
                              zip(line, widths)) + ' |' for line in lines]
   texts.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
   return '\n'.join(texts)
-
-
-def _paired(runs, method, reference, target, seeds):
-  """The difference of two methods with the same seeds, as text."""
-  theirs, ours = (scores(runs, name, target) for name in (method, reference))
-  pairs = [theirs[seed] - ours[seed] for seed in ours if seed in theirs]
-  if not pairs:
-    return NOT_BUILT
-  cell = estimate(pairs)
-  text = show(cell, judged(runs)[1].digits, sign='+')
-  return sized(f'**{text}**' if abs(cell.mean) > cell.half else text,
-               cell.seeds, seeds)
 
 
 def _rivals(method, first, cells):

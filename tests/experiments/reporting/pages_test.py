@@ -158,6 +158,25 @@ def test_costs_have_four_columns_for_each_target(page):
   assert '| SR-STE | 94.0 ± 5.0         | 0.25  | 0.50 | 0.75 ' in text
 
 
+def test_changes_are_of_the_targets_that_both_sweeps_have(page):
+  data = page.parent / 'data' / 'x.jsonl'
+  lines = [json.loads(line) for line in data.read_text().splitlines()]
+  for line in lines:
+    line['row']['accuracy'] -= 0.01
+  (page.parent / 'data' / 'y.jsonl').write_text(metrics.text(
+      [line for line in lines if line['target'] != '1:8']))
+  page.write_text('<!-- table data/x.jsonl of=changes before=data/y.jsonl -->\n'
+                  '<!-- end -->\n')
+  assert pages.rendered(page).splitlines()[2:-2] == [
+      '| method | 2:4                  |', '|--------|----------------------|',
+      '| dense  | **+1.0 ± 0.0**       |', '| STE    | **+1.0 ± 0.0**       |',
+      '| SR-STE | **+1.0 ± 0.0**       |', '| mdgf   | **+1.0 ± 0.0** (n=2) |']
+  (page.parent / 'data' / 'y.jsonl').write_text(metrics.text(
+      [line for line in lines if line['target'] is None]))
+  with pytest.raises(ValueError, match='y.jsonl has none of the targets 2:4, '):
+    pages.rendered(page)
+
+
 def test_ratios_have_a_column_for_each_file(page):
   def write(name, losses):
     config = sweep_ratios.get_config(name.split('_')[1].split('.')[0])

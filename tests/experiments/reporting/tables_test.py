@@ -48,26 +48,6 @@ def test_means_mark_the_best_and_what_overlaps_it():
       '| mdgf   | **95.5 ± 6.4** (n=2) | n/a            |']
 
 
-def test_variants_stand_beside_their_methods():
-  runs = sweeps.runs({
-      ('ste', '2:4'): (90, 91, 92), ('ste_permuted', '2:4'): (92, 94, 96),
-      ('ste', '1:8'): (80, 80, 80), ('set', '2:4'): (1, 2, 3),
-      ('ste', '1:16'): (70, 72), ('ste_permuted', '1:16'): (72,)})
-  table = tables.variants(
-      runs, ('ste', 'set', 'ste_permuted'), ('2:4', '1:8', '1:16'),
-      suffix='permuted', seeds=3, label=str.upper)
-  assert [[cell.strip() for cell in line.strip('|').split('|')]
-          for line in table.splitlines()[::2]] == [
-              ['method', '2:4', '2:4 permuted', 'difference', '1:8',
-               '1:8 permuted', 'difference', '1:16', '1:16 permuted',
-               'difference'],
-              ['STE', '91.0 ± 2.5', '94.0 ± 5.0', '**+3.0 ± 2.5**',
-               '80.0 ± 0.0', 'n/a', 'n/a',
-               '71.0 ± 12.7 (n=2)', '72.0 (n=1)', '+2.0 (n=1)']]
-  with pytest.raises(ValueError, match='variant METHOD_long, there are ste'):
-    tables.variants(runs, ('ste',), ('2:4',), suffix='long', seeds=3)
-
-
 def test_runs_are_judged_by_another_measurement_if_asked():
   runs = sweeps.runs({('dense', None): (98,), ('ste', '2:4'): (90,)})
   runs[1].rows[-1]['kept'] = 0.75
@@ -79,19 +59,6 @@ def test_runs_are_judged_by_another_measurement_if_asked():
     tables.by_metric(runs, 'auc')
   with pytest.raises(ValueError, match="did you mean 'kept'"):
     tables.by_metric(runs, 'keptt')
-
-
-def test_differences_are_paired_by_seed():
-  table = tables.differences(
-      sweeps.runs(sweeps.MEASURED), ('ste', 'sr_ste', 'mdgf'), ('2:4', '1:8'),
-      reference='sr_ste', seeds=3)
-  # ste: -2, -3, -4, which is -3 +- 2.484; unpaired it would be 4.1.
-  # mdgf: 3, 2 on the seeds both have, which is 2.5 +- 6.353.
-  assert table.splitlines() == [
-      '| method - sr_ste | 2:4              | 1:8            |',
-      '|-----------------|------------------|----------------|',
-      '| ste             | **-3.0 ± 2.5**   | **-2.0 ± 0.0** |',
-      '| mdgf            | +2.5 ± 6.4 (n=2) | n/a            |']
 
 
 def test_best_is_the_lowest_where_lower_is_better():
