@@ -169,7 +169,8 @@ def condense(w: jax.Array, mask_or_pattern: Any, *, block: int | None = None,
 @jax.jit
 def _alive(w: jax.Array) -> jax.Array:
   """Where a weight is not zero; compilers may let floats be so when tiny."""
-  if not jnp.issubdtype(w.dtype, jnp.floating):
+  # Floats without a negative zero have NaN in its place.
+  if not jnp.issubdtype(w.dtype, jnp.floating) or 'fnu' in w.dtype.name:
     return w != 0
   return _groups.magnitudes(w) != 0
 

@@ -63,6 +63,16 @@ def test_tiny_numbers_are_kept():
   same(uncondense(condense(w, block((1, 2)))), w)
 
 
+@pytest.mark.parametrize('dtype', [
+    'float8_e4m3fnuz', 'float8_e5m2fnuz', 'float8_e4m3b11fnuz'])
+def test_nan_is_kept_by_floats_that_have_it_in_the_place_of_minus_zero(dtype):
+  w = np.zeros((4, 2), dtype)
+  w[2, 1], w[1, 0] = np.nan, jnp.finfo(dtype).smallest_subnormal
+  c = condense(w, block((1, 2)))
+  assert c.fan_in == 2
+  np.testing.assert_array_equal(np.float32(uncondense(c)), np.float32(w))
+
+
 @pytest.mark.parametrize('n, s', [(12, 1), (12, 3), (12, 4), (12, 12), (16, 8)])
 def test_the_largest_block_is_found(n, s):
   mask = masks(30, n // s, s, balanced=True)
