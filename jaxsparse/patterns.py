@@ -163,6 +163,12 @@ class Pattern:
 
   def group_tile(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a group, counted in units."""
+    apart = {axis for axis, size in self.group.sizes if size == 1}
+    if self.group.rest is None and 0 < len(apart) == len(shape):
+      raise ValueError(
+          f'{self.name} needs axes along which weights compete, beside '
+          f'{sorted(apart)}, but the weight has shape {shape}. Give the weight '
+          'another pattern, or make it dense: {regex: None}.')
     return self.group.tile(self.grid(shape), f'group of {self.name}',
                            resizable=self.per_line is None)
 
@@ -220,7 +226,7 @@ def unstructured(sparsity: float | None = None, *, balanced: bool = False,
     max_sparsity: the largest sparsity that a distribution may assign.
 
   Returns:
-    A pattern for weights of any shape.
+    A pattern for weights of any shape; if balanced, of two axes or more.
 
   >>> import jax.numpy as jnp
   >>> from jaxsparse import select

@@ -25,7 +25,6 @@ from typing import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsparse._utils import arguments
 from jaxsparse._utils.typing import Numeric
@@ -46,7 +45,9 @@ arguments.register(When, arguments.function(
     'a function of the step', 'jaxsparse.schedules.every(100)'))
 # The functions themselves check relations between several numbers.
 _STEP, _FIRST = arguments.step(), arguments.step(0, '0')
-_BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
+# What curves are at most before their end, and from where on a schedule is at
+# its end. Jitted schedules of optax may end at 1 - 6e-8.
+_BELOW_1, _ENDED = 1 - 2**-20, 1 - 2**-22
 
 
 def _ramp(begin: int, end: int, curve: Callable[[jax.Array], jax.Array]
@@ -220,7 +221,7 @@ def from_initial(schedule: Schedule, share: float, begin: int = 0) -> Curve:
         'To go from 30% to 90%, write from_initial(cubic(0, 100), 0.3 / 0.9).')
 
   def progress(step):
-    rest = (1. - share) * (1. - jnp.asarray(schedule(step)))
+    rest = (1. - share) * (1. - ending(schedule)(step))
     # Rounded to 1 only where it is 1: rules act where a schedule arrives.
     inside = jnp.where(rest > 0, jnp.minimum(1. - rest, _BELOW_1), 1.)
     return jnp.where(jnp.asarray(step) >= begin, inside, 0.)
@@ -250,7 +251,7 @@ def fade_linear(begin: int, end: int, *, rate: float | None = None
     A gain for `flows.mdgf`.
 
   Raises:
-    ValueError: unless `0 <= begin < end`.
+    ValueError: unless `0 <= begin < end` and `rate > 0`.
 
   References:
     Bambhaniya et al., `Progressive Gradient Flow for Robust N:M Sparsity
@@ -321,6 +322,18 @@ def fade_cosine(begin: int, end: int) -> Curve:
   progress = linear(begin, end)
   return lambda step: jnp.where(
       progress(step) < 1., .5 * (1. + jnp.cos(jnp.pi * progress(step))), 0.)
+
+
+def ending(schedule: Schedule) -> Curve:
+  """The same schedule, exactly 1 where rounding leaves it a little below.
+
+  >>> float(ending(lambda step: 1 - 6e-8)(10)), float(ending(cubic(0, 4))(2))
+  (1.0, 0.875)
+  """
+  def ends(step):
+    value = jnp.asarray(schedule(step))
+    return jnp.where(value >= _ENDED, 1., value)
+  return ends
 
 
 def arrives(schedule: Schedule, step: Numeric) -> jax.Array:

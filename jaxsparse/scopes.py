@@ -159,9 +159,9 @@ def per_sign(layers: Sequence[Layer], goals: Sequence[Count]
   goes = counts.subtract(have, counts.minimum(have, counts.stack([*goals])))
   share = counts.to_float(above) / jnp.maximum(counts.to_float(have), 1.)
   rest = counts.subtract(have, above)
-  # Rounding may ask one side for more than it has.
-  other = counts.minimum(
-      counts.subtract(goes, counts.share_of(goes, share)), rest)
+  # Rounding may ask either side for more than it has.
+  first = counts.minimum(counts.share_of(goes, share), above)
+  other = counts.minimum(counts.subtract(goes, first), rest)
   both = (counts.subtract(above, counts.subtract(goes, other)),
           counts.subtract(rest, other))
   kept = [Kept(k) for pair in zip(*map(counts.unstack, both)) for k in pair]

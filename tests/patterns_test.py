@@ -118,6 +118,12 @@ def test_balanced_weights_compete_with_those_of_their_output(shape):
   assert not is_nm(unstructured(balanced=True))
 
 
+def test_balanced_weights_need_an_axis_of_inputs():
+  with pytest.raises(ValueError, match=(
+      r'unstructured.balanced=True. needs axes along.*beside \[-1\].*\(8,\)')):
+    jaxsparse.select(jnp.ones(8), unstructured(balanced=True), .5)
+
+
 def test_balanced_blocks_need_an_axis_of_inputs():
   with pytest.raises(ValueError, match='group of block.*axis -2'):
     jaxsparse.select(jnp.ones(8), block((4,), balanced=True), .5)

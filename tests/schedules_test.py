@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxsparse import schedules
@@ -189,6 +190,15 @@ def test_an_initial_share_comes_at_begin_and_the_rest_by_the_curve(
   assert schedule(_BEGIN - 1) == 0. and schedule(_END) == 1.
   np.testing.assert_allclose(schedule(_BEGIN), share, atol=1e-7)
   assert schedule(5).shape == () and schedule(5).dtype == jnp.float32
+
+
+@pytest.mark.parametrize('steps', [60, 425, 1700])
+def test_a_schedule_of_optax_arrives_at_its_end_however_it_is_rounded(steps):
+  schedule = schedules.ending(optax.linear_schedule(0., 1., steps))
+  near = jnp.arange(steps - 9, steps + 9)
+  for one in (schedule, schedules.from_initial(schedule, .3)):
+    arrived = jax.jit(jax.vmap(lambda s, f=one: schedules.arrives(f, s)))(near)
+    assert near[arrived].tolist() == [steps]
 
 
 def test_a_schedule_with_an_initial_share_arrives_at_its_end_alone():

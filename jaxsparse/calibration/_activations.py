@@ -1,6 +1,6 @@
 """Mean squares of activations, as scores of weights and of units."""
 
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,14 @@ import optax
 from jaxsparse import graph
 from jaxsparse._utils import arguments
 from jaxsparse._utils import trees
+from jaxsparse._utils import warning
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.calibration import _layouts
 from jaxsparse.calibration import _stages
 from jaxsparse.patterns import unstructured
 from jaxsparse.scores import Score
 from jaxsparse.units import groups
+from jaxsparse.units import ties as ties_lib
 from jaxsparse.units.groups import Family
 from jaxsparse.units.importance import Importance
 from jaxsparse.units.ties import Tie
@@ -65,6 +67,16 @@ def activations(fn: Callable[..., Any], params: ArrayTree,
       path: kernel for path, kernel in graph.infer_kernels(
           fn, params, *batches[0]).items()
       if kernel.contracted and 'contracted' not in (kernel.why or '')}
+  # Of Keras, an axis of channels that is also one of outputs.
+  mixed = [path for path, kernel in kernels.items()
+           if {*kernel.contracted} & {*kernel.outputs}]
+  if mixed:
+    warning.warn(
+        f'The inputs of {trees.few(mixed)} have no axes of their own: an axis '
+        'of the kernel is contracted, and is one of outputs, too. They are '
+        'left out.')
+    kernels = {path: kernel for path, kernel in kernels.items()
+               if path not in mixed}
   stage, = data.at_once(kernels)
   found = {}
   for leaf, statistic in stage.look(params).items():
@@ -82,11 +94,15 @@ def wanda_score(found: Activations) -> Score:
   measure them again after the network has changed a lot.
 
   Args:
-    found: the result of `activations`. Parameters that it does not contain are
-      scored by `|w|`.
+    found: the result of `activations`, by paths of the params or of Linen's
+      variables, `'params/...'`. Parameters that it does not contain are scored
+      by `|w|`.
 
   Returns:
     A score, like those of `jaxsparse.scores`.
+
+  Raises:
+    ValueError: from `init` if it contains none of the parameters.
 
   References:
     Sun et al., `A Simple and Effective Pruning Approach for Large Language
@@ -99,8 +115,15 @@ def wanda_score(found: Activations) -> Score:
    [3. 1.]]
   """
   def init(params):
+    paths = trees.paths(params)
+    if paths and not any(_path(path, found) for path in paths):
+      raise ValueError(
+          'wanda_score needs activations of these parameters, '
+          f'{trees.few(paths)}, got those of {trees.few([*found])}. Write '
+          'found = jaxsparse.calibration.activations(fn, params, batches) with '
+          'the same params.')
     return trees.map_with_path(
-        lambda path, w: jnp.sqrt(found[path]) if path in found
+        lambda path, w: jnp.sqrt(found[known]) if (known := _path(path, found))
         else jnp.ones((1,) * w.ndim, jnp.float32), params)
 
   def update(grads, state, params=None, **extra_args):
@@ -163,7 +186,7 @@ def mean_activation(found: Activations) -> Importance:
 
 @arguments.checked()
 def unit_activations(found: Activations, params: ArrayTree,
-                     ties: Ties | Iterable[Tie]) -> dict[str, np.ndarray]:
+                     ties: Ties | Sequence[Tie]) -> dict[str, np.ndarray]:
   """The root mean squares of units, for `keep_units`; see `mean_activation`.
 
   Args:
@@ -177,7 +200,7 @@ def unit_activations(found: Activations, params: ArrayTree,
   Raises:
     ValueError: if no kernel reads a tie's units.
   """
-  families = groups.families(tuple(ties), params)
+  families = groups.families(ties_lib.as_ties(ties), params)
   score = mean_activation(found)(families)
   values, _ = score.update(None, score.init(params), params)
   return {family.name: np.asarray(x) for family, x in zip(families, values)}
@@ -185,14 +208,21 @@ def unit_activations(found: Activations, params: ArrayTree,
 
 def _readers(family: Family, found: Mapping[str, Any]
              ) -> list[groups.Part]:
-  return [part for part in family.having('reads') if part.path in found]
+  return [part for part in family.having('reads') if _path(part.path, found)]
+
+
+def _path(path: str, found: Mapping[str, Any]) -> str | None:
+  """The path of a parameter among those found, where Linen has a prefix."""
+  names = (path, f'params/{path}', ties_lib.without_collection(path))
+  return next((name for name in names if name in found), None)
 
 
 def _activation(family: Family, leaves: Mapping[str, jax.Array],
                 found: Activations) -> jax.Array:
   each = []
   for part in _readers(family, found):
-    mean, shape = found[part.path], leaves[part.path].shape
+    mean = found[_path(part.path, found)]
+    shape = leaves[part.path].shape
     outputs = np.prod(shape, dtype=np.int64) // mean.size
     each.append(part.total(jnp.broadcast_to(mean, shape)) / float(outputs))
   return jnp.sqrt(sum(each) / len(each))

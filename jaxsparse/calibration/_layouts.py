@@ -89,9 +89,10 @@ class Layout(NamedTuple):
     x = statistic.sum / jnp.maximum(statistic.count, 1)[..., None]
     sizes = [self.shape[axis] for axis in self.inputs]
     if self.groups > 1:
-      out, = self.outputs
-      x = jnp.repeat(x.swapaxes(-2, -1), self.shape[out] // self.groups, -1)
-      x = x.reshape(*self.stack_sizes, *sizes, -1)
+      outs = [self.shape[axis] for axis in self.outputs]
+      x = jnp.repeat(
+          x.swapaxes(-2, -1), math.prod(outs) // self.groups, -1)
+      x = x.reshape(*self.stack_sizes, *sizes, *outs)
     else:
       x = x.reshape(*x.shape[:-1], *sizes, *[1] * len(self.outputs))
     return x.transpose(np.argsort((*self.stack, *self.inputs, *self.outputs)))

@@ -195,7 +195,10 @@ class Data:
       def one(chain, data, weights):
         segment = chain.segments[number]
         values = chain.values(segment.measured_reads, leaves, data)
-        found = _measure(segment.measured, values, weights, self._kind)
+        wanted = tuple(n for n, leaf in enumerate(segment.leaves)
+                       if leaf in segment.kernels)
+        found = _measure(
+            segment.measured, values, weights, self._kind, wanted)
         return {segment.leaves[n]: x for n, x in found.items()}
       return _sum(map(one, mine, data, self._weights))
 
@@ -242,7 +245,8 @@ def run(program: segments.Program, values: Sequence[jax.Array]
   return program.run(values)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _measure(program: segments.Program, values: Sequence[jax.Array],
-             weights: jax.Array | None, kind: str) -> dict[int, Statistic]:
-  return program.tapped(values, _statistics.tap(kind, weights))
+             weights: jax.Array | None, kind: str, wanted: tuple[int, ...]
+             ) -> dict[int, Statistic]:
+  return program.tapped(values, _statistics.tap(kind, weights, wanted))

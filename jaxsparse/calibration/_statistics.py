@@ -160,7 +160,8 @@ def _summed_up(product: Product, kind: str, weights: jax.Array | None
     what = 'convolutions' if product.conv is not None else 'ragged products'
     raise ValueError(
         f'weights are not supported for {what}, got {_named(product)}. '
-        "Leave it out, e.g. which='.*dense.*kernel'.")
+        "Leave it out by `which` or {regex: None}, e.g. "
+        "which='.*dense.*kernel'.")
   if product.conv is not None:
     return _of_convolution(product, kind)
   if product.groups is not None:

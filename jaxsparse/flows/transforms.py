@@ -33,11 +33,13 @@ def value_at(value: float | Callable[[jax.Array], ArrayLike], count: Any
 @arguments.checked()
 def gain_at(gain: float | Callable[[jax.Array], ArrayLike], count: Any
             ) -> jax.Array:
-  """The value of a gain at a step, clipped to [0, 1].
+  """The value of a gain at a step, clipped to [0, 1]; 0 if below `2**-22`.
 
-  Rounding can make a jitted schedule end at -2e-8 instead of 0.
+  Rounding can make a jitted schedule end at 3e-8 or -2e-8 instead of 0. Any
+  gain above 0 would leave no pruned weight zero.
   """
-  return jnp.clip(value_at(gain, count), 0., 1.)
+  value = jnp.minimum(value_at(gain, count), 1.)
+  return jnp.where(value < 2**-22, 0., value)
 
 
 def _masked(name: str, f: Callable[..., Any], *, of_step: bool) -> Transform:
@@ -146,6 +148,7 @@ def project_updates() -> Transform:
   def project(count, m, u, w):
     del count
     # -w must be exact: in the weight's dtype, or a wider one of the update.
+    u, w = jnp.asarray(u), jnp.asarray(w)
     dtype = u.dtype if u.dtype.itemsize > w.dtype.itemsize else w.dtype
     return jnp.where(m, u.astype(dtype), -w.astype(dtype))
   return _masked('project_updates', project, of_step=False)

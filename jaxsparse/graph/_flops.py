@@ -231,6 +231,8 @@ class _Counter:
     """The origins of the results of an equation that is not a call."""
     del jaxpr
     name, inner = eqn.primitive.name, _called(eqn)
+    if name in _walk.EACH:
+      return values
     if name in self._products:
       weights = [o for o in values[:2] if o != _DATA]
       self.counts[_join(*weights).path] += self._products[name](eqn)

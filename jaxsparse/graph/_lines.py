@@ -139,7 +139,8 @@ class Line:
       path, index = tag.path
       # A part of an axis is not a layer: its place in the kernel is unknown.
       if len(axes) == 1 and first == ((first[0][0],),):
-        tag = Tag(Leaf(path, (*index, (axes.pop(), k))), tuple(rest))
+        tag = tag._replace(path=Leaf(path, (*index, (axes.pop(), k))),
+                           keys=tuple(rest))
       else:
         tag, of = None, frozenset({tag.path})
     elif isinstance(tag, Constant):

@@ -17,6 +17,9 @@ CALLS = {
     'custom_jvp_call': 'call_jaxpr', 'custom_vjp_call': 'call_jaxpr',
 }
 
+# Primitives whose results are their operands, each by itself.
+EACH = frozenset({'device_put', 'optimization_barrier'})
+
 
 class Interpreter(Protocol):
   """The facts about arrays, and how equations change them."""

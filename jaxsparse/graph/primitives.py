@@ -108,9 +108,11 @@ def _along(parameter: str, kind: str = 'other'):
 
 
 def _top_k(eqn: Any) -> Wiring:
-  last = len(eqn.invars[0].aval.shape) - 1
-  row = [((0, axis),) for axis in range(last)] + [New(uniform=False)]
-  return Wiring([row] * len(eqn.outvars), [((0, last),)], kind='reduce')
+  rank = len(eqn.invars[0].aval.shape)
+  along = eqn.params.get('axis', rank - 1)
+  row = [New(uniform=False) if axis == along else ((0, axis),)
+         for axis in range(rank)]
+  return Wiring([row] * len(eqn.outvars), [((0, along),)], kind='reduce')
 
 
 def _iota(eqn: Any) -> Wiring:
@@ -250,7 +252,7 @@ def _dynamic_update_slice(eqn: Any) -> Wiring:
 _MAPS = '''
   abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e
   bessel_i1e cbrt ceil clamp clz complex conj convert_element_type copy
-  copy_p cos cosh device_put digamma div eq eq_to erf erf_inv erfc exp exp2
+  copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2
   expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to
   lgamma log log1p log2 logistic lt lt_to max mesh_cast min mul mulhi name
   ne neg nextafter not one_minus_square or polygamma population_count pow
@@ -261,6 +263,7 @@ _MAPS = '''
 
 _WIRINGS = {
     **dict.fromkeys(_MAPS, lambda eqn: _spread(eqn, 'map')),
+    'device_put': _each,
     'optimization_barrier': _each,
     'transpose': _transpose,
     'broadcast_in_dim': _broadcast_in_dim,

@@ -153,6 +153,8 @@ class Walk:
     elif name in _CONTROL and (params or self.mesh and DATA in tags):
       return _CONTROL[name](self, eqn, values)
     arrays = _jaxprs.run_alone(jaxpr, eqn, [known.value for known in values])
+    if name in _walk.EACH:
+      return [known._replace(value=x) for known, x in zip(values, arrays)]
     tag = DATA if DATA in tags else (
         _known.passed(eqn, tags) or _known.made_of_constants(eqn, tags))
     of = _known.untold(values) if tag is not DATA else frozenset()

@@ -206,6 +206,8 @@ class _Reader:
                 ) -> list[Value]:
     """The results of an equation that is no call."""
     del jaxpr
+    if eqn.primitive.name in _walk.EACH:
+      return values
     return _indices.equation(self, eqn, values, registry.wiring(eqn))
 
   def plain(self, eqn: Any, values: list[Value], wiring: primitives.Wiring

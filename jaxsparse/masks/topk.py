@@ -270,7 +270,7 @@ def _reached(key: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]
       digit = digit % jnp.uint32(shape[axis])
     here = indices(shape, axis, jnp.uint32)
     reached = (here < digit) | ((here == digit) & reached)
-  return reached & (key <= n)
+  return reached & (key <= jnp.uint32(n))
 
 
 def indices(shape: tuple[int, ...], axis: int, dtype) -> jax.Array:

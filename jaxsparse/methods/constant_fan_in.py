@@ -183,6 +183,8 @@ def _rule(patterns: rules.Patterns, distribution: distributions.Distribution,
 
     def exchange():
       layers = _fan_in.layers_of(masks, shapes)
+      if not layers:
+        return masks
       target, at_first = targets(lambda: both()[0][0], masks, shapes)
       new = _fan_in.exchange(
           layers, lambda: [[x for _, x in trees.align(tree) if x.size]

@@ -169,7 +169,7 @@ def _mean_distance(grads: Any, nu: Any, patterns: rules.Patterns | None
           trees.match_rules(patterns, nu))
   rows = [jnp.abs(jnp.square(numerics.wide(g)) - numerics.wide(v))
           for c, v, g in zip(*map(jax.tree.leaves, (chosen, nu, grads))) if c]
-  size = max(sum(row.size for row in rows), 1)
+  size = float(max(sum(row.size for row in rows), 1))  # No int32 holds it.
   return sum((jnp.sum(row).astype(jnp.float32) for row in rows),
              jnp.zeros((), jnp.float32)) / size
 

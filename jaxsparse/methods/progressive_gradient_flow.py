@@ -71,7 +71,7 @@ def mdgf_linear(patterns: Patterns, total_steps: int, *,
     patterns: maps regular expressions for paths to N:M patterns; `None` is
       dense.
     total_steps: the length of training, in steps.
-    dense_steps: the number of steps with gain 1; 10% of training by default.
+    dense_steps: the last step with gain 1; 10% of training by default.
     fine_tune_steps: the number of steps at the end with gain 0; 30% of training
       by default (the paper advises to reach 0 at 70% of training).
     beta: the decay per step; by default the gain falls to 0 over the whole
@@ -120,7 +120,7 @@ def mdgf_exponential(patterns: Patterns, total_steps: int, *,
     patterns: maps regular expressions for paths to N:M patterns; `None` is
       dense.
     total_steps: the length of training, in steps.
-    dense_steps: the number of steps with gain 1; 10% of training by default.
+    dense_steps: the last step with gain 1; 10% of training by default.
     fine_tune_steps: the number of steps at the end with gain 0; 30% of training
       by default.
     beta: the decay per step; by default the gain falls to 0.01 before

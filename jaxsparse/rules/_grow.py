@@ -145,7 +145,7 @@ def prune_and_grow(
   distribution, at_first = (
       s if callable(s) else distributions.uniform(s) for s in (
           sparsity, sparsity if init_sparsity is None else init_sparsity))
-  progress = schedule or schedules.one_shot()
+  progress = schedules.ending(schedule or schedules.one_shot())
 
   def to_the_bound(masks, shapes, make):
     """Fills the first masks up by the score that made them."""
@@ -227,7 +227,7 @@ def prune_and_grow(
           lambda path, m: new.get(path, m),
           base.sparse_only(state.masks, shapes))
 
-    due = own if schedule is None else base.is_due(when, schedule, step)
+    due = own if schedule is None else base.is_due(when, progress, step)
     due = due if act is None else due | act
     masks = base.run_if(
         begins, lambda: exchange(anew=True),
@@ -238,7 +238,7 @@ def prune_and_grow(
         grow, sparse, state.scores[1], due))
 
   rule = base.Rule(init_fn, update)
-  rule.progress = schedule
+  rule.progress = schedule and progress
   return rule
 
 

@@ -64,7 +64,7 @@ def prune(patterns: base.Patterns, *, sparsity: float | None = None,
         'with distribution=. Give one of the two, e.g. '
         f'distribution=jaxsparse.erk({sparsity}).')
   distribution = distribution or distributions.uniform(sparsity)
-  schedule = schedule or schedules.one_shot()
+  schedule = schedules.ending(schedule or schedules.one_shot())
   when = when or schedules.every(1)
 
   def masks_for(make, shapes, progress):

@@ -255,7 +255,7 @@ def _like_params(scores: Any, params: ArrayTree) -> Any:
     got = brief(scores)
   else:
     wrong = [(path, x) for path, w, x in rows
-             if getattr(x, 'shape', None) != w.shape]
+             if getattr(x, 'shape', None) != jnp.shape(w)]
     if not wrong:
       return scores
     path, x = wrong[0]

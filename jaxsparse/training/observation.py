@@ -14,6 +14,7 @@ import optax
 
 from jaxsparse import transform
 from jaxsparse._utils import arguments
+from jaxsparse._utils import numerics
 from jaxsparse._utils import trees
 from jaxsparse._utils.typing import ArrayTree
 from jaxsparse.masks import accounting
@@ -60,7 +61,7 @@ class ObservedState(NamedTuple):
 
   Attributes:
     inner: the state of the observed optimizer.
-    count: the number of updates made, int32.
+    count: the number of updates with finite gradients, int32.
     second: the second moments of the gradients of sparse parameters, float32.
     visited: the union of all masks so far.
     statistics: float32 arrays `[layers]`, in the order of `jax.tree.leaves`. If
@@ -83,7 +84,8 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
   `update`, the dense gradients at the sparse point, and a weight counts as kept
   or pruned by the mask under which its gradient was taken. Running means are
   plain means over the first `1 / (1 - decay)` steps, and exponential means
-  afterwards.
+  afterwards. A step whose gradients are not finite, which
+  `optax.apply_if_finite` skips, counts for `flips` and `explored` alone.
 
   Args:
     tx: an optimizer that contains `sparsify`.
@@ -136,23 +138,19 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
     updates, inner = tx.update(grads, state.inner, params, **extra_args)
     before, after = (transform.state_of(s) for s in (state.inner, inner))
     count = state.count + 1
+    if not jax.tree.leaves(before.masks):
+      return updates, state._replace(inner=inner, count=count)
     t = count.astype(jnp.float32)
-
-    def moment(g, mask, v):
-      g = g.astype(jnp.float32)
-      return second_decay * v + (1. - second_decay) * jnp.square(g)
-    second = trees.map_masked(moment, grads, before.masks, state.second)
+    sparse = _beside_masks(grads, before.masks)
+    second = jax.tree.map(
+        lambda v, g: second_decay * v + (1. - second_decay) * jnp.square(g),
+        state.second, sparse)
 
     def noise(g, mask, v):
       v = v / (1. - second_decay**t)
-      return jnp.stack([
-          *_variances(v, mask),
-          *_variances(jnp.abs(g.astype(jnp.float32)), mask)])
-    layers = jax.tree.leaves(
-        trees.map_masked(noise, grads, before.masks, second))
-    if not layers:
-      return updates, state._replace(inner=inner, count=count)
-    seen = jnp.stack(layers, axis=1)
+      return jnp.stack([*_variances(v, mask), *_variances(jnp.abs(g), mask)])
+    seen = jnp.stack(jax.tree.leaves(
+        jax.tree.map(noise, sparse, before.masks, second)), axis=1)
     flips = _stack(accounting.mask_flips(before.masks, after.masks))
     visited = jax.tree.map(jnp.logical_or, state.visited, after.masks)
     densities = _densities(before, after)
@@ -164,9 +162,28 @@ def observe(tx: optax.GradientTransformation, *, decay: float = 0.99,
         [*[running] * 4, one, running, 1. / t, 1. / t, one])
     statistics = jax.tree.map(
         lambda old, new, r: old + r * (new - old), state.statistics, now, rate)
-    return updates, ObservedState(inner, count, second, visited, statistics)
+    count, second, statistics = numerics.if_finite(
+        sparse, (count, second, statistics),
+        (state.count, state.second, state.statistics))
+    return updates, ObservedState(
+        inner, count, second, visited,
+        statistics._replace(flips=now.flips, explored=now.explored))
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _beside_masks(grads: ArrayTree, masks: ArrayTree) -> Any:
+  """The gradients of sparse parameters, float32, in the structure of masks.
+
+  Inside of `optax.partition` a whole branch may have one placeholder.
+  """
+  found = trees.beside(grads, masks)
+  if found is None:
+    trees.same_structure(grads, masks)
+  leaves, structure = trees.flatten_dense(masks)
+  return structure.unflatten([
+      m if trees.is_dense(m) else g.astype(jnp.float32)
+      for g, m in zip(found, leaves)])
 
 
 def _stack(tree: Any) -> jax.Array:
@@ -184,7 +201,8 @@ def _variances(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _density(masks: ArrayTree) -> jax.Array:
   return _stack(jax.tree.map(
-      lambda m: m.sum(dtype=jnp.float32) / max(m.size, 1), masks))
+      # No int32 may hold the size of a stack of layers.
+      lambda m: m.sum(dtype=jnp.float32) / float(max(m.size, 1)), masks))
 
 
 def _densities(state: transform.SparseState, after: transform.SparseState

@@ -176,7 +176,8 @@ def _sparsity(masks: ArrayTree) -> jax.Array:
   leaves = jax.tree.leaves(masks)
   kept = sum((mask.sum(dtype=jnp.float32) for mask in leaves),
              jnp.zeros((), jnp.float32))
-  return 1 - kept / max(sum(mask.size for mask in leaves), 1)
+  # No int32 may hold the size of a whole model.
+  return 1 - kept / float(max(sum(mask.size for mask in leaves), 1))
 
 
 def _totals(rows: list[tuple[Any, ...]]) -> tuple[float, float]:

@@ -134,7 +134,7 @@ def prune_units(groups: Groups, *, importance: Importance,
         f'also count={count}, sparsity={sparsity}, scope={brief(scope)}, '
         f'floor={floor}, multiple={multiple}. Leave these out; for multiples '
         'write alive(params, ties, multiple=8).')
-  schedule = schedule or schedules.one_shot()
+  schedule = schedules.ending(schedule or schedules.one_shot())
   when = when or schedules.every(1)
 
   def steps(found):

@@ -172,7 +172,7 @@ def keep_units(importance: Mapping[str, Any], ties: Ties | Sequence[Tie], *,
     ValueError: if neither or both of count and sparsity are given; if there are
       no ties; if the units of a tie may not be removed, or its importance is
       missing, not finite or of another shape; if count is not a multiple of
-      `multiple`; or if no tie has more than one unit.
+      `multiple`; or if a count or a multiple leaves nothing to remove.
 
   >>> from jaxsparse.units.ties import Member, Tie
   >>> tie = Tie(3, (Member('out', 0),), name='hidden')

@@ -130,10 +130,10 @@ def fold_constants(fn: Callable[..., Any], params: ArrayTree,
     now = jax.tree.unflatten(jax.tree.structure(params), list(arrays.values()))
     seen = [look(now, *given) for given in like]
     # A unit that does not depend on the kernels that make it is constant, too.
-    moved = [look(trees.map_with_path(
-        lambda path, w: _random(w, rng) if path in makers else w, now), *given)
-             for given in (like * _DRAWS)[:_DRAWS]
-             if any(_scaled_away(tie, arrays) is not None for tie in ties)]
+    moved = [look(other, *given) for given in (
+        (like[1:] or like) * _DRAWS)[:_DRAWS // 2]
+             if any(_scaled_away(tie, arrays) is not None for tie in ties)
+             for other in _both_signs(now, makers, rng)]
     # Nor is one that tokens make, though it is cut off for these.
     drawn = [[look(other, *given) for given in like[1:]] for other in (
         jax.tree.map(lambda w: _redrawn(w, rng), now)
@@ -180,6 +180,19 @@ def _random(w: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   x = w.astype(np.float32)
   scale = np.sqrt(np.square(x).mean()) if x.size else 0.
   return (rng.normal(size=w.shape) * (scale or 1.)).astype(w.dtype)
+
+
+def _both_signs(params: ArrayTree, makers: set[str],
+                rng: np.random.Generator) -> list[ArrayTree]:
+  """Parameters with other kernels, and with these times -1.
+
+  A ReLU without a bias cuts a unit off in one of them at most.
+  """
+  drawn = {path: _random(w, rng) for path, w in trees.align(params)
+           if path in makers and jnp.issubdtype(w.dtype, jnp.floating)}
+  return [trees.map_with_path(
+      lambda path, w, sign=sign: sign * drawn[path] if path in drawn else w,
+      params) for sign in (1, -1)]
 
 
 def _redrawn(w: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -60,6 +60,49 @@ def test_kernels_of_convolutions_in_groups():
   np.testing.assert_allclose(found[0, :, 5], mean[2:], rtol=1e-5)
 
 
+def test_kernels_of_members_see_their_own_inputs():
+  conv = lambda x, w: jax.lax.conv_general_dilated(
+      x, w, (1,), 'VALID', dimension_numbers=('NWC', 'WIO', 'NWC'))
+  fn = lambda p, x: jax.vmap(conv)(x, p['w'])
+  params, x = {'w': array(2, 1, 8, 4)}, array(2, 5, 9, 8)
+  found = calibration.activations(fn, params, [x])['w']
+  assert found.shape == params['w'].shape
+  for member in range(2):
+    np.testing.assert_allclose(
+        found[member, 0, :, 3], (x[member]**2).mean((0, 1)), rtol=1e-5)
+  shares = calibration.owl(fn, params, [x], {'w': jaxsparse.unstructured()}, .5)
+  assert np.mean(shares['w']) == .5
+
+
+def test_kernels_in_the_axes_of_keras_are_left_out():
+  def fn(p, x):
+    y = jax.lax.conv_general_dilated(
+        x, p['w'].reshape(3, 3, 1, 8), (1, 1), 'SAME', feature_group_count=8,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return y.mean((1, 2)) @ p['v']
+  params = {'w': array(3, 3, 8, 1), 'v': array(8, 4)}
+  with pytest.warns(UserWarning, match='inputs of w have no axes.*left out'):
+    found = calibration.activations(fn, params, [array(2, 5, 5, 8)])
+  assert [*found] == ['v']
+
+
+def test_paths_of_linens_variables_are_those_of_their_params():
+  variables = lambda v, x: attention(v['params'], x)
+  found = calibration.activations(variables, {'params': PARAMS}, X)
+  assert 'params/up' in found
+  score = calibration.wanda_score(found)
+  same = calibration.wanda_score(FOUND)
+  for one, other in zip(*(jax.tree.leaves(s.update(None, s.init(PARAMS), PARAMS)
+                                          [0]) for s in (score, same))):
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+  tie = units.infer_ties(attention, PARAMS, X[0])['down[*]']
+  np.testing.assert_allclose(
+      calibration.unit_activations(found, PARAMS, tie)['down[*]'],
+      calibration.unit_activations(FOUND, PARAMS, tie)['down[*]'], rtol=1e-6)
+  with pytest.raises(ValueError, match='these parameters, a, got those of'):
+    calibration.wanda_score(found).init({'a': array(2, 2)})
+
+
 def test_wanda_in_prune_is_wanda():
   rule = jaxsparse.prune({'up': jaxsparse.nm(4, 8)},
                          score=calibration.wanda_score(FOUND))

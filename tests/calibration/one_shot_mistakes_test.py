@@ -160,6 +160,31 @@ def test_a_named_tuple_is_one_argument():
       prune(lambda p, image, label: image @ p['a'], (x, 1))['a'])
 
 
+@pytest.mark.parametrize('sequential', [False, True])
+def test_of_kernels_that_stay_dense_nothing_is_measured(sequential):
+  def fn(p, x):
+    h = lax.conv_general_dilated(x, p['stem'], (1,), 'SAME',
+                                 dimension_numbers=('NWC', 'WIO', 'NWC'))
+    return jax.nn.relu(h) @ p['up']
+  params, x = {'stem': array(3, 8, 8), 'up': array(8, 4)}, array(2, 5, 8)
+  _, masks = jaxsparse.one_shot(  # Weights are not for convolutions.
+      fn, params, [x], {'up': jaxsparse.nm(2, 4)}, sequential=sequential,
+      weights=lambda x: jnp.ones(x.shape[:2]))
+  assert masks['up'].mean() == .5 and masks['stem'] is None
+  stage, = _stages.Data(fn, params, [(x,)], None, 'moment').in_turn(['up'])
+  assert [leaf.path for leaf in stage.look(params)] == ['up']
+
+
+def test_scales_of_all_layers_before_a_loop_are_not_passed_over():
+  scales = array(8)
+  fn = lambda p, x: lax.scan(
+      lambda x, w: (x @ w, None), x, p['w'] * scales[None, :, None])[0]
+  for sequential in (True, False):
+    with pytest.raises(ValueError, match='cannot be found.*scaled along'):
+      jaxsparse.one_shot(fn, {'w': array(3, 8, 8)}, X, {'w': HALF}, 'wanda',
+                         sequential=sequential)
+
+
 def test_experts_that_met_nothing_are_told():
   def fn(p, x):
     return lax.ragged_dot(x, p['w'], jnp.array([len(x), 0], jnp.int32))

@@ -49,6 +49,14 @@ def test_gains_are_clipped_to_the_unit_interval():
     np.testing.assert_array_equal(out['w'], np.where(mask, 1., expected))
 
 
+@pytest.mark.parametrize('steps', [4, 60, 100, 5000])
+def test_a_gain_of_optax_ends_at_zero_however_it_is_rounded(steps):
+  schedule = optax.linear_schedule(1., 0., steps)
+  gain = jax.jit(lambda t: jaxsparse.flows.gain_at(schedule, t))
+  assert gain(steps - 1) > 0
+  assert gain(steps) == gain(steps + 7) == 0.
+
+
 def test_a_scheduled_gain_sees_the_step():
   tx = jaxsparse.flows.gate_gradients(
       lambda t: 1. - 0.25 * t.astype(jnp.float32))

@@ -95,6 +95,15 @@ def test_a_kernel_changed_alone_stays_that_kernel(change):
   assert counted == Flops({'bias': 0, 'kernel': CALL}, 0)
 
 
+@pytest.mark.parametrize('each', [
+    lambda p, x: (jax.device_put(p), x),
+    lambda p, x: lax.optimization_barrier((p, x))],
+                         ids=['device_put', 'barrier'])
+def test_what_passes_a_primitive_together_stays_itself(each):
+  assert flops(lambda p, x: mlp(*each(p, x)), mlp_params(), X) == (
+      flops(mlp, mlp_params(), X))
+
+
 def test_masks_may_be_arguments_or_parameters():
   mask = array(IN, OUT, dtype=jnp.bool_)
   masked = flops(lambda p, m, x: x @ (p['kernel'] * m.astype(x.dtype)),

@@ -32,6 +32,21 @@ def kernels_of(fn, shapes, *inputs):
   return infer_kernels(fn, params, *inputs)
 
 
+@pytest.mark.parametrize('each', [
+    lambda p, x: (jax.device_put(p), x),
+    lambda p, x: jax.lax.optimization_barrier((p, x))],
+                         ids=['device_put', 'barrier'])
+def test_what_passes_a_primitive_together_stays_itself(each):
+  fn = lambda p, x: jax.nn.relu(x @ p['in']) @ p['out']
+  shapes = {'in': (8, 16), 'out': (16, 4)}
+  found = kernels_of(lambda p, x: fn(*each(p, x)), shapes, data(N, 8))
+  assert found == kernels_of(fn, shapes, data(N, 8))
+  assert all(kernel.contracted == (0,) for kernel in found.values())
+  ties = jaxsparse.infer_ties(
+      lambda p, x: fn(*each(p, x)), weights(shapes), data(N, 8))
+  assert [tie.size for tie in ties if not tie.fixed] == [16]
+
+
 def test_scales_biases_tables_and_gates_are_none():
   def fn(p, i):
     x = p['table'][i] + over(p['positions'], jnp.ones((N, 5, 8)))

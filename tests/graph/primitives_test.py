@@ -35,6 +35,7 @@ FUNCTIONS = {
     'sort': (lambda x: lax.sort(x, dimension=0), array(4, 5)),
     'rev': (lambda x: lax.rev(x, (0,)), array(4, 5)),
     'top_k': (lambda x: lax.top_k(x, 2)[0], array(4, 5)),
+    'top_k_over': (lambda x: lax.top_k(x, 2, axis=0)[0], array(4, 5)),
     'dot': (lambda x, y: jnp.einsum('bij,bkj->bik', x, y),
             array(2, 3, 4), array(2, 5, 4)),
     'conv': (conv, array(2, 6, 5, 3), array(3, 2, 3, 4)),

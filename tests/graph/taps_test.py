@@ -31,6 +31,16 @@ def test_a_tap_is_shown_data_in_the_order_of_the_kernels_axes():
   assert sums == {'w': X.sum()}
 
 
+def test_what_passes_a_primitive_together_stays_itself():
+  fn = lambda p, x: x @ p['v'] + x @ p['w']
+  params = {'v': np.ones((4, 5), np.float32), 'w': np.ones((4, 5), np.float32)}
+  expected, _ = _seen(fn, params, X)
+  for each in (lambda p, x: (jax.device_put(p), x),
+               lambda p, x: lax.optimization_barrier((p, x))):
+    got, _ = _seen(lambda p, x, each=each: fn(*each(p, x)), params, X)
+    assert got == expected
+
+
 def test_experts_come_first():
   _, (product,) = _seen(
       lambda p, x: jnp.einsum('te,eo->teo', x, p['w']), {

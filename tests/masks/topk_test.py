@@ -205,6 +205,12 @@ def test_groups_beyond_32_bits_are_traced():
     assert mask.shape == x.shape and mask.dtype == bool
 
 
+def test_groups_that_need_the_32nd_bit_are_traced():
+  x = jax.ShapeDtypeStruct((2, 9 * 2**14, 2**14), jnp.float32)
+  few = lambda x, k: topk.keep_highest(x, counts.Count(k >> 16, k), (1, 2))
+  assert jax.eval_shape(few, x, jnp.uint32(3)).shape == x.shape
+
+
 def test_at_least_orders_all_floats():
   values = np.array(
       [-np.inf, -3e38, -1., -1e-30, 0., 1e-30, 1., 3e38, np.inf], np.float32)

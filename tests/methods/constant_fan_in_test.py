@@ -264,6 +264,16 @@ def test_patterns_of_inputs_that_compete_are_taken(pattern):
   methods.srigl({'.*kernel': pattern}, .5, 50, every=4, spare=())
 
 
+@pytest.mark.parametrize('pattern, shape', [
+    (None, (4, 2)), (jaxsparse.unstructured(balanced=True), (0, 4))], ids=str)
+def test_a_model_without_sparse_weights_is_left_alone(pattern, shape):
+  rule = methods.srigl({'.*': pattern}, .5, 100, every=1, spare=()).rule
+  params = {'w': jnp.ones(shape)}
+  masks, state = rule.update(params, rule.init(params), params)
+  assert state.count == 1 and not any(
+      mask.size for mask in jax.tree.leaves(masks))
+
+
 def test_what_does_not_fit_the_params_is_told_by_init():
   params = exchanges.make_params('abc', _UNITS)
   make = functools.partial(methods.srigl, _PATTERNS, .5, 50, every=4)

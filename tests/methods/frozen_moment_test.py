@@ -1,5 +1,6 @@
 """STEP: a second moment that freezes, and masks from then on."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -95,6 +96,13 @@ def test_the_switch_that_is_found_is_that_of_numpy_for_both(
         jaxsparse.get_masks(state)['kernel'], mask, err_msg=str(t))
     params, state = train_step(params, state, t)
   assert least <= switch <= most
+
+
+def test_the_distance_of_more_weights_than_an_int32_holds_is_traced():
+  params = {'kernel': jax.ShapeDtypeStruct((80, 8192, 28672), jnp.bfloat16)}
+  tx = methods.scale_by_frozen_adam(freeze_at=(1, 2))
+  updates, _ = jax.eval_shape(lambda w: tx.update(w, tx.init(w)), params)
+  assert updates['kernel'].shape == params['kernel'].shape
 
 
 def test_masks_that_have_no_optimizer_to_follow_are_a_taught_error():

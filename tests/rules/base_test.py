@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import jaxsparse
@@ -38,6 +39,15 @@ def test_a_parameter_that_is_no_weight_is_named(make, dtype):
       rule({'.*': jaxsparse.unstructured()}).init(params)
   masks = jaxsparse.lock().init(params).masks
   assert masks['b']['w'] is None and not masks['a'][0]
+
+
+def test_a_number_of_python_is_a_weight():
+  params = {'a': jnp.array([0., 1.]), 'temperature': 1.5}
+  tx = jaxsparse.sparsify(optax.sgd(.5), jaxsparse.lock())
+  updates, _ = tx.update(params, tx.init(params), params)
+  assert updates['temperature'] == -.75
+  rule = jaxsparse.prune({'.*': jaxsparse.unstructured(.5)})
+  assert rule.init(params).masks['a'].tolist() == [False, True]
 
 
 def test_a_missing_sparsity_is_told_before_the_first_pruning_step():

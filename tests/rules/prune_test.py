@@ -54,6 +54,22 @@ def test_final_sparsity_is_reached_at_the_end_of_the_schedule_off_phase():
   assert kept[6] > kept[7] == round((1 - 0.9) * 128) == kept[8]
 
 
+def test_final_sparsity_is_reached_where_a_jitted_schedule_rounds():
+  steps = 425  # At its end optax's schedule is 1 - 6e-8 when jitted.
+  rule = jaxsparse.prune(
+      {'.*': jaxsparse.unstructured()}, sparsity=.5,
+      schedule=optax.linear_schedule(0., 1., steps),
+      when=jaxsparse.schedules.every(200, end=steps))
+  w = jnp.arange(1000.)
+  update = jax.jit(lambda state: rule.update(w, state, w)[1])
+  state = rule.init(w)._replace(count=jnp.int32(steps - 2))
+  kept = []
+  for _ in range(3):
+    state = update(state)
+    kept.append(int(state.masks.sum()))
+  assert kept == [1000, 500, 500]
+
+
 def test_one_shot_pruning_waits_for_when():
   rule = jaxsparse.prune(
       _FREE, distribution=jaxsparse.uniform(0.75),

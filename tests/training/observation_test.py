@@ -220,6 +220,52 @@ def test_observations_are_found_wherever_they_are(place):
       sparse['a']['kernel'] != 0, jaxsparse.get_masks(state)['a']['kernel'])
 
 
+@pytest.mark.parametrize('labels', [
+    {'a': 's', 'b': 'd'},
+    {'a': {'kernel': 's'}, 'b': {'kernel': 'd', 'bias': 'd'}}],
+                         ids=['branches', 'leaves'])
+def test_of_a_part_the_layers_are_observed_that_are_sparse(labels):
+  rule = jaxsparse.prune({'a/kernel': jaxsparse.nm(2, 4)})
+  part = method_table.wrap(optax.sgd(.3), rule, jaxsparse.ste())
+  tx = method_table._standard(jaxsparse.observe(optax.partition(
+      {'s': part, 'd': optax.sgd(.1)}, labels), decay=_DECAY,
+                                                second_decay=_SECOND_DECAY))
+  _, state, _ = _run(tx, 3)[-1]
+  chex.assert_trees_all_equal_structs(state, tx.init(_params()))
+  seen = jaxsparse.observed(state)
+  assert [*seen] == ['a/kernel']
+  chex.assert_trees_all_close(
+      seen['a/kernel'], jaxsparse.observed(_ste()[3][1])['a/kernel'], rtol=1e-6)
+
+
+def test_a_step_with_gradients_that_are_not_finite_is_left_out():
+  tx = jaxsparse.observe(optax.apply_if_finite(method_table.wrap(
+      optax.sgd(.3), jaxsparse.prune(_NM), jaxsparse.ste()), 5),
+                         decay=_DECAY, second_decay=_SECOND_DECAY)
+  tx = method_table._standard(tx)
+  params = _params()
+  state, update = tx.init(params), jax.jit(tx.update)
+  for step in (None, 0, None, 1, 2, None):
+    grads = _grads(step or 0)
+    if step is None:
+      grads['a']['kernel'] = grads['a']['kernel'].at[0, 0].set(jnp.nan)
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  expected = jaxsparse.observed(_ste()[3][1])
+  for path, seen in jaxsparse.observed(state).items():
+    assert seen.flips == 0  # Of the last step, at which nothing moved.
+    chex.assert_trees_all_close(
+        seen, expected[path]._replace(flips=seen.flips), rtol=1e-6)
+
+
+def test_a_layer_beyond_32_bits_is_observed():
+  params = {'layers': jax.ShapeDtypeStruct((80, 8192, 28672), jnp.bfloat16)}
+  tx = _observe(jaxsparse.prune({'.*': jaxsparse.nm(2, 4)}), jaxsparse.ste())
+  _, state = jax.eval_shape(
+      lambda p: tx.update(p, tx.init(p), p), params)
+  assert state.statistics.forward.shape == (1,)
+
+
 def test_observations_are_read_at_once_or_traced():
   """Many layers must not cost a program each."""
   state = _ste()[3][1]

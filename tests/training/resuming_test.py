@@ -11,6 +11,7 @@ import jaxsparse
 from jaxsparse import methods
 from jaxsparse import schedules
 from jaxsparse import training
+from jaxsparse.training import resuming
 
 PARAMS = {'a': np.arange(1, 33, dtype=np.float32).reshape(8, 4),
           'b': np.ones(4, np.float32)}
@@ -105,6 +106,11 @@ def test_layers_with_as_many_zeros_as_the_target_compete():
     updates, state = step(grads, state, params)
     params = optax.apply_updates(params, updates)
   training.check_resume(method, params, state, steps=18)
+
+
+def test_a_model_beyond_32_bits_is_judged():
+  masks = [jax.ShapeDtypeStruct((2**15, 2**15), bool)] * 3
+  assert jax.eval_shape(resuming._sparsity, masks).shape == ()
 
 
 def test_layers_that_share_by_their_shapes_are_judged_alone():

@@ -344,6 +344,20 @@ def test_what_these_inputs_do_not_switch_on_is_no_constant():
   assert not found.folded and not found.left
 
 
+def test_many_units_that_a_relu_may_cut_off_are_no_constants():
+  rng = np.random.default_rng(0)
+  params = {'w1': rng.normal(size=(8, 2**14)).astype(np.float32),
+            'b1': np.zeros(2**14, np.float32),
+            'w2': np.ones((2**14, 3), np.float32),
+            'b2': np.zeros(3, np.float32)}
+  fn = lambda p, x: jax.nn.relu(x @ p['w1'] + p['b1'][None]) @ p['w2'] + (
+      p['b2'][None])
+  x = np.zeros((1, 8), np.float32)
+  ties = infer_ties(fn, params, x, check=False)
+  found = fold_constants(fn, params, ties, x)
+  assert not found.folded and not found.left
+
+
 @pytest.mark.parametrize('gathered', [False, True])
 def test_devices_that_share_the_batch_or_kernels_fold_as_one(gathered):
   mesh = jax.make_mesh((2, 2), ('d', 'm'), axis_types=(

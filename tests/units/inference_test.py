@@ -201,3 +201,15 @@ def test_hidden_averages_of_haiku_move_with_those_that_are_used():
       ema = changed['state'][f'batch_norm/~/{name}']
       assert ema['hidden'].shape == ema['average'].shape == (1, size)
       np.testing.assert_allclose(ema['hidden'] / 0.1, ema['average'], rtol=1e-4)
+
+
+@pytest.mark.parametrize('top', [
+    lambda h: jax.lax.top_k(h, 2, axis=0)[0],
+    lambda h: jax.vmap(lambda h: jax.lax.top_k(h, 2)[0], 1, 1)(h)],
+                         ids=['axis', 'vmap'])
+def test_units_stay_themselves_where_the_highest_tokens_are_taken(top):
+  p = {'w1': np.ones((4, 8), np.float32), 'w2': np.ones((8, 3), np.float32)}
+  fn = lambda p, x: top(jax.nn.relu(x @ p['w1'])) @ p['w2']
+  ties = jaxsparse.infer_ties(fn, p, np.ones((6, 4), np.float32))
+  free, = (tie for tie in ties if not (tie.fixed or tie.kept))
+  assert free.size == 8 and {m.path for m in free.members} == {'w1', 'w2'}
