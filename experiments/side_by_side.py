@@ -21,6 +21,7 @@ and it has no dense row without --dense:
 """
 
 from collections.abc import Sequence
+import math
 import pathlib
 
 from absl import app
@@ -118,6 +119,10 @@ def compare(pruned: str | pathlib.Path, dense: str | pathlib.Path | None = None,
       raise ValueError(
           f'the runs in {pruned} and {dense} must have the same data, got '
           f'{restored.config.dataset} and {twin.config.dataset}')
+    if not restored.config.init_slim and _shapes(restored) != _shapes(twin):
+      raise ValueError(
+          f'the runs in {pruned} and {dense} must have the same network, got '
+          f'{_size(restored)} and {_size(twin)}')
     made = {'dense': forms.Form(
         twin.run.apply, steps.variables(steps.sparse(twin.state)), total),
             **made}
@@ -172,6 +177,17 @@ def _batches(texts):
     raise ValueError('--batch_sizes must be numbers of examples, such as '
                      f'--batch_sizes=1,32, got {",".join(texts)!r}')
   return batches
+
+
+def _shapes(restored):
+  params = steps.sparse(restored.state).params
+  return {jax.tree_util.keystr(path): x.shape for path, x
+          in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _size(restored):
+  total = sum(map(math.prod, _shapes(restored).values()))
+  return f'{restored.config.model} with {total:,} parameters'
 
 
 def _restore(workdir):

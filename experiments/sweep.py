@@ -59,7 +59,6 @@ _WORKERS = flags.DEFINE_integer(
     'each uses one CPU.',
     lower_bound=1)
 
-CONFIG = 'sweep.json'
 TABLE = 'table.md'
 TUNED = 'tuned.json'
 CACHE = 'cache'
@@ -101,7 +100,7 @@ def sweep(config: ml_collections.ConfigDict, workdir: str, *, workers: int = 1,
       for run in plan.judged(config, path)}):
     launch.warn(warning)
   with owner.hold(path, name=LOCK, wait=True):
-    workdirs.write(path / CONFIG, config.to_json(indent=2) + '\n')
+    workdirs.write(path / workdirs.SWEEP, config.to_json(indent=2) + '\n')
 
   with tqdm.tqdm(total=len(tuning) + len(judged), unit='run',
                  initial=sum(map(plan.ended, tuning + judged)),

@@ -127,7 +127,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
   runs.check(config)
   charts.check(options.charts)
   path = pathlib.Path(workdir)
-  profile = profiling.of(options.profile, path / workdirs.PROFILE)
+  profile = profiling.of(options.profile, path / workdirs.PROFILE, config.steps)
   mesh = meshes.create(config)  # None: on one device.
   run, dataset = runs.create(config, mesh)
   state, weights = runs.first(
@@ -148,6 +148,7 @@ def train(config: ml_collections.ConfigDict, workdir: str,
     bar = tqdm.tqdm(
         range(journal.start + 1, config.steps + 1), initial=journal.start,
         total=config.steps, disable=processes.hide_bars())
+    stack.callback(profile.close)
     for step in bar:
       profile.before(step)
       batch = batches.train(config.seed, step, config.batch_size)

@@ -101,7 +101,7 @@ def check_flags(read: Collection[str], hint: str):
   """
   for flag in flags.FLAGS.get_flags_for_module('experiments.train'):
     if flag.name not in (*read, 'traceback') and not flag.using_default_value:
-      raise ValueError(f'--{flag.name} works with experiments.train only. '
+      raise ValueError(f'--{flag.name} is not read by this command. '
                        f'Leave it out; {hint}')
 
 

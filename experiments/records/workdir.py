@@ -22,6 +22,7 @@ CHANNELS = 'channels.png'
 SUMMARY = 'summary.txt'
 ENVIRONMENT = 'environment.json'
 PROFILE = 'profile'
+SWEEP = 'sweep.json'  # Of the directory of a sweep, which is no run's.
 
 # Keys of a config that may change when a run continues.
 FREE = frozenset({'mesh'})
@@ -56,7 +57,7 @@ def claim(path: str, config: ml_collections.ConfigDict, *, dataset: str,
     return path
   for name in (
       DATASET, RECIPE, CHECKPOINTS, METRICS, CELLS, PLOT, MASK, CHANNELS,
-      SUMMARY):
+      SUMMARY, SWEEP):
     if (path / name).exists():
       raise ValueError(
           f'{path} holds {name} but no {CONFIG}, so it is not known which run '

@@ -29,19 +29,27 @@ class Profile:
     """
     if self._is_running and step >= self._last:
       jax.block_until_ready(result)
+      self.close()
+
+  def close(self):
+    """Writes what was seen, if a run ends or is stopped before the last step.
+    """
+    if self._is_running:
       jax.profiler.stop_trace()
       self._is_running = False
 
 
-def of(text: str, path: pathlib.Path) -> Profile:
+def of(text: str, path: pathlib.Path, steps: int) -> Profile:
   """Returns the profile that a flag asks for; none, if it is empty.
 
   Args:
     text: 'FIRST:LAST', or empty.
     path: where it is written.
+    steps: the number of steps of the run.
 
   Raises:
-    ValueError: if the text is not of that form.
+    ValueError: if the text is not of that form, or LAST is not one of the
+      steps.
   """
   if not text:
     return Profile(1, 0, path)
@@ -49,4 +57,7 @@ def of(text: str, path: pathlib.Path) -> Profile:
   if not match or int(match[1]) > int(match[2]):
     raise ValueError(f'--profile={text} should be FIRST:LAST, two steps, such '
                      'as --profile=100:110')
+  if int(match[2]) > steps:
+    raise ValueError(f'--profile={text} should end at a step of the run, which '
+                     f'has {steps:,}')
   return Profile(int(match[1]), int(match[2]), path)

@@ -55,7 +55,7 @@ def test_flags_that_no_domain_reads_are_refused(flag, monkeypatch, tmp_path):
   message = commands.launch(domains.main, monkeypatch,
                             f'--workdir={tmp_path / "domains"}', flag)
   commands.assert_one_line(
-      message, f'{flag.partition("=")[0]} works with experiments.train only',
+      message, f'{flag.partition("=")[0]} is not read by this command',
       'each domain has a config of its own')
   assert not list(tmp_path.iterdir())
 

@@ -47,6 +47,7 @@ def _train(monkeypatch, name, workdir, *overrides):
     ('--workdir=', ['--workdir must not be empty']),
     ('--charts=tensorbord', ['did you mean \'tensorboard\'?']),
     ('--profile=9:3', ['FIRST:LAST', '--profile=100:110']),
+    ('--profile=9:9999999', ['--profile=9:9999999 should end at a step of']),
     ('--config=setup.py', ['must define get_config, so it is not run']),
     ('--config=README.md', ['must be a Python file']),
     ('--config=nowhere.py', ['must be a file']),

@@ -67,6 +67,15 @@ def test_runs_that_do_not_compare_are_refused(both, tmp_path):
     side_by_side.compare(pruned, other)
 
 
+def test_a_dense_run_of_another_network_is_refused(both, tmp_path):
+  dense = tmp_path / 'dense'
+  train.train(commands.config('digits/dense', steps=2, log_every=2,
+                              save_every=2, batch_size=16, width=8), str(dense))
+  with pytest.raises(ValueError, match=(
+      'same network, got mlp with 3,466 parameters and mlp with 6')):
+    side_by_side.compare(both[0], dense)
+
+
 def test_the_command_trains_both_and_goes_on_after_a_kill(
     both, tmp_path, monkeypatch, capsys):
   path = tmp_path / 'both'
@@ -101,7 +110,7 @@ def test_the_command_trains_both_and_goes_on_after_a_kill(
     (['--pruned=a', '--batch_sizes=1,x'], ['--batch_sizes=1,32', "got '1,x'"]),
     (['--pruned=a', '--batch_sizes=0'], ['--batch_sizes=1,32', "got '0'"]),
     (['--pruned=a', '--coordinator=auto'], ['one process compares']),
-    (['--pruned=a', '--dry_run'], ['--dry_run works with experiments.train']),
+    (['--pruned=a', '--dry_run'], ['--dry_run is not read by this command']),
 ])
 def test_mistakes_are_one_line(args, parts, monkeypatch):
   message = commands.launch(side_by_side.main, monkeypatch, *args)

@@ -91,7 +91,7 @@ def test_flags_of_a_single_run_are_refused(flag, monkeypatch, tmp_path):
   message = commands.launch(sweep.main, monkeypatch, *_command(
       tmp_path / 'sweep', flag))
   commands.assert_one_line(
-      message, f'{flag.partition("=")[0]} works with experiments.train only',
+      message, f'{flag.partition("=")[0]} is not read by this command',
       '--workers')
   assert not (tmp_path / 'sweep').exists()
 

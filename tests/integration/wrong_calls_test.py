@@ -79,6 +79,12 @@ def test_a_wrong_call_is_told(names, call, words):
   assert len(str(error.value)) < 1_500
 
 
+def test_the_page_of_refused_calls_counts_them():
+  page = pathlib.Path(__file__).parents[2] / 'docs/guides/refused.md'
+  assert f'wrong_calls.txt` | {len(_ROWS)} | ' in page.read_text(
+      encoding='utf-8')
+
+
 @pytest.mark.parametrize('call', [
     'nm(np.int64(2), 4)', 'nm(0, 4)', 'uniform(np.float32(.5))',
     'schedules.every(np.int32(3))', 'schedules.cubic(0, jnp.int32(5))(3)',

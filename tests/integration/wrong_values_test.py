@@ -11,6 +11,7 @@ anything, so that none of them looks at what it holds.
 
 import inspect
 import math
+import pathlib
 import re
 import traceback
 
@@ -59,6 +60,12 @@ _SLOW = {  # Those take seconds where a value is none that is refused.
     'scopes.per_sign', 'scopes.per_layer', 'nn.pack_model', 'nn.slim_model',
     'packed.sharded_matmul', 'packed.sharded_training_matmul'}
 _NAMES = [name for name in good_calls.functions() if name not in _OTHERS]
+
+
+def test_the_page_of_refused_calls_counts_the_functions():
+  page = pathlib.Path(__file__).parents[2] / 'docs/guides/refused.md'
+  assert (f'for {len(_NAMES)} of the {len(good_calls.functions())} public '
+          'functions') in ' '.join(page.read_text(encoding='utf-8').split())
 
 
 @pytest.fixture(autouse=True)

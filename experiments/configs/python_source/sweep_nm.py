@@ -5,8 +5,9 @@ r"""Every N:M method at 2:4 to 1:64, in a byte language model, tuned equally.
       --workdir=runs/python_source/sweep_nm
 
 The sweep writes table.md with the losses in bits per byte, the means of 5
-seeds; the README shows it. First each method is tried with each learning rate
-at 1:8, on a seed that is used for nothing else; then it runs with its best one.
+seeds; docs/results/nm_from_scratch.md shows it. First each method is tried with
+each learning rate at 1:8, on a seed that is used for nothing else; then it runs
+with its best one.
 The 239 runs take about half an hour on two CPU cores. For a larger model on an
 accelerator, add --config.base.width=512 --config.base.depth=8
 --config.base.context=256 --config.base.batch_size=64 --config.base.steps=20000

@@ -43,6 +43,13 @@ def test_damaged_files_are_refused_by_name(name, content, part, tmp_path):
   assert commands.hashes(tmp_path) == before
 
 
+def test_the_directory_of_a_sweep_is_no_run(tmp_path):
+  (tmp_path / workdir.SWEEP).write_text('{}')
+  with pytest.raises(ValueError, match='holds sweep.json but no config.json'):
+    _claim(tmp_path)
+  assert not (tmp_path / 'config.json').exists()
+
+
 def _claim_from(path, weights):
   return workdir.claim(str(path), commands.config('digits/rigl_90'),
                        dataset='digits', fingerprint='abc', weights=weights)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -79,6 +80,19 @@ def test_means_of_the_pages_are_those_of_numpy():
           assert abs(printed - half) <= margin, (name, target)
           checked += 1
   assert checked > 50
+
+
+_QUOTED = [commands.ROOT / 'README.md', *sorted(_DOCS.glob('*.md')),
+           *sorted((_DOCS / 'guides').glob('*.md'))]
+
+
+@pytest.mark.parametrize('page', _QUOTED, ids=lambda page: page.stem)
+def test_intervals_in_other_pages_are_those_of_results(page):
+  """Signs aside, of differences that a text tells the other way round."""
+  def intervals(path):
+    text = re.sub(r'[*%]', '', path.read_text(encoding='utf-8'))
+    return {*re.findall(r'\d+\.\d+ ± \d+\.\d+', ' '.join(text.split()))}
+  assert not intervals(page) - set().union(*map(intervals, _PAGES))
 
 
 # Any page.

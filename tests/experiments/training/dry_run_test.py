@@ -66,7 +66,17 @@ def test_a_profile_is_written_for_the_steps_asked_for(tmp_path):
   assert train.train(config, str(tmp_path / 'plain')).rows == result.rows
 
 
+def test_a_profile_is_written_if_the_run_is_stopped_within(tmp_path):
+  profile = profiling.of('2:90', tmp_path, 100)
+  profile.before(2)
+  profile.close()
+  assert [*tmp_path.rglob('*.xplane.pb')]
+  profile.close()  # Once is enough.
+  with pytest.raises(ValueError, match='end at a step of the run, which has 9'):
+    profiling.of('2:90', tmp_path, 9)
+
+
 @pytest.mark.parametrize('text', ['5', '0:3', '3:2', 'a:b', ':', '1:2:3'])
 def test_a_profile_of_no_steps_is_refused(text, tmp_path):
   with pytest.raises(ValueError, match='FIRST:LAST'):
-    profiling.of(text, tmp_path)
+    profiling.of(text, tmp_path, 100)
