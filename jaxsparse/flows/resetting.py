@@ -129,4 +129,4 @@ def _is_float(x: Any) -> bool:
 
 
 def _is_number(x: Any) -> bool:
-  return isinstance(x, jax.Array) and jnp.ndim(x) == 0
+  return arguments.is_array(x) and jnp.ndim(x) == 0

@@ -291,10 +291,10 @@ def rehearse(method: transform.Method | optax.GradientTransformation,
   """
   trees.check_arrays('params', params)
   tx = observe(transform.sparsify(optax.set_to_zero(), method))
-  zeros = jax.tree.map(jnp.zeros_like, params)
 
   @jax.jit
   def run(params):
+    zeros = jax.tree.map(jnp.zeros_like, params)
     return lax.fori_loop(
         0, steps, lambda _, state: tx.update(zeros, state, params)[1],
         tx.init(params))
