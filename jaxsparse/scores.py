@@ -315,7 +315,7 @@ def adaptive_threshold(initial: float = 1e-3, *, fraction: float,
   def update(grads, state, params=None, *, masks=None, step=None, **extra_args):
     del grads, extra_args
     scores = jax.tree.map(
-        lambda w: jnp.abs(w.astype(jnp.float32)) / state.threshold, params)
+        lambda w: jnp.abs(w).astype(jnp.float32) / state.threshold, params)
     count = state.count + 1
     # In a later stage, the steps of a rule are not those of its scores.
     step = count if step is None else step

@@ -371,3 +371,10 @@ def test_products_of_complex_weights_are_real():
   got, state = score.update(jnp.array([2.j, 1. + 0.j]), score.init(w), w)
   np.testing.assert_allclose(got, [2. * 2.**.5, 2.], rtol=1e-6)
   assert state.accumulated.dtype == jnp.float32
+
+
+def test_the_adaptive_threshold_reads_magnitudes_of_complex_weights():
+  w = jnp.array([1j, .5])
+  score = scores.adaptive_threshold(.1, fraction=.1, when=lambda step: False)
+  np.testing.assert_allclose(
+      score.update(None, score.init(w), w)[0], [10., 5.], rtol=1e-6)

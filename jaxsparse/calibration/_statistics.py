@@ -199,9 +199,15 @@ def _weighed(product: Product, weights: jax.Array | None
   return rows.reshape(*front, math.prod(shape), rows.shape[-1]), count
 
 
+def _squares(x: jax.Array) -> jax.Array:
+  """The squares of magnitudes, float32."""
+  return jnp.square(
+      (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32))
+
+
 def _summed(rows: jax.Array, kind: str) -> jax.Array:
   if kind == 'norm':
-    return jnp.sum(jnp.square(rows.astype(jnp.float32)), -2)
+    return jnp.sum(_squares(rows), -2)
   return jnp.einsum('...tk,...tl->...kl', rows, rows,
                     precision=lax.Precision.HIGHEST,
                     preferred_element_type=jnp.float32)
@@ -235,7 +241,7 @@ def _of_convolution(product: Product, kind: str) -> Statistic:
   if kind == 'norm':
     # The derivative, by the kernel, of a sum of products with squares.
     shape = tuple(groups if k == out else n for k, n in enumerate(kernel))
-    squares = jnp.square(data.astype(jnp.float32))
+    squares = _squares(data)
     total = lambda w: lax.conv_general_dilated(
         squares, w, dimension_numbers=spec, feature_group_count=groups,
         precision=lax.Precision.HIGHEST, **settings).sum()

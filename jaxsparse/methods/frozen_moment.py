@@ -110,11 +110,19 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
         'freeze_at must be one step of at least 1, or two steps in order, got '
         f'freeze_at={freeze_at!r:.40}. Write e.g. freeze_at=2_500, or '
         'freeze_at=(1_000, 5_000).')
-  if not (0 <= b1 < 1 and 0 < b2 < 1 and eps > 0):
+  if not all(map(arguments.may_hold, (
+      b1 >= 0, b1 < 1, b2 > 0, b2 < 1, eps > 0))):
     raise ValueError(
         'scale_by_frozen_adam needs 0 <= b1 < 1, 0 < b2 < 1 and eps > 0, got '
         f'b1={b1}, b2={b2} and eps={eps}. Write e.g. b1=0.9, b2=0.999.')
-  finds, window = len(steps) == 2, max(round(1. / (1. - b2)), 1)
+  finds = len(steps) == 2
+  if finds and isinstance(b2, jax.core.Tracer):
+    raise ValueError(
+        f'freeze_at={freeze_at!r:.40} needs a number b2, which says over how '
+        'many steps changes are averaged, got a traced one. Write '
+        "optax.inject_hyperparams(..., static_args=('b2', 'freeze_at', "
+        "'patterns')).")
+  window = max(round(1. / (1. - b2)), 1) if finds else 1
 
   def init(params):
     if patterns is not None:
@@ -148,7 +156,8 @@ def scale_by_frozen_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
         lambda m, g: b1 * m + (1. - b1) * g.astype(m.dtype), state.mu, updates)
     nu = jax.tree.map(
         lambda v, g: jnp.where(
-            frozen, v, b2 * v + (1. - b2) * jnp.square(g.astype(v.dtype))),
+            frozen, v, b2 * v + (1. - b2) * jnp.square(
+                jnp.abs(g).astype(v.dtype))),
         state.nu, updates)
 
     def scaled(m, v):
@@ -167,7 +176,8 @@ def _mean_distance(grads: Any, nu: Any, patterns: rules.Patterns | None
       lambda v: True, nu) if patterns is None else jax.tree.map(
           lambda v, pattern: pattern is not None, nu,
           trees.match_rules(patterns, nu))
-  rows = [jnp.abs(jnp.square(numerics.wide(g)) - numerics.wide(v))
+  rows = [jnp.abs(jnp.square(numerics.wide(jnp.abs(g)))
+                  - numerics.wide(jnp.real(v)))
           for c, v, g in zip(*map(jax.tree.leaves, (chosen, nu, grads))) if c]
   size = float(max(sum(row.size for row in rows), 1))  # No int32 holds it.
   return sum((jnp.sum(row).astype(jnp.float32) for row in rows),

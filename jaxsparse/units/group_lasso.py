@@ -34,7 +34,7 @@ arguments.register(Number, arguments.or_function(
 def _norms(family: Family, leaves: dict[str, jax.Array]) -> jax.Array:
   """The 2-norm of each group's weights."""
   return jnp.sqrt(groups_lib.total(family.parts, {
-      part.path: jnp.square(numerics.wide(leaves[part.path]))
+      part.path: jnp.square(numerics.wide(jnp.abs(leaves[part.path])))
       for part in family.parts}))
 
 
@@ -110,8 +110,9 @@ def add_group_lasso(alpha: Number, groups: Groups, *, scaled: bool = False
       factors = _strength(alpha, count, family, scaled) * jnp.where(
           norms > 0, 1. / jnp.where(norms > 0, norms, 1.), 0.)
       for part in family.parts:
-        g, w = grads[part.path], params[part.path].astype(factors.dtype)
-        grads[part.path] = g + (part.spread(factors, 0.) * w).astype(g.dtype)
+        g, w = grads[part.path], numerics.wide(params[part.path])
+        factor = part.spread(factors, 0.).astype(w.dtype)
+        grads[part.path] = g + (factor * w).astype(g.dtype)
     return grads
   return _transform('add_group_lasso', groups, changed)
 
@@ -177,7 +178,8 @@ def prox_group_lasso(alpha: Number, groups: Groups, learning_rate: Number, *,
           gone, 0., 1. - threshold / jnp.where(gone, 1., norms))
       for part in family.parts:
         v = moved[part.path]
-        shrunk = part.spread(factors, 1.) * v.astype(factors.dtype)
+        x = numerics.wide(v)  # Or complex, which factors are not.
+        shrunk = part.spread(factors, 1.).astype(x.dtype) * x
         moved[part.path] = shrunk.astype(v.dtype)
     return {part.path: moved[part.path] - params[part.path]
             for family in families for part in family.parts}

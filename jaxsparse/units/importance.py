@@ -109,7 +109,7 @@ def root_mean_square() -> Importance:
   [3.54 0.  ]
   """
   def score(family, leaves):
-    squares = {p.path: jnp.square(numerics.wide(leaves[p.path]))
+    squares = {p.path: jnp.square(numerics.wide(jnp.abs(leaves[p.path])))
                for p in family.parts}
     return jnp.sqrt(groups.total(family.parts, squares) / family.size)
   return _of_weights(score)
@@ -177,7 +177,8 @@ def _saliencies(families: Sequence[Family], params: ArrayTree, grads: ArrayTree
 
   def saliency_of(family):
     parts = [part for part in family.having('reads') if part.path in products]
-    return jnp.abs(groups.total(parts, products))
+    # A mask is real: of complex weights the imaginary part is no change of it.
+    return jnp.abs(jnp.real(groups.total(parts, products)))
   return [saliency_of(family) for family in families]
 
 

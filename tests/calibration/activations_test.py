@@ -103,6 +103,14 @@ def test_paths_of_linens_variables_are_those_of_their_params():
     calibration.wanda_score(found).init({'a': array(2, 2)})
 
 
+def test_squares_of_complex_inputs_are_those_of_magnitudes():
+  x = jnp.array([[1j, .1]])
+  found = calibration.activations(
+      lambda p, x: (x @ p['w']).real, {'w': jnp.ones((2, 3), jnp.complex64)},
+      [x])
+  np.testing.assert_allclose(found['w'][:, 0], [1., .01], rtol=1e-5)
+
+
 def test_wanda_in_prune_is_wanda():
   rule = jaxsparse.prune({'up': jaxsparse.nm(4, 8)},
                          score=calibration.wanda_score(FOUND))

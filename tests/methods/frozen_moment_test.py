@@ -98,6 +98,36 @@ def test_the_switch_that_is_found_is_that_of_numpy_for_both(
   assert least <= switch <= most
 
 
+def test_of_complex_gradients_magnitudes_are_squared():
+  w, g = {'w': jnp.zeros(2, jnp.complex64)}, {'w': jnp.array([1j, 3. + 4j])}
+  adam = method_table._standard(optax.scale_by_adam())
+  for tx in (methods.scale_by_frozen_adam(freeze_at=10),
+             methods.scale_by_frozen_adam(freeze_at=(8, 10))):
+    state, other = tx.init(w), adam.init(w)
+    for _ in range(2):
+      got, state = tx.update(g, state)
+      expected, other = adam.update(g, other)
+      np.testing.assert_allclose(got['w'], expected['w'], rtol=1e-5)
+
+
+def test_hyperparameters_may_be_injected():
+  params = noisy.params()
+  grads = noisy.grads(params, 0)
+  tx = method_table._standard(optax.inject_hyperparams(
+      methods.scale_by_frozen_adam, static_args=('freeze_at', 'patterns'))(
+          b1=.9, freeze_at=5))
+  plain = methods.scale_by_frozen_adam(b1=.9, freeze_at=5)
+  got, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+  expected, _ = plain.update(grads, plain.init(params))
+  for k in params:
+    np.testing.assert_allclose(got[k], expected[k], rtol=1e-5)
+  tx = method_table._standard(optax.inject_hyperparams(
+      methods.scale_by_frozen_adam, static_args=('freeze_at', 'patterns'))(
+          freeze_at=(5, 9)))
+  with pytest.raises(ValueError, match="static_args=.'b2'"):
+    jax.jit(tx.update)(grads, tx.init(params), params)
+
+
 def test_the_distance_of_more_weights_than_an_int32_holds_is_traced():
   params = {'kernel': jax.ShapeDtypeStruct((80, 8192, 28672), jnp.bfloat16)}
   tx = methods.scale_by_frozen_adam(freeze_at=(1, 2))

@@ -250,3 +250,17 @@ def test_errors_say_what_to_write():
   tx = add_group_lasso(1., {'.*': jaxsparse.channel(-1)})
   with pytest.raises(ValueError, match='opt_state, params'):
     tx.update(w, tx.init(w))
+
+
+def test_norms_of_complex_weights_are_real():
+  tie = Tie(2, (Member('in', 1, role='makes'), Member('out', 0, role='reads')))
+  w = {'in': jnp.array([[3j, 1.], [4j, 0.]]), 'out': jnp.zeros((2, 1))}
+  tx = prox_group_lasso(1., [tie], learning_rate=1e-3, scaled=False)
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, w), tx.init(w), w)
+  np.testing.assert_allclose(
+      w['in'] + updates['in'],
+      np.asarray(w['in']) * [[1 - 1e-3 / 5, 1 - 1e-3]], rtol=1e-5)
+  score = root_mean_square()(jaxsparse.units.groups.families([tie], w))
+  np.testing.assert_allclose(  # Of three weights.
+      score.update(None, score.init(w), w)[0][0], [(25 / 3)**.5, (1 / 3)**.5],
+      rtol=1e-5)

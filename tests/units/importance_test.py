@@ -300,3 +300,10 @@ def test_errors_say_what_to_write(case):
     sensitivity(loss_fn, params, [], ties)
   with pytest.raises(ValueError, match='infer_ties'):
     sensitivity(loss_fn, params, batches, [tie])
+
+
+def test_of_complex_weights_a_mask_changes_the_loss_by_a_real_part():
+  tie = Tie(2, (Member('out', 0, role='reads'),), name='hidden')
+  w = {'out': jnp.array([[1j], [1. + 0j]])}
+  grads = jax.grad(lambda p: p['out'].real.sum())(w)
+  assert unit_saliency(w, grads, [tie])['hidden'].tolist() == [0., 1.]
