@@ -221,7 +221,7 @@ def _activation(family: Family, leaves: Mapping[str, jax.Array],
                 found: Activations) -> jax.Array:
   each = []
   for part in _readers(family, found):
-    mean = found[_path(part.path, found)]
+    mean = found[_path(part.path, found) or part.path]
     shape = leaves[part.path].shape
     outputs = np.prod(shape, dtype=np.int64) // mean.size
     each.append(part.total(jnp.broadcast_to(mean, shape)) / float(outputs))
