@@ -267,10 +267,12 @@ def test_patterns_of_inputs_that_compete_are_taken(pattern):
 @pytest.mark.parametrize('pattern, shape', [
     (None, (4, 2)), (jaxsparse.unstructured(balanced=True), (0, 4))], ids=str)
 def test_a_model_without_sparse_weights_is_left_alone(pattern, shape):
-  rule = methods.srigl({'.*': pattern}, .5, 100, every=1, spare=()).rule
+  rule = methods.srigl({'.*': pattern}, .5, 100, every=2, spare=()).rule
   params = {'w': jnp.ones(shape)}
-  masks, state = rule.update(params, rule.init(params), params)
-  assert state.count == 1 and not any(
+  state = rule.init(params)
+  for _ in range(2):  # With an exchange at the second.
+    masks, state = rule.update(params, state, params)
+  assert state.count == 2 and not any(
       mask.size for mask in jax.tree.leaves(masks))
 
 
