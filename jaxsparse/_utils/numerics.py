@@ -24,6 +24,15 @@ def wide(x: jax.Array) -> jax.Array:
   return x.astype(at_least_float32(x.dtype))
 
 
+def squared(x: jax.Array) -> jax.Array:
+  """The squares of magnitudes, which are real also of complex numbers.
+
+  >>> print(squared(jnp.array([3j, 4.])))
+  [ 9. 16.]
+  """
+  return jnp.square(wide(jnp.abs(x)))
+
+
 def all_finite(tree: Any) -> jax.Array:
   """Whether no number in a tree of arrays is infinite or NaN."""
   return functools.reduce(jnp.logical_and, (

@@ -200,7 +200,7 @@ def unit_activations(found: Activations, params: ArrayTree,
   Raises:
     ValueError: if no kernel reads a tie's units.
   """
-  families = groups.families(ties_lib.as_ties(ties), params)
+  families = groups.families(ties, params)
   score = mean_activation(found)(families)
   values, _ = score.update(None, score.init(params), params)
   return {family.name: np.asarray(x) for family, x in zip(families, values)}

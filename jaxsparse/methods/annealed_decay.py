@@ -166,8 +166,7 @@ def _scaled(w: jax.Array, mask: jax.Array, scale: jax.Array, gain: jax.Array
 
 def _squares(w: jax.Array, tile: Sequence[int]) -> jax.Array:
   """The sum of squares of each group, in the shape of the grid of groups."""
-  return jnp.sum(numerics.split_axes(
-      jnp.square(numerics.wide(jnp.abs(w))), tile),
+  return jnp.sum(numerics.split_axes(numerics.squared(w), tile),
                  tuple(range(1, 2 * w.ndim, 2)))
 
 

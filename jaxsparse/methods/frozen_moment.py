@@ -176,8 +176,7 @@ def _mean_distance(grads: Any, nu: Any, patterns: rules.Patterns | None
       lambda v: True, nu) if patterns is None else jax.tree.map(
           lambda v, pattern: pattern is not None, nu,
           trees.match_rules(patterns, nu))
-  rows = [jnp.abs(jnp.square(numerics.wide(jnp.abs(g)))
-                  - numerics.wide(jnp.real(v)))
+  rows = [jnp.abs(numerics.squared(g) - numerics.wide(jnp.real(v)))
           for c, v, g in zip(*map(jax.tree.leaves, (chosen, nu, grads))) if c]
   size = float(max(sum(row.size for row in rows), 1))  # No int32 holds it.
   return sum((jnp.sum(row).astype(jnp.float32) for row in rows),

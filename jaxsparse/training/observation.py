@@ -180,11 +180,10 @@ def _beside_masks(grads: ArrayTree, masks: ArrayTree) -> Any:
   found = trees.beside(grads, masks)
   if found is None:
     trees.same_structure(grads, masks)  # Raises, and names what differs.
-    found = jax.tree.leaves(grads)
   leaves, structure = trees.flatten_dense(masks)
   return structure.unflatten([
       m if trees.is_dense(m) else g.astype(jnp.float32)
-      for g, m in zip(found, leaves)])
+      for g, m in zip(found or (), leaves)])
 
 
 def _stack(tree: Any) -> jax.Array:

@@ -34,7 +34,7 @@ arguments.register(Number, arguments.or_function(
 def _norms(family: Family, leaves: dict[str, jax.Array]) -> jax.Array:
   """The 2-norm of each group's weights."""
   return jnp.sqrt(groups_lib.total(family.parts, {
-      part.path: jnp.square(numerics.wide(jnp.abs(leaves[part.path])))
+      part.path: numerics.squared(leaves[part.path])
       for part in family.parts}))
 
 

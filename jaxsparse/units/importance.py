@@ -109,7 +109,7 @@ def root_mean_square() -> Importance:
   [3.54 0.  ]
   """
   def score(family, leaves):
-    squares = {p.path: jnp.square(numerics.wide(jnp.abs(leaves[p.path])))
+    squares = {p.path: numerics.squared(leaves[p.path])
                for p in family.parts}
     return jnp.sqrt(groups.total(family.parts, squares) / family.size)
   return _of_weights(score)

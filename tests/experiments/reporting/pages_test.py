@@ -1,5 +1,6 @@
 """Pages of results: their tables and pictures are made of their data."""
 
+import functools
 import json
 import pathlib
 import re
@@ -86,13 +87,16 @@ _QUOTED = [commands.ROOT / 'README.md', *sorted(_DOCS.glob('*.md')),
            *sorted((_DOCS / 'guides').glob('*.md'))]
 
 
+@functools.cache
+def _intervals(path):
+  text = re.sub(r'[*%]', '', path.read_text(encoding='utf-8'))
+  return {*re.findall(r'\d+\.\d+ ± \d+\.\d+', ' '.join(text.split()))}
+
+
 @pytest.mark.parametrize('page', _QUOTED, ids=lambda page: page.stem)
 def test_intervals_in_other_pages_are_those_of_results(page):
   """Signs aside, of differences that a text tells the other way round."""
-  def intervals(path):
-    text = re.sub(r'[*%]', '', path.read_text(encoding='utf-8'))
-    return {*re.findall(r'\d+\.\d+ ± \d+\.\d+', ' '.join(text.split()))}
-  assert not intervals(page) - set().union(*map(intervals, _PAGES))
+  assert not _intervals(page) - set().union(*map(_intervals, _PAGES))
 
 
 # Any page.
